@@ -1,0 +1,154 @@
+#include "fuzz/commands.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <stdexcept>
+
+#include "cuda/device.hpp"
+#include "fuzz/progress.hpp"
+#include "verify/golden.hpp"
+#include "verify/judge.hpp"
+#include "verify/levels.hpp"
+#include "verify/model/defects.hpp"
+#include "verify/regimes.hpp"
+#include "verify/report.hpp"
+
+namespace attnspec::fuzz {
+
+namespace {
+
+using namespace verify;
+
+/// Failure lines printed before the rest are only counted.
+constexpr std::size_t kMostLines = 20;
+
+struct Job {
+  const Kernel* kernel;
+  Case c;
+};
+
+/// Judges the jobs in order, prints the failure lines as they come, and remembers the results.
+std::vector<CaseResult> run(const std::vector<Job>& jobs) {
+  std::vector<CaseResult> results;
+  Progress progress(jobs.size());
+  std::size_t lines = 0, unprinted = 0, failed = 0;
+  for (const Job& job : jobs) {
+    results.push_back(judge(*job.kernel, job.c));
+    const CaseResult& result = results.back();
+    if (is_finding(result.verdict)) ++failed;
+    if (lines < kMostLines && !result.findings.empty()) {
+      progress.clear();
+      fmt::print("{}\n", failure_line(result, result.findings.front()));
+      std::fflush(stdout);
+      ++lines;
+    } else if (!result.findings.empty()) {
+      ++unprinted;
+    }
+    progress.step(failed);
+  }
+  if (unprinted > 0) fmt::print("... and {} more cases with findings\n", unprinted);
+  return results;
+}
+
+}  // namespace
+
+int check(const CheckOptions& options) {
+  std::vector<const Kernel*> judged;
+  for (const std::string& name : options.kernels) judged.push_back(&find_kernel(name));
+  if (judged.empty())
+    for (const Kernel& kernel : kernels()) judged.push_back(&kernel);
+  std::vector<Operator> operators;
+  for (const std::string& name : options.operators) operators.push_back(parse_operator(name));
+  std::vector<Job> jobs;
+  for (const Kernel* kernel : judged)
+    for (const Operator op : kernel->operators)
+      if (operators.empty() || std::find(operators.begin(), operators.end(), op) != operators.end())
+        for (const Case& c : level_cases(op, options.level)) jobs.push_back({kernel, c});
+  if (jobs.empty()) throw std::invalid_argument("no kernel given implements an operator given");
+  if (!options.junit.empty()) require_writable_junit(options.junit);
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<CaseResult> results = run(jobs);
+  fmt::print("{}", table(results));
+  fmt::print(stderr, "level {} in {:.1f} s\n", options.level,
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  if (!options.junit.empty()) write_junit(options.junit, results);
+  return exit_code(results);
+}
+
+int replay(const std::string& target, const std::string& kernel) {
+  const std::vector<Case> cases =
+      target.find('(') != std::string::npos ? std::vector<Case>{parse_case(target)} : read_case_file(target);
+  if (cases.empty()) throw std::invalid_argument(fmt::format("case file {}: holds no case", target));
+  std::vector<const Kernel*> judged;
+  if (!kernel.empty()) {
+    judged.push_back(&find_kernel(kernel));
+  } else {
+    for (const Kernel& built_in : kernels()) judged.push_back(&built_in);
+  }
+  std::vector<CaseResult> results;
+  for (const Case& c : cases) {
+    for (const Kernel* k : judged) {
+      results.push_back(judge(*k, c));
+      fmt::print("{}", details(results.back()));
+      for (const Finding& finding : results.back().findings) fmt::print("{}\n", failure_line(results.back(), finding));
+    }
+  }
+  return exit_code(results);
+}
+
+int golden(const std::vector<std::string>& files) {
+  bool all_agree = true;
+  std::size_t compared = 0;
+  for (const std::string& file : files.empty() ? golden_files() : files) {
+    if (!is_defined(file)) {
+      fmt::print("{}: not judged, the reference does not define its operator yet\n", file.substr(file.rfind('/') + 1));
+      continue;
+    }
+    for (const GoldenComparison& comparison : compare_golden(file)) {
+      ++compared;
+      all_agree = all_agree && comparison.agrees();
+      fmt::print("{} {}: {} largest relative row difference {:.2e}, bound {:.0e}\n", comparison.file, comparison.tensor,
+                 comparison.agrees() ? "agrees," : "DIFFERS,", comparison.difference, comparison.bound);
+    }
+  }
+  fmt::print("{} tensors compared\n", compared);
+  return !all_agree ? 1 : compared == 0 ? 3 : 0;
+}
+
+int list_operators() {
+  for (const Operator op : kOperators) fmt::print("{:<12} {}\n", name(op), summary(op));
+  return 0;
+}
+
+int list_kernels() {
+  for (const Kernel& kernel : kernels()) {
+    std::vector<std::string> operators;
+    for (const Operator op : kernel.operators) operators.push_back(name(op));
+    fmt::print("{}  {}\n  operators: {}\n", kernel.name, kernel.summary, fmt::join(operators, ", "));
+    for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32})
+      fmt::print("  {}: {}\n", reference::name(dtype), reference::describe(kernel.profile(dtype)));
+  }
+  const cuda::Devices devices = cuda::find_devices();
+  for (const std::string& device : devices.names) fmt::print("GPU: {}\n", device);
+  if (!devices.why_none.empty()) fmt::print("cuda: kernels: none, {}\n", devices.why_none);
+  return 0;
+}
+
+int list_regimes() {
+  for (const Regime& regime : regimes()) fmt::print("{:<14} {}\n", regime.name, regime.mistake);
+  fmt::print("captured files: {}\n", fmt::join(captured_names(), ", "));
+  return 0;
+}
+
+int list_defects() {
+  for (const model::Defect& defect : model::defects())
+    fmt::print("defect:{}  {} ({}, {})\n  trigger: {}; from: {}\n", defect.name, defect.what, name(defect.op),
+               defect.kind, defect.trigger, defect.source);
+  return 0;
+}
+
+}  // namespace attnspec::fuzz

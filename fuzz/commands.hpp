@@ -1,0 +1,29 @@
+// The commands of the program. Each prints its findings to standard output and returns the exit code; bad input is
+// thrown as an exception whose message is one line.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace attnspec::fuzz {
+
+struct CheckOptions {
+  std::vector<std::string> kernels;    // none: every built-in one
+  std::vector<std::string> operators;  // none: every one the kernel implements
+  int level = 1;
+  std::string junit;  // a file to write; empty: none
+};
+int check(const CheckOptions& options);
+
+/// target: a case, or a file of cases. kernel: empty: every built-in one that implements the operator.
+int replay(const std::string& target, const std::string& kernel);
+
+/// files: none: those of the golden directory.
+int golden(const std::vector<std::string>& files);
+
+int list_operators();
+int list_kernels();
+int list_regimes();
+int list_defects();
+
+}  // namespace attnspec::fuzz

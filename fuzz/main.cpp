@@ -1,0 +1,77 @@
+// The program attnspec: parses the command line, runs a command, and turns exceptions into one line and exit code 2.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "fuzz/commands.hpp"
+#include "verify/levels.hpp"
+
+namespace {
+
+constexpr int kCouldNotRun = 2;
+
+int run(int argc, char** argv) {
+  using namespace attnspec;
+  CLI::App app{"Executable specification of block-sparse attention, and the judge of its kernels.", "attnspec"};
+  app.footer("Exit codes: 0 all judged and passed, 1 a finding, 2 could not run, 3 inconclusive.");
+  app.require_subcommand(1);
+
+  fuzz::CheckOptions check_options;
+  auto* check = app.add_subcommand("check", "judge kernels on the fixed levels");
+  check->add_option("KERNEL", check_options.kernels, "kernels to judge (default: every built-in one)");
+  check->add_option("--level", check_options.level, "1: within a minute; 2: some minutes")
+      ->check(CLI::Range(1, verify::kMostLevel))
+      ->capture_default_str();
+  check->add_option("--operator", check_options.operators, "only these operators");
+  check->add_option("--junit", check_options.junit, "also write a JUnit XML file");
+
+  std::string target, kernel;
+  auto* replay = app.add_subcommand("replay", "judge one case, or the cases of a file, and show every output");
+  replay->add_option("CASE", target, "operator(key=value,...), or a file with one case per line")->required();
+  replay->add_option("--kernel", kernel, "the kernel to judge (default: every built-in one)");
+
+  std::vector<std::string> golden_files;
+  auto* golden = app.add_subcommand("golden", "compare the reference with recorded vectors of public implementations");
+  golden->add_option("FILE", golden_files,
+                     "safetensors files (default: those of ATTNSPEC_GOLDEN_DIR, else the repository's)");
+
+  auto* list = app.add_subcommand("list", "list operators, kernels, regimes or planted defects");
+  list->require_subcommand(1);
+  auto* operators = list->add_subcommand("operators", "what can be judged");
+  auto* kernels = list->add_subcommand("kernels", "the built-in kernels and their declared arithmetic");
+  auto* regimes = list->add_subcommand("regimes", "what kinds of numbers a case can hold, and why");
+  auto* defects = list->add_subcommand("defects", "planted defects, each a kernel defect:NAME");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    fmt::print(stderr, "attnspec: {}\n", error.what());
+    return kCouldNotRun;
+  }
+  if (*check) return fuzz::check(check_options);
+  if (*replay) return fuzz::replay(target, kernel);
+  if (*golden) return fuzz::golden(golden_files);
+  if (*operators) return fuzz::list_operators();
+  if (*kernels) return fuzz::list_kernels();
+  if (*regimes) return fuzz::list_regimes();
+  if (*defects) return fuzz::list_defects();
+  return kCouldNotRun;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "attnspec: the case needs more memory than there is\n");
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "attnspec: {}\n", error.what());
+  }
+  return kCouldNotRun;
+}

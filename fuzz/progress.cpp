@@ -1,0 +1,45 @@
+#include "fuzz/progress.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace attnspec::fuzz {
+
+Progress::Progress(std::size_t total)
+    : total_(total), is_terminal_(isatty(STDERR_FILENO) == 1), start_(Clock::now()), last_(start_) {}
+
+Progress::~Progress() { clear(); }
+
+void Progress::step(std::size_t findings) {
+  ++done_;
+  const auto now = Clock::now();
+  const bool is_last = done_ == total_;
+  if (!is_last && now - last_ < (is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000)))
+    return;
+  last_ = now;
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;
+  const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
+  std::string line = fmt::format("{}/{} cases, {:.1f} cases/s, {:.0f} s left", done_, total_, rate, left);
+  if (findings > 0) line += fmt::format(", {} with findings", findings);
+  if (is_terminal_) {
+    constexpr std::size_t kWidth = 30;
+    const std::size_t filled = kWidth * done_ / total_;
+    fmt::print(stderr, "\r\x1b[K[{}{}] {}", std::string(filled, '#'), std::string(kWidth - filled, '.'), line);
+  } else {
+    fmt::print(stderr, "{}\n", line);
+  }
+  std::fflush(stderr);
+  is_drawn_ = is_terminal_;
+}
+
+void Progress::clear() {
+  if (!is_drawn_) return;
+  fmt::print(stderr, "\r\x1b[K");
+  std::fflush(stderr);
+  is_drawn_ = false;
+}
+
+}  // namespace attnspec::fuzz

@@ -1,0 +1,33 @@
+// Progress on standard error: a bar on a terminal, plain lines elsewhere.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <string>
+
+namespace attnspec::fuzz {
+
+class Progress {
+ public:
+  /// total: cases to come. Prints nothing before the first step.
+  explicit Progress(std::size_t total);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// One more case is done; findings so far. On a terminal at most ten times a second, elsewhere every five seconds and
+  /// at the end.
+  void step(std::size_t findings);
+
+  /// Clears the bar, so that a line can be printed to standard output.
+  void clear();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  std::size_t total_, done_ = 0;
+  bool is_terminal_, is_drawn_ = false;
+  Clock::time_point start_, last_;
+};
+
+}  // namespace attnspec::fuzz

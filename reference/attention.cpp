@@ -1,0 +1,112 @@
+#include "reference/attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+#include "reference/softmax.hpp"
+
+namespace attnspec::reference {
+
+namespace {
+
+std::int64_t count(std::span<const KeyRange> visible) {
+  std::int64_t keys = 0;
+  for (const KeyRange& range : visible) keys += range.end - range.begin;
+  return keys;
+}
+
+/// <x, row_j> for every visible row j.
+Vector products(const Row& x, const Rows& rows, std::span<const KeyRange> visible) {
+  Vector result(count(visible));
+  std::int64_t n = 0;
+  for (const auto& [begin, end] : visible) {
+    result.segment(n, end - begin).noalias() = rows.middleRows(begin, end - begin) * x;
+    n += end - begin;
+  }
+  return result;
+}
+
+/// sum_j weights_j row_j over the visible rows.
+Vector combination(const Vector& weights, const Rows& rows, std::span<const KeyRange> visible) {
+  Vector result = Vector::Zero(rows.cols());
+  std::int64_t n = 0;
+  for (const auto& [begin, end] : visible) {
+    result.noalias() += rows.middleRows(begin, end - begin).transpose() * weights.segment(n, end - begin);
+    n += end - begin;
+  }
+  return result;
+}
+
+}  // namespace
+
+std::vector<Sequence> sequences(const AttentionProblem& problem) {
+  std::vector<Sequence> result;
+  for (std::size_t s = 0; s + 1 < problem.q_offsets.size(); ++s)
+    result.push_back({static_cast<std::int64_t>(s), problem.q_offsets[s], problem.q_offsets[s + 1],
+                      problem.k_offsets[s], problem.k_offsets[s + 1]});
+  return result;
+}
+
+std::int64_t kv_head(const AttentionProblem& problem, std::int64_t head) {
+  return head / (problem.heads / problem.kv_heads);
+}
+
+std::int64_t num_blocks(std::int64_t num_keys, std::int64_t block) {
+  return num_keys / block + (num_keys % block != 0 ? 1 : 0);
+}
+
+void for_each_query(const AttentionProblem& problem,
+                    const std::function<void(const Sequence&, std::int64_t, std::int64_t)>& visit) {
+  for (const Sequence& sequence : sequences(problem)) {
+    const std::int64_t rows = sequence.num_queries() * problem.heads;
+#pragma omp parallel for schedule(dynamic, 16)
+    for (std::int64_t row = 0; row < rows; ++row)  // one head's queries together, so that they share its keys
+      visit(sequence, sequence.q_begin + row % sequence.num_queries(), row / sequence.num_queries());
+  }
+}
+
+std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, std::int64_t t, std::int64_t num_keys,
+                                   std::int64_t block, bool causal) {
+  std::vector<KeyRange> visible;
+  for (const std::int64_t b : blocks) {
+    if (b < 0 || b >= num_blocks(num_keys, block)) continue;
+    const std::int64_t begin = b * block;
+    const std::int64_t block_end = num_keys - begin < block ? num_keys : begin + block;
+    const std::int64_t end = causal ? std::min(block_end, t + 1) : block_end;
+    if (begin < end) visible.push_back({begin, end});
+  }
+  return visible;
+}
+
+AttendedRow attend(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale) {
+  Vector scores = scale * products(q, k, visible);
+  Softmax probabilities = softmax(scores);
+  Vector o = combination(probabilities.weights, v, visible);
+  return {std::move(scores), std::move(probabilities.weights), std::move(o), probabilities.lse};
+}
+
+RowGradient attend_backward(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale,
+                            const Row& d_o, const Row& o, double lse) {
+  RowGradient row;
+  row.scores = scale * products(q, k, visible);
+  row.weights = lse == -std::numeric_limits<double>::infinity() ? Vector::Zero(row.scores.size())
+                                                                : Vector((row.scores.array() - lse).exp());
+  row.d_weights = products(d_o, v, visible);
+  row.delta = d_o.dot(o);
+  row.d_scores = row.weights.array() * (row.d_weights.array() - row.delta);
+  return row;
+}
+
+Vector query_gradient(const RowGradient& row, const Rows& k, std::span<const KeyRange> visible, double scale) {
+  return scale * combination(row.d_scores, k, visible);
+}
+
+void add_key_gradient(const RowGradient& row, KeyRange visible, std::int64_t first_key, const Row& q, const Row& d_o,
+                      double scale, KeyGradient& sum) {
+  const std::int64_t begin = visible.begin - first_key, keys = visible.end - visible.begin;
+  sum.dv.middleRows(begin, keys).noalias() += row.weights * d_o.transpose();
+  sum.dk.middleRows(begin, keys).noalias() += (scale * row.d_scores) * q.transpose();
+}
+
+}  // namespace attnspec::reference

@@ -1,0 +1,25 @@
+#include "reference/format.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace attnspec::reference {
+
+double round_to(double x, Format format) {
+  if (format == Format::fp32) return static_cast<float>(x);
+  if (!std::isfinite(x)) return x;
+  if (std::abs(x) >= overflow_threshold(format)) return std::copysign(std::numeric_limits<double>::infinity(), x);
+  const double magic = 0x1.8p52 * spacing(x, format);  // adding it leaves no bits below the spacing
+  return std::copysign((x + magic) - magic, x);
+}
+
+const char* name(Format format) {
+  switch (format) {
+    case Format::bf16: return "bf16";
+    case Format::fp16: return "fp16";
+    case Format::fp32: return "fp32";
+  }
+  return "";
+}
+
+}  // namespace attnspec::reference

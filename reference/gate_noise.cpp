@@ -1,0 +1,47 @@
+#include "reference/gate_noise.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace attnspec::reference {
+
+PoolNoise pool_noise(const Rows& k, const Matrix& pooled, std::int64_t block) {
+  const double u32 = unit_roundoff(Format::fp32);
+  PoolNoise noise{Matrix(pooled.rows(), pooled.cols()), Matrix(pooled.rows(), pooled.cols()), Vector(pooled.rows())};
+  for (Eigen::Index b = 0; b < pooled.rows(); ++b) {
+    const auto keys = k.middleRows(b * block, std::min<Eigen::Index>(block, k.rows() - b * block));
+    const double n = static_cast<double>(keys.rows());
+    noise.tokens[b] = n;
+    noise.mean_abs.row(b) = keys.cwiseAbs().colwise().mean();
+    const double squares = accumulation_variance(u32, n, 1, 0) / (n * n), sum = accumulation_variance(u32, n + 6, 0, 1);
+    noise.variance.row(b) = squares * keys.cwiseAbs2().colwise().sum() + sum * pooled.row(b).cwiseAbs2();
+  }
+  return noise;
+}
+
+Vector score_margins(const Profile& profile, const Row& q, const Matrix& pooled, const PoolNoise& noise,
+                     const Vector& scores) {
+  const double dk = static_cast<double>(q.size()), u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile);
+  Vector margins(scores.size());
+  Eigen::ArrayXd terms(q.size());
+  for (Eigen::Index b = 0; b < scores.size(); ++b) {
+    terms = q.array() * pooled.row(b).transpose().array();
+    double rounding = 0, rounding_largest = 0;  // of the stored mean key: G1
+    if (profile.pooled != Format::fp32) {
+      for (Eigen::Index d = 0; d < q.size(); ++d) {
+        rounding += q[d] * q[d] * rounding_variance(pooled(b, d), profile.pooled);
+        rounding_largest += std::abs(q[d]) * rounding_worst(pooled(b, d), profile.pooled);
+      }
+    }
+    const double variance = rounding + (q.array().square() * noise.variance.row(b).transpose().array()).sum() +
+                            accumulation_variance(u, dk, terms.square().sum(), scores[b]);  // G2
+    const double worst =
+        rounding_largest +
+        (noise.tokens[b] + 2) * u32 * (q.array().abs() * noise.mean_abs.row(b).transpose().array()).sum() +
+        (dk + 2) * u * terms.abs().sum();
+    margins[b] = std::min(worst, kKappa * std::sqrt(variance));
+  }
+  return margins;
+}
+
+}  // namespace attnspec::reference

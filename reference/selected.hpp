@@ -1,0 +1,67 @@
+// The operator `selected`: attention over given key blocks. MoBA is a selector in front of it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "reference/attention.hpp"
+#include "reference/problem.hpp"
+#include "reference/tensor.hpp"
+
+namespace attnspec::reference {
+
+struct AttentionOutputs {
+  Tensor o;    // [query tokens, H, dv]
+  Tensor lse;  // [query tokens, H, 1], natural logarithm, -infinity where no key is visible
+};
+
+struct AttentionGradients {
+  Tensor dq;  // [query tokens, H, dk]
+  Tensor dk;  // [key tokens, Hkv, dk], summed over the query heads of the group
+  Tensor dv;  // [key tokens, Hkv, dv], summed likewise
+};
+
+/// Throws InvalidProblem unless selection is [query tokens, H or Hkv, any], every entry is -1 or a block of the
+/// query's sequence, and no row names a block twice.
+void validate(const AttentionProblem& problem, std::int64_t block, const Selection& selection);
+
+/// The selected blocks of one query row, whether selections are per query head or shared by a group.
+std::span<const std::int32_t> selected_blocks(const AttentionProblem& problem, const Selection& selection,
+                                              std::int64_t token, std::int64_t head);
+
+/// Equations M6 and M7 over every query row.
+///
+/// q [query tokens, H, dk]; k [key tokens, Hkv, dk]; v [key tokens, Hkv, dv]; block in tokens. Empty rows: o = 0,
+/// lse = -infinity.
+AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
+                          const Tensor& v, const Selection& selection);
+
+/// A query row, as packed token and query head.
+struct QueryRow {
+  std::int64_t token, head;
+};
+
+/// The selection inverted: for every key block of one sequence and kv head, the query rows that selected it.
+std::vector<std::vector<QueryRow>> queries_by_block(const AttentionProblem& problem, const Sequence& sequence,
+                                                    std::int64_t kv_head, std::int64_t block,
+                                                    const Selection& selection);
+
+/// A part of one key block, short enough that its gradients stay in a cache.
+struct KeyChunk {
+  std::int32_t block;
+  KeyRange keys;  // positions in the sequence
+};
+std::vector<KeyChunk> key_chunks(const Sequence& sequence, std::int64_t block);
+
+/// The keys of a chunk that the query at position t sees, if its block is selected; begin >= end when it sees none.
+KeyRange visible_in(const KeyChunk& chunk, std::int64_t t, bool causal);
+
+/// Equations B1 to B7 over every query row and key, with the selection frozen.
+///
+/// d_o [query tokens, H, dv] is the gradient of a scalar with respect to o; o and lse are what the forward gave.
+/// A key that no query sees has gradient 0.
+AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
+                                     const Tensor& k, const Tensor& v, const Selection& selection, const Tensor& d_o,
+                                     const AttentionOutputs& outputs);
+
+}  // namespace attnspec::reference

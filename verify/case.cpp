@@ -1,0 +1,283 @@
+#include "verify/case.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <stdexcept>
+
+#include "verify/regimes.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+using reference::Gate;
+using reference::InvalidProblem;
+
+constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
+
+struct OperatorInfo {
+  Operator op;
+  const char* name;
+  const char* summary;
+};
+constexpr OperatorInfo kOperatorInfo[] = {
+    {Operator::dense, "dense", "q, k, v -> o, lse; do -> dq, dk, dv: full causal attention"},
+    {Operator::selected, "selected", "q, k, v, selection -> o, lse; do -> dq, dk, dv: attention over given key blocks"},
+    {Operator::moba_select, "moba_select", "q, k -> selection: the blocks each query of MoBA attends to"},
+    {Operator::moba, "moba", "q, k, v -> selection, o, lse; do -> dq, dk, dv: mixture of block attention"},
+};
+
+template <class Number>
+Number parse_number(const std::string& key, const std::string& text) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size())
+    throw InvalidProblem(key, text, std::is_floating_point_v<Number> ? "is not a number" : "is not a whole number");
+  return value;
+}
+
+std::int64_t parse_size(const std::string& key, const std::string& text) {
+  const auto value = parse_number<std::int64_t>(key, text);
+  if (value > kLargestSize) throw InvalidProblem(key, text, "is larger than 2^40");
+  return value;
+}
+
+std::vector<std::int64_t> parse_lengths(const std::string& key, const std::string& text) {
+  std::vector<std::int64_t> lengths;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t plus = std::min(text.find('+', begin), text.size());
+    lengths.push_back(parse_size(key, text.substr(begin, plus - begin)));
+    if (lengths.back() < 0) throw InvalidProblem(key, text, "a length is negative, so that the offsets would decrease");
+    begin = plus + 1;
+  }
+  return lengths;
+}
+
+std::string print_number(double value) {
+  char text[32];
+  const auto [end, error] = std::to_chars(text, text + sizeof text, value);
+  return {text, end};
+}
+
+/// A value out of a short list of names.
+template <class Value>
+struct Choice {
+  const char* name;
+  Value value;
+};
+constexpr Choice<Gate> kGates[] = {{"top_k", Gate::top_k}, {"window", Gate::window}, {"sink", Gate::sink}};
+constexpr Choice<Format> kFormats[] = {{"bf16", Format::bf16}, {"fp16", Format::fp16}, {"fp32", Format::fp32}};
+constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
+constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
+
+template <class Value, std::size_t n>
+Value parse_choice(const std::string& key, const std::string& text, const Choice<Value> (&choices)[n]) {
+  std::vector<std::string> names;
+  for (const auto& choice : choices) {
+    if (text == choice.name) return choice.value;
+    names.push_back(choice.name);
+  }
+  throw InvalidProblem(key, text, fmt::format("is none of {}", fmt::join(names, ", ")));
+}
+
+template <class Value, std::size_t n>
+std::string print_choice(Value value, const Choice<Value> (&choices)[n]) {
+  for (const auto& choice : choices)
+    if (choice.value == value) return choice.name;
+  return "";
+}
+
+constexpr unsigned bit(Operator op) { return 1u << static_cast<unsigned>(op); }
+constexpr unsigned kAll =
+    bit(Operator::dense) | bit(Operator::selected) | bit(Operator::moba_select) | bit(Operator::moba);
+constexpr unsigned kAttends = kAll & ~bit(Operator::moba_select);
+constexpr unsigned kBlocks = kAll & ~bit(Operator::dense);
+constexpr unsigned kMoba = bit(Operator::moba) | bit(Operator::moba_select);
+
+/// One key of a case: which operators have it, how it is read and printed, and its default, which may follow from keys
+/// before it.
+struct Field {
+  const char* key;
+  unsigned operators;
+  std::function<void(Case&, const std::string&)> parse;
+  std::function<std::string(const Case&)> print;
+  std::function<void(Case&)> set_default;
+};
+
+Field size_field(const char* key, unsigned operators, std::int64_t Case::*member,
+                 std::function<void(Case&)> set_default) {
+  return {key, operators, [=](Case& c, const std::string& text) { c.*member = parse_size(key, text); },
+          [=](const Case& c) { return std::to_string(c.*member); }, std::move(set_default)};
+}
+
+Field lengths_field(const char* key, std::vector<std::int64_t> Case::*member, std::function<void(Case&)> set_default) {
+  return {key, kAll, [=](Case& c, const std::string& text) { c.*member = parse_lengths(key, text); },
+          [=](const Case& c) { return fmt::format("{}", fmt::join(c.*member, "+")); }, std::move(set_default)};
+}
+
+template <class Value, std::size_t n>
+Field choice_field(const char* key, unsigned operators, Value Case::*member, const Choice<Value> (&choices)[n],
+                   Value default_value) {
+  return {key, operators,
+          [=, &choices](Case& c, const std::string& text) { c.*member = parse_choice(key, text, choices); },
+          [=, &choices](const Case& c) { return print_choice(c.*member, choices); },
+          [=](Case& c) { c.*member = default_value; }};
+}
+
+const std::vector<Field>& fields() {
+  static const std::vector<Field> all{
+      lengths_field("lens", &Case::lens, [](Case& c) { c.lens = {256}; }),
+      lengths_field("q_lens", &Case::q_lens, [](Case& c) { c.q_lens = c.lens; }),
+      size_field("heads", kAll, &Case::heads, [](Case& c) { c.heads = 1; }),
+      size_field("kv_heads", kAll, &Case::kv_heads, [](Case& c) { c.kv_heads = c.heads; }),
+      size_field("dk", kAll, &Case::dk, [](Case& c) { c.dk = 64; }),
+      size_field("dv", kAttends, &Case::dv, [](Case& c) { c.dv = c.dk; }),
+      size_field("block", kBlocks, &Case::block, [](Case& c) { c.block = 64; }),
+      size_field("top_k", kBlocks, &Case::top_k, [](Case& c) { c.top_k = 3; }),
+      choice_field("gate", kMoba, &Case::gate, kGates, Gate::top_k),
+      choice_field("selection", bit(Operator::selected), &Case::shared_selection, kSelectionPer, false),
+      choice_field("causal", kAll, &Case::causal, kFlags, true),
+      {"scale", kAttends, [](Case& c, const std::string& text) { c.scale = parse_number<double>("scale", text); },
+       [](const Case& c) { return print_number(c.scale); }, [](Case& c) { c.scale = default_scale(c.dk); }},
+      choice_field("dtype", kAll, &Case::dtype, kFormats, Format::bf16),
+      {"regime", kAll, [](Case& c, const std::string& text) { c.regime = text; },
+       [](const Case& c) { return c.regime; }, [](Case& c) { c.regime = "normal"; }},
+      {"seed", kAll, [](Case& c, const std::string& text) { c.seed = parse_number<std::uint64_t>("seed", text); },
+       [](const Case& c) { return std::to_string(c.seed); }, [](Case& c) { c.seed = 0; }},
+  };
+  return all;
+}
+
+std::string keys_of(Operator op) {
+  std::vector<std::string> keys;
+  for (const Field& field : fields())
+    if (field.operators & bit(op)) keys.push_back(field.key);
+  return fmt::format("{}", fmt::join(keys, ", "));
+}
+
+std::string trimmed(std::string_view text) {
+  const auto begin = text.find_first_not_of(" \t\r"), end = text.find_last_not_of(" \t\r");
+  return begin == std::string_view::npos ? "" : std::string(text.substr(begin, end - begin + 1));
+}
+
+std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& lengths) {
+  std::vector<std::int64_t> result{0};
+  for (const std::int64_t length : lengths) result.push_back(result.back() + length);
+  return result;
+}
+
+}  // namespace
+
+const char* name(Operator op) { return kOperatorInfo[static_cast<std::size_t>(op)].name; }
+const char* summary(Operator op) { return kOperatorInfo[static_cast<std::size_t>(op)].summary; }
+
+Operator parse_operator(std::string_view text) {
+  std::vector<std::string> names;
+  for (const OperatorInfo& info : kOperatorInfo) {
+    if (text == info.name) return info.op;
+    names.push_back(info.name);
+  }
+  throw std::invalid_argument(fmt::format("operator '{}': is none of {}", text, fmt::join(names, ", ")));
+}
+
+std::string print(const Case& c) {
+  std::vector<std::string> parts;
+  for (const Field& field : fields()) {
+    Case with_default = c;
+    field.set_default(with_default);
+    if (!(field.operators & bit(c.op)) || with_default == c) continue;
+    parts.push_back(fmt::format("{}={}", field.key, field.print(c)));
+  }
+  return fmt::format("{}({})", name(c.op), fmt::join(parts, ","));
+}
+
+Case parse_case(std::string_view whole) {
+  const std::string text = trimmed(whole);
+  const std::size_t open = text.find('(');
+  if (open == std::string::npos || text.back() != ')')
+    throw std::invalid_argument(fmt::format("case '{}': is not of the form operator(key=value,...)", text));
+  Case c;
+  c.op = parse_operator(trimmed(text.substr(0, open)));
+  std::vector<std::optional<std::string>> given(fields().size());
+  const std::string body = text.substr(open + 1, text.size() - open - 2);
+  for (std::size_t begin = 0; begin < body.size();) {
+    const std::size_t comma = std::min(body.find(',', begin), body.size());
+    const std::string part = trimmed(body.substr(begin, comma - begin));
+    begin = comma + 1;
+    const std::size_t equals = part.find('=');
+    if (equals == std::string::npos) throw std::invalid_argument(fmt::format("case key '{}': has no '='", part));
+    const std::string key = trimmed(part.substr(0, equals)), value = trimmed(part.substr(equals + 1));
+    std::size_t at = 0;
+    while (at < fields().size() && fields()[at].key != key) ++at;
+    if (at == fields().size() || !(fields()[at].operators & bit(c.op)))
+      throw std::invalid_argument(
+          fmt::format("case key '{}' with value '{}': {} has the keys {}", key, value, name(c.op), keys_of(c.op)));
+    if (given[at]) throw std::invalid_argument(fmt::format("case key '{}': is given twice", key));
+    given[at] = value;
+  }
+  for (std::size_t at = 0; at < fields().size(); ++at) {
+    if (given[at]) {
+      fields()[at].parse(c, *given[at]);
+    } else {
+      fields()[at].set_default(c);
+    }
+  }
+  validate(c);
+  return c;
+}
+
+void validate(const Case& c) {
+  if (c.lens.size() != c.q_lens.size())
+    throw InvalidProblem("q_lens", fmt::format("{}", fmt::join(c.q_lens, "+")),
+                         fmt::format("must have as many sequences as lens, {}", c.lens.size()));
+  reference::validate(problem_of(c));
+  validate_regime(c);
+  const double tokens =
+      static_cast<double>(std::max(std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}),
+                                   std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0})));
+  const double elements = tokens * static_cast<double>(c.heads) * static_cast<double>(std::max(c.dk, c.dv));
+  const double slots = tokens * static_cast<double>(c.heads) * static_cast<double>(c.top_k);
+  const double limit = static_cast<double>(std::int64_t{1} << 36);
+  if (elements > limit)
+    throw InvalidProblem("lens", fmt::format("{}", fmt::join(c.lens, "+")),
+                         fmt::format("a tensor would have {:.3g} elements, more than 2^36", elements));
+  if (c.op == Operator::selected && slots > limit)
+    throw InvalidProblem("top_k", std::to_string(c.top_k),
+                         fmt::format("the selection would have {:.3g} entries, more than 2^36", slots));
+}
+
+double default_scale(std::int64_t dk) { return 1 / std::sqrt(static_cast<double>(dk)); }
+
+reference::MobaProblem problem_of(const Case& c) {
+  return {{offsets(c.q_lens), offsets(c.lens), c.heads, c.kv_heads, c.dk, c.dv, c.scale, c.causal},
+          c.block,
+          c.top_k,
+          c.gate};
+}
+
+std::vector<Case> read_case_file(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw std::runtime_error(fmt::format("case file {}: cannot be read", path));
+  std::vector<Case> cases;
+  std::string line;
+  for (int number = 1; std::getline(file, line); ++number) {
+    const std::string text = trimmed(line.substr(0, line.find('#')));
+    if (text.empty()) continue;
+    try {
+      cases.push_back(parse_case(text));
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(fmt::format("{}:{}: {}", path, number, error.what()));
+    }
+  }
+  return cases;
+}
+
+}  // namespace attnspec::verify

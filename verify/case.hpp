@@ -1,0 +1,71 @@
+// A case: one call of one operator, as a small flat value without tensors. Its printed form is its name, the filter,
+// the replay key and the line in a case file, and parses back to itself.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "reference/format.hpp"
+#include "reference/problem.hpp"
+
+namespace attnspec::verify {
+
+using reference::Format;
+
+enum class Operator { dense, selected, moba_select, moba };
+inline constexpr Operator kOperators[] = {Operator::dense, Operator::selected, Operator::moba_select, Operator::moba};
+
+const char* name(Operator op);
+/// One line: inputs, outputs, meaning.
+const char* summary(Operator op);
+/// Throws std::invalid_argument that lists the operators.
+Operator parse_operator(std::string_view text);
+
+/// Whether the operator attends (o, lse and gradients) or only selects.
+inline bool attends(Operator op) { return op != Operator::moba_select; }
+/// Whether the kernel chooses the blocks itself.
+inline bool selects(Operator op) { return op == Operator::moba_select || op == Operator::moba; }
+
+struct Case {
+  Operator op = Operator::moba;
+  std::vector<std::int64_t> lens{256};    // keys of each sequence
+  std::vector<std::int64_t> q_lens{256};  // queries of each sequence; lens unless given
+  std::int64_t heads = 1, kv_heads = 1;   // kv_heads is heads unless given
+  std::int64_t dk = 64, dv = 64;          // dv is dk unless given
+  std::int64_t block = 64, top_k = 3;     // of `selected`: top_k is the number of slots
+  reference::Gate gate = reference::Gate::top_k;
+  bool shared_selection = false;  // of `selected`: one selection per kv head instead of per query head
+  bool causal = true;
+  double scale = 0.125;  // dk^-1/2 unless given
+  Format dtype = Format::bf16;
+  std::string regime = "normal";
+  std::uint64_t seed = 0;
+
+  bool operator==(const Case&) const = default;
+};
+
+/// moba(lens=193+64+1,heads=4,...): keys in declaration order, defaults left out.
+std::string print(const Case& c);
+
+/// The inverse of print. Keys in any order, each at most once; defaults may be written out. Throws
+/// std::invalid_argument, one line that names the key and the value: unknown operator or key, a key the operator does
+/// not have, a value that does not parse, or a case that validate rejects.
+Case parse_case(std::string_view text);
+
+/// Throws reference::InvalidProblem, naming field and value: sizes that the problem rejects, an unknown regime,
+/// tensors too large to index.
+void validate(const Case& c);
+
+/// The softmax scale when a case does not give one: dk^-1/2.
+double default_scale(std::int64_t dk);
+
+/// Sizes and parameters as the reference and the kernels take them. For `dense`, block and top_k have no meaning.
+reference::MobaProblem problem_of(const Case& c);
+
+/// The lines of a case file: blank lines and text after # are left out. Throws std::invalid_argument naming file and
+/// line, std::runtime_error when the file cannot be read.
+std::vector<Case> read_case_file(const std::string& path);
+
+}  // namespace attnspec::verify

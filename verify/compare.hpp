@@ -1,0 +1,39 @@
+// Comparing one row of an output with its expected value and predicted noise: class, then element, then row.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "reference/noise.hpp"
+
+namespace attnspec::verify {
+
+using reference::Format;
+using reference::Matrix;
+using reference::RowNoise;
+using reference::Vector;
+
+enum class RowFault {
+  none,
+  wrong_class,  // NaN, an infinity where a finite number belongs, or the reverse
+  element,      // |error| > min(worst, kappa sqrt(variance)) + floor
+  row,          // R above its limit
+};
+
+struct RowComparison {
+  RowFault fault = RowFault::none;
+  Eigen::Index d = 0;  // the element with the wrong class, or the largest error over its bound
+  double bound = 0;    // of that element
+  double r = 0;        // ||error|| less the floor's, over sqrt(sum of variances); near 1 for a correct kernel
+  double limit = 0;    // of r, where it was needed
+};
+
+/// expected and observed [n]; noise of the same row; format of the output. covariance [n, n] is asked for only when r
+/// exceeds what errors spread over all n directions may reach. Every test is written `error <= bound`, so that NaN
+/// fails.
+///
+/// A 16-bit infinity is right if and only if |expected| + bound reaches the rounding-to-infinity threshold.
+RowComparison compare_row(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format,
+                          const std::function<Matrix()>& covariance);
+
+}  // namespace attnspec::verify

@@ -1,0 +1,444 @@
+#include "verify/judge.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <optional>
+#include <tuple>
+
+#include "reference/dense.hpp"
+#include "reference/gradient_noise.hpp"
+#include "reference/moba.hpp"
+#include "verify/compare.hpp"
+#include "verify/regimes.hpp"
+#include "verify/selection.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+using namespace reference;
+
+/// Selections that a kernel which does not export its own is judged on, at most.
+constexpr std::size_t kMostSelections = 16;
+
+/// What no kernel leaves in a selection.
+constexpr std::int32_t kUnwritten = 0x7f7f7f7f;
+
+/// Collects the comparisons of one output from many threads.
+class Tally {
+ public:
+  explicit Tally(std::string output) { summary_.output = std::move(output); }
+
+  void undecided() {
+    const std::lock_guard lock(mutex_);
+    ++summary_.undecided;
+  }
+
+  /// A row that is right, with its R.
+  void pass(double r) {
+    const std::lock_guard lock(mutex_);
+    ++summary_.rows;
+    summary_.worst_r = std::max(summary_.worst_r, r);
+    summary_.sum_r_squared += r * r;
+  }
+
+  void fail(Finding finding) {
+    const std::lock_guard lock(mutex_);
+    ++summary_.rows;
+    ++summary_.findings;
+    summary_.worst_r = std::max(summary_.worst_r, finding.r);
+    finding.output = summary_.output;
+    findings_.push_back(std::move(finding));
+    if (findings_.size() > 4 * kMostFindings) keep_first();
+  }
+
+  void add_to(CaseResult& result) {
+    keep_first();
+    result.outputs.push_back(summary_);
+    for (Finding& finding : findings_) {
+      result.verdict = std::max(result.verdict, finding.verdict);
+      if (result.findings.size() < kMostFindings) result.findings.push_back(std::move(finding));
+    }
+    if (summary_.undecided > 0) result.verdict = std::max(result.verdict, Verdict::undecided);
+  }
+
+ private:
+  void keep_first() {
+    const auto position = [](const Finding& f) { return std::tuple(f.sequence, f.token, f.head); };
+    std::sort(findings_.begin(), findings_.end(),
+              [&](const Finding& a, const Finding& b) { return position(a) < position(b); });
+    if (findings_.size() > kMostFindings) findings_.resize(kMostFindings);
+  }
+
+  std::mutex mutex_;
+  OutputSummary summary_;
+  std::vector<Finding> findings_;
+};
+
+/// Where a row is.
+struct Place {
+  std::int64_t sequence, token, head;
+};
+
+void tally_row(Tally& tally, const Place& place, const RowComparison& row, const Vector& expected,
+               const Vector& observed) {
+  if (row.fault == RowFault::none) return tally.pass(row.r);
+  Finding finding{row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
+                  "",
+                  place.sequence,
+                  place.token,
+                  place.head,
+                  row.d,
+                  observed[row.d],
+                  expected[row.d],
+                  row.bound,
+                  row.r,
+                  0,
+                  ""};
+  if (row.fault == RowFault::row) finding.limit = row.limit;
+  tally.fail(std::move(finding));
+}
+
+/// One judgement: the case's problem, inputs, buffers and the kernel's outputs.
+class Judgement {
+ public:
+  Judgement(const Kernel& kernel, const Case& c)
+      : kernel_(kernel),
+        case_(c),
+        problem_(problem_of(c)),
+        profile_(kernel.profile(c.dtype)),
+        inputs_(make_inputs(c)),
+        q_(c.dtype, inputs_.q),
+        k_(c.dtype, inputs_.k),
+        v_(c.dtype, inputs_.v),
+        d_o_(c.dtype, inputs_.d_o),
+        o_(profile_.output, inputs_.q.tokens, c.heads, c.dv),
+        lse_(Format::fp32, inputs_.q.tokens, c.heads, 1),
+        dq_(profile_.output, inputs_.q.tokens, c.heads, c.dk),
+        dk_(profile_.output, inputs_.k.tokens, c.kv_heads, c.dk),
+        dv_(profile_.output, inputs_.k.tokens, c.kv_heads, c.dv) {
+    if (c.op == Operator::dense) {
+      auto [block, selection] = whole_sequence(problem_.attention);
+      problem_.block = block;
+      selection_ = std::move(selection);
+    } else if (c.op == Operator::selected) {
+      selection_ = inputs_.selection;
+    } else {
+      selection_ = Selection(inputs_.q.tokens, c.heads, selection_slots(problem_));
+      std::fill(selection_.blocks.begin(), selection_.blocks.end(), kUnwritten);
+    }
+    states_.assign(static_cast<std::size_t>(inputs_.q.tokens * c.heads), RowState::usable);
+  }
+
+  CaseResult result() {
+    CaseResult result;
+    result.c = case_;
+    result.kernel = kernel_.name;
+    result.profile = describe(profile_);
+    std::vector<std::int32_t> written = selection_.blocks;  // the kernel's own memory; the judge's stays apart
+    kernel_.forward(forward_call(written));
+    if (selects(case_.op)) {
+      if (kernel_.exports_selection) selection_.blocks = written;
+      judge_selection(result);
+    }
+    if (!attends(case_.op)) return result;
+    judge_forward(result);
+    if (!kernel_.backward) return result;
+    if (!std::all_of(states_.begin(), states_.end(), [](RowState s) { return s == RowState::usable; })) {
+      result.reason = "backward not judged: the selection it would be given is not known";
+    } else if (!is_usable(o_.view()) || !is_usable(lse_.view())) {
+      result.reason = "backward not judged: the o and lse it would be given are not finite";
+    } else {
+      written = selection_.blocks;
+      kernel_.backward({forward_call(written), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
+      judge_query_gradients(result);
+      judge_key_gradients(result);
+    }
+    return result;
+  }
+
+ private:
+  /// Whether a row's selection is known, so that its values can be judged.
+  enum class RowState : char { usable, malformed, undecided };
+
+  RowState& state(std::int64_t token, std::int64_t h) {
+    return states_[static_cast<std::size_t>(token * case_.heads + h)];
+  }
+
+  ForwardCall forward_call(std::vector<std::int32_t>& blocks) {
+    ForwardCall call{case_.op, problem_, q_.view(), k_.view(), {}, {}, {}, {}};
+    if (case_.op != Operator::dense)
+      call.selection = {blocks.data(), selection_.tokens, selection_.heads, selection_.slots};
+    if (attends(case_.op)) {
+      call.v = v_.view();
+      call.o = o_.view();
+      call.lse = lse_.view();
+    }
+    return call;
+  }
+
+  static bool is_usable(const TensorView& view) {
+    for (std::int64_t token = 0; token < view.tokens; ++token)
+      for (std::int64_t head = 0; head < view.heads; ++head)
+        if (!(view.row(token, head).array() < HUGE_VAL).all())
+          return false;  // NaN and +infinity; -infinity is an empty lse
+    return true;
+  }
+
+  Rows k_rows(const Sequence& sequence, std::int64_t g) const {
+    return inputs_.k.rows(sequence.k_begin, sequence.k_end, g);
+  }
+  Rows v_rows(const Sequence& sequence, std::int64_t g) const {
+    return inputs_.v.rows(sequence.k_begin, sequence.k_end, g);
+  }
+
+  std::vector<KeyRange> visible(const Sequence& sequence, std::int64_t token,
+                                std::span<const std::int32_t> blocks) const {
+    return visible_keys(blocks, sequence.position(token), sequence.num_keys(), problem_.block, case_.causal);
+  }
+
+  RowInputs row_inputs(const Sequence& sequence, std::int64_t token, std::int64_t h,
+                       std::span<const KeyRange> ranges) const {
+    const std::int64_t g = kv_head(problem_.attention, h);
+    return {inputs_.q.row(token, h), k_rows(sequence, g), v_rows(sequence, g), ranges, case_.scale};
+  }
+
+  /// The rules of every row's selection, and the verdict on the exported ones.
+  void judge_selection(CaseResult& result) {
+    Tally tally("selection");
+    const bool exact = regime_of(case_).exact_scores;
+    std::vector<Matrix> pooled;
+    std::vector<PoolNoise> noise;
+    for (const Sequence& sequence : sequences(problem_.attention)) {
+      for (std::int64_t g = 0; g < case_.kv_heads; ++g) {
+        pooled.push_back(pool_keys(k_rows(sequence, g), case_.block));
+        noise.push_back(pool_noise(k_rows(sequence, g), pooled.back(), case_.block));
+      }
+    }
+    rules_.resize(states_.size());
+    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
+      const auto at = static_cast<std::size_t>(sequence.index * case_.kv_heads + kv_head(problem_.attention, h));
+      const Vector scores = gate_scores(inputs_.q.row(token, h), Rows(pooled[at].data(), pooled[at].rows(), case_.dk,
+                                                                      Eigen::OuterStride<>(case_.dk)));
+      const Vector margins = exact ? Vector(Vector::Zero(scores.size()))
+                                   : score_margins(profile_, inputs_.q.row(token, h), pooled[at], noise[at], scores);
+      const SelectionRule rule =
+          selection_rule(problem_, sequence.position(token), sequence.num_keys(), scores, margins);
+      if (!kernel_.exports_selection) {
+        rules_[static_cast<std::size_t>(token * case_.heads + h)] = rule;
+        return;
+      }
+      const auto row = selection_.row(token, h);
+      std::string wrong = malformed(row, num_blocks(sequence.num_keys(), case_.block));
+      if (!wrong.empty()) {
+        state(token, h) = RowState::malformed;
+        std::fill(row.begin(), row.end(), -1);
+      } else {
+        wrong = inadmissible(rule, row);
+      }
+      if (wrong.empty()) return tally.pass(0);
+      tally.fail(
+          {Verdict::selection_mismatch, "", sequence.index, token - sequence.q_begin, h, -1, 0, 0, 0, 0, 0, wrong});
+    });
+    if (kernel_.exports_selection) tally.add_to(result);
+  }
+
+  struct ForwardRow {
+    RowComparison o, lse;
+    Vector expected_o, observed_o, expected_lse, observed_lse;
+    bool is_right() const { return o.fault == RowFault::none && lse.fault == RowFault::none; }
+  };
+
+  ForwardRow compare_forward(const Sequence& sequence, std::int64_t token, std::int64_t h,
+                             std::span<const std::int32_t> blocks) {
+    const auto ranges = visible(sequence, token, blocks);
+    const RowInputs in = row_inputs(sequence, token, h, ranges);
+    const AttendedRow row = attend(in.q, in.k, in.v, ranges, in.scale);
+    const AttentionNoise noise = attention_noise(profile_, in, row);
+    ForwardRow result{{}, {}, row.o, o_.view().row(token, h), Vector::Constant(1, row.lse), lse_.view().row(token, h)};
+    result.o = compare_row(result.expected_o, result.observed_o, noise.o, profile_.output,
+                           [&] { return attention_covariance(profile_, in, row); });
+    result.lse = compare_row(result.expected_lse, result.observed_lse, noise.lse, Format::fp32,
+                             [&] { return Matrix(Matrix::Constant(1, 1, noise.lse.variance[0])); });
+    return result;
+  }
+
+  /// o and lse, each row on the selection the kernel used. Where it does not export one: on every admissible one, of
+  /// which the first that fits is taken as the one it used.
+  void judge_forward(CaseResult& result) {
+    Tally o("o"), lse("lse");
+    const bool hidden = selects(case_.op) && !kernel_.exports_selection;
+    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
+      if (state(token, h) == RowState::malformed) return;
+      std::optional<ForwardRow> row;
+      if (hidden) {
+        const auto candidates =
+            admissible_selections(rules_[static_cast<std::size_t>(token * case_.heads + h)], kMostSelections);
+        if (candidates.empty()) {
+          state(token, h) = RowState::undecided;
+          o.undecided();
+          return lse.undecided();
+        }
+        const auto slots = selection_.row(token, h);
+        for (const Blocks& blocks : candidates) {
+          row = compare_forward(sequence, token, h, blocks);
+          std::fill(slots.begin(), slots.end(), -1);
+          std::copy(blocks.begin(), blocks.end(), slots.begin());
+          if (row->is_right()) break;
+        }
+      } else {
+        row = compare_forward(sequence, token, h, selected_blocks(problem_.attention, selection_, token, h));
+      }
+      const Place place{sequence.index, token - sequence.q_begin, h};
+      tally_row(o, place, row->o, row->expected_o, row->observed_o);
+      tally_row(lse, place, row->lse, row->expected_lse, row->observed_lse);
+    });
+    o.add_to(result);
+    lse.add_to(result);
+  }
+
+  /// dq, each row from the o, lse and selection that the backward was given.
+  void judge_query_gradients(CaseResult& result) {
+    Tally tally("dq");
+    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
+      const auto ranges = visible(sequence, token, selected_blocks(problem_.attention, selection_, token, h));
+      const RowInputs in = row_inputs(sequence, token, h, ranges);
+      const Vector o = o_.view().row(token, h);
+      const RowGiven given{inputs_.d_o.row(token, h), o, lse_.view().load(token, h, 0)};
+      const RowGradient row = attend_backward(in.q, in.k, in.v, ranges, in.scale, given.d_o, o, given.lse);
+      const Vector expected = query_gradient(row, in.k, ranges, in.scale), observed = dq_.view().row(token, h);
+      const GradientTerms terms = gradient_terms(profile_, in, given, row);
+      const RowComparison comparison =
+          compare_row(expected, observed, query_gradient_noise(profile_, in, terms, row, expected), profile_.output,
+                      [&] { return query_gradient_covariance(profile_, in, terms, row, expected); });
+      tally_row(tally, {sequence.index, token - sequence.q_begin, h}, comparison, expected, observed);
+    });
+    tally.add_to(result);
+  }
+
+  /// Calls visit(inputs, given, gradient, noise terms) for every query row that sees keys of the chunk.
+  template <class Visit>
+  void for_each_row_of(const KeyChunk& chunk, const Sequence& sequence, const std::vector<QueryRow>& rows,
+                       const Visit& visit) {
+    for (const auto& [token, h] : rows) {
+      const KeyRange range = visible_in(chunk, sequence.position(token), case_.causal);
+      if (range.begin >= range.end) continue;
+      const RowInputs in = row_inputs(sequence, token, h, {&range, 1});
+      const Vector o = o_.view().row(token, h);
+      const RowGiven given{inputs_.d_o.row(token, h), o, lse_.view().load(token, h, 0)};
+      const RowGradient row = attend_backward(in.q, in.k, in.v, in.visible, in.scale, given.d_o, o, given.lse);
+      visit(in, given, row, gradient_terms(profile_, in, given, row));
+    }
+  }
+
+  /// dk and dv, chunk by chunk, each key summed over the query rows that see it.
+  void judge_key_gradients(CaseResult& result) {
+    Tally dk("dk"), dv("dv");
+    for (const Sequence& sequence : sequences(problem_.attention)) {
+      const auto chunks = key_chunks(sequence, problem_.block);
+      for (std::int64_t g = 0; g < case_.kv_heads; ++g) {
+        const auto rows = queries_by_block(problem_.attention, sequence, g, problem_.block, selection_);
+#pragma omp parallel for schedule(dynamic)
+        for (std::size_t c = 0; c < chunks.size(); ++c)
+          judge_chunk(chunks[c], sequence, g, rows[static_cast<std::size_t>(chunks[c].block)], dk, dv);
+      }
+    }
+    dk.add_to(result);
+    dv.add_to(result);
+  }
+
+  void judge_chunk(const KeyChunk& chunk, const Sequence& sequence, std::int64_t g, const std::vector<QueryRow>& rows,
+                   Tally& dk, Tally& dv) {
+    const std::int64_t first = chunk.keys.begin, keys = chunk.keys.end - first;
+    const auto num_terms = static_cast<double>(rows.size());
+    KeyGradient sum{Matrix::Zero(keys, case_.dk), Matrix::Zero(keys, case_.dv)};
+    KeyNoise dk_noise(keys, case_.dk), dv_noise(keys, case_.dv);
+    for_each_row_of(
+        chunk, sequence, rows,
+        [&](const RowInputs& in, const RowGiven& given, const RowGradient& row, const GradientTerms& terms) {
+          add_key_gradient(row, in.visible[0], first, in.q, given.d_o, in.scale, sum);
+          add_key_noise(profile_, in, given, terms, row, first, num_terms, dk_noise, dv_noise);
+        });
+    for (std::int64_t key = 0; key < keys; ++key) {
+      const std::int64_t token = sequence.k_begin + first + key;
+      const Place place{sequence.index, first + key, g};
+      const auto compare = [&](Tally& tally, const Matrix& sums, const KeyNoise& noises, double shared,
+                               const TensorView& view, bool is_dk) {
+        const Vector expected = sums.row(key).transpose(), observed = view.row(token, g);
+        const double factor = is_dk ? std::max(1.0, std::abs(case_.scale)) : 1;
+        const RowNoise noise = finished_key_noise(profile_, noises, key, shared, num_terms, factor, expected);
+        const auto covariance = [&] {
+          Matrix c = shared * expected * expected.transpose();
+          for_each_row_of(
+              chunk, sequence, rows,
+              [&](const RowInputs& in, const RowGiven& given, const RowGradient& row, const GradientTerms& terms) {
+                if (key >= row.scores.size()) return;  // a later key than the query sees
+                const Vector weights = is_dk ? dk_weights(profile_, terms, row, num_terms, in.scale)
+                                             : dv_weights(profile_, terms, row, num_terms);
+                const Vector direction = is_dk ? Vector(in.q) : Vector(given.d_o);
+                c.noalias() += weights[key] * direction * direction.transpose();
+              });
+          c.diagonal() = noise.variance;
+          return c;
+        };
+        tally_row(tally, place, compare_row(expected, observed, noise, profile_.output, covariance), expected,
+                  observed);
+      };
+      compare(dk, sum.dk, dk_noise, shared_dk_variance(profile_, num_terms), dk_.view(), true);
+      compare(dv, sum.dv, dv_noise, shared_dv_variance(profile_, num_terms), dv_.view(), false);
+    }
+  }
+
+  const Kernel& kernel_;
+  const Case& case_;
+  MobaProblem problem_;
+  Profile profile_;
+  Inputs inputs_;
+  HostTensor q_, k_, v_, d_o_, o_, lse_, dq_, dk_, dv_;
+  Selection selection_;               // what each row is judged on
+  std::vector<SelectionRule> rules_;  // [query tokens * H], for kernels that do not export theirs
+  std::vector<RowState> states_;      // [query tokens * H]
+};
+
+}  // namespace
+
+const char* name(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::pass: return "pass";
+    case Verdict::not_supported: return "not-supported";
+    case Verdict::undecided: return "undecided";
+    case Verdict::value_out_of_bound: return "value-out-of-bound";
+    case Verdict::non_finite: return "non-finite";
+    case Verdict::selection_mismatch: return "selection-mismatch";
+  }
+  return "";
+}
+
+std::int64_t CaseResult::rows() const {
+  std::int64_t rows = 0;
+  for (const OutputSummary& output : outputs) rows += output.rows;
+  return rows;
+}
+
+std::int64_t CaseResult::undecided() const {
+  std::int64_t rows = 0;
+  for (const OutputSummary& output : outputs) rows += output.undecided;
+  return rows;
+}
+
+CaseResult judge(const Kernel& kernel, const Case& c) {
+  const bool implemented = std::find(kernel.operators.begin(), kernel.operators.end(), c.op) != kernel.operators.end();
+  const auto unsupported = implemented ? kernel.unsupported(c) : "does not implement the operator";
+  if (unsupported) {
+    CaseResult result;
+    result.c = c;
+    result.kernel = kernel.name;
+    result.verdict = Verdict::not_supported;
+    result.reason = *unsupported;
+    return result;
+  }
+  return Judgement(kernel, c).result();
+}
+
+}  // namespace attnspec::verify

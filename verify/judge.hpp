@@ -1,0 +1,71 @@
+// The judge: runs a kernel on a case and decides whether it did what the specification says.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "verify/case.hpp"
+#include "verify/kernel.hpp"
+
+namespace attnspec::verify {
+
+/// The closed list of verdicts, by severity.
+enum class Verdict {
+  pass,
+  not_supported,       // the kernel's declared limits exclude the case
+  undecided,           // rows remain whose selection could not be established
+  value_out_of_bound,  // an element or a row is further off than the declared arithmetic allows
+  non_finite,          // NaN, or an infinity where a finite number belongs, or the reverse
+  selection_mismatch,  // a selection that no correct kernel makes
+};
+inline constexpr Verdict kVerdicts[] = {Verdict::pass,       Verdict::not_supported,
+                                        Verdict::undecided,  Verdict::value_out_of_bound,
+                                        Verdict::non_finite, Verdict::selection_mismatch};
+
+/// kebab-case, stable.
+const char* name(Verdict verdict);
+/// Whether the verdict says that the kernel is wrong.
+inline bool is_finding(Verdict verdict) { return verdict >= Verdict::value_out_of_bound; }
+
+/// One row that is wrong.
+struct Finding {
+  Verdict verdict;
+  std::string output;                     // selection, o, lse, dq, dk or dv
+  std::int64_t sequence, token, head, d;  // token within its sequence; d = -1 where the whole row is meant
+  double observed = 0, expected = 0, bound = 0;
+  double r = 0, limit = 0;  // of the row; limit 0 where an element decided
+  std::string detail;       // of a selection: what is wrong with it
+};
+
+/// What was judged of one output.
+struct OutputSummary {
+  std::string output;
+  std::int64_t rows = 0;      // judged: (token, head) pairs
+  std::int64_t findings = 0;  // of them wrong
+  std::int64_t undecided = 0;
+  double worst_r = 0;
+  double sum_r_squared = 0;  // information: mean square far below 1 means more exact than declared
+};
+
+struct CaseResult {
+  Case c;
+  std::string kernel;
+  Verdict verdict = Verdict::pass;
+  std::string reason;                  // of not_supported, or why the backward was not judged
+  std::vector<OutputSummary> outputs;  // in the order they were judged
+  std::vector<Finding> findings;       // the first kMostFindings, by output and position
+  std::string profile;                 // the arithmetic judged against
+
+  std::int64_t rows() const;
+  std::int64_t undecided() const;
+};
+
+/// Findings kept per case.
+inline constexpr std::size_t kMostFindings = 20;
+
+/// Runs the kernel's forward, and its backward where it has one, then compares. Expected values are computed after the
+/// outputs are back. Throws what make_inputs throws.
+CaseResult judge(const Kernel& kernel, const Case& c);
+
+}  // namespace attnspec::verify

@@ -1,0 +1,56 @@
+// What can be judged: a kernel has a name, the operators it implements, its declared arithmetic, its limits, and two
+// functions to run.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "reference/noise.hpp"
+#include "reference/problem.hpp"
+#include "verify/case.hpp"
+#include "verify/storage.hpp"
+
+namespace attnspec::verify {
+
+/// One call of a kernel. Sequences are packed; problem.block, top_k and gate have no meaning for `dense`.
+struct ForwardCall {
+  Operator op;
+  const reference::MobaProblem& problem;
+  TensorView q, k, v;       // [tokens, heads, dim], in the case's dtype; no v for moba_select
+  SelectionView selection;  // read by `selected`, written by `moba` and `moba_select`; none for `dense`
+  TensorView o;             // written: [query tokens, H, dv] in the profile's output format
+  TensorView lse;           // written: [query tokens, H, 1] fp32, natural logarithm
+};
+
+/// The backward reads what the forward was given and what it gave.
+struct BackwardCall {
+  ForwardCall forward;  // its o, lse and selection are read
+  TensorView d_o;       // [query tokens, H, dv], in the case's dtype
+  TensorView dq;        // written: [query tokens, H, dk]
+  TensorView dk;        // written: [key tokens, Hkv, dk], summed over the group
+  TensorView dv;        // written: [key tokens, Hkv, dv], summed over the group
+};
+
+struct Kernel {
+  std::string name;     // kind:name, as on the command line
+  std::string summary;  // one line
+  std::vector<Operator> operators;
+  reference::Profile (*profile)(Format dtype);  // the arithmetic it declares for inputs of a dtype
+  /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
+  bool exports_selection = true;
+  /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
+  std::function<std::optional<std::string>(const Case&)> unsupported;
+  std::function<void(const ForwardCall&)> forward;
+  std::function<void(const BackwardCall&)> backward;  // empty: forward only
+};
+
+/// The built-in kernels that this machine can run.
+const std::vector<Kernel>& kernels();
+
+/// The kernel of that name: built in, or defect:NAME, the model kernel with one planted defect. Throws
+/// std::invalid_argument that names it and lists the kernels.
+const Kernel& find_kernel(const std::string& name);
+
+}  // namespace attnspec::verify

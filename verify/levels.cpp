@@ -1,0 +1,208 @@
+#include "verify/levels.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <string>
+#include <tuple>
+
+#include "verify/random.hpp"
+#include "verify/regimes.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+using reference::Gate;
+
+/// An axis of the cases: each value is a way to change a case.
+using Axis = std::vector<std::function<void(Case&)>>;
+
+void set_lengths(Case& c, std::int64_t block, std::vector<std::int64_t> lens, std::vector<std::int64_t> q_lens = {}) {
+  c.block = block;
+  c.q_lens = q_lens.empty() ? lens : std::move(q_lens);
+  c.lens = std::move(lens);
+}
+
+template <class... Arguments>
+std::function<void(Case&)> lengths(Arguments... arguments) {
+  return [=](Case& c) { set_lengths(c, arguments...); };
+}
+
+using Lens = std::vector<std::int64_t>;
+
+Axis shape_axis() {
+  return {
+      lengths(16, Lens{1}),                             // one token
+      lengths(16, Lens{15, 16, 17}),                    // around one block
+      lengths(32, Lens{63, 64, 65}),                    // around two
+      lengths(32, Lens{64, 0, 1, 193}),                 // an empty sequence in the middle
+      lengths(8, Lens{1, 1, 1, 0, 1, 40, 0}),           // many single tokens, an empty sequence last
+      lengths(1, Lens{100}),                            // blocks of one token
+      lengths(4, Lens{530}),                            // more than 128 blocks
+      lengths(100, Lens{231}),                          // blocks that are no power of two
+      lengths(512, Lens{50}),                           // a block larger than the sequence
+      lengths(32, Lens{193, 64}, Lens{1, 33}),          // fewer queries than keys: decode, chunked prefill
+      lengths(32, Lens{150, 40, 0}, Lens{170, 41, 3}),  // more queries than keys: rows that see nothing
+      lengths(64, Lens{250}),
+  };
+}
+
+Axis head_axis() {
+  Axis axis;
+  for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {3, 3}, {2, 1}, {4, 2}, {5, 1}, {6, 2}})
+    axis.push_back([heads = heads, kv_heads = kv_heads](Case& c) { c.heads = heads, c.kv_heads = kv_heads; });
+  return axis;
+}
+
+Axis feature_axis() {
+  Axis axis;
+  for (const auto& [dk, dv] : {std::pair{64, 64}, {16, 16}, {40, 24}, {128, 128}, {192, 128}, {1, 3}})
+    axis.push_back([dk = dk, dv = dv](Case& c) { c.dk = dk, c.dv = dv; });
+  return axis;
+}
+
+Axis moba_axis() {
+  Axis axis;
+  using Rule = std::tuple<Gate, int, bool>;
+  for (const auto& [gate, top_k, causal] : {Rule{Gate::top_k, 1, true},
+                                            {Gate::top_k, 2, true},
+                                            {Gate::top_k, 3, true},
+                                            {Gate::top_k, 8, true},
+                                            {Gate::top_k, 65, true},
+                                            {Gate::window, 1, true},
+                                            {Gate::window, 3, true},
+                                            {Gate::sink, 2, true},
+                                            {Gate::sink, 4, true},
+                                            {Gate::top_k, 1, false},
+                                            {Gate::top_k, 3, false}})
+    axis.push_back(
+        [gate = gate, top_k = top_k, causal = causal](Case& c) { c.gate = gate, c.top_k = top_k, c.causal = causal; });
+  return axis;
+}
+
+Axis selected_axis() {
+  Axis axis;
+  using Rule = std::tuple<int, bool, bool>;
+  for (const auto& [slots, shared, causal] :
+       {Rule{1, false, true}, {3, false, true}, {3, true, true}, {8, true, true}, {20, false, true}, {4, true, false}})
+    axis.push_back([slots = slots, shared = shared, causal = causal](Case& c) {
+      c.top_k = slots, c.shared_selection = shared, c.causal = causal;
+    });
+  return axis;
+}
+
+Axis dense_axis() {
+  return {[](Case& c) { c.causal = true; }, [](Case& c) { c.causal = false; }};
+}
+
+Axis scale_axis() {
+  return {[](Case& c) { c.scale = default_scale(c.dk); }, [](Case& c) { c.scale = 1; }, [](Case& c) { c.scale = 0; },
+          [](Case& c) { c.scale = -0.1; }};
+}
+
+Axis dtype_axis() {
+  Axis axis;
+  for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32})
+    axis.push_back([dtype](Case& c) { c.dtype = dtype; });
+  return axis;
+}
+
+Axis regime_axis() {
+  Axis axis;
+  for (const Regime& regime : regimes())
+    if (std::string(regime.name) != "captured") axis.push_back([name = regime.name](Case& c) { c.regime = name; });
+  return axis;
+}
+
+/// Keys that an operator does not have go back to their defaults, so that a case prints as it is.
+Case normalised(const Case& c) { return parse_case(print(c)); }
+
+/// Slices of one captured file: all of it in its own shape; packed pieces with fewer features and every head a kv head;
+/// few queries against many keys, all heads of one group.
+std::vector<Case> captured_cases(Operator op, const std::string& file) {
+  const CapturedSizes sizes = captured_sizes(file);
+  Case whole;
+  whole.op = op;
+  whole.regime = "captured:" + file;
+  whole.heads = sizes.heads, whole.kv_heads = sizes.kv_heads, whole.dk = sizes.dk, whole.dv = sizes.dv;
+  whole.scale = default_scale(whole.dk);
+  set_lengths(whole, 64, {sizes.tokens});
+  Case packed = whole;
+  set_lengths(packed, 48, {sizes.tokens / 10, 0, sizes.tokens / 4, 31 % (sizes.tokens + 1)});
+  packed.kv_heads = packed.heads, packed.dk = (sizes.dk + 1) / 2, packed.dv = (sizes.dv + 2) / 3, packed.seed = 1;
+  packed.scale = default_scale(packed.dk);
+  packed.dtype = Format::fp16;
+  Case decode = whole;
+  set_lengths(decode, 32, {sizes.tokens * 2 / 3, sizes.tokens / 3}, {sizes.tokens / 200, sizes.tokens / 16});
+  decode.kv_heads = 1, decode.top_k = 5, decode.seed = 2;
+  decode.dtype = Format::fp32;
+  return {normalised(whole), normalised(packed), normalised(decode)};
+}
+
+}  // namespace
+
+std::vector<std::vector<int>> pairwise(const std::vector<int>& sizes) {
+  using Pair = std::tuple<std::size_t, int, std::size_t, int>;
+  std::set<Pair> missing;
+  for (std::size_t a = 0; a < sizes.size(); ++a)
+    for (std::size_t b = a + 1; b < sizes.size(); ++b)
+      for (int x = 0; x < sizes[a]; ++x)
+        for (int y = 0; y < sizes[b]; ++y) missing.insert({a, x, b, y});
+  std::vector<std::vector<int>> rows;
+  const Random random(0, "pairwise");
+  std::uint64_t draws = 0;
+  while (!missing.empty()) {
+    std::vector<int> row(sizes.size(), -1);
+    const auto [first, x, second, y] = *missing.begin();
+    row[first] = x;
+    row[second] = y;
+    for (std::size_t axis = 0; axis < sizes.size(); ++axis) {
+      if (row[axis] != -1) continue;
+      const auto covers = [&](int value) {  // how many missing pairs it makes with what is chosen already
+        std::size_t pairs = 0;
+        for (std::size_t other = 0; other < sizes.size(); ++other)
+          if (row[other] != -1)
+            pairs += other < axis ? missing.count({other, row[other], axis, value})
+                                  : missing.count({axis, value, other, row[other]});
+        return pairs;
+      };
+      const auto shift = static_cast<int>(random.below(sizes[axis], draws++));  // so that ties are spread evenly
+      int best = shift;
+      for (int i = 1; i < sizes[axis]; ++i)
+        if (const int value = (i + shift) % sizes[axis]; covers(value) > covers(best)) best = value;
+      row[axis] = best;
+    }
+    for (std::size_t a = 0; a < row.size(); ++a)
+      for (std::size_t b = a + 1; b < row.size(); ++b) missing.erase({a, row[a], b, row[b]});
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::vector<Case> level_cases(Operator op, int level) {
+  const Axis rule = op == Operator::dense ? dense_axis() : op == Operator::selected ? selected_axis() : moba_axis();
+  const std::vector<Axis> axes{shape_axis(), head_axis(),  feature_axis(), rule,
+                               scale_axis(), dtype_axis(), regime_axis()};
+  std::vector<int> sizes;
+  for (const Axis& axis : axes) sizes.push_back(static_cast<int>(axis.size()));
+  std::vector<Case> cases;
+  for (std::uint64_t seed = 0; seed < (level == 1 ? 1 : 8); ++seed) {
+    for (const auto& row : pairwise(sizes)) {
+      Case c;
+      c.op = op;
+      c.seed = seed;
+      for (std::size_t axis = 0; axis < axes.size(); ++axis) axes[axis][static_cast<std::size_t>(row[axis])](c);
+      if (seed % 2 == 1)  // longer, and off the block boundaries
+        for (auto* lens : {&c.lens, &c.q_lens})
+          for (std::int64_t& length : *lens) length += length / 2;
+      cases.push_back(normalised(c));
+    }
+  }
+  for (const std::string& file : captured_names())
+    for (const Case& c : captured_cases(op, file)) cases.push_back(c);
+  return cases;
+}
+
+}  // namespace attnspec::verify

@@ -1,0 +1,146 @@
+#include "verify/model/model.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace attnspec::verify::model {
+
+namespace {
+
+/// Tokens begin .. end - 1 of one head, in fp32.
+Rows load_rows(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head) {
+  Rows rows(end - begin, from.dim);
+  for (std::int64_t i = 0; i < rows.count; ++i)
+    for (std::int64_t d = 0; d < rows.dim; ++d) rows.row(i)[d] = static_cast<float>(from.load(begin + i, head, d));
+  return rows;
+}
+
+void store_rows(const Rows& rows, const TensorView& to, std::int64_t begin, std::int64_t head, float factor) {
+  for (std::int64_t i = 0; i < rows.count; ++i)
+    for (std::int64_t d = 0; d < rows.dim; ++d) to.store(begin + i, head, d, factor * rows.row(i)[d]);
+}
+
+/// A kernel's own copy of the call, with `dense` written as one block per sequence.
+struct Model {
+  const Stages& stages;
+  const ForwardCall& call;
+  MobaProblem problem;
+  Profile profile;
+
+  Model(const Stages& s, const Profile& p, const ForwardCall& c) : stages(s), call(c), problem(c.problem), profile(p) {
+    if (call.op == Operator::dense) problem.block = std::max<std::int64_t>(1, problem.attention.k_offsets.back());
+  }
+
+  std::int64_t num_sequences() const { return static_cast<std::int64_t>(problem.attention.q_offsets.size()) - 1; }
+  std::int64_t q_begin(std::int64_t s) const { return problem.attention.q_offsets[static_cast<std::size_t>(s)]; }
+  std::int64_t k_begin(std::int64_t s) const { return problem.attention.k_offsets[static_cast<std::size_t>(s)]; }
+  std::int64_t group() const { return problem.attention.heads / problem.attention.kv_heads; }
+  Work work(std::int64_t s) const {
+    return {problem, profile, q_begin(s + 1) - q_begin(s), k_begin(s + 1) - k_begin(s)};
+  }
+
+  std::int32_t* selection_row(std::int64_t token, std::int64_t h) const {
+    const std::int64_t head = call.selection.heads == problem.attention.heads ? h : h / group();
+    return call.selection.data + (token * call.selection.heads + head) * call.selection.slots;
+  }
+
+  /// Step 1 for one head: MoBA's gate, which also exports the selection.
+  std::vector<Blocks> assign(std::int64_t s, std::int64_t h, const Rows& q, const Rows& k) const {
+    const Work head = work(s);
+    const Rows means = stages.pool(head, k);
+    std::vector<Blocks> chosen;
+    std::vector<float> scores(static_cast<std::size_t>(means.count));
+    for (std::int64_t i = 0; i < head.num_queries; ++i) {
+      for (std::int64_t b = 0; b < means.count; ++b)
+        scores[static_cast<std::size_t>(b)] = stages.score(head, q.row(i), means.row(b));
+      chosen.push_back(stages.choose(head, scores, head.position(i)));
+      std::int32_t* row = selection_row(q_begin(s) + i, h);
+      std::fill(row, row + call.selection.slots, -1);
+      std::copy_n(chosen.back().begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(chosen.back())), row);
+    }
+    return chosen;
+  }
+
+  /// The blocks of each query where they are given: to `selected`, to `dense`, and to every backward.
+  std::vector<Blocks> given(std::int64_t s, std::int64_t h) const {
+    const Work head = work(s);
+    std::vector<Blocks> chosen;
+    for (std::int64_t i = 0; i < head.num_queries; ++i) {
+      const std::int32_t* row = call.op == Operator::dense ? nullptr : selection_row(q_begin(s) + i, h);
+      chosen.push_back(row == nullptr ? Blocks(head.num_keys > 0 ? 1 : 0) : Blocks(row, row + call.selection.slots));
+    }
+    return chosen;
+  }
+
+  void forward_head(std::int64_t s, std::int64_t h) const {
+    const Work head = work(s);
+    const Rows q = load_rows(call.q, q_begin(s), q_begin(s + 1), h);
+    const Rows k = load_rows(call.k, k_begin(s), k_begin(s + 1), h / group());
+    const auto chosen = selects(call.op) ? assign(s, h, q, k) : given(s, h);
+    if (!attends(call.op)) return;
+    const Rows v = load_rows(call.v, k_begin(s), k_begin(s + 1), h / group());
+    std::vector<Partial> partials;
+    for (const BlockQueries& list : stages.order(head, chosen)) {
+      auto of_block = stages.attend(stages, head, list, q, k, v);
+      std::move(of_block.begin(), of_block.end(), std::back_inserter(partials));
+    }
+    const auto by_query = stages.restore(head, std::move(partials));
+    for (std::int64_t i = 0; i < head.num_queries; ++i) {
+      const Partial merged = stages.merge(head, by_query[static_cast<std::size_t>(i)]);
+      for (std::int64_t d = 0; d < v.dim; ++d)
+        call.o.store(q_begin(s) + i, h, d, merged.o[static_cast<std::size_t>(d)]);
+      call.lse.store(q_begin(s) + i, h, 0, merged.lse);
+    }
+  }
+
+  void backward_group(const BackwardCall& backward, std::int64_t s, std::int64_t g) const {
+    const Work head = work(s);
+    const auto scale = static_cast<float>(problem.attention.scale);
+    const Rows k = load_rows(call.k, k_begin(s), k_begin(s + 1), g),
+               v = load_rows(call.v, k_begin(s), k_begin(s + 1), g);
+    Gradients sums{Rows(), Rows(k.count, k.dim), Rows(v.count, v.dim)};
+    for (std::int64_t h = g * group(); h < (g + 1) * group(); ++h) {
+      const Rows q = load_rows(call.q, q_begin(s), q_begin(s + 1), h),
+                 o = load_rows(call.o, q_begin(s), q_begin(s + 1), h);
+      const Rows d_o = load_rows(backward.d_o, q_begin(s), q_begin(s + 1), h);
+      const Rows lse = load_rows(call.lse, q_begin(s), q_begin(s + 1), h);
+      std::vector<float> delta;
+      for (std::int64_t i = 0; i < head.num_queries; ++i) delta.push_back(stages.delta(head, d_o.row(i), o.row(i)));
+      sums.dq = Rows(q.count, q.dim);
+      for (const BlockQueries& list : stages.order(head, given(s, h)))
+        stages.attend_backward(stages, head, list, {q, k, v, d_o, lse.values, delta}, sums);
+      store_rows(sums.dq, backward.dq, q_begin(s), h, scale);
+    }
+    store_rows(sums.dk, backward.dk, k_begin(s), g, scale);
+    store_rows(sums.dv, backward.dv, k_begin(s), g, 1);
+  }
+};
+
+}  // namespace
+
+Profile default_profile(Format dtype) { return {.input = dtype, .weights = dtype, .output = dtype}; }
+
+Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Operator> operators, const Stages& stages,
+                   Profile (*profile)(Format dtype)) {
+  Kernel kernel;
+  kernel.name = std::move(kernel_name);
+  kernel.summary = std::move(summary);
+  kernel.operators = std::move(operators);
+  kernel.profile = profile;
+  kernel.unsupported = [](const Case&) { return std::nullopt; };
+  kernel.forward = [&stages, profile](const ForwardCall& call) {
+    const Model model(stages, profile(call.q.format), call);
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (std::int64_t s = 0; s < model.num_sequences(); ++s)
+      for (std::int64_t h = 0; h < call.problem.attention.heads; ++h) model.forward_head(s, h);
+  };
+  kernel.backward = [&stages, profile](const BackwardCall& call) {
+    const Model model(stages, profile(call.forward.q.format), call.forward);
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (std::int64_t s = 0; s < model.num_sequences(); ++s)
+      for (std::int64_t g = 0; g < call.forward.problem.attention.kv_heads; ++g) model.backward_group(call, s, g);
+  };
+  return kernel;
+}
+
+}  // namespace attnspec::verify::model

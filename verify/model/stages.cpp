@@ -1,0 +1,183 @@
+#include "verify/model/stages.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace attnspec::verify::model {
+
+namespace {
+
+constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
+
+float dot(const float* x, const float* y, std::int64_t n) {
+  float sum = 0;
+  for (std::int64_t d = 0; d < n; ++d) sum += x[d] * y[d];
+  return sum;
+}
+
+/// Rows begin .. end - 1 of x as tiles [dim, kTile], the last one padded with zeros.
+std::vector<float> transposed_tiles(const Rows& x, std::int64_t begin, std::int64_t end) {
+  const std::int64_t tiles = (end - begin + kTile - 1) / kTile;
+  std::vector<float> result(static_cast<std::size_t>(tiles * x.dim * kTile));
+  for (std::int64_t j = begin; j < end; ++j)
+    for (std::int64_t d = 0; d < x.dim; ++d)
+      result[static_cast<std::size_t>(((j - begin) / kTile * x.dim + d) * kTile + (j - begin) % kTile)] = x.row(j)[d];
+  return result;
+}
+
+/// products[j] = <x, row j of the tile>, accumulated feature by feature in fp32.
+void multiply_tile(const float* x, const float* tile, std::int64_t dim, float* products) {
+  std::fill(products, products + kTile, 0.0f);
+  for (std::int64_t d = 0; d < dim; ++d)
+    for (std::int64_t j = 0; j < kTile; ++j) products[j] += x[d] * tile[d * kTile + j];
+}
+
+float rounded(float x, reference::Format format) {
+  return format == reference::Format::fp32 ? x : static_cast<float>(reference::round_to(x, format));
+}
+
+Rows pool(const Work& work, const Rows& k) {
+  Rows means(work.num_blocks(), k.dim);
+  for (std::int64_t b = 0; b < means.count; ++b) {
+    for (std::int64_t j = work.block_begin(b); j < work.block_end(b); ++j)
+      for (std::int64_t d = 0; d < k.dim; ++d) means.row(b)[d] += k.row(j)[d];
+    const auto tokens = static_cast<float>(work.block_end(b) - work.block_begin(b));
+    for (std::int64_t d = 0; d < k.dim; ++d) means.row(b)[d] = rounded(means.row(b)[d] / tokens, work.profile.pooled);
+  }
+  return means;
+}
+
+float score(const Work& work, const float* q, const float* mean) { return dot(q, mean, work.problem.attention.dk); }
+
+Blocks choose(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+  const MobaProblem& problem = work.problem;
+  const bool causal = problem.attention.causal;
+  if (work.num_keys == 0 || (causal && t < 0)) return {};
+  const std::int64_t last = causal ? t / problem.block : work.num_blocks() - 1;
+  std::vector<float> priority(scores.begin(), scores.begin() + last + 1);
+  if (problem.gate != reference::Gate::top_k) std::iota(priority.begin(), priority.end(), 0.0f);
+  if (problem.gate == reference::Gate::sink) priority[0] = std::numeric_limits<float>::infinity();
+  if (causal) priority[static_cast<std::size_t>(last)] = std::numeric_limits<float>::infinity();
+  Blocks blocks(static_cast<std::size_t>(last + 1));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  const auto kept = blocks.begin() + std::min(problem.top_k, last + 1);
+  std::partial_sort(blocks.begin(), kept, blocks.end(), [&](std::int32_t a, std::int32_t b) {
+    const float pa = priority[static_cast<std::size_t>(a)], pb = priority[static_cast<std::size_t>(b)];
+    return pa > pb || (pa == pb && a > b);  // the more recent block wins a tie
+  });
+  blocks.erase(kept, blocks.end());
+  return blocks;
+}
+
+std::vector<BlockQueries> order(const Work& work, const std::vector<Blocks>& chosen) {
+  std::vector<BlockQueries> result;
+  for (std::int64_t b = 0; b < work.num_blocks(); ++b) result.push_back({b, {}});
+  for (std::size_t i = 0; i < chosen.size(); ++i)
+    for (const std::int32_t b : chosen[i])
+      if (b >= 0) result[static_cast<std::size_t>(b)].queries.push_back(static_cast<std::int64_t>(i));
+  return result;
+}
+
+bool is_visible(const Work& work, std::int64_t t, std::int64_t j) { return !work.problem.attention.causal || j <= t; }
+
+std::vector<Partial> attend(const Stages& stages, const Work& work, const BlockQueries& list, const Rows& q,
+                            const Rows& k, const Rows& v) {
+  const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
+  const auto scale = static_cast<float>(work.problem.attention.scale);
+  const std::vector<float> k_tiles = transposed_tiles(k, begin, end);
+  std::vector<Partial> partials;
+  float scores[kTile];
+  for (const std::int64_t i : list.queries) {
+    const std::int64_t t = work.position(i);
+    std::vector<float> sum(static_cast<std::size_t>(v.dim));
+    float largest = kNegativeInfinity, normaliser = 0;
+    for (std::int64_t tile = begin; tile < end; tile += kTile) {
+      multiply_tile(q.row(i), k_tiles.data() + (tile - begin) * q.dim, q.dim, scores);
+      const std::int64_t keys = std::min(kTile, end - tile);
+      float tile_largest = kNegativeInfinity;
+      for (std::int64_t j = 0; j < keys; ++j) {
+        scores[j] = stages.is_visible(work, t, tile + j) ? scale * scores[j] : kNegativeInfinity;
+        tile_largest = std::max(tile_largest, scores[j]);
+      }
+      if (tile_largest == kNegativeInfinity) continue;
+      const float before = largest;
+      largest = std::max(largest, tile_largest);
+      const float rescale = std::exp(before - largest);
+      normaliser *= rescale;
+      for (float& x : sum) x *= rescale;
+      for (std::int64_t j = 0; j < keys; ++j) {
+        if (scores[j] == kNegativeInfinity) continue;
+        const float weight = std::exp(scores[j] - largest), stored = rounded(weight, work.profile.weights);
+        normaliser += work.profile.normaliser == reference::Normaliser::sums_rounded ? stored : weight;
+        const float* value = v.row(tile + j);
+        for (std::int64_t d = 0; d < v.dim; ++d) sum[static_cast<std::size_t>(d)] += stored * value[d];
+      }
+    }
+    if (largest == kNegativeInfinity) continue;
+    for (float& x : sum) x /= normaliser;
+    partials.push_back({i, std::move(sum), largest + std::log(normaliser)});
+  }
+  return partials;
+}
+
+std::vector<std::vector<Partial>> restore(const Work& work, std::vector<Partial> partials) {
+  std::vector<std::vector<Partial>> by_query(static_cast<std::size_t>(work.num_queries));
+  for (Partial& partial : partials) by_query[static_cast<std::size_t>(partial.query)].push_back(std::move(partial));
+  return by_query;
+}
+
+Partial merge(const Work& work, const std::vector<Partial>& partials) {
+  Partial merged{0, std::vector<float>(static_cast<std::size_t>(work.problem.attention.dv)), kNegativeInfinity};
+  float normaliser = 0;
+  for (const Partial& partial : partials) {
+    const float before = merged.lse;
+    merged.lse = std::max(before, partial.lse);
+    const float rescale = std::exp(before - merged.lse), weight = std::exp(partial.lse - merged.lse);
+    normaliser = normaliser * rescale + weight;
+    for (std::size_t d = 0; d < merged.o.size(); ++d) merged.o[d] = merged.o[d] * rescale + weight * partial.o[d];
+  }
+  if (partials.empty()) return merged;
+  for (float& x : merged.o) x /= normaliser;
+  merged.lse += std::log(normaliser);
+  return merged;
+}
+
+float delta(const Work& work, const float* d_o, const float* o) { return dot(d_o, o, work.problem.attention.dv); }
+
+void attend_backward(const Stages& stages, const Work& work, const BlockQueries& list, const BackwardRows& rows,
+                     Gradients& sums) {
+  const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
+  const auto scale = static_cast<float>(work.problem.attention.scale);
+  const std::vector<float> k_tiles = transposed_tiles(rows.k, begin, end),
+                           v_tiles = transposed_tiles(rows.v, begin, end);
+  float scores[kTile], d_weights[kTile];
+  for (const std::int64_t i : list.queries) {
+    const std::int64_t t = work.position(i);
+    const float lse = rows.lse[static_cast<std::size_t>(i)], row_delta = rows.delta[static_cast<std::size_t>(i)];
+    if (lse == kNegativeInfinity) continue;
+    for (std::int64_t tile = begin; tile < end; tile += kTile) {
+      multiply_tile(rows.q.row(i), k_tiles.data() + (tile - begin) * rows.q.dim, rows.q.dim, scores);
+      multiply_tile(rows.d_o.row(i), v_tiles.data() + (tile - begin) * rows.v.dim, rows.v.dim, d_weights);
+      for (std::int64_t j = 0; j < std::min(kTile, end - tile); ++j) {
+        if (!stages.is_visible(work, t, tile + j)) continue;
+        const float weight = std::exp(scale * scores[j] - lse);
+        const float d_score = rounded(weight * (d_weights[j] - row_delta), work.profile.weights);
+        const float stored = rounded(weight, work.profile.weights);
+        for (std::int64_t d = 0; d < rows.v.dim; ++d) sums.dv.row(tile + j)[d] += stored * rows.d_o.row(i)[d];
+        for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dq.row(i)[d] += d_score * rows.k.row(tile + j)[d];
+        for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dk.row(tile + j)[d] += d_score * rows.q.row(i)[d];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const Stages& correct_stages() {
+  static const Stages stages{pool, score, choose, order, is_visible, attend, restore, merge, delta, attend_backward};
+  return stages;
+}
+
+}  // namespace attnspec::verify::model

@@ -1,0 +1,96 @@
+// The model kernel: MoBA's five steps (report, section 2.3 and algorithm 1) and the matching backward, on the CPU, in
+// declared arithmetic: inputs and products in the profile's formats, fp32 accumulation, key tiles with online softmax.
+//
+// It is written as a kernel would be, and shares no formula with the reference. It is a struct of stage functions, so
+// that a planted defect is the same struct with one stage replaced.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "reference/noise.hpp"
+#include "reference/problem.hpp"
+
+namespace attnspec::verify::model {
+
+using reference::MobaProblem;
+using reference::Profile;
+
+/// One (sequence, query head), or in the backward one (sequence, kv head): rows of fp32, contiguous.
+struct Rows {
+  std::int64_t count = 0, dim = 0;
+  std::vector<float> values;  // [count, dim]
+
+  Rows() = default;
+  Rows(std::int64_t rows, std::int64_t features)
+      : count(rows), dim(features), values(static_cast<std::size_t>(rows * features)) {}
+  float* row(std::int64_t i) { return values.data() + i * dim; }
+  const float* row(std::int64_t i) const { return values.data() + i * dim; }
+};
+
+/// A block's keys or values in tiles of kTile rows, transposed for products along the features.
+inline constexpr std::int64_t kTile = 32;
+
+/// What one head's work needs to know.
+struct Work {
+  const MobaProblem& problem;
+  const Profile& profile;
+  std::int64_t num_queries, num_keys;
+
+  /// Position of query i among the keys.
+  std::int64_t position(std::int64_t i) const { return num_keys - num_queries + i; }
+  std::int64_t num_blocks() const { return (num_keys + problem.block - 1) / problem.block; }
+  std::int64_t block_begin(std::int64_t b) const { return b * problem.block; }
+  std::int64_t block_end(std::int64_t b) const { return b == num_blocks() - 1 ? num_keys : (b + 1) * problem.block; }
+};
+
+using Blocks = std::vector<std::int32_t>;
+
+/// Attention of one query over one block: what the merge combines.
+struct Partial {
+  std::int64_t query;
+  std::vector<float> o;  // [dv], normalised within the block
+  float lse;
+};
+
+/// One block and the queries that attend to it.
+struct BlockQueries {
+  std::int64_t block;
+  std::vector<std::int64_t> queries;
+};
+
+/// Accumulators of the backward, fp32.
+struct Gradients {
+  Rows dq, dk, dv;
+};
+
+/// The rows that one block's backward reads.
+struct BackwardRows {
+  const Rows &q, &k, &v, &d_o;
+  const std::vector<float>&lse, &delta;
+};
+
+struct Stages {
+  // Step 1, assign: mean keys, gate scores, the blocks of each query.
+  Rows (*pool)(const Work&, const Rows& k);
+  float (*score)(const Work&, const float* q, const float* mean);
+  Blocks (*choose)(const Work&, const std::vector<float>& scores, std::int64_t t);
+  // Step 2, order: the queries of each block.
+  std::vector<BlockQueries> (*order)(const Work&, const std::vector<Blocks>& chosen);
+  // Step 3, attend within one block; is_visible masks tokens.
+  bool (*is_visible)(const Work&, std::int64_t t, std::int64_t j);
+  std::vector<Partial> (*attend)(const Stages&, const Work&, const BlockQueries&, const Rows& q, const Rows& k,
+                                 const Rows& v);
+  // Step 4, restore the order of the queries.
+  std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
+  // Step 5, merge one query's partials with online softmax.
+  Partial (*merge)(const Work&, const std::vector<Partial>& partials);
+  // Backward: delta of one row, then one block with its queries.
+  float (*delta)(const Work&, const float* d_o, const float* o);
+  void (*attend_backward)(const Stages&, const Work&, const BlockQueries&, const BackwardRows&, Gradients& sums);
+};
+
+/// The stages as the report has them.
+const Stages& correct_stages();
+
+}  // namespace attnspec::verify::model

@@ -1,0 +1,282 @@
+#include "verify/regimes.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <numeric>
+
+#include "verify/random.hpp"
+#include "verify/safetensors.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+using reference::InvalidProblem;
+using reference::Selection;
+using reference::Sequence;
+using reference::Tensor;
+
+constexpr const char* kCaptured = "captured";
+
+/// Sets every element to element(token, head, feature), rounded once to the case's dtype. index counts elements.
+template <class Element>
+void fill(const Case& c, Tensor& tensor, const Element& element) {
+#pragma omp parallel for
+  for (std::int64_t token = 0; token < tensor.tokens; ++token)
+    for (std::int64_t head = 0; head < tensor.heads; ++head)
+      for (std::int64_t d = 0; d < tensor.dim; ++d)
+        tensor.at(token, head)[d] = reference::round_to(element(token, head, d), c.dtype);
+}
+
+/// Normal numbers times `factor`, plus `mean`.
+void fill_normal(const Case& c, Tensor& tensor, const char* stream, double factor = 1, double mean = 0) {
+  const Random random(c.seed, stream);
+  fill(c, tensor, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return factor * random.normal(static_cast<std::uint64_t>((token * tensor.heads + head) * tensor.dim + d)) + mean;
+  });
+}
+
+/// All four tensors normal, each times its factor.
+void fill_scaled(const Case& c, Inputs& in, double q, double k, double v, double d_o) {
+  fill_normal(c, in.q, "q", q);
+  fill_normal(c, in.k, "k", k);
+  fill_normal(c, in.v, "v", v);
+  fill_normal(c, in.d_o, "do", d_o);
+}
+
+/// Position of each key token within its sequence.
+std::vector<std::int64_t> key_positions(const Case& c) {
+  std::vector<std::int64_t> positions;
+  for (const std::int64_t length : c.lens)
+    for (std::int64_t j = 0; j < length; ++j) positions.push_back(j);
+  return positions;
+}
+
+/// The block length that the regimes which shape blocks use; `dense` has none of its own.
+std::int64_t block_of(const Case& c) { return c.op == Operator::dense ? 16 : c.block; }
+
+void fill_tie(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const Random choice(c.seed, "tie"), grid(c.seed, "grid"), query(c.seed, "tie query");
+  const auto positions = key_positions(c);
+  fill(c, in.k, [&](std::int64_t token, std::int64_t head, std::int64_t d) {  // one of three keys for a whole block
+    const std::int64_t b = positions[static_cast<std::size_t>(token)] / block_of(c);
+    const std::int64_t prototype = choice.below(3, static_cast<std::uint64_t>(b));
+    return 0.5 * static_cast<double>(
+                     grid.below(5, static_cast<std::uint64_t>((prototype * c.kv_heads + head) * c.dk + d)) - 2);
+  });
+  fill(c, in.q, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return 0.5 *
+           static_cast<double>(query.below(5, static_cast<std::uint64_t>((token * c.heads + head) * c.dk + d)) - 2);
+  });
+}
+
+void fill_near_tie(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const Random common(c.seed, "common"), pair(c.seed, "pair"), nudge(c.seed, "nudge");
+  const auto positions = key_positions(c);
+  const double ulp = 2 * reference::unit_roundoff(c.dtype);
+  fill(c, in.k, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    const std::int64_t j = positions[static_cast<std::size_t>(token)], b = j / block_of(c), within = j % block_of(c);
+    // Neighbours differ by +-1/4 around 1 or 1.25, which cancels in the mean; 2^-4 ... 2^4 of a block's keys are one
+    // unit in the last place larger in one feature, so that means differ by less and by more than their rounding.
+    const double base = 1 + 0.25 * static_cast<double>(common.below(2, static_cast<std::uint64_t>(head * c.dk + d)));
+    const bool sign = pair.bits(static_cast<std::uint64_t>((b * 4096 + within / 2) * c.dk + d)) & 1;
+    const double paired = within / 2 * 2 + 1 < block_of(c) ? (sign == (within % 2 == 0) ? 0.25 : -0.25) : 0;
+    const std::int64_t nudged = std::int64_t{1} << nudge.below(5, static_cast<std::uint64_t>(b));
+    const bool is_nudged = within < nudged && d == nudge.below(c.dk, static_cast<std::uint64_t>(b) + (1u << 20));
+    return base + paired + (is_nudged ? ulp : 0);
+  });
+}
+
+void fill_very_negative(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const Random q(c.seed, "q"), k(c.seed, "k"), base(c.seed, "base");
+  const auto sign = [&](std::int64_t g, std::int64_t d) {
+    return base.bits(static_cast<std::uint64_t>(g * c.dk + d)) & 1 ? 1.0 : -1.0;
+  };
+  fill(c, in.q, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return 16 * sign(head / (c.heads / c.kv_heads), d) +
+           q.normal(static_cast<std::uint64_t>((token * c.heads + head) * c.dk + d));
+  });
+  fill(c, in.k, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return -64 * sign(head, d) + k.normal(static_cast<std::uint64_t>((token * c.kv_heads + head) * c.dk + d));
+  });
+}
+
+void fill_token_tagged(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const auto positions = key_positions(c);
+  fill(c, in.v, [&](std::int64_t token, std::int64_t, std::int64_t d) {
+    return 1.0 + static_cast<double>(positions[static_cast<std::size_t>(token)] >> (d % 12) & 1);
+  });
+  fill(c, in.d_o, [](std::int64_t, std::int64_t, std::int64_t) { return 1.0; });
+}
+
+std::string captured_path(const std::string& name) {
+  return (std::filesystem::path(activations_directory()) / (name + ".safetensors")).string();
+}
+
+std::string captured_name(const Case& c) { return c.regime.substr(std::string(kCaptured).size() + 1); }
+
+/// q, k, v, do [tokens, heads, dim], all of as many tokens.
+Safetensors load_captured(const std::string& name) {
+  Safetensors file = read_safetensors(captured_path(name));
+  for (const char* key : {"q", "k", "v", "do"}) {
+    const auto& shape = file.at(key).shape;
+    if (shape.size() != 3 || shape[0] != file.at("q").shape[0] || shape[1] < 1)
+      throw std::runtime_error(
+          fmt::format("{}: tensor {} is not [tokens, heads, dim] with the tokens of q", file.path, key));
+  }
+  return file;
+}
+
+/// A case slices a captured file: tokens from a start that the seed chooses (0 for seed 0), the first features, and
+/// heads taken round robin.
+void fill_captured(const Case& c, Inputs& in) {
+  const Safetensors captured = load_captured(captured_name(c));
+  const std::int64_t captured_tokens = captured.at("q").shape[0];
+  const Random start(c.seed, "start");
+  std::int64_t q_token = 0, k_token = 0;
+  const auto copy = [&](const char* key, Tensor& to, std::int64_t to_token, std::int64_t from_token,
+                        std::int64_t tokens) {
+    const SafeTensor& from = captured.at(key);
+    for (std::int64_t i = 0; i < tokens; ++i)
+      for (std::int64_t head = 0; head < to.heads; ++head)
+        for (std::int64_t d = 0; d < to.dim; ++d)
+          to.at(to_token + i, head)[d] =
+              reference::round_to(from.values[static_cast<std::size_t>(
+                                      ((from_token + i) * from.shape[1] + head % from.shape[1]) * from.shape[2] + d)],
+                                  c.dtype);
+  };
+  for (std::size_t s = 0; s < c.lens.size(); ++s) {
+    const std::int64_t keys = c.lens[s], queries = c.q_lens[s], longer = std::max(keys, queries);
+    const std::int64_t begin =
+        c.seed == 0 ? 0 : start.below(captured_tokens - longer + 1, static_cast<std::uint64_t>(s));
+    copy("q", in.q, q_token, begin + longer - queries, queries);
+    copy("do", in.d_o, q_token, begin + longer - queries, queries);
+    copy("k", in.k, k_token, begin + longer - keys, keys);
+    copy("v", in.v, k_token, begin + longer - keys, keys);
+    q_token += queries;
+    k_token += keys;
+  }
+}
+
+/// Random blocks in random slots: the query's own block in most rows, any number of others from none to all that fit,
+/// empty slots anywhere, some rows empty.
+Selection make_selection(const Case& c) {
+  const reference::MobaProblem problem = problem_of(c);
+  const Random random(c.seed, "selection");
+  Selection selection(problem.attention.q_offsets.back(), c.shared_selection ? c.kv_heads : c.heads, c.top_k);
+  std::uint64_t index = 0;
+  for (const Sequence& sequence : reference::sequences(problem.attention)) {
+    const std::int64_t blocks = reference::num_blocks(sequence.num_keys(), c.block);
+    for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token) {
+      for (std::int64_t head = 0; head < selection.heads; ++head) {
+        const std::int64_t t = sequence.position(token);
+        const std::int64_t candidates = !c.causal ? blocks : t < 0 ? 0 : t / c.block + 1;
+        const auto row = selection.row(token, head);
+        const std::int64_t most = std::min(candidates, c.top_k);
+        std::int64_t wanted = random.below(8, index++) == 0 ? random.below(most + 1, index++) : most;
+        for (std::int64_t b = candidates - 1; b >= 0 && wanted > 0; --b) {
+          if (b < candidates - 1 && random.below(b + 1, index++) >= wanted) continue;  // the rest must still fit
+          auto slot = static_cast<std::size_t>(random.below(c.top_k, index++));
+          while (row[slot] != -1) slot = (slot + 1) % row.size();
+          row[slot] = static_cast<std::int32_t>(b);
+          --wanted;
+        }
+      }
+    }
+  }
+  return selection;
+}
+
+}  // namespace
+
+const std::vector<Regime>& regimes() {
+  static const std::vector<Regime> all{
+      {"normal", "independent normal numbers: the plain case; a wrong key shows in every output", false,
+       [](const Case& c, Inputs& in) { fill_scaled(c, in, 1, 1, 1, 1); }},
+      {"diffuse",
+       "queries eight times smaller, all weights nearly equal: a missing key shows, one block too many shows", false,
+       [](const Case& c, Inputs& in) { fill_scaled(c, in, 0.125, 1, 1, 1); }},
+      {"spiky", "queries four times larger, a few keys carry each row: a leaked key and a lost maximum show", false,
+       [](const Case& c, Inputs& in) { fill_scaled(c, in, 4, 1, 1, 1); }},
+      {"tie",
+       "keys equal within a block and between blocks, on a dyadic grid: top-k must keep its count, no margin hides it",
+       true, fill_tie},
+      {"near_tie",
+       "mean keys that differ by less and by more than their rounding: selection by scores of too little precision",
+       false, fill_near_tie},
+      {"large", "large magnitudes, one-hot weights: overflow in scores, in exp and in sums", false,
+       [](const Case& c, Inputs& in) { fill_scaled(c, in, 4, 4, 16, 8); }},
+      {"very_negative", "all scores around -8000: a finite mask value, a running maximum that starts at 0", false,
+       fill_very_negative},
+      {"token_tagged",
+       "values spell the key's position over a mean of 1, do = 1: keys swapped or counted twice, rows normalised "
+       "wrongly",
+       false, fill_token_tagged},
+      {kCaptured, "captured:NAME, activations of a trained model: what random numbers never look like", false,
+       fill_captured},
+  };
+  return all;
+}
+
+const Regime& regime_of(const Case& c) {
+  const std::string stem = c.regime.substr(0, c.regime.find(':'));
+  std::vector<std::string> names;
+  for (const Regime& regime : regimes()) {
+    const bool is_captured = regime.name == std::string(kCaptured);
+    if (stem == regime.name && is_captured == (stem.size() < c.regime.size())) return regime;
+    names.push_back(fmt::format("{}{}", regime.name, is_captured ? ":NAME" : ""));
+  }
+  throw InvalidProblem("regime", c.regime, fmt::format("is none of {}", fmt::join(names, ", ")));
+}
+
+void validate_regime(const Case& c) {
+  if (regime_of(c).name != std::string(kCaptured)) return;
+  const std::string file = captured_name(c);
+  if (file.empty() || file.find('/') != std::string::npos || !std::filesystem::exists(captured_path(file)))
+    throw InvalidProblem(
+        "regime", c.regime,
+        fmt::format("no captured activations of that name; there are: {}", fmt::join(captured_names(), ", ")));
+  const CapturedSizes sizes = captured_sizes(file);
+  if (c.dk > sizes.dk)
+    throw InvalidProblem("dk", std::to_string(c.dk), fmt::format("{} has {} features", c.regime, sizes.dk));
+  if (attends(c.op) && c.dv > sizes.dv)
+    throw InvalidProblem("dv", std::to_string(c.dv), fmt::format("{} has {} features", c.regime, sizes.dv));
+  for (const auto* lengths : {&c.lens, &c.q_lens})
+    for (const std::int64_t length : *lengths)
+      if (length > sizes.tokens)
+        throw InvalidProblem(lengths == &c.lens ? "lens" : "q_lens", fmt::format("{}", fmt::join(*lengths, "+")),
+                             fmt::format("{} has {} tokens", c.regime, sizes.tokens));
+}
+
+CapturedSizes captured_sizes(const std::string& file) {
+  const Safetensors captured = load_captured(file);
+  const auto &q = captured.at("q").shape, &v = captured.at("v").shape;
+  return {q[0], q[1], v[1], q[2], v[2]};
+}
+
+std::string activations_directory() {
+  const char* given = std::getenv("ATTNSPEC_ACTIVATIONS_DIR");
+  return given != nullptr && *given != '\0' ? given : ATTNSPEC_SOURCE_DIR "/verify/activations";
+}
+
+std::vector<std::string> captured_names() { return safetensors_stems(activations_directory()); }
+
+Inputs make_inputs(const Case& c) {
+  const std::int64_t queries = std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0});
+  const std::int64_t keys = std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0});
+  Inputs inputs{Tensor(queries, c.heads, c.dk), Tensor(keys, c.kv_heads, c.dk), Tensor(keys, c.kv_heads, c.dv),
+                Tensor(queries, c.heads, c.dv), Selection()};
+  regime_of(c).fill(c, inputs);
+  if (c.op == Operator::selected) inputs.selection = make_selection(c);
+  return inputs;
+}
+
+}  // namespace attnspec::verify

@@ -1,0 +1,53 @@
+// Regimes: what kind of numbers a case's tensors hold, and which mistake each kind provokes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "reference/selected.hpp"
+#include "reference/tensor.hpp"
+#include "verify/case.hpp"
+
+namespace attnspec::verify {
+
+/// The tensors of a case: doubles that are exact in its dtype.
+struct Inputs {
+  reference::Tensor q;             // [query tokens, H, dk]
+  reference::Tensor k;             // [key tokens, Hkv, dk]
+  reference::Tensor v;             // [key tokens, Hkv, dv]
+  reference::Tensor d_o;           // [query tokens, H, dv]
+  reference::Selection selection;  // of `selected`: [query tokens, H or Hkv, top_k]
+};
+
+/// Inputs are a pure function of the case. Throws std::runtime_error when a captured file cannot be read.
+Inputs make_inputs(const Case& c);
+
+struct Regime {
+  const char* name;
+  const char* mistake;        // one sentence: what it is and the mistake it provokes
+  bool exact_scores = false;  // every gate score is exact in fp32, so that selections have no margin
+  void (*fill)(const Case& c, Inputs& inputs);
+};
+
+const std::vector<Regime>& regimes();
+
+/// The regime of a case; captured:NAME is the regime `captured`. Throws as validate_regime does.
+const Regime& regime_of(const Case& c);
+
+/// Throws reference::InvalidProblem for a regime that is unknown, or a captured one that the case does not fit.
+void validate_regime(const Case& c);
+
+/// Names of the captured activations at hand, sorted.
+std::vector<std::string> captured_names();
+
+/// The sizes of a captured file. Throws std::runtime_error when it cannot be read or lacks a tensor.
+struct CapturedSizes {
+  std::int64_t tokens, heads, kv_heads, dk, dv;
+};
+CapturedSizes captured_sizes(const std::string& name);
+
+/// The directory of the captured activations: ATTNSPEC_ACTIVATIONS_DIR or the repository's.
+std::string activations_directory();
+
+}  // namespace attnspec::verify

@@ -1,0 +1,183 @@
+#include "verify/report.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <pugixml.hpp>
+#include <stdexcept>
+#include <utility>
+
+namespace attnspec::verify {
+
+namespace {
+
+using Line = std::pair<std::string, std::string>;  // kernel, operator
+
+/// Results by kernel and operator, in the order they came.
+std::vector<std::pair<Line, std::vector<const CaseResult*>>> grouped(const std::vector<CaseResult>& results) {
+  std::vector<std::pair<Line, std::vector<const CaseResult*>>> groups;
+  for (const CaseResult& result : results) {
+    const Line line{result.kernel, name(result.c.op)};
+    auto group = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == line; });
+    if (group == groups.end()) group = groups.insert(groups.end(), {line, {}});
+    group->second.push_back(&result);
+  }
+  return groups;
+}
+
+std::string counts(const std::vector<const CaseResult*>& results) {
+  std::string text;
+  for (const Verdict verdict : kVerdicts) {
+    const auto n =
+        std::count_if(results.begin(), results.end(), [&](const CaseResult* r) { return r->verdict == verdict; });
+    if (n > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", n, name(verdict));
+  }
+  return text;
+}
+
+double worst_r(const CaseResult& result) {
+  double worst = 0;
+  for (const OutputSummary& output : result.outputs) worst = std::max(worst, output.worst_r);
+  return worst;
+}
+
+/// Where a JUnit file is written before it takes its name.
+std::string partial_path(const std::string& path) { return path + ".part"; }
+
+std::runtime_error cannot_write_junit(const std::string& path) {
+  return std::runtime_error(fmt::format("--junit {}: cannot be written", path));
+}
+
+std::string number(double x) { return fmt::format("{:a} ({:.6g})", x, x); }
+
+}  // namespace
+
+std::string replay_command(const std::string& kernel, const Case& c) {
+  return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
+}
+
+std::string failure_line(const CaseResult& result, const Finding& f) {
+  std::string place = fmt::format("{}[seq={},token={},head={}", f.output, f.sequence, f.token, f.head);
+  if (f.d >= 0 && f.output != "lse") place += fmt::format(",d={}", f.d);
+  std::string line = fmt::format("FAIL {} {} {}] => ", name(f.verdict), result.kernel, place);
+  if (!f.detail.empty()) {
+    line += f.detail;
+  } else {
+    const double error = std::abs(f.observed - f.expected);
+    line += fmt::format("{} expected {} bound {:.3g} ratio {:.3g}", number(f.observed), number(f.expected), f.bound,
+                        error / f.bound);
+    if (f.limit > 0) line += fmt::format("; its row R {:.3g} limit {:.3g}", f.r, f.limit);
+  }
+  return line + " | " + replay_command(result.kernel, result.c);
+}
+
+std::string details(const CaseResult& result) {
+  std::string text = fmt::format("{}\n{}  {}\n", print(result.c), result.kernel, result.profile);
+  if (!result.outputs.empty())
+    text += fmt::format("  {:<10} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "output", "rows", "worst R", "rms R", "undecided",
+                        "wrong");
+  for (const OutputSummary& output : result.outputs) {
+    const double rms = output.rows > 0 ? std::sqrt(output.sum_r_squared / static_cast<double>(output.rows)) : 0;
+    const bool has_r = output.output != "selection";
+    text += fmt::format("  {:<10} {:>9} {:>9} {:>9} {:>9} {:>9}\n", output.output, output.rows,
+                        has_r ? fmt::format("{:.2f}", output.worst_r) : "-", has_r ? fmt::format("{:.2f}", rms) : "-",
+                        output.undecided, output.findings);
+  }
+  return text +
+         fmt::format("verdict: {}{}\n", name(result.verdict), result.reason.empty() ? "" : " (" + result.reason + ")");
+}
+
+std::string table(const std::vector<CaseResult>& results) {
+  std::vector<std::vector<std::string>> rows{
+      {"kernel", "operator", "cases", "rows judged", "worst R", "undecided rows", "verdicts"}};
+  std::vector<const CaseResult*> all;
+  for (const auto& [line, group] : grouped(results)) {
+    std::int64_t judged = 0, undecided = 0;
+    double worst = 0;
+    for (const CaseResult* result : group) {
+      judged += result->rows();
+      undecided += result->undecided();
+      worst = std::max(worst, worst_r(*result));
+      all.push_back(result);
+    }
+    rows.push_back({line.first, line.second, std::to_string(group.size()), std::to_string(judged),
+                    line.second == name(Operator::moba_select) ? "-" : fmt::format("{:.2f}", worst),
+                    std::to_string(undecided), counts(group)});
+  }
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const bool is_text = i < 2 || i + 1 == row.size();
+      line += (i > 0 ? "  " : "") +
+              (is_text ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("{:>{}}", row[i], widths[i]));
+    }
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return text + fmt::format("{} cases: {}\n", all.size(), counts(all));
+}
+
+int exit_code(const std::vector<CaseResult>& results) {
+  int code = 0;
+  for (const auto& [line, group] : grouped(results)) {
+    if (std::any_of(group.begin(), group.end(), [](const CaseResult* r) { return is_finding(r->verdict); })) return 1;
+    const bool any_undecided =
+        std::any_of(group.begin(), group.end(), [](const CaseResult* r) { return r->undecided() > 0; });
+    const bool none_judged = std::all_of(group.begin(), group.end(),
+                                         [](const CaseResult* r) { return r->verdict == Verdict::not_supported; });
+    if (any_undecided || none_judged) code = 3;
+  }
+  return code;
+}
+
+void require_writable_junit(const std::string& path) {
+  const std::string partial = partial_path(path);
+  const bool is_writable = std::ofstream(partial).good();
+  std::error_code error;
+  std::filesystem::remove(partial, error);
+  if (!is_writable) throw cannot_write_junit(path);
+}
+
+void write_junit(const std::string& path, const std::vector<CaseResult>& results) {
+  pugi::xml_document document;
+  pugi::xml_node suites = document.append_child("testsuites");
+  for (const auto& [line, group] : grouped(results)) {
+    pugi::xml_node suite = suites.append_child("testsuite");
+    suite.append_attribute("name") = fmt::format("{} {}", line.first, line.second).c_str();
+    suite.append_attribute("tests") = static_cast<unsigned long long>(group.size());
+    unsigned failures = 0, skipped = 0;
+    for (const CaseResult* result : group) {
+      pugi::xml_node test = suite.append_child("testcase");
+      test.append_attribute("classname") = line.first.c_str();
+      test.append_attribute("name") = print(result->c).c_str();
+      if (result->verdict == Verdict::pass) continue;
+      const bool failed = is_finding(result->verdict);
+      (failed ? failures : skipped) += 1;
+      pugi::xml_node outcome = test.append_child(failed ? "failure" : "skipped");
+      outcome.append_attribute("message") = result->reason.empty() ? name(result->verdict) : result->reason.c_str();
+      std::string text;
+      for (const Finding& finding : result->findings) text += failure_line(*result, finding) + "\n";
+      if (!text.empty()) outcome.text() = text.c_str();
+    }
+    suite.append_attribute("failures") = failures;
+    suite.append_attribute("skipped") = skipped;
+  }
+  const std::string partial = partial_path(path);
+  std::error_code error;
+  if (document.save_file(partial.c_str())) {
+    std::filesystem::rename(partial, path, error);
+    if (!error) return;
+  }
+  std::filesystem::remove(partial, error);
+  throw cannot_write_junit(path);
+}
+
+}  // namespace attnspec::verify

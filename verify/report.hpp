@@ -1,0 +1,35 @@
+// Reports: the failure line, the table, the JUnit file.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "verify/judge.hpp"
+
+namespace attnspec::verify {
+
+/// The one command that repeats a case alone.
+std::string replay_command(const std::string& kernel, const Case& c);
+
+/// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio, then the replay command.
+/// Numbers in hexadecimal and decimal.
+std::string failure_line(const CaseResult& result, const Finding& finding);
+
+/// Everything that was judged of one case, several lines: per output the rows, worst and root mean square R, verdict.
+std::string details(const CaseResult& result);
+
+/// One line per kernel and operator: cases, rows judged, worst R, undecided rows, verdicts; then the totals.
+std::string table(const std::vector<CaseResult>& results);
+
+/// 0 everything passed; 1 a finding; 3 inconclusive: nothing is wrong, but rows are undecided or a kernel and operator
+/// had no case that it supports.
+int exit_code(const std::vector<CaseResult>& results);
+
+/// Throws std::runtime_error when a JUnit file could not be written there, so that nothing is judged in vain.
+void require_writable_junit(const std::string& path);
+
+/// JUnit XML, one test case per judged case; undecided and unsupported ones are `skipped`. Throws std::runtime_error
+/// when the file cannot be written; nothing is left half written.
+void write_junit(const std::string& path, const std::vector<CaseResult>& results);
+
+}  // namespace attnspec::verify

@@ -1,0 +1,138 @@
+// Cases print and parse back, and bad ones get one line that names the key and the value.
+
+#include "verify/case.hpp"
+
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "verify/regimes.hpp"
+
+namespace attnspec::verify {
+namespace {
+
+std::string rejection(const std::string& text) {
+  try {
+    parse_case(text);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+/// Any valid case.
+rc::Gen<Case> any_case() {
+  return rc::gen::exec([] {
+    Case c;
+    c.op = *rc::gen::elementOf(std::vector<Operator>(std::begin(kOperators), std::end(kOperators)));
+    c.lens = *rc::gen::nonEmpty(rc::gen::container<std::vector<std::int64_t>>(rc::gen::inRange<std::int64_t>(0, 300)));
+    c.q_lens = c.lens;
+    if (*rc::gen::arbitrary<bool>())
+      for (std::int64_t& length : c.q_lens) length = *rc::gen::inRange<std::int64_t>(0, 300);
+    c.kv_heads = *rc::gen::inRange(1, 5);
+    c.heads = c.kv_heads * *rc::gen::inRange(1, 5);
+    c.dk = *rc::gen::inRange(1, 200);
+    c.scale = default_scale(c.dk);
+    c.dtype = *rc::gen::element(Format::bf16, Format::fp16, Format::fp32);
+    c.causal = *rc::gen::arbitrary<bool>();
+    c.regime = *rc::gen::element<std::string>("normal", "tie", "near_tie", "very_negative");
+    c.seed = *rc::gen::arbitrary<std::uint64_t>();
+    c.dv = c.dk;
+    if (attends(c.op)) {
+      c.dv = *rc::gen::inRange(1, 200);
+      if (*rc::gen::arbitrary<bool>()) c.scale = *rc::gen::element(0.0, -0.1, 1e-30, 1.0 / 3, 5e300);
+    }
+    if (c.op != Operator::dense) {
+      c.block = *rc::gen::inRange(1, 600);
+      c.top_k = *rc::gen::inRange(2, 100);
+    }
+    if (selects(c.op) && c.causal)
+      c.gate = *rc::gen::element(reference::Gate::top_k, reference::Gate::window, reference::Gate::sink);
+    if (c.op == Operator::selected) c.shared_selection = *rc::gen::arbitrary<bool>();
+    return c;
+  });
+}
+
+TEST(Case, ParsesBackToItself) {
+  EXPECT_TRUE(rc::check([] {
+    const Case c = *any_case();
+    RC_ASSERT(parse_case(print(c)) == c);
+    RC_ASSERT(print(parse_case(print(c))) == print(c));
+  }));
+}
+
+TEST(Case, LeavesOutDefaultsAndKeepsDeclarationOrder) {
+  EXPECT_EQ(print(parse_case("moba()")), "moba()");
+  EXPECT_EQ(print(parse_case(" moba( seed=7, regime=near_tie, dtype=bf16, top_k=3, block=32, dv=64, dk=64, kv_heads=2, "
+                             "heads=4, lens=193+64+1 ) ")),
+            "moba(lens=193+64+1,heads=4,kv_heads=2,block=32,regime=near_tie,seed=7)");
+  EXPECT_EQ(print(parse_case("dense(lens=5,q_lens=5,scale=0.125)")), "dense(lens=5)");
+  EXPECT_EQ(print(parse_case("selected(q_lens=1,lens=9,selection=kv_head,causal=0)")),
+            "selected(lens=9,q_lens=1,selection=kv_head,causal=0)");
+}
+
+TEST(Case, RejectsBadTextNamingKeyAndValue) {
+  EXPECT_EQ(rejection("moba"), "case 'moba': is not of the form operator(key=value,...)");
+  EXPECT_EQ(rejection(""), "case '': is not of the form operator(key=value,...)");
+  EXPECT_EQ(rejection("mobba(lens=4)"), "operator 'mobba': is none of dense, selected, moba_select, moba");
+  EXPECT_EQ(
+      rejection("moba(blok=4)"),
+      "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "
+      "causal, scale, dtype, regime, seed");
+  EXPECT_EQ(rejection("dense(block=4)").substr(0, 34), "case key 'block' with value '4': d");
+  EXPECT_EQ(rejection("moba(block=4x)"), "block=4x: is not a whole number");
+  EXPECT_EQ(rejection("moba(block=)"), "block=: is not a whole number");
+  EXPECT_EQ(rejection("moba(block=99999999999999)"), "block=99999999999999: is larger than 2^40");
+  EXPECT_EQ(rejection("moba(scale=big)"), "scale=big: is not a number");
+  EXPECT_EQ(rejection("moba(seed=-1)"), "seed=-1: is not a whole number");
+  EXPECT_EQ(rejection("moba(dtype=fp8)"), "dtype=fp8: is none of bf16, fp16, fp32");
+  EXPECT_EQ(rejection("moba(gate=random)"), "gate=random: is none of top_k, window, sink");
+  EXPECT_EQ(rejection("moba(block=4,block=4)"), "case key 'block': is given twice");
+  EXPECT_EQ(rejection("moba(block)"), "case key 'block': has no '='");
+  EXPECT_EQ(rejection("moba(regime=odd)").substr(0, 30), "regime=odd: is none of normal,");
+  EXPECT_EQ(rejection("moba(regime=normal:x)").substr(0, 20), "regime=normal:x: is ");
+}
+
+TEST(Case, RejectsInvalidProblems) {
+  EXPECT_EQ(rejection("moba(heads=3,kv_heads=2)"), "heads=3: must be a multiple of kv_heads=2");
+  EXPECT_EQ(rejection("moba(top_k=0)"), "top_k=0: must be at least 1");
+  EXPECT_EQ(rejection("moba(lens=5+-3)"), "lens=5+-3: a length is negative, so that the offsets would decrease");
+  EXPECT_EQ(rejection("moba(lens=5+)"), "lens=: is not a whole number");
+  EXPECT_EQ(rejection("moba(lens=5,q_lens=5+1)"), "q_lens=5+1: must have as many sequences as lens, 1");
+  EXPECT_EQ(rejection("moba(scale=inf)"), "scale=inf: must be finite");
+  EXPECT_EQ(rejection("moba(lens=1099511627776)"),
+            "lens=1099511627776: a tensor would have 7.04e+13 elements, more than 2^36");
+  EXPECT_EQ(rejection("selected(lens=1000000,top_k=1000000)"),
+            "top_k=1000000: the selection would have 1e+12 entries, more than 2^36");
+  EXPECT_EQ(rejection("moba(causal=0,gate=sink)"),
+            "causal=0: the window and sink gates choose recent blocks and need causality");
+}
+
+TEST(Case, RejectsCapturedSlicesThatDoNotFit) {
+  EXPECT_EQ(rejection("moba(regime=captured:layer4,lens=1025)"), "lens=1025: captured:layer4 has 1024 tokens");
+  EXPECT_EQ(rejection("moba(regime=captured:layer4,dk=65,dv=3)"), "dk=65: captured:layer4 has 64 features");
+  EXPECT_EQ(rejection("moba(regime=captured:layer9)"),
+            "regime=captured:layer9: no captured activations of that name; there are: layer0, layer4");
+  EXPECT_EQ(rejection("moba(regime=captured:../activations/layer4)").substr(0, 30), "regime=captured:../activations");
+  EXPECT_EQ(rejection("moba(regime=captured)").substr(0, 16), "regime=captured:");
+}
+
+TEST(CaseFile, NamesFileAndLine) {
+  const auto path = std::filesystem::temp_directory_path() / "attnspec_case_file_test.cases";
+  std::ofstream(path) << "# why\n\nmoba(lens=4) # tiny\n  dense(lens=5)\n";
+  EXPECT_EQ(read_case_file(path.string()).size(), 2u);
+  std::ofstream(path) << "moba(lens=4)\nmoba(lens=x)\n";
+  try {
+    read_case_file(path.string());
+    FAIL();
+  } catch (const std::invalid_argument& error) {
+    EXPECT_EQ(error.what(), path.string() + ":2: lens=x: is not a whole number");
+  }
+  std::filesystem::remove(path);
+  EXPECT_THROW(read_case_file(path.string()), std::runtime_error);
+}
+
+}  // namespace
+}  // namespace attnspec::verify

@@ -1,0 +1,113 @@
+// The program as its users run it: exit codes, one clear line for bad input, and the printed replay command.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+namespace {
+
+struct Outcome {
+  int code;
+  std::string out, err;
+};
+
+/// Runs the program with a shell, so that quoting is the user's.
+Outcome run(const std::string& arguments, const std::string& environment = "") {
+  const auto err_path = std::filesystem::temp_directory_path() / ("attnspec_err_" + std::to_string(::getpid()));
+  FILE* pipe = popen((environment + " " ATTNSPEC_PROGRAM " " + arguments + " 2>" + err_path.string()).c_str(), "r");
+  Outcome result;
+  std::array<char, 4096> buffer;
+  while (const std::size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) result.out.append(buffer.data(), n);
+  result.code = WEXITSTATUS(pclose(pipe));
+  std::ifstream err(err_path);
+  result.err.assign(std::istreambuf_iterator<char>(err), {});
+  std::filesystem::remove(err_path);
+  return result;
+}
+
+/// Bad input: exit code 2, nothing on standard output, one line on standard error.
+void expect_one_line(const std::string& arguments, const std::string& line, const std::string& environment = "") {
+  const Outcome result = run(arguments, environment);
+  EXPECT_EQ(result.code, 2) << arguments;
+  EXPECT_EQ(result.out, "") << arguments;
+  EXPECT_EQ(result.err, "attnspec: " + line + "\n") << arguments;
+}
+
+TEST(CommandLine, GivesOneLineForBadInput) {
+  expect_one_line("check model:mobba",
+                  "kernel 'model:mobba': is not known; there are model:moba and defect:NAME (see list defects)");
+  expect_one_line("replay 'moba(heads=3,kv_heads=2)'", "heads=3: must be a multiple of kv_heads=2");
+  expect_one_line("replay 'moba(top_k=0)'", "top_k=0: must be at least 1");
+  expect_one_line("replay 'moba(lens=3+-1)'", "lens=3+-1: a length is negative, so that the offsets would decrease");
+  expect_one_line("replay nowhere.cases", "case file nowhere.cases: cannot be read");
+  expect_one_line("check --operator attention", "operator 'attention': is none of dense, selected, moba_select, moba");
+  expect_one_line("check defect:delta_missing --operator dense", "no kernel given implements an operator given");
+  expect_one_line("golden nowhere.safetensors", "nowhere.safetensors: cannot be read");
+  expect_one_line("golden", "/nonexistent: No such file or directory", "ATTNSPEC_GOLDEN_DIR=/nonexistent");
+  expect_one_line("check --junit /nonexistent/x.xml", "--junit /nonexistent/x.xml: cannot be written");
+  EXPECT_EQ(run("").code, 2);
+  EXPECT_EQ(run("chek").code, 2);
+  EXPECT_EQ(run("check --level 9").code, 2);
+  EXPECT_EQ(run("replay").code, 2);
+}
+
+TEST(CommandLine, NamesATruncatedGoldenFile) {
+  const auto directory = std::filesystem::temp_directory_path() / ("attnspec_golden_" + std::to_string(::getpid()));
+  std::filesystem::create_directory(directory);
+  std::ofstream(directory / "moba_9.safetensors", std::ios::binary) << std::string("\x10\0\0\0\0\0\0\0{}", 10);
+  expect_one_line("golden",
+                  (directory / "moba_9.safetensors").string() + ": truncated: its header has 16 bytes, the file 10",
+                  "ATTNSPEC_GOLDEN_DIR=" + directory.string());
+  std::filesystem::remove_all(directory);
+}
+
+TEST(CommandLine, ReplaysACase) {
+  const Outcome result = run("replay 'moba(lens=40,heads=2,kv_heads=1,block=16)'");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("verdict: pass"), std::string::npos);
+  for (const char* output : {"selection", "o", "lse", "dq", "dk", "dv"})
+    EXPECT_NE(result.out.find(std::string("\n  ") + output + " "), std::string::npos) << output;
+}
+
+TEST(CommandLine, ReplaysACaseFile) {
+  const auto path = std::filesystem::temp_directory_path() / ("attnspec_cases_" + std::to_string(::getpid()));
+  std::ofstream(path) << "moba(lens=5)  # a comment\ndense(lens=6)\n";
+  const Outcome result = run("replay " + path.string());
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("dense(lens=6)"), std::string::npos);
+  std::filesystem::remove(path);
+}
+
+TEST(CommandLine, PrintsAReplayCommandThatRepeatsTheFinding) {
+  const Outcome found = run("replay 'moba(lens=80,block=16,seed=3)' --kernel defect:delta_missing");
+  EXPECT_EQ(found.code, 1);
+  const std::size_t line_begin = found.out.find("FAIL "), line_end = found.out.find('\n', line_begin);
+  const std::string line = found.out.substr(line_begin, line_end - line_begin);
+  const std::string command = line.substr(line.find("./attnspec ") + std::string("./attnspec ").size());
+  const Outcome again = run(command);
+  EXPECT_EQ(again.code, 1);
+  EXPECT_NE(again.out.find(line), std::string::npos);
+}
+
+TEST(CommandLine, JudgesCapturedActivationsFromAnotherDirectory) {
+  expect_one_line(
+      "replay 'moba(regime=captured:layer4)'",
+      "regime=captured:layer4: no captured activations of that name; there are: ", "ATTNSPEC_ACTIVATIONS_DIR=/tmp/..");
+  EXPECT_EQ(run("replay 'moba(lens=64,heads=6,kv_heads=2,regime=captured:layer4)'").code, 0);
+}
+
+TEST(CommandLine, ListsWhatThereIs) {
+  EXPECT_NE(run("list operators").out.find("moba_select"), std::string::npos);
+  EXPECT_NE(run("list kernels").out.find("model:moba"), std::string::npos);
+  EXPECT_NE(run("list regimes").out.find("layer0, layer4"), std::string::npos);
+  EXPECT_NE(run("list defects").out.find("defect:delta_missing"), std::string::npos);
+  EXPECT_EQ(run("--help").code, 0);
+  EXPECT_NE(run("check --help").out.find("--junit"), std::string::npos);
+}
+
+}  // namespace

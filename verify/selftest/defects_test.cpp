@@ -1,0 +1,48 @@
+// Every planted defect is rejected, by the comparison that should see it.
+
+#include "verify/model/defects.hpp"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+#include "verify/judge.hpp"
+#include "verify/kernel.hpp"
+#include "verify/levels.hpp"
+
+namespace attnspec::verify {
+namespace {
+
+/// The output in which a defect shows first.
+const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "selection"},
+                                                  {"future_token_visible", "o"},
+                                                  {"top_k_one_is_dense", "o"},
+                                                  {"merge_without_rescaling", "o"},
+                                                  {"delta_missing", "dq"}};
+
+class Defects : public testing::TestWithParam<std::string> {};
+
+TEST_P(Defects, AreRejectedWithinTwentyCases) {
+  const Kernel& kernel = find_kernel("defect:" + GetParam());
+  int cases = 0;
+  for (const Case& c : level_cases(kernel.operators.front(), 1)) {
+    ASSERT_LT(cases++, 20) << "not rejected";
+    const CaseResult result = judge(kernel, c);
+    if (!is_finding(result.verdict)) continue;
+    EXPECT_EQ(result.findings.front().output, kShowsIn.at(GetParam()));
+    return;
+  }
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> result;
+  for (const model::Defect& defect : model::defects()) result.push_back(defect.name);
+  return result;
+}
+
+INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::ValuesIn(names()),
+                         [](const auto& instance) { return instance.param; });
+
+}  // namespace
+}  // namespace attnspec::verify

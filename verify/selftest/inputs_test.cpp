@@ -1,0 +1,131 @@
+// Inputs are a pure function of the case, the same on every machine.
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <bit>
+#include <set>
+
+#include "reference/moba.hpp"
+#include "verify/random.hpp"
+#include "verify/regimes.hpp"
+
+namespace attnspec::verify {
+namespace {
+
+using reference::Tensor;
+
+/// FNV-1a over the bits of every input.
+std::uint64_t fingerprint(const Inputs& inputs) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  const auto add = [&](std::uint64_t bits) {
+    for (int byte = 0; byte < 8; ++byte) hash = (hash ^ (bits >> (8 * byte) & 0xff)) * 0x100000001b3u;
+  };
+  for (const Tensor* tensor : {&inputs.q, &inputs.k, &inputs.v, &inputs.d_o})
+    for (const double x : tensor->values) add(std::bit_cast<std::uint64_t>(x));
+  for (const std::int32_t b : inputs.selection.blocks) add(static_cast<std::uint64_t>(b));
+  return hash;
+}
+
+std::uint64_t fingerprint(const char* text) { return fingerprint(make_inputs(parse_case(text))); }
+
+TEST(Inputs, AreTheSameOnEveryMachine) {
+  EXPECT_EQ(fingerprint("moba(lens=20+3,heads=2,seed=7)"), 15539124447795480315u);
+  EXPECT_EQ(fingerprint("selected(lens=50,heads=4,kv_heads=2,block=8,regime=near_tie,dtype=fp16)"), 12401185348575438578u);
+  EXPECT_EQ(fingerprint("moba(lens=30,regime=captured:layer4,heads=6,kv_heads=2,seed=5)"), 3961933668545898305u);
+}
+
+TEST(Inputs, DoNotDependOnTheNumberOfThreads) {
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const std::uint64_t one = fingerprint("moba(lens=100,heads=3,regime=token_tagged)");
+  omp_set_num_threads(4);
+  EXPECT_EQ(fingerprint("moba(lens=100,heads=3,regime=token_tagged)"), one);
+  omp_set_num_threads(threads);
+}
+
+TEST(Inputs, DifferFromSeedToSeedAndFromTensorToTensor) {
+  EXPECT_NE(fingerprint("moba(seed=1)"), fingerprint("moba(seed=2)"));
+  const Inputs inputs = make_inputs(parse_case("moba()"));
+  EXPECT_NE(inputs.q.values, inputs.k.values);
+}
+
+TEST(Inputs, AreExactInTheirFormat) {
+  for (const Regime& regime : regimes()) {
+    const std::string name = regime.name == std::string("captured") ? "captured:layer4" : regime.name;
+    for (const char* dtype : {"bf16", "fp16", "fp32"}) {
+      const Case c = parse_case("moba(lens=70,heads=2,regime=" + name + ",dtype=" + dtype + ")");
+      const Inputs inputs = make_inputs(c);
+      for (const Tensor* tensor : {&inputs.q, &inputs.k, &inputs.v, &inputs.d_o})
+        for (const double x : tensor->values) ASSERT_EQ(x, reference::round_to(x, c.dtype)) << name << " " << dtype;
+    }
+  }
+}
+
+TEST(Random, NormalHasMeanZeroAndVarianceOne) {
+  const Random random(3, "test");
+  double sum = 0, squares = 0;
+  constexpr int kDraws = 100000;
+  for (std::uint64_t i = 0; i < kDraws; ++i) {
+    sum += random.normal(i);
+    squares += random.normal(i) * random.normal(i);
+  }
+  EXPECT_NEAR(sum / kDraws, 0, 0.02);
+  EXPECT_NEAR(squares / kDraws, 1, 0.02);
+}
+
+TEST(TieRegime, MakesBlocksThatTieExactly) {
+  const Case c = parse_case("moba(lens=320,block=16,regime=tie)");
+  const Inputs inputs = make_inputs(c);
+  const reference::Matrix pooled = reference::pool_keys(inputs.k.rows(0, 320, 0), 16);
+  std::set<double> scores;
+  for (Eigen::Index b = 0; b < pooled.rows(); ++b) scores.insert(pooled.row(b).dot(inputs.q.row(319, 0)));
+  EXPECT_LE(scores.size(), 3u);
+}
+
+TEST(NearTieRegime, MakesMeansThatDifferByLessAndByMoreThanTheirRounding) {
+  const Case c = parse_case("moba(lens=640,block=32,regime=near_tie)");
+  const Inputs inputs = make_inputs(c);
+  const reference::Matrix pooled = reference::pool_keys(inputs.k.rows(0, 640, 0), 32);
+  int below = 0, above = 0;
+  for (Eigen::Index b = 1; b < pooled.rows(); ++b) {
+    const double difference = (pooled.row(b) - pooled.row(0)).cwiseAbs().maxCoeff(), half_ulp = 0x1p-8;
+    if (difference > 0) (difference < half_ulp ? below : above) += 1;
+  }
+  EXPECT_GT(below, 2);
+  EXPECT_GT(above, 0);
+}
+
+TEST(VeryNegativeRegime, HasScoresFarBelowZero) {
+  const Case c = parse_case("dense(lens=16,regime=very_negative)");
+  const Inputs inputs = make_inputs(c);
+  EXPECT_LT(c.scale * inputs.q.row(15, 0).dot(inputs.k.row(3, 0)), -7000);
+}
+
+TEST(Selections, HaveEmptySlotsEmptyRowsAndTheOwnBlock) {
+  const Case c = parse_case("selected(lens=300,block=16,top_k=6,seed=1)");
+  const Inputs inputs = make_inputs(c);
+  EXPECT_NO_THROW(reference::validate(problem_of(c).attention, c.block, inputs.selection));
+  int empty_rows = 0, empty_front = 0, own = 0;
+  for (std::int64_t t = 0; t < 300; ++t) {
+    const auto row = inputs.selection.row(t, 0);
+    empty_rows += std::count(row.begin(), row.end(), -1) == 6 ? 1 : 0;
+    empty_front += row[0] == -1 ? 1 : 0;
+    own += std::count(row.begin(), row.end(), static_cast<std::int32_t>(t / 16)) > 0 ? 1 : 0;
+  }
+  EXPECT_GT(empty_rows, 0);
+  EXPECT_GT(empty_front, 10);
+  EXPECT_GT(own, 200);
+}
+
+TEST(CapturedRegime, SlicesTheFileAndAlignsQueriesWithTheLastKeys) {
+  const Inputs whole = make_inputs(parse_case("moba(lens=64,heads=6,kv_heads=2,regime=captured:layer0)"));
+  const Inputs decode =
+      make_inputs(parse_case("moba(lens=64,q_lens=2,heads=3,kv_heads=1,dk=16,dv=16,regime=captured:layer0)"));
+  EXPECT_EQ(decode.q.row(1, 2)[5], whole.q.row(63, 2)[5]);
+  EXPECT_EQ(decode.k.row(63, 0)[5], whole.k.row(63, 0)[5]);
+  EXPECT_EQ(decode.d_o.row(0, 0)[15], whole.d_o.row(62, 0)[15]);
+}
+
+}  // namespace
+}  // namespace attnspec::verify

@@ -1,0 +1,208 @@
+// The judge accepts the model kernel and every benign variation of it, and rejects kernels that misbehave.
+
+#include "verify/judge.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "verify/kernel.hpp"
+#include "verify/model/model.hpp"
+
+namespace attnspec::verify {
+namespace {
+
+const Kernel& model_kernel() { return find_kernel("model:moba"); }
+
+Verdict verdict(const Kernel& kernel, const char* text) { return judge(kernel, parse_case(text)).verdict; }
+
+/// The model kernel, with something done to its outputs afterwards.
+Kernel altered(std::function<void(const ForwardCall&)> after_forward,
+               std::function<void(const BackwardCall&)> after_backward = {}) {
+  Kernel kernel = model_kernel();
+  kernel.forward = [=](const ForwardCall& call) {
+    model_kernel().forward(call);
+    if (after_forward) after_forward(call);
+  };
+  kernel.backward = [=](const BackwardCall& call) {
+    model_kernel().backward(call);
+    if (after_backward) after_backward(call);
+  };
+  return kernel;
+}
+
+constexpr const char* kCase = "moba(lens=100,heads=2,kv_heads=1,block=16,top_k=3)";
+
+TEST(Judge, JudgesEveryRowOfEveryOutput) {
+  const CaseResult result = judge(model_kernel(), parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::pass);
+  ASSERT_EQ(result.outputs.size(), 6u);
+  for (const OutputSummary& output : result.outputs)
+    EXPECT_EQ(output.rows, output.output == "dk" || output.output == "dv" ? 100 : 200) << output.output;
+  EXPECT_EQ(result.rows(), 1000);
+  EXPECT_EQ(judge(model_kernel(), parse_case("dense(lens=30)")).rows(), 5 * 30);
+  EXPECT_EQ(judge(model_kernel(), parse_case("moba_select(lens=30)")).rows(), 30);
+}
+
+TEST(Judge, AcceptsCornersWithoutRows) {
+  EXPECT_EQ(verdict(model_kernel(), "moba(lens=0)"), Verdict::pass);
+  EXPECT_EQ(verdict(model_kernel(), "moba(lens=0,q_lens=3)"), Verdict::pass);
+  EXPECT_EQ(verdict(model_kernel(), "dense(lens=0+5,q_lens=2+0)"), Verdict::pass);
+  EXPECT_EQ(verdict(model_kernel(), "selected(lens=3,q_lens=9,block=1,top_k=50,causal=0)"), Verdict::pass);
+}
+
+TEST(Judge, FindsASingleElementThatIsOff) {
+  for (const char* output : {"o", "dq", "dk", "dv"}) {
+    const auto spoil = [](const TensorView& view) {
+      const double x = view.load(70, 0, 5);
+      view.store(70, 0, 5, x + 64 * reference::spacing(x, view.format));
+    };
+    const Kernel kernel = altered(
+        [&](const ForwardCall& call) {
+          if (output[0] == 'o') spoil(call.o);
+        },
+        [&](const BackwardCall& call) {
+          if (output[1] == 'q') spoil(call.dq);
+          if (output[1] == 'k') spoil(call.dk);
+          if (output[1] == 'v') spoil(call.dv);
+        });
+    const CaseResult result = judge(kernel, parse_case("moba(lens=100,block=16,top_k=3,regime=diffuse)"));
+    EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << output;
+    ASSERT_FALSE(result.findings.empty());
+    EXPECT_EQ(result.findings[0].output, output);
+    EXPECT_EQ(result.findings[0].token, 70);
+    EXPECT_EQ(result.findings[0].d, 5);
+  }
+}
+
+TEST(Judge, FindsAnLseInBaseTwo) {
+  const Kernel kernel = altered([](const ForwardCall& call) {
+    for (std::int64_t token = 0; token < call.lse.tokens; ++token)
+      call.lse.store(token, 0, 0, call.lse.load(token, 0, 0) / std::log(2.0));
+  });
+  EXPECT_EQ(verdict(kernel, "moba(lens=40,block=16)"), Verdict::value_out_of_bound);
+}
+
+TEST(Judge, FindsNanAndDoesNotRunTheBackwardOnIt) {
+  bool backward_ran = false;
+  const Kernel kernel = altered([](const ForwardCall& call) { call.o.store(3, 1, 2, std::nan("")); },
+                                [&](const BackwardCall&) { backward_ran = true; });
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::non_finite);
+  EXPECT_NE(result.reason, "");
+  EXPECT_FALSE(backward_ran);
+}
+
+TEST(Judge, FindsOutputsThatWereNeverWritten) {
+  Kernel kernel = model_kernel();
+  kernel.forward = [](const ForwardCall&) {};
+  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::non_finite);
+  EXPECT_EQ(verdict(kernel, "moba_select(lens=9)"), Verdict::selection_mismatch);
+  kernel = model_kernel();
+  kernel.backward = [](const BackwardCall&) {};
+  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::non_finite);
+}
+
+TEST(Judge, FindsADuplicateBlockAndDoesNotJudgeItsValues) {
+  const Kernel kernel = altered([](const ForwardCall& call) {
+    if (call.op == Operator::moba) call.selection.data[(50 * 2 + 1) * 3 + 1] = call.selection.data[(50 * 2 + 1) * 3];
+  });
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::selection_mismatch);
+  ASSERT_EQ(result.findings.size(), 1u);
+  EXPECT_NE(result.findings[0].detail.find("twice"), std::string::npos);
+  EXPECT_EQ(result.outputs[1].rows, 199);  // o of the other rows
+}
+
+TEST(Judge, JudgesValuesOnTheKernelsOwnSelection) {
+  const char* tie = "moba(lens=200,heads=2,block=16,top_k=3,regime=tie)";
+  EXPECT_EQ(verdict(model_kernel(), tie),
+            Verdict::pass);  // takes the most recent of tied blocks, the reference the first
+  const Kernel liar = altered([](const ForwardCall& call) {  // exports another tied block than it attended to
+    for (std::int64_t row = 0; row < call.selection.tokens * call.selection.heads; ++row) {
+      std::int32_t* blocks = call.selection.data + row * call.selection.slots;
+      std::sort(blocks, blocks + 3);
+      if (blocks[2] >= 6) blocks[0] = blocks[0] >= 3 ? blocks[0] - 3 : blocks[0];
+    }
+  });
+  EXPECT_NE(verdict(liar, tie), Verdict::pass);
+}
+
+TEST(Judge, HandsTheBackwardWhatTheForwardGave) {
+  bool same = false;
+  const Kernel kernel = altered({}, [&](const BackwardCall& call) {
+    same = std::isfinite(call.forward.o.load(99, 1, 0)) && call.forward.selection.data[99 * 2 * 3] >= 0;
+  });
+  EXPECT_EQ(verdict(kernel, kCase), Verdict::pass);
+  EXPECT_TRUE(same);
+}
+
+TEST(Judge, JudgesTheBackwardOnTheOutputsItWasGivenEvenIfTheyAreWrong) {
+  const Kernel kernel = altered([](const ForwardCall& call) {
+    for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(60, 0, d, 3);
+  });
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
+  for (const OutputSummary& output : result.outputs)
+    EXPECT_EQ(output.findings, output.output == "o" ? 1 : 0) << output.output;
+}
+
+TEST(Judge, TriesEveryAdmissibleSelectionOfAKernelThatHidesItsOwn) {
+  Kernel kernel = model_kernel();
+  kernel.exports_selection = false;
+  EXPECT_EQ(verdict(kernel, "moba(lens=300,heads=2,block=16,top_k=4)"), Verdict::pass);
+  const CaseResult few = judge(kernel, parse_case("moba(lens=112,block=16,top_k=3,regime=tie)"));
+  EXPECT_EQ(few.verdict, Verdict::pass);  // up to 15 tied selections a row
+  EXPECT_EQ(few.outputs.size(), 5u);
+  const CaseResult many = judge(kernel, parse_case("moba(lens=400,block=8,top_k=6,regime=tie)"));
+  EXPECT_EQ(many.verdict, Verdict::undecided);
+  EXPECT_GT(many.undecided(), 0);
+  EXPECT_GT(many.rows(), 0);
+}
+
+TEST(Judge, SaysWhatIsUnsupportedBeforeMakingInputs) {
+  Kernel kernel = model_kernel();
+  kernel.unsupported = [](const Case& c) {
+    return c.dk > 64 ? std::optional<std::string>("dk above 64") : std::nullopt;
+  };
+  const CaseResult result = judge(kernel, parse_case("moba(dk=65)"));
+  EXPECT_EQ(result.verdict, Verdict::not_supported);
+  EXPECT_EQ(result.reason, "dk above 64");
+  kernel.operators = {Operator::dense};
+  EXPECT_EQ(verdict(kernel, "moba()"), Verdict::not_supported);
+}
+
+TEST(Judge, AcceptsPooledKeysRoundedAsDeclaredAtNearTies) {
+  Kernel kernel = model::make_kernel(
+      "test:rounded_pool", "", {Operator::moba, Operator::moba_select}, model::correct_stages(), [](Format dtype) {
+        return reference::Profile{.input = dtype, .weights = dtype, .pooled = dtype, .output = dtype};
+      });
+  for (const char* text :
+       {"moba_select(lens=640,heads=2,block=32,top_k=5,regime=near_tie)", "moba_select(lens=640,block=20,top_k=5)",
+        "moba(lens=320,block=32,top_k=3,regime=near_tie,dtype=fp16)"})
+    EXPECT_EQ(verdict(kernel, text), Verdict::pass) << text;
+  Kernel over_declared = kernel;  // rounds its mean keys, declares that it does not
+  over_declared.profile = model_kernel().profile;
+  EXPECT_EQ(verdict(over_declared, "moba_select(lens=640,heads=2,block=32,top_k=5,regime=near_tie)"),
+            Verdict::selection_mismatch);
+}
+
+TEST(Judge, AcceptsANormaliserThatSumsRoundedWeightsWhereDeclared) {
+  const auto rounded_sum = [](Format dtype) {
+    return reference::Profile{
+        .input = dtype, .weights = dtype, .output = dtype, .normaliser = reference::Normaliser::sums_rounded};
+  };
+  const Kernel kernel =
+      model::make_kernel("test:rounded_sum", "", {Operator::dense}, model::correct_stages(), rounded_sum);
+  for (const char* text :
+       {"dense(lens=200)", "dense(lens=200,regime=diffuse)", "dense(lens=200,regime=token_tagged,dtype=fp16)"})
+    EXPECT_EQ(verdict(kernel, text), Verdict::pass) << text;
+  Kernel undeclared = kernel;
+  undeclared.profile = model_kernel().profile;
+  EXPECT_EQ(verdict(undeclared, "dense(lens=200)"), Verdict::value_out_of_bound);  // its lse
+}
+
+}  // namespace
+}  // namespace attnspec::verify

@@ -1,0 +1,89 @@
+// The failure line, the table, exit codes and the JUnit file.
+
+#include "verify/report.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <pugixml.hpp>
+
+namespace attnspec::verify {
+namespace {
+
+CaseResult result_with(Verdict verdict, const char* text = "moba(lens=9)") {
+  CaseResult result;
+  result.c = parse_case(text);
+  result.kernel = "model:x";
+  result.verdict = verdict;
+  result.outputs.push_back({"o", 9, is_finding(verdict) ? 1 : 0, verdict == Verdict::undecided ? 2 : 0, 1.5, 4});
+  if (is_finding(verdict)) result.findings.push_back({verdict, "o", 0, 4, 1, 5, 0.75, 0.5, 0.001, 31.5, 0, ""});
+  return result;
+}
+
+TEST(FailureLine, HasAFixedGrammarAndEndsWithTheReplayCommand) {
+  CaseResult result = result_with(Verdict::value_out_of_bound);
+  EXPECT_EQ(failure_line(result, result.findings[0]),
+            "FAIL value-out-of-bound model:x o[seq=0,token=4,head=1,d=5] => 0x1.8p-1 (0.75) expected 0x1p-1 (0.5) "
+            "bound 0.001 ratio 250 | ./attnspec replay 'moba(lens=9)' --kernel model:x");
+  result.findings[0].limit = 2;
+  EXPECT_NE(failure_line(result, result.findings[0]).find("; its row R 31.5 limit 2 |"), std::string::npos);
+  result.findings[0] = {Verdict::selection_mismatch, "selection", 0, 4, 1, -1, 0, 0, 0, 0, 0, "block 2 twice"};
+  EXPECT_EQ(failure_line(result, result.findings[0]),
+            "FAIL selection-mismatch model:x selection[seq=0,token=4,head=1] => block 2 twice | "
+            "./attnspec replay 'moba(lens=9)' --kernel model:x");
+}
+
+TEST(Table, CountsEveryVerdict) {
+  const std::string text =
+      table({result_with(Verdict::pass), result_with(Verdict::pass), result_with(Verdict::undecided),
+             result_with(Verdict::value_out_of_bound, "dense(lens=9)")});
+  EXPECT_EQ(text,
+            "kernel   operator  cases  rows judged  worst R  undecided rows  verdicts\n"
+            "model:x  moba          3           27     1.50               2  2 pass, 1 undecided\n"
+            "model:x  dense         1            9     1.50               0  1 value-out-of-bound\n"
+            "4 cases: 2 pass, 1 undecided, 1 value-out-of-bound\n");
+}
+
+TEST(ExitCode, IsZeroOneOrThree) {
+  const CaseResult pass = result_with(Verdict::pass), wrong = result_with(Verdict::non_finite);
+  CaseResult unsupported = result_with(Verdict::not_supported);
+  unsupported.outputs.clear();
+  EXPECT_EQ(exit_code({pass, pass}), 0);
+  EXPECT_EQ(exit_code({pass, unsupported}), 0);
+  EXPECT_EQ(exit_code({unsupported}), 3);
+  EXPECT_EQ(exit_code({pass, result_with(Verdict::undecided)}), 3);
+  EXPECT_EQ(exit_code({result_with(Verdict::undecided), wrong}), 1);
+  unsupported.c = parse_case("dense()");
+  EXPECT_EQ(exit_code({pass, unsupported}), 3);  // an operator of which nothing was judged
+}
+
+TEST(Junit, HoldsEveryCaseAndItsFindings) {
+  const auto path = std::filesystem::temp_directory_path() / ("attnspec_junit_" + std::to_string(::getpid()) + ".xml");
+  write_junit(path.string(),
+              {result_with(Verdict::pass), result_with(Verdict::value_out_of_bound), result_with(Verdict::undecided)});
+  pugi::xml_document document;
+  ASSERT_TRUE(document.load_file(path.c_str()));
+  const pugi::xml_node suite = document.child("testsuites").child("testsuite");
+  EXPECT_STREQ(suite.attribute("name").value(), "model:x moba");
+  EXPECT_EQ(suite.attribute("tests").as_int(), 3);
+  EXPECT_EQ(suite.attribute("failures").as_int(), 1);
+  EXPECT_EQ(suite.attribute("skipped").as_int(), 1);
+  EXPECT_EQ(
+      std::string(suite.find_child([](pugi::xml_node n) { return n.child("failure"); }).child("failure").text().get())
+          .substr(0, 5),
+      "FAIL ");
+  std::filesystem::remove(path);
+  EXPECT_THROW(write_junit("/nonexistent/directory/x.xml", {}), std::runtime_error);
+}
+
+TEST(Details, ShowEveryOutput) {
+  EXPECT_EQ(details(result_with(Verdict::pass)),
+            "moba(lens=9)\nmodel:x  \n"
+            "  output          rows   worst R     rms R undecided     wrong\n"
+            "  o                  9      1.50      0.67         0         0\n"
+            "verdict: pass\n");
+}
+
+}  // namespace
+}  // namespace attnspec::verify

@@ -1,0 +1,120 @@
+// Reading safetensors and golden files, whole and broken.
+
+#include "verify/safetensors.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "verify/golden.hpp"
+
+namespace attnspec::verify {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct SafetensorsFile : testing::Test {
+  fs::path path = fs::temp_directory_path() / ("attnspec_" + std::to_string(::getpid()) + ".safetensors");
+  ~SafetensorsFile() override { fs::remove(path); }
+
+  void write(const std::string& header, const std::string& data, std::uint64_t size) {
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&size), sizeof size);
+    file << header << data;
+  }
+  void write(const std::string& header, const std::string& data) { write(header, data, header.size()); }
+
+  std::string failure() const {
+    try {
+      read_safetensors(path.string());
+    } catch (const std::runtime_error& error) {
+      const std::string message = error.what();
+      EXPECT_EQ(message.find(path.string()), 0u) << message;
+      EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+      return message.substr(path.string().size() + 2);
+    }
+    return "";
+  }
+};
+
+TEST_F(SafetensorsFile, GivesTensorsOfEveryDtype) {
+  write(
+      R"({"__metadata__":{"block":"16"},"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},)"
+      R"("b":{"dtype":"F16","shape":[1,1],"data_offsets":[4,6]},"c":{"dtype":"I32","shape":[1],"data_offsets":[6,10]}})",
+      std::string("\x80\x3f\x00\xc0", 4) + std::string("\x00\x38", 2) + std::string("\xff\xff\xff\xff", 4));
+  const Safetensors file = read_safetensors(path.string());
+  EXPECT_EQ(file.at("a").values, (std::vector<double>{1, -2}));
+  EXPECT_EQ(file.at("b").values, (std::vector<double>{0.5}));
+  EXPECT_EQ(file.at("c").values, (std::vector<double>{-1}));
+  EXPECT_EQ(file.meta("block"), "16");
+  EXPECT_THROW(file.at("d"), std::runtime_error);
+  EXPECT_THROW(file.meta("lens"), std::runtime_error);
+}
+
+TEST_F(SafetensorsFile, FailsInOneLineWhenItIsBroken) {
+  EXPECT_EQ(failure(), "cannot be read");
+  std::ofstream(path) << "abc";
+  EXPECT_EQ(failure(), "truncated, 3 bytes");
+  write("{}", "", 1000);
+  EXPECT_EQ(failure(), "truncated: its header has 1000 bytes, the file 10");
+  write("{]", "");
+  EXPECT_EQ(failure().substr(0, 8), "header: ");
+  write(R"({"a":{"dtype":"F64","shape":[2],"data_offsets":[0,16]}})", "12345678");
+  EXPECT_EQ(failure(), "tensor a: ends at byte 16 of 8: the file is truncated");
+  write(R"({"a":{"dtype":"F8","shape":[8],"data_offsets":[0,8]}})", "12345678");
+  EXPECT_EQ(failure(), "tensor a: dtype F8 is not known");
+  write(R"({"a":{"dtype":"F64","shape":[3],"data_offsets":[0,8]}})", "12345678");
+  EXPECT_EQ(failure(), "tensor a: data_offsets do not fit the shape");
+  write(R"({"a":{"dtype":"F64","shape":[999,999],"data_offsets":[0,8]}})", "12345678");
+  EXPECT_EQ(failure(), "tensor a: shape does not fit the file");
+  write(R"({"a":{"dtype":"F64","shape":[0],"data_offsets":[0,8]}})", "12345678");
+  EXPECT_EQ(failure(), "tensor a: data_offsets do not fit the shape");
+  write(R"({"a":{"dtype":"F64","shape":[-1],"data_offsets":[0,8]}})", "12345678");
+  EXPECT_EQ(failure(), "tensor a: shape does not fit the file");
+  write(R"({"a":{"dtype":"F64","shape":[1],"data_offsets":[8,0]}})", "12345678");
+  EXPECT_EQ(failure(), "tensor a: data_offsets are not a begin and an end");
+  write(R"({"a":{"dtype":"F64"}})", "12345678");
+  EXPECT_EQ(failure().substr(0, 8), "header: ");
+  write(R"([1,2])", "");
+  EXPECT_EQ(failure().substr(0, 8), "header: ");
+}
+
+TEST_F(SafetensorsFile, FailsAtEveryLengthItCanBeTruncatedTo) {
+  std::ifstream whole(golden_files().front(), std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(whole), {}};
+  for (std::size_t size = 0; size < bytes.size(); size += 1 + bytes.size() / 97) {
+    std::ofstream(path, std::ios::binary) << bytes.substr(0, size);
+    EXPECT_NE(failure(), "") << size;
+  }
+}
+
+TEST(Golden, TellsAWrongResultFromARightOne) {
+  const std::string path = golden_files().front();
+  for (const GoldenComparison& comparison : compare_golden(path)) EXPECT_TRUE(comparison.agrees()) << comparison.tensor;
+  std::ifstream whole(path, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(whole), {}};
+  const fs::path changed =
+      fs::temp_directory_path() / ("attnspec_golden_" + std::to_string(::getpid()) + ".safetensors");
+  const std::size_t dk_begins = bytes.find('}', bytes.find("\"dk\":{")) + 1;
+  ASSERT_LT(dk_begins, bytes.size());
+  std::uint64_t header = 0;
+  std::copy_n(bytes.data(), sizeof header, reinterpret_cast<char*>(&header));
+  bytes[8 + header + 8 * 100 + 5] ^= 1;  // a middle bit of one number of dk, the first tensor
+  std::ofstream(changed, std::ios::binary) << bytes;
+  for (const GoldenComparison& comparison : compare_golden(changed.string()))
+    EXPECT_EQ(comparison.agrees(), comparison.tensor != "dk");
+  fs::remove(changed);
+}
+
+TEST(Golden, CoversMobaForwardAndBackward) {
+  int files = 0;
+  for (const std::string& path : golden_files()) files += is_defined(path) ? 1 : 0;
+  EXPECT_GE(files, 4);
+}
+
+}  // namespace
+}  // namespace attnspec::verify
