@@ -70,6 +70,8 @@ int check(const CheckOptions& options) {
         for (const Case& c : level_cases(op, options.level)) jobs.push_back({kernel, c});
   if (jobs.empty()) throw std::invalid_argument("no kernel given implements an operator given");
   if (!options.junit.empty()) require_writable_junit(options.junit);
+  if (const std::string why = cuda::find_devices().why_none; options.kernels.empty() && !why.empty())
+    fmt::print(stderr, "no cuda: kernels: {}\n", why);
   const auto start = std::chrono::steady_clock::now();
   const std::vector<CaseResult> results = run(jobs);
   fmt::print("{}", table(results));
@@ -134,7 +136,7 @@ int list_kernels() {
   }
   const cuda::Devices devices = cuda::find_devices();
   for (const std::string& device : devices.names) fmt::print("GPU: {}\n", device);
-  if (!devices.why_none.empty()) fmt::print("cuda: kernels: none, {}\n", devices.why_none);
+  if (!devices.why_none.empty()) fmt::print("no cuda: kernels: {}\n", devices.why_none);
   return 0;
 }
 

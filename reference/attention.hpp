@@ -24,17 +24,17 @@ struct Sequence {
 
   std::int64_t num_queries() const { return q_end - q_begin; }
   std::int64_t num_keys() const { return k_end - k_begin; }
-  /// t of a packed query token: bottom-right aligned, so the last query stands at the last key. Negative for the
-  /// first queries when there are more queries than keys: those see no key.
+  /// t of a packed query token, equation L1: bottom-right aligned, so the last query stands at the last key. Negative
+  /// for the first queries when there are more queries than keys: those see no key.
   std::int64_t position(std::int64_t token) const { return token - q_begin + num_keys() - num_queries(); }
 };
 
 std::vector<Sequence> sequences(const AttentionProblem& problem);
 
-/// The kv head whose keys and values query head h reads: g = floor(h / (H / Hkv)).
+/// The kv head whose keys and values query head h reads: g = floor(h / (H / Hkv)). Equation L2.
 std::int64_t kv_head(const AttentionProblem& problem, std::int64_t head);
 
-/// Number of key blocks of a sequence: ceil(num_keys / block); the last one may be short.
+/// Number of key blocks of a sequence: ceil(num_keys / block); the last one may be short. Equation L3.
 std::int64_t num_blocks(std::int64_t num_keys, std::int64_t block);
 
 /// Calls visit(sequence, token, head) for every query row, in parallel. visit must not throw.

@@ -1,5 +1,5 @@
 // The predicted noise of attention's backward: dq of one query row, dk and dv of one key. docs/numerics.md, tags
-// B1 to B5. The o, lse and selection that the backward was given are exact here.
+// E1 to E5. The o, lse and selection that the backward was given are exact here.
 #pragma once
 
 #include "reference/attention_noise.hpp"
@@ -20,11 +20,11 @@ struct GradientTerms {
   double delta_variance = 0, lse_variance = 0;  // relative to P and to dS: the part that all keys of the row share
 };
 
-/// row: `attend_backward` on the same inputs, over any part of the row's keys. Tags B1 to B4.
+/// row: `attend_backward` on the same inputs, over any part of the row's keys. Tags E1 to E4.
 GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const RowGiven& given,
                              const RowGradient& row);
 
-/// The noise of dq, [dk]. dq: `query_gradient` of the same row. A row without keys has none. Tag B5.
+/// The noise of dq, [dk]. dq: `query_gradient` of the same row. A row without keys has none. Tag E5.
 RowNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
                               const RowGradient& row, const Vector& dq);
 
@@ -45,11 +45,11 @@ Vector dv_weights(const Profile& profile, const GradientTerms& terms, const RowG
 Vector dk_weights(const Profile& profile, const GradientTerms& terms, const RowGradient& row, double num_terms,
                   double scale);
 
-/// Adds one query row over the one range `visible`, as add_key_gradient does. Tags B1 to B4.
+/// Adds one query row over the one range `visible`, as add_key_gradient does. Tags E1 to E4.
 void add_key_noise(const Profile& profile, const RowInputs& in, const RowGiven& given, const GradientTerms& terms,
                    const RowGradient& row, std::int64_t first_key, double num_terms, KeyNoise& dk, KeyNoise& dv);
 
-/// What a whole sum shares, as a variance relative to its square: accumulation, and for dv equal weights. Tag B5.
+/// What a whole sum shares, as a variance relative to its square: accumulation, and for dv equal weights. Tag E5.
 double shared_dv_variance(const Profile& profile, double num_terms);
 double shared_dk_variance(const Profile& profile, double num_terms);
 

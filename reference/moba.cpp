@@ -52,7 +52,7 @@ Selection moba_select(const MobaProblem& problem, const Tensor& q, const Tensor&
     const Matrix& means = pooled[static_cast<std::size_t>(sequence.index * attention.kv_heads + kv_head(attention, h))];
     const std::int64_t t = sequence.position(token);
     const std::int64_t candidates = !attention.causal ? means.rows() : t < 0 ? 0 : t / problem.block;
-    const Rows past(means.data(), candidates, means.cols(), Eigen::OuterStride<>(means.cols()));
+    const Rows past(means.data(), candidates, means.cols());
     const auto blocks = select_blocks(problem, gate_scores(q.row(token, h), past), t, means.rows());
     std::copy(blocks.begin(), blocks.end(), selection.row(token, h).begin());
   });

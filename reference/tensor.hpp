@@ -12,14 +12,14 @@ namespace attnspec::reference {
 using Vector = Eigen::VectorXd;
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 /// Rows of one head, a view into a packed tensor: [tokens, dim].
-using Rows = Eigen::Map<const Matrix, 0, Eigen::OuterStride<>>;
+using Rows = Eigen::Map<const Matrix>;
 /// One row of one head, a view into a packed tensor or a vector of its own: [dim].
 using Row = Eigen::Ref<const Vector>;
 
-/// A packed tensor of doubles, [tokens, heads, dim], zero when made.
+/// A packed tensor of doubles, [tokens, heads, dim], zero when made. In memory the rows of one head lie together.
 struct Tensor {
   std::int64_t tokens = 0, heads = 0, dim = 0;
-  std::vector<double> values;
+  std::vector<double> values;  // [heads, tokens, dim]
 
   Tensor() = default;
   Tensor(std::int64_t num_tokens, std::int64_t num_heads, std::int64_t num_features)
@@ -28,8 +28,10 @@ struct Tensor {
         dim(num_features),
         values(static_cast<std::size_t>(num_tokens * num_heads * num_features)) {}
 
-  double* at(std::int64_t token, std::int64_t head) { return values.data() + (token * heads + head) * dim; }
-  const double* at(std::int64_t token, std::int64_t head) const { return values.data() + (token * heads + head) * dim; }
+  double* at(std::int64_t token, std::int64_t head) { return values.data() + (head * tokens + token) * dim; }
+  const double* at(std::int64_t token, std::int64_t head) const {
+    return values.data() + (head * tokens + token) * dim;
+  }
 
   /// One row, [dim].
   Eigen::Map<Vector> row(std::int64_t token, std::int64_t head) { return {at(token, head), dim}; }
@@ -37,7 +39,7 @@ struct Tensor {
 
   /// The rows begin .. end - 1 of one head, [end - begin, dim].
   Rows rows(std::int64_t begin, std::int64_t end, std::int64_t head) const {
-    return {at(begin, head), end - begin, dim, Eigen::OuterStride<>(heads * dim)};
+    return {at(begin, head), end - begin, dim};
   }
 };
 

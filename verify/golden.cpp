@@ -24,7 +24,9 @@ Tensor load(const Safetensors& file, const char* name, std::int64_t tokens, std:
     throw std::runtime_error(
         fmt::format("{}: tensor {}: its shape is not [{}, {}, {}]", file.path, name, tokens, heads, dim));
   Tensor result(tokens, heads, dim);
-  result.values = tensor.values;
+  for (std::int64_t token = 0; token < tokens; ++token)
+    for (std::int64_t head = 0; head < heads; ++head)
+      std::copy_n(tensor.values.begin() + (token * heads + head) * dim, dim, result.at(token, head));
   return result;
 }
 

@@ -219,8 +219,7 @@ class Judgement {
     rules_.resize(states_.size());
     for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
       const auto at = static_cast<std::size_t>(sequence.index * case_.kv_heads + kv_head(problem_.attention, h));
-      const Vector scores = gate_scores(inputs_.q.row(token, h), Rows(pooled[at].data(), pooled[at].rows(), case_.dk,
-                                                                      Eigen::OuterStride<>(case_.dk)));
+      const Vector scores = gate_scores(inputs_.q.row(token, h), Rows(pooled[at].data(), pooled[at].rows(), case_.dk));
       const Vector margins = exact ? Vector(Vector::Zero(scores.size()))
                                    : score_margins(profile_, inputs_.q.row(token, h), pooled[at], noise[at], scores);
       const SelectionRule rule =

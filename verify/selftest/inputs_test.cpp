@@ -22,7 +22,9 @@ std::uint64_t fingerprint(const Inputs& inputs) {
     for (int byte = 0; byte < 8; ++byte) hash = (hash ^ (bits >> (8 * byte) & 0xff)) * 0x100000001b3u;
   };
   for (const Tensor* tensor : {&inputs.q, &inputs.k, &inputs.v, &inputs.d_o})
-    for (const double x : tensor->values) add(std::bit_cast<std::uint64_t>(x));
+    for (std::int64_t token = 0; token < tensor->tokens; ++token)
+      for (std::int64_t head = 0; head < tensor->heads; ++head)
+        for (const double x : tensor->row(token, head)) add(std::bit_cast<std::uint64_t>(x));
   for (const std::int32_t b : inputs.selection.blocks) add(static_cast<std::uint64_t>(b));
   return hash;
 }
@@ -31,7 +33,8 @@ std::uint64_t fingerprint(const char* text) { return fingerprint(make_inputs(par
 
 TEST(Inputs, AreTheSameOnEveryMachine) {
   EXPECT_EQ(fingerprint("moba(lens=20+3,heads=2,seed=7)"), 15539124447795480315u);
-  EXPECT_EQ(fingerprint("selected(lens=50,heads=4,kv_heads=2,block=8,regime=near_tie,dtype=fp16)"), 12401185348575438578u);
+  EXPECT_EQ(fingerprint("selected(lens=50,heads=4,kv_heads=2,block=8,regime=near_tie,dtype=fp16)"),
+            12401185348575438578u);
   EXPECT_EQ(fingerprint("moba(lens=30,regime=captured:layer4,heads=6,kv_heads=2,seed=5)"), 3961933668545898305u);
 }
 

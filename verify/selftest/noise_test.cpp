@@ -89,7 +89,7 @@ TEST(ScoreMargins, GrowWithTheRoundingOfMeanKeysAndStayBelowTheWorstCase) {
   OneRow r;
   const Matrix pooled = pool_keys(r.in.k, 16);
   const PoolNoise noise = pool_noise(r.in.k, pooled, 16);
-  const Vector scores = gate_scores(r.in.q, Rows(pooled.data(), pooled.rows(), 16, Eigen::OuterStride<>(16)));
+  const Vector scores = gate_scores(r.in.q, Rows(pooled.data(), pooled.rows(), 16));
   const Vector fp32 = score_margins(r.profile, r.in.q, pooled, noise, scores);
   r.profile.pooled = Format::bf16;
   const Vector bf16 = score_margins(r.profile, r.in.q, pooled, noise, scores);

@@ -43,8 +43,8 @@ inline long double real_part(const std::complex<long double>& x) { return x.real
 /// The brackets on the right are the terms of the result. A dot product so gets sum |a_i b_i|, a weight exp(s - L) gets
 /// its sensitivity to the errors of s and L, and whatever is made of weights inherits it. Exact inputs have m = 0 and
 /// terms(x) = |x|. Following m through the equations below, with n keys in a row and r rows at a key, the gradients
-/// have the largest, 3 n + r + 2 dk + dv + 28, whatever the order of the sums: where this is below 900, 1e-13 terms
-/// bounds the error of a computation in double. Imaginary parts are infinitesimal and leave terms alone.
+/// have the largest, 3 n + max(n, r) + 2 dk + dv + 28, whatever the order of the sums: where this is below 900, 1e-13
+/// terms bounds the error of a computation in double. Imaginary parts are infinitesimal and leave terms alone.
 template <class T>
 struct Sum {
   T value{};
@@ -130,7 +130,7 @@ inline Place locate(const AttentionProblem& problem, std::int64_t token) {
 }
 
 /// g = floor(h / (H / Hkv)).
-inline std::int64_t kv_head(const AttentionProblem& problem, std::int64_t h) {
+inline std::int64_t key_head(const AttentionProblem& problem, std::int64_t h) {
   return h / (problem.heads / problem.kv_heads);
 }
 
@@ -189,7 +189,7 @@ std::vector<Sum<T>> gate_scores(const MobaProblem& problem, const Tensor<T>& q, 
   std::vector<Sum<T>> scores;
   for (std::int64_t begin = 0; begin < place.num_keys; begin += problem.block) {
     const std::int64_t end = std::min(begin + problem.block, place.num_keys);
-    const std::vector<Sum<T>> mean = mean_key(k, place.first_key + begin, end - begin, kv_head(problem.attention, h));
+    const std::vector<Sum<T>> mean = mean_key(k, place.first_key + begin, end - begin, key_head(problem.attention, h));
     Sum<T> score;
     for (std::int64_t d = 0; d < q.dim; ++d) score += q(token, h, d) * mean[static_cast<std::size_t>(d)];
     scores.push_back(score);
@@ -273,7 +273,7 @@ Sum<T> dot(const Tensor<T>& a, std::int64_t a_token, std::int64_t a_head, const 
 template <class T>
 Sum<T> score(const AttentionProblem& problem, const Tensor<T>& q, const Tensor<T>& k, std::int64_t token,
              std::int64_t h, std::int64_t key) {
-  return T(static_cast<long double>(problem.scale)) * dot(q, token, h, k, key, kv_head(problem, h));
+  return T(static_cast<long double>(problem.scale)) * dot(q, token, h, k, key, key_head(problem, h));
 }
 
 /// L = log sum_j exp(s_j) = m + log sum_j exp(s_j - m), in nats. The identity holds for any number m, so that the
@@ -308,9 +308,11 @@ Outputs<T> attend(const AttentionProblem& problem, const Tensor<T>& q, const Ten
       for (const std::int64_t key : keys.row(token, h)) scores.push_back(score(problem, q, k, token, h, key));
       const Sum<T> lse = log_sum_exp(scores);
       outputs.lse(token, h, 0) = lse;
-      for (std::size_t n = 0; n < scores.size(); ++n)
-        for (std::int64_t d = 0; d < v.dim; ++d)
-          outputs.o(token, h, d) += exp(scores[n] - lse) * v(keys.row(token, h)[n], kv_head(problem, h), d);
+      for (std::size_t n = 0; n < scores.size(); ++n) {
+        const Sum<T> weight = exp(scores[n] - lse);
+        const std::int64_t key = keys.row(token, h)[n];
+        for (std::int64_t d = 0; d < v.dim; ++d) outputs.o(token, h, d) += weight * v(key, key_head(problem, h), d);
+      }
     }
   return outputs;
 }
@@ -337,7 +339,7 @@ Gradients<T> attend_backward(const AttentionProblem& problem, const Tensor<T>& q
   Gradients<T> sum{{q.tokens, q.heads, q.dim}, {k.tokens, k.heads, k.dim}, {v.tokens, v.heads, v.dim}};
   for (std::int64_t token = 0; token < q.tokens; ++token)
     for (std::int64_t h = 0; h < q.heads; ++h) {
-      const std::int64_t g = kv_head(problem, h);
+      const std::int64_t g = key_head(problem, h);
       const Sum<T> delta = dot(d_o, token, h, outputs.o, token, h);
       for (const std::int64_t key : keys.row(token, h)) {
         const Sum<T> weight = exp(score(problem, q, k, token, h, key) - outputs.lse(token, h, 0));
