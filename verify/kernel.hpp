@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "reference/noise.hpp"
@@ -51,6 +52,6 @@ const std::vector<Kernel>& kernels();
 
 /// The kernel of that name: built in, or defect:NAME, the model kernel with one planted defect. Throws
 /// std::invalid_argument that names it and lists the kernels.
-const Kernel& find_kernel(const std::string& name);
+const Kernel& find_kernel(std::string_view name);
 
 }  // namespace attnspec::verify

@@ -17,7 +17,7 @@ const std::vector<Kernel>& kernels() {
   return all;
 }
 
-const Kernel& find_kernel(const std::string& name) {
+const Kernel& find_kernel(std::string_view name) {
   static const std::vector<Kernel> defective = [] {
     std::vector<Kernel> result;
     for (const model::Defect& defect : model::defects())

@@ -24,7 +24,8 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
 class Defects : public testing::TestWithParam<std::string> {};
 
 TEST_P(Defects, AreRejectedWithinTwentyCases) {
-  const Kernel& kernel = find_kernel("defect:" + GetParam());
+  const std::string name = "defect:" + GetParam();
+  const Kernel& kernel = find_kernel(name);
   int cases = 0;
   for (const Case& c : level_cases(kernel.operators.front(), 1)) {
     ASSERT_LT(cases++, 20) << "not rejected";
