@@ -40,7 +40,8 @@ void for_each_error(const Profile& profile, const RowInputs& in, const AttendedR
   }
   const double equal_weights =
       profile.normaliser == Normaliser::sums_unrounded ? square(kRounding * unit_roundoff(profile.weights)) : 0;  // F2
-  visit(equal_weights + square(kRounding * u) * (n / 3 + 4), row.o);                                              // F5
+  const double sums = square(kRounding * u) * (n / 3 + 4) + repetition_variance(u, row.weights);                  // F5
+  visit(equal_weights + sums, row.o);
 }
 
 ScoreNoise scores_of(const Profile& profile, const RowInputs& in, const AttendedRow& row) {
@@ -87,7 +88,7 @@ AttentionNoise attention_noise(const Profile& profile, const RowInputs& in, cons
   const double n = static_cast<double>(row.scores.size()), u32 = unit_roundoff(Format::fp32);
   const double offset = 2 * u32 * (std::abs(row.scores.maxCoeff()) + std::abs(row.lse));
   noise.lse.variance[0] = (row.weights.array().square() * scores.variance.array()).sum() + square(offset) +
-                          accumulation_variance(u32, n, 0, 1) + square(2 * u32);
+                          accumulation_variance(u32, n, 0, 1) + repetition_variance(u32, row.weights) + square(2 * u32);
   noise.lse.worst[0] = row.weights.dot(scores.worst) + 2 * offset + (n + 4) * u32;
   if (profile.normaliser == Normaliser::sums_rounded) {
     const double sum = std::exp(row.lse - row.scores.maxCoeff());

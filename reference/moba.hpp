@@ -25,7 +25,8 @@ Vector gate_scores(const Row& q, const Rows& pooled);
 ///
 /// scores [>= c]: gate scores of the sequence's blocks (read by the top_k gate alone); t in tokens; num_blocks of the
 /// sequence. Result ascending. Ties: the higher score first, then the lower index. Fewer than K visible blocks: all of
-/// them. Causal and t < 0, or no blocks: empty. Not causal: no block is forced and all are candidates; the K best are taken.
+/// them. Causal and t < 0, or no blocks: empty. Not causal: no block is forced and all are candidates; the K best are
+/// taken.
 std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector& scores, std::int64_t t,
                                         std::int64_t num_blocks);
 

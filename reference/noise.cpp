@@ -31,6 +31,19 @@ double accumulation_variance(double roundoff, double n, double squares, double s
   return step * step * (n / 2 * squares + n / 3 * sum * sum);
 }
 
+double repetition_variance(double roundoff, const Vector& terms) {
+  Vector sorted = terms;
+  std::sort(sorted.begin(), sorted.end());
+  double variance = 0;
+  for (Eigen::Index first = 0, next; first < sorted.size(); first = next) {
+    next = first + 1;
+    while (next < sorted.size() && sorted[next] - sorted[first] <= roundoff) ++next;
+    const double drift = static_cast<double>(next - first) * std::min(kRounding * roundoff / 2, sorted[first]);
+    if (next - first > 1) variance += drift * drift;
+  }
+  return variance;
+}
+
 void add_output_rounding(const Vector& expected, Format output, RowNoise& noise) {
   for (Eigen::Index d = 0; d < expected.size(); ++d) {
     const double magnitude = std::abs(expected[d]);

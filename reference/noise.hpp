@@ -71,6 +71,11 @@ double accumulator_roundoff(const Profile& profile);
 /// (C u)^2 (n/2 sum x^2 + n/3 (sum x)^2).
 double accumulation_variance(double roundoff, double n, double squares, double sum);
 
+/// Variance that equal terms add to it, for positive terms that sum to 1: adding the same number to a partial sum
+/// rounds the same way every time while the sum keeps its exponent, so that the errors drift instead of averaging out.
+/// Tag A6: sum over groups of m equal terms p of (m min(C u / 2, p))^2. Terms closer than u are equal.
+double repetition_variance(double roundoff, const Vector& terms);
+
 /// Adds the rounding of the stored output, whose mantissa is known, to a row's noise. Tag A3.
 void add_output_rounding(const Vector& expected, Format output, RowNoise& noise);
 
