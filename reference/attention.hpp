@@ -24,7 +24,7 @@ struct Sequence {
 
   std::int64_t num_queries() const { return q_end - q_begin; }
   std::int64_t num_keys() const { return k_end - k_begin; }
-  /// t of a packed query token, equation L1: bottom-right aligned, so the last query stands at the last key. Negative
+  /// Equation L1: t of a packed query token, bottom-right aligned, so the last query stands at the last key. Negative
   /// for the first queries when there are more queries than keys: those see no key.
   std::int64_t position(std::int64_t token) const { return token - q_begin + num_keys() - num_queries(); }
 };
@@ -47,7 +47,7 @@ struct KeyRange {
 };
 
 /// J(t) = { j : floor(j / B) in I(t), and j <= t where causal }: the keys that the query at position t sees in its
-/// selected blocks, as one non-empty range per block. Equation M6 of docs/specification.md.
+/// selected blocks, as one non-empty range per block. Equation M6.
 ///
 /// blocks: I(t), in any order; -1 and blocks without a visible key add nothing. num_keys, block in tokens.
 std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, std::int64_t t, std::int64_t num_keys,
@@ -61,7 +61,7 @@ struct AttendedRow {
   double lse = -std::numeric_limits<double>::infinity();  // natural logarithm
 };
 
-/// o = sum_j P_j v_j with P = softmax(sigma <q, k_j>) over the visible keys. Equations S1, M7.
+/// o = sum_j P_j v_j with P = softmax(sigma <q, k_j>) over the visible keys. Equation M7.
 ///
 /// q [dk]; k [T, dk] and v [T, dv] of the query's sequence and kv head. No visible key: o = 0, lse = -infinity.
 AttendedRow attend(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale);
@@ -75,7 +75,7 @@ struct RowGradient {
   Vector d_scores;   // [n], dS_j = P_j (dP_j - delta)
 };
 
-/// P, dP, delta and dS of one query row from the o and lse it was given. Equations B1 to B4.
+/// P, dP, delta and dS of one query row from the o and lse it was given. Equations B1, B2, B3, B4.
 ///
 /// d_o and o [dv]; o and lse are inputs and may carry a kernel's rounding. lse = -infinity means that the row saw no
 /// key: all of P is 0.

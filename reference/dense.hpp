@@ -8,7 +8,7 @@ namespace attnspec::reference {
 /// J(t) = { j : j <= t } (causal) or every key. Equation D1: `selected` with one block that holds the whole sequence.
 AttentionOutputs dense(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v);
 
-/// Equations B1 to B7 over the same keys.
+/// B1 to B7 over the same keys.
 AttentionGradients dense_backward(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
                                   const Tensor& d_o, const AttentionOutputs& outputs);
 

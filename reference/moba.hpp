@@ -10,18 +10,18 @@
 
 namespace attnspec::reference {
 
-/// kbar_b = mean of the keys of block b, over the tokens the block really has. Report eq. 6; equation M2.
+/// kbar_b = mean of the keys of block b, over the tokens the block really has. Report eq. 6. Equation M2.
 ///
 /// k [T, dk] of one sequence and kv head; result [ceil(T / B), dk]. T = 0: no rows.
 Matrix pool_keys(const Rows& k, std::int64_t block);
 
-/// s_b = <q, kbar_b>: no softmax scale, no softmax. Report eq. 6; equation M3.
+/// s_b = <q, kbar_b>: no softmax scale, no softmax. Report eq. 6. Equation M3.
 ///
 /// q [dk]; pooled [n, dk]; result [n].
 Vector gate_scores(const Row& q, const Rows& pooled);
 
 /// I(t): the query's own block c and, of the blocks wholly in the past, the min(K - 1, c) the gate prefers. Report
-/// eq. 5 and 7 and its footnote 3 (K counts the own block); equations M4 (top_k), M5 (window, sink).
+/// eq. 5 and 7 and its footnote 3 (K counts the own block). Equations M4, M5.
 ///
 /// scores [>= c]: gate scores of the sequence's blocks (read by the top_k gate alone); t in tokens; num_blocks of the
 /// sequence. Result ascending. Ties: the higher score first, then the lower index. Fewer than K visible blocks: all of
@@ -33,7 +33,7 @@ std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector
 /// Slots per row in a MoBA selection: top_k, but no more than the longest sequence has blocks, and at least 1.
 std::int64_t selection_slots(const MobaProblem& problem);
 
-/// Equations M2 to M5 for every query row: selection [query tokens, H, selection_slots], ascending, then -1.
+/// M2 to M5 for every query row: selection [query tokens, H, selection_slots], ascending, then -1.
 Selection moba_select(const MobaProblem& problem, const Tensor& q, const Tensor& k);
 
 struct MobaOutputs {
@@ -41,8 +41,8 @@ struct MobaOutputs {
   AttentionOutputs attention;
 };
 
-/// MoBA forward, equation M8: moba_select, then `selected`. Its backward is `selected_backward` on that selection,
-/// which is not differentiated (equation B0).
+/// MoBA forward. Equation M8: moba_select, then `selected`. Its backward is `selected_backward` on that selection,
+/// which is not differentiated.
 MobaOutputs moba(const MobaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v);
 
 }  // namespace attnspec::reference

@@ -29,7 +29,7 @@ void validate(const AttentionProblem& problem, std::int64_t block, const Selecti
 std::span<const std::int32_t> selected_blocks(const AttentionProblem& problem, const Selection& selection,
                                               std::int64_t token, std::int64_t head);
 
-/// Equations M6 and M7 over every query row.
+/// M6 and M7 over every query row.
 ///
 /// q [query tokens, H, dk]; k [key tokens, Hkv, dk]; v [key tokens, Hkv, dv]; block in tokens. Empty rows: o = 0,
 /// lse = -infinity.
@@ -56,7 +56,7 @@ std::vector<KeyChunk> key_chunks(const Sequence& sequence, std::int64_t block);
 /// The keys of a chunk that the query at position t sees, if its block is selected; begin >= end when it sees none.
 KeyRange visible_in(const KeyChunk& chunk, std::int64_t t, bool causal);
 
-/// Equations B1 to B7 over every query row and key, with the selection frozen.
+/// B1 to B7 over every query row and key. Equation B0: the selection is frozen.
 ///
 /// d_o [query tokens, H, dv] is the gradient of a scalar with respect to o; o and lse are what the forward gave.
 /// A key that no query sees has gradient 0.

@@ -10,7 +10,7 @@ struct Softmax {
   double lse;      // natural logarithm of sum_j exp(scores_j)
 };
 
-/// weights_j = exp(scores_j - lse), lse = log sum_j exp(scores_j). Equation S1 of docs/specification.md.
+/// weights_j = exp(scores_j - lse), lse = log sum_j exp(scores_j). Equation S1.
 ///
 /// scores [n], finite, in nats. A row without scores (n = 0) has no weights and lse = -infinity: masking chooses
 /// the keys before this function, and never adds a large negative number.

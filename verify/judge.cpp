@@ -145,16 +145,15 @@ class Judgement {
     if (!attends(case_.op)) return result;
     judge_forward(result);
     if (!kernel_.backward) return result;
-    if (!std::all_of(states_.begin(), states_.end(), [](RowState s) { return s == RowState::usable; })) {
-      result.reason = "backward not judged: the selection it would be given is not known";
-    } else if (!is_usable(o_.view()) || !is_usable(lse_.view())) {
-      result.reason = "backward not judged: the o and lse it would be given are not finite";
-    } else {
-      written = selection_.blocks;
-      kernel_.backward({forward_call(written), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
-      judge_query_gradients(result);
-      judge_key_gradients(result);
+    result.reason = why_no_backward();
+    if (!result.reason.empty()) {
+      result.verdict = std::max(result.verdict, Verdict::undecided);
+      return result;
     }
+    written = selection_.blocks;
+    kernel_.backward({forward_call(written), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
+    judge_query_gradients(result);
+    judge_key_gradients(result);
     return result;
   }
 
@@ -178,12 +177,15 @@ class Judgement {
     return call;
   }
 
-  static bool is_usable(const TensorView& view) {
-    for (std::int64_t token = 0; token < view.tokens; ++token)
-      for (std::int64_t head = 0; head < view.heads; ++head)
-        if (!(view.row(token, head).array() < HUGE_VAL).all())
-          return false;  // NaN and +infinity; -infinity is an empty lse
-    return true;
+  /// Why the backward cannot be judged on what the forward gave; empty when it can.
+  std::string why_no_backward() {
+    if (!std::all_of(states_.begin(), states_.end(), [](RowState s) { return s == RowState::usable; }))
+      return "backward not judged: the selection it would be given is not known";
+    for (std::int64_t token = 0; token < inputs_.q.tokens; ++token)
+      for (std::int64_t h = 0; h < case_.heads; ++h)
+        if (!o_.view().row(token, h).allFinite() || !(lse_.view().load(token, h, 0) < HUGE_VAL))
+          return "backward not judged: the o and lse it would be given are not finite";
+    return "";
   }
 
   Rows k_rows(const Sequence& sequence, std::int64_t g) const {

@@ -130,7 +130,7 @@ int exit_code(const std::vector<CaseResult>& results) {
   for (const auto& [line, group] : grouped(results)) {
     if (std::any_of(group.begin(), group.end(), [](const CaseResult* r) { return is_finding(r->verdict); })) return 1;
     const bool any_undecided =
-        std::any_of(group.begin(), group.end(), [](const CaseResult* r) { return r->undecided() > 0; });
+        std::any_of(group.begin(), group.end(), [](const CaseResult* r) { return r->verdict == Verdict::undecided; });
     const bool none_judged = std::all_of(group.begin(), group.end(),
                                          [](const CaseResult* r) { return r->verdict == Verdict::not_supported; });
     if (any_undecided || none_judged) code = 3;

@@ -1,0 +1,78 @@
+// docs/specification.md and the reference name each other: every equation its function, every function its equation.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <set>
+#include <string>
+#include <utility>
+
+namespace {
+
+using Pairs = std::set<std::pair<std::string, std::string>>;  // equation, function
+
+std::string read(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// Every match of a pattern.
+std::vector<std::smatch> matches(const std::string& text, const std::string& pattern) {
+  const std::regex regex(pattern);
+  return {std::sregex_iterator(text.begin(), text.end(), regex), std::sregex_iterator()};
+}
+
+/// "**M2** `pool_keys`" at the head of a paragraph; a method by its own name.
+Pairs in_document() {
+  Pairs pairs;
+  const std::string text = read(ATTNSPEC_SOURCE_DIR "/docs/specification.md");
+  for (const auto& match : matches(text, "\n\\*\\*([A-Z][0-9]+)\\*\\* `(?:[A-Za-z]+::)?([a-z_]+)`"))
+    pairs.insert({match[1], match[2]});
+  return pairs;
+}
+
+/// "Equation M2" or "Equations B6, B7" in the doc comment above a declaration.
+Pairs in_reference() {
+  Pairs pairs;
+  for (const auto& entry : std::filesystem::directory_iterator(ATTNSPEC_SOURCE_DIR "/reference")) {
+    if (entry.path().extension() != ".hpp") continue;
+    const std::string text = read(entry.path());
+    for (const auto& comment : matches(text, "((?:[ ]*///[^\n]*\n)+)[^\n(]*?([a-z_]+)\\(")) {
+      const std::string words = std::regex_replace(comment[1].str(), std::regex("\n *///"), "");
+      for (const auto& list : matches(words, "Equations? ([A-Z][0-9]+(?:, [A-Z][0-9]+)*)")) {
+        const std::string tags = list[1];
+        for (const auto& tag : matches(tags, "[A-Z][0-9]+")) pairs.insert({tag[0], comment[2]});
+      }
+    }
+  }
+  return pairs;
+}
+
+TEST(Specification, NamesForEveryEquationTheFunctionThatNamesIt) {
+  const Pairs document = in_document(), reference = in_reference();
+  EXPECT_GE(document.size(), 20u);
+  for (const auto& [equation, function] : document)
+    EXPECT_EQ(reference.count({equation, function}), 1u)
+        << equation << " names " << function << ", which does not name it";
+  for (const auto& [equation, function] : reference)
+    EXPECT_EQ(document.count({equation, function}), 1u)
+        << function << " names " << equation << ", which does not name it";
+}
+
+/// A tag "F1" derived in docs/numerics.md under a bold heading of that name.
+TEST(Numerics, DerivesEveryTagThatTheNoisePredictionUses) {
+  const std::string document = read(ATTNSPEC_SOURCE_DIR "/docs/numerics.md");
+  std::set<std::string> derived, used;
+  for (const auto& match : matches(document, "\n\\*\\*([A-Z][0-9]+) ")) derived.insert(match[1]);
+  for (const auto& entry : std::filesystem::directory_iterator(ATTNSPEC_SOURCE_DIR "/reference")) {
+    if (entry.path().filename().string().find("noise") == std::string::npos) continue;
+    const std::string text = read(entry.path());
+    for (const auto& match : matches(text, "(?:[Tt]ags?|//|to) ([A-Z][0-9])\\b")) used.insert(match[1]);
+  }
+  EXPECT_GE(derived.size(), 18u);
+  for (const std::string& tag : used) EXPECT_EQ(derived.count(tag), 1u) << tag;
+}
+
+}  // namespace
