@@ -9,10 +9,10 @@ namespace {
 
 double square(double x) { return x * x; }
 
-/// The independent errors of o: calls visit(variance, direction) for each, direction [dv].
+/// The independent errors of o: calls visit(variance, direction) for each, direction [dv]. drift: A6 of the weights.
 template <class Visit>
 void for_each_error(const Profile& profile, const RowInputs& in, const AttendedRow& row, const ScoreNoise& scores,
-                    const Visit& visit) {
+                    double drift, const Visit& visit) {
   const double n = static_cast<double>(row.scores.size()), largest = row.scores.maxCoeff();
   const double sum = std::exp(row.lse - largest), u = accumulator_roundoff(profile);
   const double accumulated = accumulation_variance(u, n, 1, 0);
@@ -40,8 +40,7 @@ void for_each_error(const Profile& profile, const RowInputs& in, const AttendedR
   }
   const double equal_weights =
       profile.normaliser == Normaliser::sums_unrounded ? square(kRounding * unit_roundoff(profile.weights)) : 0;  // F2
-  const double sums = square(kRounding * u) * (n / 3 + 4) + repetition_variance(u, row.weights);                  // F5
-  visit(equal_weights + sums, row.o);
+  visit(equal_weights + square(kRounding * u) * (n / 3 + 4) + drift, row.o);                                      // F5
 }
 
 ScoreNoise scores_of(const Profile& profile, const RowInputs& in, const AttendedRow& row) {
@@ -79,7 +78,8 @@ AttentionNoise attention_noise(const Profile& profile, const RowInputs& in, cons
   AttentionNoise noise{RowNoise(row.o.size()), RowNoise(1)};
   if (row.scores.size() == 0) return noise;
   const ScoreNoise scores = scores_of(profile, in, row);
-  for_each_error(profile, in, row, scores, [&](double variance, const auto& direction) {
+  const double drift = repetition_variance(accumulator_roundoff(profile), row.weights);
+  for_each_error(profile, in, row, scores, drift, [&](double variance, const auto& direction) {
     noise.o.variance.array() += variance * direction.array().square();
   });
   add_worst(profile, in, row, scores, noise.o);
@@ -88,7 +88,7 @@ AttentionNoise attention_noise(const Profile& profile, const RowInputs& in, cons
   const double n = static_cast<double>(row.scores.size()), u32 = unit_roundoff(Format::fp32);
   const double offset = 2 * u32 * (std::abs(row.scores.maxCoeff()) + std::abs(row.lse));
   noise.lse.variance[0] = (row.weights.array().square() * scores.variance.array()).sum() + square(offset) +
-                          accumulation_variance(u32, n, 0, 1) + repetition_variance(u32, row.weights) + square(2 * u32);
+                          accumulation_variance(u32, n, 0, 1) + drift + square(2 * u32);
   noise.lse.worst[0] = row.weights.dot(scores.worst) + 2 * offset + (n + 4) * u32;
   if (profile.normaliser == Normaliser::sums_rounded) {
     const double sum = std::exp(row.lse - row.scores.maxCoeff());
@@ -105,7 +105,8 @@ Matrix attention_covariance(const Profile& profile, const RowInputs& in, const A
   Matrix covariance = Matrix::Zero(row.o.size(), row.o.size());
   if (row.scores.size() == 0) return covariance;
   const ScoreNoise scores = scores_of(profile, in, row);
-  for_each_error(profile, in, row, scores, [&](double variance, const auto& direction) {
+  const double drift = repetition_variance(accumulator_roundoff(profile), row.weights);
+  for_each_error(profile, in, row, scores, drift, [&](double variance, const auto& direction) {
     covariance.selfadjointView<Eigen::Lower>().rankUpdate(Vector(direction), variance);
   });
   covariance = covariance.selfadjointView<Eigen::Lower>();

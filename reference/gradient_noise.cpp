@@ -129,8 +129,16 @@ void add_key_noise(const Profile& profile, const RowInputs& in, const RowGiven& 
   if (terms.ds_floor.any()) dk.floor.middleRows(begin, keys).noalias() += sigma * terms.ds_floor * q.transpose();
 }
 
-double shared_dv_variance(const Profile& profile, double num_terms) {
-  return square(kRounding * unit_roundoff(profile.weights)) + shared_dk_variance(profile, num_terms);
+bool is_even(const RowGradient& row) {
+  const double largest = row.weights.maxCoeff();
+  return largest - row.weights.minCoeff() <= unit_roundoff(Format::fp32) * largest;
+}
+
+double shared_dv_variance(const Profile& profile, double num_terms, const std::vector<double>& even_weights) {
+  const Eigen::Map<const Vector> even(even_weights.data(), std::ssize(even_weights));
+  const double sum = even.sum();
+  const double drift = sum > 0 ? repetition_variance(accumulator_roundoff(profile), even / sum) : 0;
+  return square(kRounding * unit_roundoff(profile.weights)) + drift + shared_dk_variance(profile, num_terms);
 }
 
 double shared_dk_variance(const Profile& profile, double num_terms) {

@@ -2,6 +2,8 @@
 // E1 to E5. The o, lse and selection that the backward was given are exact here.
 #pragma once
 
+#include <vector>
+
 #include "reference/attention_noise.hpp"
 
 namespace attnspec::reference {
@@ -45,12 +47,16 @@ Vector dv_weights(const Profile& profile, const GradientTerms& terms, const RowG
 Vector dk_weights(const Profile& profile, const GradientTerms& terms, const RowGradient& row, double num_terms,
                   double scale);
 
+/// Whether a row weights all of its keys alike, as far as fp32 can tell.
+bool is_even(const RowGradient& row);
+
 /// Adds one query row over the one range `visible`, as add_key_gradient does. Tags E1 to E4.
 void add_key_noise(const Profile& profile, const RowInputs& in, const RowGiven& given, const GradientTerms& terms,
                    const RowGradient& row, std::int64_t first_key, double num_terms, KeyNoise& dk, KeyNoise& dv);
 
-/// What a whole sum shares, as a variance relative to its square: accumulation, and for dv equal weights. Tag E5.
-double shared_dv_variance(const Profile& profile, double num_terms);
+/// What a whole sum shares, as a variance relative to its square: accumulation, and for dv equal weights. Tags E5, A6.
+/// even_weights: the weight of each row that weights all keys of the sum alike; where those repeat, dv drifts.
+double shared_dv_variance(const Profile& profile, double num_terms, const std::vector<double>& even_weights);
 double shared_dk_variance(const Profile& profile, double num_terms);
 
 /// The noise of one finished gradient row [dim] of num_terms terms: its sums, what it shares, its output rounding.

@@ -75,6 +75,7 @@ struct Choice {
 };
 constexpr Choice<Gate> kGates[] = {{"top_k", Gate::top_k}, {"window", Gate::window}, {"sink", Gate::sink}};
 constexpr Choice<Format> kFormats[] = {{"bf16", Format::bf16}, {"fp16", Format::fp16}, {"fp32", Format::fp32}};
+constexpr Choice<Layout> kLayouts[] = {{"strided", Layout::strided}, {"contiguous", Layout::contiguous}};
 constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
 constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
 
@@ -148,6 +149,7 @@ const std::vector<Field>& fields() {
       {"scale", kAttends, [](Case& c, const std::string& text) { c.scale = parse_number<double>("scale", text); },
        [](const Case& c) { return print_number(c.scale); }, [](Case& c) { c.scale = default_scale(c.dk); }},
       choice_field("dtype", kAll, &Case::dtype, kFormats, Format::bf16),
+      choice_field("layout", kAll, &Case::layout, kLayouts, Layout::strided),
       {"regime", kAll, [](Case& c, const std::string& text) { c.regime = text; },
        [](const Case& c) { return c.regime; }, [](Case& c) { c.regime = "normal"; }},
       {"seed", kAll, [](Case& c, const std::string& text) { c.seed = parse_number<std::uint64_t>("seed", text); },

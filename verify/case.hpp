@@ -9,10 +9,9 @@
 
 #include "reference/format.hpp"
 #include "reference/problem.hpp"
+#include "verify/storage.hpp"
 
 namespace attnspec::verify {
-
-using reference::Format;
 
 enum class Operator { dense, selected, moba_select, moba };
 inline constexpr Operator kOperators[] = {Operator::dense, Operator::selected, Operator::moba_select, Operator::moba};
@@ -40,6 +39,7 @@ struct Case {
   bool causal = true;
   double scale = 0.125;  // dk^-1/2 unless given
   Format dtype = Format::bf16;
+  Layout layout = Layout::strided;
   std::string regime = "normal";
   std::uint64_t seed = 0;
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <tuple>
@@ -24,6 +26,9 @@ constexpr std::size_t kMostSelections = 16;
 
 /// What no kernel leaves in a selection.
 constexpr std::int32_t kUnwritten = 0x7f7f7f7f;
+
+/// Entries before and after a selection that a kernel must leave alone.
+constexpr std::ptrdiff_t kGuard = 64;
 
 /// Collects the comparisons of one output from many threads.
 class Tally {
@@ -109,15 +114,15 @@ class Judgement {
         problem_(problem_of(c)),
         profile_(kernel.profile(c.dtype)),
         inputs_(make_inputs(c)),
-        q_(c.dtype, inputs_.q),
-        k_(c.dtype, inputs_.k),
-        v_(c.dtype, inputs_.v),
-        d_o_(c.dtype, inputs_.d_o),
-        o_(profile_.output, inputs_.q.tokens, c.heads, c.dv),
-        lse_(Format::fp32, inputs_.q.tokens, c.heads, 1),
-        dq_(profile_.output, inputs_.q.tokens, c.heads, c.dk),
-        dk_(profile_.output, inputs_.k.tokens, c.kv_heads, c.dk),
-        dv_(profile_.output, inputs_.k.tokens, c.kv_heads, c.dv) {
+        q_(c.dtype, c.layout, inputs_.q),
+        k_(c.dtype, c.layout, inputs_.k),
+        v_(c.dtype, c.layout, inputs_.v),
+        d_o_(c.dtype, c.layout, inputs_.d_o),
+        o_(profile_.output, c.layout, inputs_.q.tokens, c.heads, c.dv),
+        lse_(Format::fp32, c.layout, inputs_.q.tokens, c.heads, 1),
+        dq_(profile_.output, c.layout, inputs_.q.tokens, c.heads, c.dk),
+        dk_(profile_.output, c.layout, inputs_.k.tokens, c.kv_heads, c.dk),
+        dv_(profile_.output, c.layout, inputs_.k.tokens, c.kv_heads, c.dv) {
     if (c.op == Operator::dense) {
       auto [block, selection] = whole_sequence(problem_.attention);
       problem_.block = block;
@@ -126,7 +131,6 @@ class Judgement {
       selection_ = inputs_.selection;
     } else {
       selection_ = Selection(inputs_.q.tokens, c.heads, selection_slots(problem_));
-      std::fill(selection_.blocks.begin(), selection_.blocks.end(), kUnwritten);
     }
     states_.assign(static_cast<std::size_t>(inputs_.q.tokens * c.heads), RowState::usable);
   }
@@ -136,10 +140,15 @@ class Judgement {
     result.c = case_;
     result.kernel = kernel_.name;
     result.profile = describe(profile_);
-    std::vector<std::int32_t> written = selection_.blocks;  // the kernel's own memory; the judge's stays apart
-    kernel_.forward(forward_call(written));
+    std::vector<Owned> inputs{{"q", q_}, {"k", k_}}, outputs;
+    if (attends(case_.op)) {
+      inputs.push_back({"v", v_});
+      outputs = {{"o", o_}, {"lse", lse_}};
+    }
+    run_guarded(inputs, outputs, selects(case_.op), result, [&] { kernel_.forward(forward_call()); });
     if (selects(case_.op)) {
-      if (kernel_.exports_selection) selection_.blocks = written;
+      if (kernel_.exports_selection)
+        std::copy_n(given_.begin() + kGuard, selection_.blocks.size(), selection_.blocks.begin());
       judge_selection(result);
     }
     if (!attends(case_.op)) return result;
@@ -150,8 +159,10 @@ class Judgement {
       result.verdict = std::max(result.verdict, Verdict::undecided);
       return result;
     }
-    written = selection_.blocks;
-    kernel_.backward({forward_call(written), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
+    inputs.insert(inputs.end(), {{"do", d_o_}, {"o", o_}, {"lse", lse_}});
+    run_guarded(inputs, {{"dq", dq_}, {"dk", dk_}, {"dv", dv_}}, false, result, [&] {
+      kernel_.backward({forward_call(), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
+    });
     judge_query_gradients(result);
     judge_key_gradients(result);
     return result;
@@ -165,16 +176,80 @@ class Judgement {
     return states_[static_cast<std::size_t>(token * case_.heads + h)];
   }
 
-  ForwardCall forward_call(std::vector<std::int32_t>& blocks) {
+  ForwardCall forward_call() {
     ForwardCall call{case_.op, problem_, q_.view(), k_.view(), {}, {}, {}, {}};
     if (case_.op != Operator::dense)
-      call.selection = {blocks.data(), selection_.tokens, selection_.heads, selection_.slots};
+      call.selection = {given_.data() + kGuard, selection_.tokens, selection_.heads, selection_.slots};
     if (attends(case_.op)) {
       call.v = v_.view();
       call.o = o_.view();
       call.lse = lse_.view();
     }
     return call;
+  }
+
+  /// A tensor of a call, by name.
+  struct Owned {
+    const char* name;
+    std::reference_wrapper<HostTensor> tensor;
+  };
+
+  /// Everything a kernel wrote in one run: its outputs, then the selection.
+  using Bits = std::vector<std::vector<std::byte>>;
+
+  static void report(CaseResult& result, Verdict verdict, const char* output, const char* what) {
+    result.verdict = std::max(result.verdict, verdict);
+    result.findings.push_back({verdict, output, -1, -1, -1, -1, 0, 0, 0, 0, 0, what});
+  }
+
+  /// Runs a call with all memory around its tensors filled one way, and reports what it wrote outside its outputs.
+  template <class Run>
+  Bits run_among(Surroundings surroundings, const std::vector<Owned>& inputs, const std::vector<Owned>& outputs,
+                 bool writes_selection, CaseResult& result, const Run& run) {
+    const bool among_nan = surroundings == Surroundings::nan;
+    for (const auto* list : {&inputs, &outputs})
+      for (const Owned& owned : *list) owned.tensor.get().surround(surroundings);
+    for (const Owned& owned : outputs) owned.tensor.get().fill_rows(among_nan ? std::byte{0xff} : std::byte{0x5a});
+    given_.assign(selection_.blocks.size() + 2 * kGuard, among_nan ? kUnwritten : ~kUnwritten);
+    if (!writes_selection) std::copy(selection_.blocks.begin(), selection_.blocks.end(), given_.begin() + kGuard);
+    std::vector<std::int32_t> expected = given_;
+    Bits inputs_before;
+    for (const Owned& owned : inputs) inputs_before.push_back(owned.tensor.get().rows());
+    run();
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      if (inputs[i].tensor.get().rows() != inputs_before[i])
+        report(result, Verdict::stray_write, inputs[i].name, "an input was written");
+    for (const auto* list : {&inputs, &outputs})
+      for (const Owned& owned : *list)
+        if (!owned.tensor.get().outside_is_intact())
+          report(result, Verdict::stray_write, owned.name, "memory outside it was written");
+    if (writes_selection) std::copy(given_.begin() + kGuard, given_.end() - kGuard, expected.begin() + kGuard);
+    if (given_ != expected)
+      report(result, Verdict::stray_write, "selection", "memory that is not an output was written");
+    Bits bits;
+    for (const Owned& owned : outputs) bits.push_back(owned.tensor.get().rows());
+    const auto* blocks = reinterpret_cast<const std::byte*>(given_.data());
+    bits.emplace_back(blocks + kGuard * 4, blocks + (std::ssize(given_) - kGuard) * 4);
+    return bits;
+  }
+
+  /// Runs a call among NaN and then among numbers; the bits of its outputs must be equal. Those of the last run stay.
+  template <class Run>
+  void run_guarded(const std::vector<Owned>& inputs, const std::vector<Owned>& outputs, bool writes_selection,
+                   CaseResult& result, const Run& run) {
+    const Bits first = run_among(Surroundings::nan, inputs, outputs, writes_selection, result, run);
+    if (result.verdict == Verdict::stray_write) return;
+    const Bits second = run_among(Surroundings::numbers, inputs, outputs, writes_selection, result, run);
+    if (first == second || result.verdict == Verdict::stray_write) return;
+    std::size_t differing = 0;
+    while (first[differing] == second[differing]) ++differing;
+    const char* output = differing < outputs.size() ? outputs[differing].name : "selection";
+    if (run_among(Surroundings::numbers, inputs, outputs, writes_selection, result, run) == second) {
+      report(result, Verdict::stray_read, output,
+             "its bits depend on memory outside the tensors, or some were never written");
+    } else {
+      report(result, Verdict::nondeterministic, output, "two runs on the same memory gave different bits");
+    }
   }
 
   /// Why the backward cannot be judged on what the forward gave; empty when it can.
@@ -355,11 +430,13 @@ class Judgement {
     const auto num_terms = static_cast<double>(rows.size());
     KeyGradient sum{Matrix::Zero(keys, case_.dk), Matrix::Zero(keys, case_.dv)};
     KeyNoise dk_noise(keys, case_.dk), dv_noise(keys, case_.dv);
+    std::vector<double> even_weights;
     for_each_row_of(
         chunk, sequence, rows,
         [&](const RowInputs& in, const RowGiven& given, const RowGradient& row, const GradientTerms& terms) {
           add_key_gradient(row, in.visible[0], first, in.q, given.d_o, in.scale, sum);
           add_key_noise(profile_, in, given, terms, row, first, num_terms, dk_noise, dv_noise);
+          if (is_even(row)) even_weights.push_back(row.weights[0]);
         });
     for (std::int64_t key = 0; key < keys; ++key) {
       const std::int64_t token = sequence.k_begin + first + key;
@@ -387,7 +464,7 @@ class Judgement {
                   observed);
       };
       compare(dk, sum.dk, dk_noise, shared_dk_variance(profile_, num_terms), dk_.view(), true);
-      compare(dv, sum.dv, dv_noise, shared_dv_variance(profile_, num_terms), dv_.view(), false);
+      compare(dv, sum.dv, dv_noise, shared_dv_variance(profile_, num_terms, even_weights), dv_.view(), false);
     }
   }
 
@@ -398,6 +475,7 @@ class Judgement {
   Inputs inputs_;
   HostTensor q_, k_, v_, d_o_, o_, lse_, dq_, dk_, dv_;
   Selection selection_;               // what each row is judged on
+  std::vector<std::int32_t> given_;   // the kernel's own memory for it, between guards
   std::vector<SelectionRule> rules_;  // [query tokens * H], for kernels that do not export theirs
   std::vector<RowState> states_;      // [query tokens * H]
 };
@@ -412,6 +490,9 @@ const char* name(Verdict verdict) {
     case Verdict::value_out_of_bound: return "value-out-of-bound";
     case Verdict::non_finite: return "non-finite";
     case Verdict::selection_mismatch: return "selection-mismatch";
+    case Verdict::nondeterministic: return "nondeterministic";
+    case Verdict::stray_read: return "stray-read";
+    case Verdict::stray_write: return "stray-write";
   }
   return "";
 }

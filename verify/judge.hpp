@@ -18,24 +18,28 @@ enum class Verdict {
   value_out_of_bound,  // an element or a row is further off than the declared arithmetic allows
   non_finite,          // NaN, or an infinity where a finite number belongs, or the reverse
   selection_mismatch,  // a selection that no correct kernel makes
+  nondeterministic,    // two runs on the same memory gave different bits
+  stray_read,          // the outputs depend on memory outside the tensors
+  stray_write,         // memory outside the outputs was written
 };
-inline constexpr Verdict kVerdicts[] = {Verdict::pass,       Verdict::not_supported,
-                                        Verdict::undecided,  Verdict::value_out_of_bound,
-                                        Verdict::non_finite, Verdict::selection_mismatch};
+inline constexpr Verdict kVerdicts[] = {
+    Verdict::pass,       Verdict::not_supported,      Verdict::undecided,        Verdict::value_out_of_bound,
+    Verdict::non_finite, Verdict::selection_mismatch, Verdict::nondeterministic, Verdict::stray_read,
+    Verdict::stray_write};
 
 /// kebab-case, stable.
 const char* name(Verdict verdict);
 /// Whether the verdict says that the kernel is wrong.
 inline bool is_finding(Verdict verdict) { return verdict >= Verdict::value_out_of_bound; }
 
-/// One row that is wrong.
+/// One row, or one tensor, that is wrong.
 struct Finding {
   Verdict verdict;
   std::string output;                     // selection, o, lse, dq, dk or dv
-  std::int64_t sequence, token, head, d;  // token within its sequence; d = -1 where the whole row is meant
+  std::int64_t sequence, token, head, d;  // token in its sequence, -1: a tensor; d = -1: a row
   double observed = 0, expected = 0, bound = 0;
   double r = 0, limit = 0;  // of the row; limit 0 where an element decided
-  std::string detail;       // of a selection: what is wrong with it
+  std::string detail;       // of a selection or a tensor: what is wrong with it
 };
 
 /// What was judged of one output.
@@ -64,7 +68,8 @@ struct CaseResult {
 /// Findings kept per case.
 inline constexpr std::size_t kMostFindings = 20;
 
-/// Runs the kernel's forward, and its backward where it has one, then compares. Expected values are computed after the
+/// Runs the kernel's forward, and its backward where it has one, each twice: with NaN and with numbers in all memory
+/// that is not its own, and other bytes in its outputs; the bits must be equal. Expected values are computed after the
 /// outputs are back. Throws what make_inputs throws.
 CaseResult judge(const Kernel& kernel, const Case& c);
 

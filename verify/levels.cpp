@@ -40,25 +40,25 @@ Axis shape_axis() {
       lengths(32, Lens{64, 0, 1, 193}),                 // an empty sequence in the middle
       lengths(8, Lens{1, 1, 1, 0, 1, 40, 0}),           // many single tokens, an empty sequence last
       lengths(1, Lens{100}),                            // blocks of one token
-      lengths(4, Lens{530}),                            // more than 128 blocks
-      lengths(100, Lens{231}),                          // blocks that are no power of two
+      lengths(2, Lens{260}),                            // more than 128 blocks
+      lengths(100, Lens{201}),                          // blocks that are no power of two
       lengths(512, Lens{50}),                           // a block larger than the sequence
       lengths(32, Lens{193, 64}, Lens{1, 33}),          // fewer queries than keys: decode, chunked prefill
-      lengths(32, Lens{150, 40, 0}, Lens{170, 41, 3}),  // more queries than keys: rows that see nothing
-      lengths(64, Lens{250}),
+      lengths(32, Lens{100, 40, 0}, Lens{120, 41, 3}),  // more queries than keys: rows that see nothing
+      lengths(64, Lens{200}),
   };
 }
 
 Axis head_axis() {
   Axis axis;
-  for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {3, 3}, {2, 1}, {4, 2}, {5, 1}, {6, 2}})
+  for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {3, 3}, {2, 1}, {4, 2}, {3, 1}, {6, 2}})
     axis.push_back([heads = heads, kv_heads = kv_heads](Case& c) { c.heads = heads, c.kv_heads = kv_heads; });
   return axis;
 }
 
 Axis feature_axis() {
   Axis axis;
-  for (const auto& [dk, dv] : {std::pair{64, 64}, {16, 16}, {40, 24}, {128, 128}, {192, 128}, {1, 3}})
+  for (const auto& [dk, dv] : {std::pair{64, 64}, {16, 16}, {40, 24}, {96, 96}, {192, 128}, {1, 3}})
     axis.push_back([dk = dk, dv = dv](Case& c) { c.dk = dk, c.dv = dv; });
   return axis;
 }
@@ -107,6 +107,10 @@ Axis dtype_axis() {
   for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32})
     axis.push_back([dtype](Case& c) { c.dtype = dtype; });
   return axis;
+}
+
+Axis layout_axis() {
+  return {[](Case& c) { c.layout = Layout::strided; }, [](Case& c) { c.layout = Layout::contiguous; }};
 }
 
 Axis regime_axis() {
@@ -184,7 +188,7 @@ std::vector<std::vector<int>> pairwise(const std::vector<int>& sizes) {
 std::vector<Case> level_cases(Operator op, int level) {
   const Axis rule = op == Operator::dense ? dense_axis() : op == Operator::selected ? selected_axis() : moba_axis();
   const std::vector<Axis> axes{shape_axis(), head_axis(),  feature_axis(), rule,
-                               scale_axis(), dtype_axis(), regime_axis()};
+                               scale_axis(), dtype_axis(), layout_axis(),  regime_axis()};
   std::vector<int> sizes;
   for (const Axis& axis : axes) sizes.push_back(static_cast<int>(axis.size()));
   std::vector<Case> cases;

@@ -62,9 +62,12 @@ std::string replay_command(const std::string& kernel, const Case& c) {
 }
 
 std::string failure_line(const CaseResult& result, const Finding& f) {
-  std::string place = fmt::format("{}[seq={},token={},head={}", f.output, f.sequence, f.token, f.head);
-  if (f.d >= 0 && f.output != "lse") place += fmt::format(",d={}", f.d);
-  std::string line = fmt::format("FAIL {} {} {}] => ", name(f.verdict), result.kernel, place);
+  std::string place = f.output;
+  if (f.token >= 0) {
+    place += fmt::format("[seq={},token={},head={}", f.sequence, f.token, f.head);
+    place += f.d >= 0 && f.output != "lse" ? fmt::format(",d={}]", f.d) : "]";
+  }
+  std::string line = fmt::format("FAIL {} {} {} => ", name(f.verdict), result.kernel, place);
   if (!f.detail.empty()) {
     line += f.detail;
   } else {

@@ -23,15 +23,34 @@ double decode_fp16(std::uint16_t bits) {
   return bits >> 15 != 0 ? -magnitude : magnitude;
 }
 
-HostTensor::HostTensor(Format format, std::int64_t tokens, std::int64_t heads, std::int64_t dim)
+namespace {
+
+/// Elements before the first row and after the last.
+constexpr std::int64_t kGuard = 64;
+
+}  // namespace
+
+template <class Visit>
+void HostTensor::for_each_row(const Visit& visit) const {
+  for (std::int64_t token = 0; token < tokens_; ++token)
+    for (std::int64_t head = 0; head < heads_; ++head)
+      visit(static_cast<std::size_t>((first_ + token * token_stride_ + head * head_stride_) * bytes_of(format_)),
+            static_cast<std::size_t>(dim_ * bytes_of(format_)));
+}
+
+HostTensor::HostTensor(Format format, Layout layout, std::int64_t tokens, std::int64_t heads, std::int64_t dim)
     : format_(format),
       tokens_(tokens),
       heads_(heads),
       dim_(dim),
-      bytes_(static_cast<std::size_t>(tokens * heads * dim * bytes_of(format)), std::byte{0xff}) {}
+      head_stride_(dim + (layout == Layout::strided ? 8 : 0)),
+      token_stride_(heads * head_stride_ + (layout == Layout::strided ? 16 : 0)),
+      first_(kGuard + (layout == Layout::strided ? 24 : 0)),
+      bytes_(static_cast<std::size_t>((first_ + tokens * token_stride_ + kGuard) * bytes_of(format)), std::byte{0xff}) {
+}
 
-HostTensor::HostTensor(Format format, const reference::Tensor& values)
-    : HostTensor(format, values.tokens, values.heads, values.dim) {
+HostTensor::HostTensor(Format format, Layout layout, const reference::Tensor& values)
+    : HostTensor(format, layout, values.tokens, values.heads, values.dim) {
   const TensorView to = view();
 #pragma omp parallel for
   for (std::int64_t token = 0; token < tokens_; ++token)
@@ -39,6 +58,47 @@ HostTensor::HostTensor(Format format, const reference::Tensor& values)
       for (std::int64_t d = 0; d < dim_; ++d) to.store(token, head, d, values.at(token, head)[d]);
 }
 
-TensorView HostTensor::view() { return {bytes_.data(), format_, tokens_, heads_, dim_, heads_ * dim_, dim_}; }
+TensorView HostTensor::view() {
+  return {bytes_.data() + first_ * bytes_of(format_), format_, tokens_, heads_, dim_, token_stride_, head_stride_};
+}
+
+void HostTensor::surround(Surroundings with) {
+  surrounded_.assign(bytes_.size(), std::byte{0xff});
+  if (with == Surroundings::numbers) {  // all of it, seen as one row of numbers of either sign around 1
+    const auto size = static_cast<std::int64_t>(bytes_.size()) / bytes_of(format_);
+    const TensorView all{surrounded_.data(), format_, 1, 1, size, size, size};
+    for (std::int64_t i = 0; i < size; ++i)
+      all.store(0, 0, i, (i % 2 == 0 ? 1 : -1) * (1 + 0.125 * static_cast<double>(i % 7)));
+  }
+  for_each_row([&](std::size_t first, std::size_t size) {
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size,
+                surrounded_.begin() + static_cast<std::ptrdiff_t>(first));
+  });
+  bytes_ = surrounded_;
+}
+
+void HostTensor::fill_rows(std::byte with) {
+  for_each_row([&](std::size_t first, std::size_t size) {
+    std::fill_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size, with);
+  });
+}
+
+std::vector<std::byte> HostTensor::rows() const {
+  std::vector<std::byte> result;
+  for_each_row([&](std::size_t first, std::size_t size) {
+    const auto row = bytes_.begin() + static_cast<std::ptrdiff_t>(first);
+    result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(size));
+  });
+  return result;
+}
+
+bool HostTensor::outside_is_intact() const {
+  std::vector<std::byte> expected = surrounded_;
+  for_each_row([&](std::size_t first, std::size_t size) {
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size,
+                expected.begin() + static_cast<std::ptrdiff_t>(first));
+  });
+  return bytes_ == expected;
+}
 
 }  // namespace attnspec::verify

@@ -75,19 +75,42 @@ struct SelectionView {
   std::int64_t tokens = 0, heads = 0, slots = 0;
 };
 
-/// A tensor that the harness owns, contiguous. New memory is filled with NaN, which no kernel may leave behind.
+/// How the harness lays out a tensor. Both keep features contiguous.
+enum class Layout {
+  strided,     // gaps between heads and between tokens, and a start inside its allocation
+  contiguous,  // [tokens, heads, dim] without gaps
+};
+
+/// What lies in memory that a kernel has no business with.
+enum class Surroundings { nan, numbers };
+
+/// A tensor that the harness owns, between guard bands. What lies outside its rows (bands and gaps) is the harness's: a
+/// kernel must neither write it nor depend on it.
 class HostTensor {
  public:
-  HostTensor(Format format, std::int64_t tokens, std::int64_t heads, std::int64_t dim);
+  HostTensor(Format format, Layout layout, std::int64_t tokens, std::int64_t heads, std::int64_t dim);
   /// A copy of a tensor whose values are exact in the format.
-  HostTensor(Format format, const reference::Tensor& values);
+  HostTensor(Format format, Layout layout, const reference::Tensor& values);
 
   TensorView view();
 
+  /// Fills everything outside the rows.
+  void surround(Surroundings with);
+  /// Fills the rows with one byte: 0xff makes NaN, which no kernel may leave behind.
+  void fill_rows(std::byte with);
+  /// The bits of the rows, one after the other.
+  std::vector<std::byte> rows() const;
+  /// Whether everything outside the rows is as `surround` left it.
+  bool outside_is_intact() const;
+
  private:
+  template <class Visit>
+  void for_each_row(const Visit& visit) const;  // visit(first byte, bytes)
+
   Format format_;
   std::int64_t tokens_, heads_, dim_;
-  std::vector<std::byte> bytes_;
+  std::int64_t head_stride_, token_stride_, first_;  // in elements
+  std::vector<std::byte> bytes_, surrounded_;
 };
 
 }  // namespace attnspec::verify

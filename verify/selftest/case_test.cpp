@@ -36,6 +36,7 @@ rc::Gen<Case> any_case() {
     c.dk = *rc::gen::inRange(1, 200);
     c.scale = default_scale(c.dk);
     c.dtype = *rc::gen::element(Format::bf16, Format::fp16, Format::fp32);
+    c.layout = *rc::gen::element(Layout::strided, Layout::contiguous);
     c.causal = *rc::gen::arbitrary<bool>();
     c.regime = *rc::gen::element<std::string>("normal", "tie", "near_tie", "very_negative");
     c.seed = *rc::gen::arbitrary<std::uint64_t>();
@@ -80,7 +81,7 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "
-      "causal, scale, dtype, regime, seed");
+      "causal, scale, dtype, layout, regime, seed");
   EXPECT_EQ(rejection("dense(block=4)").substr(0, 34), "case key 'block' with value '4': d");
   EXPECT_EQ(rejection("moba(block=4x)"), "block=4x: is not a whole number");
   EXPECT_EQ(rejection("moba(block=)"), "block=: is not a whole number");

@@ -50,7 +50,7 @@ TEST(RoundTo, OverflowsAtHalfASpacingAboveTheLargestNumber) {
 TEST(Storage, GivesBackWhatWasStored) {
   const Random random(1, "storage");
   for (const Format format : {Format::bf16, Format::fp16, Format::fp32}) {
-    HostTensor tensor(format, 3, 2, 5);
+    HostTensor tensor(format, Layout::strided, 3, 2, 5);
     const TensorView view = tensor.view();
     EXPECT_TRUE(std::isnan(view.load(2, 1, 4)));
     for (std::uint64_t i = 0; i < 30; ++i) {

@@ -95,14 +95,14 @@ TEST(Judge, FindsNanAndDoesNotRunTheBackwardOnIt) {
   EXPECT_FALSE(backward_ran);
 }
 
-TEST(Judge, FindsOutputsThatWereNeverWritten) {
+TEST(Judge, FindsOutputsThatWereNeverWritten) {  // they keep what lay there before, which changes from run to run
   Kernel kernel = model_kernel();
   kernel.forward = [](const ForwardCall&) {};
-  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::non_finite);
-  EXPECT_EQ(verdict(kernel, "moba_select(lens=9)"), Verdict::selection_mismatch);
+  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::stray_read);
+  EXPECT_EQ(verdict(kernel, "moba_select(lens=9)"), Verdict::stray_read);
   kernel = model_kernel();
   kernel.backward = [](const BackwardCall&) {};
-  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::non_finite);
+  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::stray_read);
 }
 
 TEST(Judge, FindsADuplicateBlockAndDoesNotJudgeItsValues) {
@@ -137,6 +137,61 @@ TEST(Judge, HandsTheBackwardWhatTheForwardGave) {
   });
   EXPECT_EQ(verdict(kernel, kCase), Verdict::pass);
   EXPECT_TRUE(same);
+}
+
+/// Where a tensor's rows end, in its own memory.
+std::uint16_t* after_last_row(const TensorView& view) {
+  return static_cast<std::uint16_t*>(view.data) + (view.tokens - 1) * view.token_stride +
+         (view.heads - 1) * view.head_stride + view.dim;
+}
+
+TEST(Judge, FindsWritesOutsideTheOutputs) {
+  const Kernel behind = altered([](const ForwardCall& call) { *after_last_row(call.o) = 0; });
+  const Kernel before = altered([](const ForwardCall& call) { static_cast<std::uint16_t*>(call.o.data)[-1] = 0; });
+  const Kernel between =
+      altered([](const ForwardCall& call) { static_cast<std::uint16_t*>(call.o.data)[call.o.dim] = 0; });
+  const Kernel input = altered([](const ForwardCall& call) { call.k.store(3, 0, 0, 77); });
+  const Kernel given = altered({}, [](const BackwardCall& call) { call.forward.o.store(3, 0, 0, 77); });
+  const Kernel selection = altered({}, [](const BackwardCall& call) { call.forward.selection.data[0] = -1; });
+  const Kernel slots = altered([](const ForwardCall& call) { call.selection.data[-1] = 0; });
+  for (const Kernel* kernel : {&behind, &before, &between, &input, &given, &selection, &slots})
+    EXPECT_EQ(verdict(*kernel, kCase), Verdict::stray_write);
+  const CaseResult result = judge(input, parse_case(kCase));
+  EXPECT_EQ(result.findings[0].output, "k");
+  EXPECT_EQ(result.findings[0].detail, "an input was written");
+}
+
+TEST(Judge, FindsReadsOutsideTheTensors) {
+  const Kernel kernel = altered([](const ForwardCall& call) {
+    if (call.v.token_stride == 0) return;
+    const double next = decode_bf16(*after_last_row(call.v));  // harmless among NaN, part of the result among numbers
+    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) + (std::isnan(next) ? 0 : 1e-9 + 1e-6 * next));
+  });
+  EXPECT_EQ(verdict(kernel, kCase), Verdict::stray_read);
+}
+
+TEST(Judge, FindsRowsThatAreNeverWritten) {
+  Kernel kernel = model_kernel();
+  kernel.backward = [](const BackwardCall& call) {  // dk and dv of the last key are left as they were
+    std::vector<double> dk, dv;
+    for (std::int64_t d = 0; d < call.dk.dim; ++d) {
+      dk.push_back(call.dk.load(call.dk.tokens - 1, 0, d));
+      dv.push_back(call.dv.load(call.dv.tokens - 1, 0, d));
+    }
+    model_kernel().backward(call);
+    for (std::int64_t d = 0; d < call.dk.dim; ++d) {
+      call.dk.store(call.dk.tokens - 1, 0, d, dk[static_cast<std::size_t>(d)]);
+      call.dv.store(call.dv.tokens - 1, 0, d, dv[static_cast<std::size_t>(d)]);
+    }
+  };
+  EXPECT_EQ(verdict(kernel, kCase), Verdict::stray_read);
+}
+
+TEST(Judge, FindsResultsThatChangeFromRunToRun) {
+  int run = 0;
+  const Kernel kernel = altered(
+      [&](const ForwardCall& call) { call.lse.store(5, 0, 0, call.lse.load(5, 0, 0) * (1 + 0x1p-22 * (run++ % 7))); });
+  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::nondeterministic);
 }
 
 TEST(Judge, JudgesTheBackwardOnTheOutputsItWasGivenEvenIfTheyAreWrong) {

@@ -34,6 +34,14 @@ TEST(FailureLine, HasAFixedGrammarAndEndsWithTheReplayCommand) {
             "./attnspec replay 'moba(lens=9)' --kernel model:x");
 }
 
+TEST(FailureLine, NamesATensorWithoutAPlace) {
+  CaseResult result = result_with(Verdict::stray_write);
+  result.findings[0] = {Verdict::stray_write, "dk", -1, -1, -1, -1, 0, 0, 0, 0, 0, "memory outside it was written"};
+  EXPECT_EQ(failure_line(result, result.findings[0]),
+            "FAIL stray-write model:x dk => memory outside it was written | ./attnspec replay 'moba(lens=9)' --kernel "
+            "model:x");
+}
+
 TEST(Table, CountsEveryVerdict) {
   const std::string text =
       table({result_with(Verdict::pass), result_with(Verdict::pass), result_with(Verdict::undecided),
