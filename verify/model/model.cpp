@@ -7,19 +7,6 @@ namespace attnspec::verify::model {
 
 namespace {
 
-/// Tokens begin .. end - 1 of one head, in fp32.
-Rows load_rows(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head) {
-  Rows rows(end - begin, from.dim);
-  for (std::int64_t i = 0; i < rows.count; ++i)
-    for (std::int64_t d = 0; d < rows.dim; ++d) rows.row(i)[d] = static_cast<float>(from.load(begin + i, head, d));
-  return rows;
-}
-
-void store_rows(const Rows& rows, const TensorView& to, std::int64_t begin, std::int64_t head, float factor) {
-  for (std::int64_t i = 0; i < rows.count; ++i)
-    for (std::int64_t d = 0; d < rows.dim; ++d) to.store(begin + i, head, d, factor * rows.row(i)[d]);
-}
-
 /// A kernel's own copy of the call, with `dense` written as one block per sequence.
 struct Model {
   const Stages& stages;
@@ -74,11 +61,11 @@ struct Model {
 
   void forward_head(std::int64_t s, std::int64_t h) const {
     const Work head = work(s);
-    const Rows q = load_rows(call.q, q_begin(s), q_begin(s + 1), h);
-    const Rows k = load_rows(call.k, k_begin(s), k_begin(s + 1), h / group());
+    const Rows q = stages.load(call.q, q_begin(s), q_begin(s + 1), h);
+    const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), stages.kv_head(problem, h));
     const auto chosen = selects(call.op) ? assign(s, h, q, k) : given(s, h);
     if (!attends(call.op)) return;
-    const Rows v = load_rows(call.v, k_begin(s), k_begin(s + 1), h / group());
+    const Rows v = stages.load(call.v, k_begin(s), k_begin(s + 1), stages.kv_head(problem, h));
     std::vector<Partial> partials;
     for (const BlockQueries& list : stages.order(head, chosen)) {
       auto of_block = stages.attend(stages, head, list, q, k, v);
@@ -96,23 +83,23 @@ struct Model {
   void backward_group(const BackwardCall& backward, std::int64_t s, std::int64_t g) const {
     const Work head = work(s);
     const auto scale = static_cast<float>(problem.attention.scale);
-    const Rows k = load_rows(call.k, k_begin(s), k_begin(s + 1), g),
-               v = load_rows(call.v, k_begin(s), k_begin(s + 1), g);
+    const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), g),
+               v = stages.load(call.v, k_begin(s), k_begin(s + 1), g);
     Gradients sums{Rows(), Rows(k.count, k.dim), Rows(v.count, v.dim)};
     for (std::int64_t h = g * group(); h < (g + 1) * group(); ++h) {
-      const Rows q = load_rows(call.q, q_begin(s), q_begin(s + 1), h),
-                 o = load_rows(call.o, q_begin(s), q_begin(s + 1), h);
-      const Rows d_o = load_rows(backward.d_o, q_begin(s), q_begin(s + 1), h);
-      const Rows lse = load_rows(call.lse, q_begin(s), q_begin(s + 1), h);
+      const Rows q = stages.load(call.q, q_begin(s), q_begin(s + 1), h),
+                 o = stages.load(call.o, q_begin(s), q_begin(s + 1), h);
+      const Rows d_o = stages.load(backward.d_o, q_begin(s), q_begin(s + 1), h);
+      const Rows lse = stages.load(call.lse, q_begin(s), q_begin(s + 1), h);
       std::vector<float> delta;
       for (std::int64_t i = 0; i < head.num_queries; ++i) delta.push_back(stages.delta(head, d_o.row(i), o.row(i)));
       sums.dq = Rows(q.count, q.dim);
       for (const BlockQueries& list : stages.order(head, given(s, h)))
-        stages.attend_backward(stages, head, list, {q, k, v, d_o, lse.values, delta}, sums);
-      store_rows(sums.dq, backward.dq, q_begin(s), h, scale);
+        stages.attend_backward(stages, head, list, {q, k, v, d_o, lse.values, delta, h - g * group()}, sums);
+      stages.store(sums.dq, backward.dq, q_begin(s), h, scale);
     }
-    store_rows(sums.dk, backward.dk, k_begin(s), g, scale);
-    store_rows(sums.dv, backward.dv, k_begin(s), g, 1);
+    stages.store(sums.dk, backward.dk, k_begin(s), g, scale);
+    stages.store(sums.dv, backward.dv, k_begin(s), g, 1);
   }
 };
 

@@ -38,6 +38,24 @@ float rounded(float x, reference::Format format) {
   return format == reference::Format::fp32 ? x : static_cast<float>(reference::round_to(x, format));
 }
 
+std::int64_t kv_head(const MobaProblem& problem, std::int64_t h) {
+  return h / (problem.attention.heads / problem.attention.kv_heads);
+}
+
+Rows load(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head) {
+  Rows rows(end - begin, from.dim);
+  for (std::int64_t i = 0; i < rows.count; ++i)
+    for (std::int64_t d = 0; d < rows.dim; ++d) rows.row(i)[d] = static_cast<float>(from.load(begin + i, head, d));
+  return rows;
+}
+
+void store(const Rows& rows, const TensorView& to, std::int64_t begin, std::int64_t head, float factor) {
+  for (std::int64_t i = 0; i < rows.count; ++i)
+    for (std::int64_t d = 0; d < rows.dim; ++d) to.store(begin + i, head, d, factor * rows.row(i)[d]);
+}
+
+float scale_of(const Work& work) { return static_cast<float>(work.problem.attention.scale); }
+
 Rows pool(const Work& work, const Rows& k) {
   Rows means(work.num_blocks(), k.dim);
   for (std::int64_t b = 0; b < means.count; ++b) {
@@ -85,7 +103,7 @@ bool is_visible(const Work& work, std::int64_t t, std::int64_t j) { return !work
 std::vector<Partial> attend(const Stages& stages, const Work& work, const BlockQueries& list, const Rows& q,
                             const Rows& k, const Rows& v) {
   const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
-  const auto scale = static_cast<float>(work.problem.attention.scale);
+  const float scale = stages.scale(work);
   const std::vector<float> k_tiles = transposed_tiles(k, begin, end);
   std::vector<Partial> partials;
   float scores[kTile];
@@ -149,7 +167,7 @@ float delta(const Work& work, const float* d_o, const float* o) { return dot(d_o
 void attend_backward(const Stages& stages, const Work& work, const BlockQueries& list, const BackwardRows& rows,
                      Gradients& sums) {
   const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
-  const auto scale = static_cast<float>(work.problem.attention.scale);
+  const float scale = stages.scale(work);
   const std::vector<float> k_tiles = transposed_tiles(rows.k, begin, end),
                            v_tiles = transposed_tiles(rows.v, begin, end);
   float scores[kTile], d_weights[kTile];
@@ -176,7 +194,20 @@ void attend_backward(const Stages& stages, const Work& work, const BlockQueries&
 }  // namespace
 
 const Stages& correct_stages() {
-  static const Stages stages{pool, score, choose, order, is_visible, attend, restore, merge, delta, attend_backward};
+  static const Stages stages{.kv_head = kv_head,
+                             .load = load,
+                             .pool = pool,
+                             .score = score,
+                             .choose = choose,
+                             .order = order,
+                             .scale = scale_of,
+                             .is_visible = is_visible,
+                             .attend = attend,
+                             .restore = restore,
+                             .merge = merge,
+                             .delta = delta,
+                             .attend_backward = attend_backward,
+                             .store = store};
   return stages;
 }
 

@@ -10,6 +10,7 @@
 
 #include "reference/noise.hpp"
 #include "reference/problem.hpp"
+#include "verify/storage.hpp"
 
 namespace attnspec::verify::model {
 
@@ -68,16 +69,21 @@ struct Gradients {
 struct BackwardRows {
   const Rows &q, &k, &v, &d_o;
   const std::vector<float>&lse, &delta;
+  std::int64_t head_in_group;  // of these queries: 0 .. H / Hkv - 1
 };
 
 struct Stages {
+  // Before step 1: which kv head a query head reads, and tokens begin .. end - 1 of one head, in fp32.
+  std::int64_t (*kv_head)(const MobaProblem&, std::int64_t h);
+  Rows (*load)(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head);
   // Step 1, assign: mean keys, gate scores, the blocks of each query.
   Rows (*pool)(const Work&, const Rows& k);
   float (*score)(const Work&, const float* q, const float* mean);
   Blocks (*choose)(const Work&, const std::vector<float>& scores, std::int64_t t);
   // Step 2, order: the queries of each block.
   std::vector<BlockQueries> (*order)(const Work&, const std::vector<Blocks>& chosen);
-  // Step 3, attend within one block; is_visible masks tokens.
+  // Step 3, attend within one block; scale is the softmax scale, is_visible masks tokens.
+  float (*scale)(const Work&);
   bool (*is_visible)(const Work&, std::int64_t t, std::int64_t j);
   std::vector<Partial> (*attend)(const Stages&, const Work&, const BlockQueries&, const Rows& q, const Rows& k,
                                  const Rows& v);
@@ -85,9 +91,10 @@ struct Stages {
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax.
   Partial (*merge)(const Work&, const std::vector<Partial>& partials);
-  // Backward: delta of one row, then one block with its queries.
+  // Backward: delta of one row, then one block with its queries, then the gradients of one head from its first token.
   float (*delta)(const Work&, const float* d_o, const float* o);
   void (*attend_backward)(const Stages&, const Work&, const BlockQueries&, const BackwardRows&, Gradients& sums);
+  void (*store)(const Rows&, const TensorView& to, std::int64_t begin, std::int64_t head, float factor);
 };
 
 /// The stages as the report has them.
