@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
-#include <functional>
 #include <mutex>
 #include <optional>
 #include <tuple>
@@ -12,6 +10,7 @@
 #include "reference/gradient_noise.hpp"
 #include "reference/moba.hpp"
 #include "verify/compare.hpp"
+#include "verify/guarded_run.hpp"
 #include "verify/regimes.hpp"
 #include "verify/selection.hpp"
 
@@ -23,12 +22,6 @@ using namespace reference;
 
 /// Selections that a kernel which does not export its own is judged on, at most.
 constexpr std::size_t kMostSelections = 16;
-
-/// What no kernel leaves in a selection.
-constexpr std::int32_t kUnwritten = 0x7f7f7f7f;
-
-/// Entries before and after a selection that a kernel must leave alone.
-constexpr std::ptrdiff_t kGuard = 64;
 
 /// Collects the comparisons of one output from many threads.
 class Tally {
@@ -140,15 +133,18 @@ class Judgement {
     result.c = case_;
     result.kernel = kernel_.name;
     result.profile = describe(profile_);
-    std::vector<Owned> inputs{{"q", q_}, {"k", k_}}, outputs;
+    std::vector<NamedTensor> inputs{{"q", q_}, {"k", k_}}, outputs;
     if (attends(case_.op)) {
       inputs.push_back({"v", v_});
-      outputs = {{"o", o_}, {"lse", lse_}};
+      outputs.push_back({"o", o_});
+      outputs.push_back({"lse", lse_});
     }
-    run_guarded(inputs, outputs, selects(case_.op), result, [&] { kernel_.forward(forward_call()); });
+    const SelectionUse use = !selects(case_.op)          ? SelectionUse::read
+                             : kernel_.exports_selection ? SelectionUse::written
+                                                         : SelectionUse::ignored;
+    run({inputs, outputs, selection_, use, given_, [&] { kernel_.forward(forward_call()); }}, result);
     if (selects(case_.op)) {
-      if (kernel_.exports_selection)
-        std::copy_n(given_.begin() + kGuard, selection_.blocks.size(), selection_.blocks.begin());
+      if (kernel_.exports_selection) selection_ = given_.values();
       judge_selection(result);
     }
     if (!attends(case_.op)) return result;
@@ -159,10 +155,11 @@ class Judgement {
       result.verdict = std::max(result.verdict, Verdict::undecided);
       return result;
     }
-    inputs.insert(inputs.end(), {{"do", d_o_}, {"o", o_}, {"lse", lse_}});
-    run_guarded(inputs, {{"dq", dq_}, {"dk", dk_}, {"dv", dv_}}, false, result, [&] {
-      kernel_.backward({forward_call(), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
-    });
+    inputs.push_back({"do", d_o_});
+    inputs.push_back({"o", o_});
+    inputs.push_back({"lse", lse_});
+    const auto backward = [&] { kernel_.backward({forward_call(), d_o_.view(), dq_.view(), dk_.view(), dv_.view()}); };
+    run({inputs, {{"dq", dq_}, {"dk", dk_}, {"dv", dv_}}, selection_, SelectionUse::read, given_, backward}, result);
     judge_query_gradients(result);
     judge_key_gradients(result);
     return result;
@@ -178,8 +175,7 @@ class Judgement {
 
   ForwardCall forward_call() {
     ForwardCall call{case_.op, problem_, q_.view(), k_.view(), {}, {}, {}, {}};
-    if (case_.op != Operator::dense)
-      call.selection = {given_.data() + kGuard, selection_.tokens, selection_.heads, selection_.slots};
+    if (case_.op != Operator::dense) call.selection = given_.view();
     if (attends(case_.op)) {
       call.v = v_.view();
       call.o = o_.view();
@@ -188,67 +184,10 @@ class Judgement {
     return call;
   }
 
-  /// A tensor of a call, by name.
-  struct Owned {
-    const char* name;
-    std::reference_wrapper<HostTensor> tensor;
-  };
-
-  /// Everything a kernel wrote in one run: its outputs, then the selection.
-  using Bits = std::vector<std::vector<std::byte>>;
-
-  static void report(CaseResult& result, Verdict verdict, const char* output, const char* what) {
-    result.verdict = std::max(result.verdict, verdict);
-    result.findings.push_back({verdict, output, -1, -1, -1, -1, 0, 0, 0, 0, 0, what});
-  }
-
-  /// Runs a call with all memory around its tensors filled one way, and reports what it wrote outside its outputs.
-  template <class Run>
-  Bits run_among(Surroundings surroundings, const std::vector<Owned>& inputs, const std::vector<Owned>& outputs,
-                 bool writes_selection, CaseResult& result, const Run& run) {
-    const bool among_nan = surroundings == Surroundings::nan;
-    for (const auto* list : {&inputs, &outputs})
-      for (const Owned& owned : *list) owned.tensor.get().surround(surroundings);
-    for (const Owned& owned : outputs) owned.tensor.get().fill_rows(among_nan ? std::byte{0xff} : std::byte{0x5a});
-    given_.assign(selection_.blocks.size() + 2 * kGuard, among_nan ? kUnwritten : ~kUnwritten);
-    if (!writes_selection) std::copy(selection_.blocks.begin(), selection_.blocks.end(), given_.begin() + kGuard);
-    std::vector<std::int32_t> expected = given_;
-    Bits inputs_before;
-    for (const Owned& owned : inputs) inputs_before.push_back(owned.tensor.get().rows());
-    run();
-    for (std::size_t i = 0; i < inputs.size(); ++i)
-      if (inputs[i].tensor.get().rows() != inputs_before[i])
-        report(result, Verdict::stray_write, inputs[i].name, "an input was written");
-    for (const auto* list : {&inputs, &outputs})
-      for (const Owned& owned : *list)
-        if (!owned.tensor.get().outside_is_intact())
-          report(result, Verdict::stray_write, owned.name, "memory outside it was written");
-    if (writes_selection) std::copy(given_.begin() + kGuard, given_.end() - kGuard, expected.begin() + kGuard);
-    if (given_ != expected)
-      report(result, Verdict::stray_write, "selection", "memory that is not an output was written");
-    Bits bits;
-    for (const Owned& owned : outputs) bits.push_back(owned.tensor.get().rows());
-    const auto* blocks = reinterpret_cast<const std::byte*>(given_.data());
-    bits.emplace_back(blocks + kGuard * 4, blocks + (std::ssize(given_) - kGuard) * 4);
-    return bits;
-  }
-
-  /// Runs a call among NaN and then among numbers; the bits of its outputs must be equal. Those of the last run stay.
-  template <class Run>
-  void run_guarded(const std::vector<Owned>& inputs, const std::vector<Owned>& outputs, bool writes_selection,
-                   CaseResult& result, const Run& run) {
-    const Bits first = run_among(Surroundings::nan, inputs, outputs, writes_selection, result, run);
-    if (result.verdict == Verdict::stray_write) return;
-    const Bits second = run_among(Surroundings::numbers, inputs, outputs, writes_selection, result, run);
-    if (first == second || result.verdict == Verdict::stray_write) return;
-    std::size_t differing = 0;
-    while (first[differing] == second[differing]) ++differing;
-    const char* output = differing < outputs.size() ? outputs[differing].name : "selection";
-    if (run_among(Surroundings::numbers, inputs, outputs, writes_selection, result, run) == second) {
-      report(result, Verdict::stray_read, output,
-             "its bits depend on memory outside the tensors, or some were never written");
-    } else {
-      report(result, Verdict::nondeterministic, output, "two runs on the same memory gave different bits");
+  static void run(const GuardedCall& call, CaseResult& result) {
+    for (const auto& [verdict, tensor, what] : run_guarded(call)) {
+      result.verdict = std::max(result.verdict, verdict);
+      result.findings.push_back({verdict, tensor, -1, -1, -1, -1, 0, 0, 0, 0, 0, what});
     }
   }
 
@@ -475,7 +414,7 @@ class Judgement {
   Inputs inputs_;
   HostTensor q_, k_, v_, d_o_, o_, lse_, dq_, dk_, dv_;
   Selection selection_;               // what each row is judged on
-  std::vector<std::int32_t> given_;   // the kernel's own memory for it, between guards
+  HostSelection given_;               // the kernel's copy of it
   std::vector<SelectionRule> rules_;  // [query tokens * H], for kernels that do not export theirs
   std::vector<RowState> states_;      // [query tokens * H]
 };

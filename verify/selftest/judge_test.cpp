@@ -211,6 +211,15 @@ TEST(Judge, TriesEveryAdmissibleSelectionOfAKernelThatHidesItsOwn) {
   const CaseResult few = judge(kernel, parse_case("moba(lens=112,block=16,top_k=3,regime=tie)"));
   EXPECT_EQ(few.verdict, Verdict::pass);  // up to 15 tied selections a row
   EXPECT_EQ(few.outputs.size(), 5u);
+  Kernel silent = kernel;  // leaves the memory for a selection alone
+  silent.forward = [](const ForwardCall& call) {
+    std::vector<std::int32_t> elsewhere(
+        static_cast<std::size_t>(call.selection.tokens * call.selection.heads * call.selection.slots));
+    ForwardCall own = call;
+    own.selection.data = elsewhere.data();
+    model_kernel().forward(own);
+  };
+  EXPECT_EQ(verdict(silent, "moba(lens=100,block=16,top_k=3)"), Verdict::pass);
   const CaseResult many = judge(kernel, parse_case("moba(lens=400,block=8,top_k=6,regime=tie)"));
   EXPECT_EQ(many.verdict, Verdict::undecided);
   EXPECT_GT(many.undecided(), 0);

@@ -1,0 +1,60 @@
+// Running a call of a kernel so that what it does to memory shows: guards around everything, filled in two ways,
+// outputs filled with bytes that change, every call run twice.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "reference/tensor.hpp"
+#include "verify/storage.hpp"
+#include "verify/verdict.hpp"
+
+namespace attnspec::verify {
+
+/// A tensor of a call, by name.
+struct NamedTensor {
+  const char* name;
+  std::reference_wrapper<HostTensor> tensor;
+};
+
+/// What a call does with its selection.
+enum class SelectionUse { read, written, ignored };
+
+/// A selection in memory of its own, between guards: a kernel's copy, apart from the judge's.
+class HostSelection {
+ public:
+  SelectionView view();
+  /// The blocks as they are now, in the shape of the last `prepare`.
+  reference::Selection values() const;
+
+  /// Fills it before a run: blocks that are read keep their values, all else becomes what no kernel leaves behind.
+  void prepare(const reference::Selection& selection, SelectionUse use, Surroundings with);
+  /// Whether nothing but blocks that may be written has changed since.
+  bool is_intact(SelectionUse use) const;
+
+ private:
+  reference::Selection shape_;
+  std::vector<std::int32_t> entries_, prepared_;
+};
+
+struct GuardedCall {
+  std::vector<NamedTensor> inputs, outputs;
+  const reference::Selection& selection;  // the values it reads, or the shape of those it writes
+  SelectionUse selection_use;
+  HostSelection& memory;  // where the kernel finds it
+  std::function<void()> run;
+};
+
+/// What a call did to memory that it must not.
+struct MemoryFault {
+  Verdict verdict;  // stray_write, stray_read, nondeterministic
+  std::string tensor;
+  std::string what;
+};
+
+/// Runs the call among NaN and then among numbers, and compares the bits of its outputs. Those of the last run stay.
+std::vector<MemoryFault> run_guarded(const GuardedCall& call);
+
+}  // namespace attnspec::verify
