@@ -58,7 +58,7 @@ Axis head_axis() {
 
 Axis feature_axis() {
   Axis axis;
-  for (const auto& [dk, dv] : {std::pair{64, 64}, {16, 16}, {40, 24}, {96, 96}, {192, 128}, {1, 3}})
+  for (const auto& [dk, dv] : {std::pair{64, 64}, {16, 16}, {40, 24}, {128, 128}, {192, 128}, {1, 3}})
     axis.push_back([dk = dk, dv = dv](Case& c) { c.dk = dk, c.dv = dv; });
   return axis;
 }

@@ -1,7 +1,6 @@
 #include "verify/model/model.hpp"
 
 #include <algorithm>
-#include <limits>
 
 namespace attnspec::verify::model {
 
