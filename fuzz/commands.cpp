@@ -5,15 +5,19 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
+#include <exception>
 #include <stdexcept>
 
 #include "cuda/device.hpp"
 #include "fuzz/progress.hpp"
+#include "verify/calibration.hpp"
 #include "verify/golden.hpp"
 #include "verify/judge.hpp"
 #include "verify/levels.hpp"
 #include "verify/model/defects.hpp"
+#include "verify/model/variations.hpp"
 #include "verify/regimes.hpp"
 #include "verify/report.hpp"
 
@@ -57,17 +61,16 @@ std::vector<CaseResult> run(const std::vector<Job>& jobs) {
 }  // namespace
 
 int check(const CheckOptions& options) {
-  std::vector<const Kernel*> judged;
-  for (const std::string& name : options.kernels) judged.push_back(&find_kernel(name));
-  if (judged.empty())
-    for (const Kernel& kernel : kernels()) judged.push_back(&kernel);
+  std::vector<Kernel> judged;
+  for (const std::string& name : options.kernels) judged.push_back(find_kernel(name));
+  if (judged.empty()) judged = kernels();
   std::vector<Operator> operators;
   for (const std::string& name : options.operators) operators.push_back(parse_operator(name));
   std::vector<Job> jobs;
-  for (const Kernel* kernel : judged)
-    for (const Operator op : kernel->operators)
+  for (const Kernel& kernel : judged)
+    for (const Operator op : kernel.operators)
       if (operators.empty() || std::find(operators.begin(), operators.end(), op) != operators.end())
-        for (const Case& c : level_cases(op, options.level)) jobs.push_back({kernel, c});
+        for (const Case& c : level_cases(op, options.level)) jobs.push_back({&kernel, c});
   if (jobs.empty()) throw std::invalid_argument("no kernel given implements an operator given");
   if (!options.junit.empty()) require_writable_junit(options.junit);
   if (const std::string why = cuda::find_devices().why_none; options.kernels.empty() && !why.empty())
@@ -85,21 +88,87 @@ int replay(const std::string& target, const std::string& kernel) {
   const std::vector<Case> cases =
       target.find('(') != std::string::npos ? std::vector<Case>{parse_case(target)} : read_case_file(target);
   if (cases.empty()) throw std::invalid_argument(fmt::format("case file {}: holds no case", target));
-  std::vector<const Kernel*> judged;
-  if (!kernel.empty()) {
-    judged.push_back(&find_kernel(kernel));
-  } else {
-    for (const Kernel& built_in : kernels()) judged.push_back(&built_in);
-  }
+  const std::vector<Kernel> judged = kernel.empty() ? kernels() : std::vector<Kernel>{find_kernel(kernel)};
   std::vector<CaseResult> results;
   for (const Case& c : cases) {
-    for (const Kernel* k : judged) {
-      results.push_back(judge(*k, c));
+    for (const Kernel& k : judged) {
+      results.push_back(judge(k, c));
       fmt::print("{}", details(results.back()));
       for (const Finding& finding : results.back().findings) fmt::print("{}\n", failure_line(results.back(), finding));
     }
   }
   return exit_code(results);
+}
+
+namespace {
+
+/// One line of all calibrations that share a name: of a regime and output, or of a profile and output.
+void print_calibrations(const std::vector<Calibration>& all, std::string Calibration::*key) {
+  std::vector<std::string> names;
+  for (const Calibration& c : all)
+    if (std::find(names.begin(), names.end(), c.*key) == names.end()) names.push_back(c.*key);
+  for (const std::string& name : names) {
+    for (const char* output : {"o", "lse", "dq", "dk", "dv"}) {
+      std::int64_t rows = 0, alarms = 0;
+      double worst_r = 0, worst_z = 0, least = HUGE_VAL, most = 0;
+      for (const Calibration& c : all) {
+        if (c.*key != name || c.output != output) continue;
+        rows += c.rows, alarms += c.alarms;
+        worst_r = std::max(worst_r, c.worst_r), worst_z = std::max(worst_z, c.worst_z);
+        if (c.median_r >= 0) least = std::min(least, c.median_r), most = std::max(most, c.median_r);
+      }
+      fmt::print("{:<50} {:<4} {:>10} {:>7} {:>8.2f} {:>8.2f}  {}\n", name, output, rows, alarms, worst_r, worst_z,
+                 most > 0 ? fmt::format("{:.2f} .. {:.2f}", least, most) : "-");
+    }
+  }
+}
+
+}  // namespace
+
+int calibrate(const CalibrateOptions& options) {
+  const std::vector<CalibrationJob> jobs = calibration_jobs(options.regimes);
+  std::vector<std::vector<Calibration>> results(jobs.size());
+  std::exception_ptr error;
+  std::size_t bad = 0;
+  Progress progress(jobs.size(), "regimes and profiles");
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    try {
+      results[i] = verify::calibrate(jobs[i], options.rows, options.seed);
+    } catch (...) {
+#pragma omp critical
+      error = std::current_exception();
+    }
+#pragma omp critical
+    {
+      bad += std::any_of(results[i].begin(), results[i].end(), [](const Calibration& c) { return !c.is_good(); });
+      progress.step(bad);
+    }
+  }
+  progress.clear();
+  if (error) std::rethrow_exception(error);
+  std::vector<Calibration> all;
+  for (const auto& some : results) all.insert(all.end(), some.begin(), some.end());
+  fmt::print("{:<50} {:<4} {:>10} {:>7} {:>8} {:>8}  {}\n", "", "", "rows", "alarms", "worst R", "worst z",
+             "medians of R where n_eff >= 8");
+  print_calibrations(all, &Calibration::regime);
+  print_calibrations(all, &Calibration::profile);
+  std::int64_t rows = 0;
+  for (const Calibration& c : all) {
+    rows += c.rows;
+    if (c.is_good()) continue;
+    fmt::print("BAD {} {} {}: {} alarms in {} rows, worst R {:.2f}, worst z {:.2f}, median R {:.2f}", c.regime,
+               c.profile, c.output, c.alarms, c.rows, c.worst_r, c.worst_z, c.median_r);
+    if (!c.first_alarm.empty()) {
+      const auto departures = c.profile.find('+');
+      fmt::print(" | {}", replay_command(departures == std::string::npos ? "model:moba"
+                                                                         : "model:moba" + c.profile.substr(departures),
+                                         parse_case(c.first_alarm)));
+    }
+    fmt::print("\n");
+  }
+  fmt::print("{} rows, {} regimes and profiles: {} good, {} bad\n", rows, jobs.size(), jobs.size() - bad, bad);
+  return bad == 0 ? 0 : 1;
 }
 
 int golden(const std::vector<std::string>& files) {
@@ -132,7 +201,8 @@ int list_kernels() {
     for (const Operator op : kernel.operators) operators.push_back(name(op));
     fmt::print("{}  {}\n  operators: {}\n", kernel.name, kernel.summary, fmt::join(operators, ", "));
     for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32})
-      fmt::print("  {}: {}\n", reference::name(dtype), reference::describe(kernel.profile(dtype)));
+      fmt::print("  {}: {}\n", reference::name(dtype),
+                 reference::describe(reference::make_profile(dtype, kernel.departures)));
   }
   const cuda::Devices devices = cuda::find_devices();
   for (const std::string& device : devices.names) fmt::print("GPU: {}\n", device);
@@ -143,6 +213,18 @@ int list_kernels() {
 int list_regimes() {
   for (const Regime& regime : regimes()) fmt::print("{:<14} {}\n", regime.name, regime.mistake);
   fmt::print("captured files: {}\n", fmt::join(captured_names(), ", "));
+  return 0;
+}
+
+int list_variations() {
+  for (const model::Variation& variation : model::variations())
+    fmt::print("benign:{}  {}\n", variation.name, variation.what);
+  return 0;
+}
+
+int list_departures() {
+  for (const reference::Departure& departure : reference::departures())
+    fmt::print("{:<17} {}\n", departure.name, departure.meaning);
   return 0;
 }
 

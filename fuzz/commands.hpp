@@ -2,6 +2,7 @@
 // thrown as an exception whose message is one line.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,14 @@ int check(const CheckOptions& options);
 /// target: a case, or a file of cases. kernel: empty: every built-in one that implements the operator.
 int replay(const std::string& target, const std::string& kernel);
 
+struct CalibrateOptions {
+  std::int64_t rows = 6000;          // of every output, in every regime and profile
+  std::vector<std::string> regimes;  // none: every one
+  std::uint64_t seed = 0;
+};
+/// Whether the noise prediction fits the model kernel in every profile.
+int calibrate(const CalibrateOptions& options);
+
 /// files: none: those of the golden directory.
 int golden(const std::vector<std::string>& files);
 
@@ -25,5 +34,7 @@ int list_operators();
 int list_kernels();
 int list_regimes();
 int list_defects();
+int list_variations();
+int list_departures();
 
 }  // namespace attnspec::fuzz

@@ -34,16 +34,28 @@ int run(int argc, char** argv) {
   replay->add_option("CASE", target, "operator(key=value,...), or a file with one case per line")->required();
   replay->add_option("--kernel", kernel, "the kernel to judge (default: every built-in one)");
 
+  fuzz::CalibrateOptions calibrate_options;
+  auto* calibrate = app.add_subcommand(
+      "calibrate", "whether the predicted noise fits the model kernel in every regime and arithmetic");
+  calibrate->add_option("--rows", calibrate_options.rows, "rows of every output, in each of them")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  calibrate->add_option("--regime", calibrate_options.regimes, "only these regimes");
+  calibrate->add_option("--seed", calibrate_options.seed, "other cases")->capture_default_str();
+
   std::vector<std::string> golden_files;
   auto* golden = app.add_subcommand("golden", "compare the reference with recorded vectors of public implementations");
   golden->add_option("FILE", golden_files,
                      "safetensors files (default: those of ATTNSPEC_GOLDEN_DIR, else the repository's)");
 
-  auto* list = app.add_subcommand("list", "list operators, kernels, regimes or planted defects");
+  auto* list =
+      app.add_subcommand("list", "list operators, kernels, regimes, departures, benign variations or planted defects");
   list->require_subcommand(1);
   auto* operators = list->add_subcommand("operators", "what can be judged");
   auto* kernels = list->add_subcommand("kernels", "the built-in kernels and their declared arithmetic");
   auto* regimes = list->add_subcommand("regimes", "what kinds of numbers a case can hold, and why");
+  auto* departures = list->add_subcommand("departures", "what a kernel may declare beside the plain arithmetic");
+  auto* variations = list->add_subcommand("variations", "benign variations, each a kernel benign:NAME");
   auto* defects = list->add_subcommand("defects", "planted defects, each a kernel defect:NAME");
 
   try {
@@ -55,10 +67,13 @@ int run(int argc, char** argv) {
   }
   if (*check) return fuzz::check(check_options);
   if (*replay) return fuzz::replay(target, kernel);
+  if (*calibrate) return fuzz::calibrate(calibrate_options);
   if (*golden) return fuzz::golden(golden_files);
   if (*operators) return fuzz::list_operators();
   if (*kernels) return fuzz::list_kernels();
   if (*regimes) return fuzz::list_regimes();
+  if (*departures) return fuzz::list_departures();
+  if (*variations) return fuzz::list_variations();
   if (*defects) return fuzz::list_defects();
   return kCouldNotRun;
 }

@@ -7,8 +7,12 @@
 
 namespace attnspec::fuzz {
 
-Progress::Progress(std::size_t total)
-    : total_(total), is_terminal_(isatty(STDERR_FILENO) == 1), start_(Clock::now()), last_(start_) {}
+Progress::Progress(std::size_t total, std::string things)
+    : total_(total),
+      things_(std::move(things)),
+      is_terminal_(isatty(STDERR_FILENO) == 1),
+      start_(Clock::now()),
+      last_(start_) {}
 
 Progress::~Progress() { clear(); }
 
@@ -22,7 +26,7 @@ void Progress::step(std::size_t findings) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;
   const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
-  std::string line = fmt::format("{}/{} cases, {:.1f} cases/s, {:.0f} s left", done_, total_, rate, left);
+  std::string line = fmt::format("{}/{} {}, {:.1f} a second, {:.0f} s left", done_, total_, things_, rate, left);
   if (findings > 0) line += fmt::format(", {} with findings", findings);
   if (is_terminal_) {
     constexpr std::size_t kWidth = 30;

@@ -9,13 +9,13 @@ namespace attnspec::fuzz {
 
 class Progress {
  public:
-  /// total: cases to come. Prints nothing before the first step.
-  explicit Progress(std::size_t total);
+  /// total: how many `things` are to come. Prints nothing before the first step.
+  explicit Progress(std::size_t total, std::string things = "cases");
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// One more case is done; findings so far. On a terminal at most ten times a second, elsewhere every five seconds and
+  /// One more is done; findings so far. On a terminal at most ten times a second, elsewhere every five seconds and
   /// at the end.
   void step(std::size_t findings);
 
@@ -26,6 +26,7 @@ class Progress {
   using Clock = std::chrono::steady_clock;
 
   std::size_t total_, done_ = 0;
+  std::string things_;
   bool is_terminal_, is_drawn_ = false;
   Clock::time_point start_, last_;
 };

@@ -16,28 +16,6 @@ std::int64_t count(std::span<const KeyRange> visible) {
   return keys;
 }
 
-/// <x, row_j> for every visible row j.
-Vector products(const Row& x, const Rows& rows, std::span<const KeyRange> visible) {
-  Vector result(count(visible));
-  std::int64_t n = 0;
-  for (const auto& [begin, end] : visible) {
-    result.segment(n, end - begin).noalias() = rows.middleRows(begin, end - begin) * x;
-    n += end - begin;
-  }
-  return result;
-}
-
-/// sum_j weights_j row_j over the visible rows.
-Vector combination(const Vector& weights, const Rows& rows, std::span<const KeyRange> visible) {
-  Vector result = Vector::Zero(rows.cols());
-  std::int64_t n = 0;
-  for (const auto& [begin, end] : visible) {
-    result.noalias() += rows.middleRows(begin, end - begin).transpose() * weights.segment(n, end - begin);
-    n += end - begin;
-  }
-  return result;
-}
-
 }  // namespace
 
 std::vector<Sequence> sequences(const AttentionProblem& problem) {
@@ -77,6 +55,26 @@ std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, std::in
     if (begin < end) visible.push_back({begin, end});
   }
   return visible;
+}
+
+Vector products(const Row& x, const Rows& rows, std::span<const KeyRange> visible) {
+  Vector result(count(visible));
+  std::int64_t n = 0;
+  for (const auto& [begin, end] : visible) {
+    result.segment(n, end - begin).noalias() = rows.middleRows(begin, end - begin) * x;
+    n += end - begin;
+  }
+  return result;
+}
+
+Vector combination(const Vector& weights, const Rows& rows, std::span<const KeyRange> visible) {
+  Vector result = Vector::Zero(rows.cols());
+  std::int64_t n = 0;
+  for (const auto& [begin, end] : visible) {
+    result.noalias() += rows.middleRows(begin, end - begin).transpose() * weights.segment(n, end - begin);
+    n += end - begin;
+  }
+  return result;
 }
 
 AttendedRow attend(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale) {

@@ -53,6 +53,12 @@ struct KeyRange {
 std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, std::int64_t t, std::int64_t num_keys,
                                    std::int64_t block, bool causal);
 
+/// <x, row_j> for every visible row j: x [dim], rows [T, dim], result [n].
+Vector products(const Row& x, const Rows& rows, std::span<const KeyRange> visible);
+
+/// sum_j weights_j row_j over the visible rows: weights [n], rows [T, dim], result [dim].
+Vector combination(const Vector& weights, const Rows& rows, std::span<const KeyRange> visible);
+
 /// Everything the attention of one query row computes; n = number of visible keys, in the order of the ranges.
 struct AttendedRow {
   Vector scores;                                          // [n], sigma <q, k_j>, in nats

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace attnspec::reference {
 
@@ -9,109 +10,158 @@ namespace {
 
 double square(double x) { return x * x; }
 
-/// The independent errors of o: calls visit(variance, direction) for each, direction [dv]. drift: A6 of the weights.
-template <class Visit>
-void for_each_error(const Profile& profile, const RowInputs& in, const AttendedRow& row, const ScoreNoise& scores,
-                    double drift, const Visit& visit) {
-  const double n = static_cast<double>(row.scores.size()), largest = row.scores.maxCoeff();
-  const double sum = std::exp(row.lse - largest), u = accumulator_roundoff(profile);
-  const double accumulated = accumulation_variance(u, n, 1, 0);
-  const double rescaling = square(2 * unit_roundoff(Format::fp32) * (std::abs(largest) + std::abs(row.lse)));
-  Vector centred(row.o.size()), block_sum(row.o.size());
-  Eigen::Index i = 0;
-  for (const auto& [begin, end] : in.visible) {
-    block_sum.setZero();
-    for (std::int64_t j = begin; j < end; ++j, ++i) {
-      const double p = row.weights[i];
-      const double rounding = rounding_variance(p * sum, profile.weights) / square(sum) +  // F1
-                              accumulated * square(p);                                     // F5
-      const double score = scores.variance[i] * square(p);                                 // F3
-      const auto v = in.v.row(j).transpose();
-      centred = v - row.o;
-      block_sum += p * centred;
-      if (profile.normaliser == Normaliser::sums_rounded) {
-        visit(rounding + score, centred);
-      } else {
-        visit(rounding, v);
-        visit(score, centred);
-      }
+/// What the predictions of one row share.
+struct Parts {
+  const Profile& profile;
+  const RowInputs& in;
+  const AttendedRow& row;
+  double n;                    // number of visible keys
+  double u;                    // roundoff of the accumulator
+  double offset;               // |m| + |L|: what scores are shifted by
+  ScoreNoise scores;           // [n]
+  double unit;                 // a weight is rounded as P unit
+  Vector rounding;             // [n], variance of rounding a weight, relative to Z
+  Vector rounding_worst_case;  // [n]
+  Vector ascending;            // [n], the weights
+  Groups equal;                // groups of equal weights
+  double drift;                // variance of the drift of Z, relative: A6
+
+  Parts(const Profile& p, const RowInputs& i, const AttendedRow& r)
+      : profile(p),
+        in(i),
+        row(r),
+        n(static_cast<double>(r.scores.size())),
+        u(accumulator_roundoff(p)),
+        offset(std::abs(r.scores.maxCoeff()) + std::abs(r.lse)),
+        scores(score_noise(p, i, r.scores, std::abs(r.scores.maxCoeff()))),
+        unit(p.normaliser == Normaliser::divides_first ? 1 : std::exp(r.lse - r.scores.maxCoeff())),
+        rounding(r.weights.size()),
+        rounding_worst_case(r.weights.size()),
+        ascending(sorted(r.weights)),
+        equal(equal_groups(r.weights, ascending)),
+        drift(repetition_variance(u, ascending)) {
+    for (Eigen::Index j = 0; j < r.weights.size(); ++j) {
+      rounding[j] = rounding_variance(r.weights[j] * unit, p.weights) / square(unit);
+      rounding_worst_case[j] = rounding_worst(r.weights[j] * unit, p.weights) / unit;
     }
-    visit(rescaling, block_sum);  // F4
   }
-  const double equal_weights =
-      profile.normaliser == Normaliser::sums_unrounded ? square(kRounding * unit_roundoff(profile.weights)) : 0;  // F2
-  visit(equal_weights + square(kRounding * u) * (n / 3 + 4) + drift, row.o);                                      // F5
+
+  bool sums_rounded() const { return profile.normaliser == Normaliser::sums_rounded; }
+};
+
+/// Equal weights of a group: their roundings are one error and their score errors another, and equal terms drift. F6.
+void add_equal_weights(const Parts& parts, RowErrors& errors) {
+  if (parts.equal.empty()) return;
+  const std::vector<std::int64_t> keys = keys_of(parts.in.visible);
+  const auto v = [&](Eigen::Index i) -> Vector {
+    return parts.in.kv.v.row(keys[static_cast<std::size_t>(i)]).transpose();
+  };
+  for (const auto& group : parts.equal) {
+    Vector sum = Vector::Zero(parts.row.o.size());
+    for (const Eigen::Index i : group) sum += v(i);
+    const Vector centred = sum - static_cast<double>(group.size()) * parts.row.o;
+    errors.shared.push_back(std::sqrt(parts.rounding[group[0]]) * (parts.sums_rounded() ? centred : sum));
+    errors.shared.push_back(std::sqrt(parts.scores.variance[group[0]]) * parts.row.weights[group[0]] * centred);
+  }
+  add_drifts(parts.u, parts.equal, parts.row.weights, 1, v, parts.row.o, errors);
 }
 
-ScoreNoise scores_of(const Profile& profile, const RowInputs& in, const AttendedRow& row) {
-  return score_noise(profile, in.q, in.k, in.visible, in.scale, row.scores, row.scores.maxCoeff());
+/// Partial outputs that are stored in 16 bits, one for each range: F7.
+void add_partial_roundings(const Parts& parts, const std::vector<Vector>& sums, const std::vector<double>& weights,
+                           RowErrors& errors) {
+  for (Eigen::Index d = 0; d < parts.row.o.size(); ++d) {
+    double variance = 0, agreeing = 0;
+    for (std::size_t b = 0; b < sums.size(); ++b) {
+      if (weights[b] == 0) continue;
+      const double deviation =
+          weights[b] * std::sqrt(rounding_variance(sums[b][d] / weights[b], parts.profile.partial));
+      const bool agrees =
+          std::abs(sums[b][d] / weights[b] - parts.row.o[d]) <= spacing(parts.row.o[d], parts.profile.partial);
+      variance += agrees ? 0 : square(deviation);
+      agreeing += agrees ? deviation : 0;  // partial outputs that agree with o round alike
+    }
+    errors.separate[d] += variance + square(agreeing);
+  }
+}
+
+RowErrors output_errors(const Parts& parts) {
+  const auto& [profile, in, row] = std::tie(parts.profile, parts.in, parts.row);
+  RowErrors errors(row.o.size());
+  errors.along = accumulation_variance(parts.u, parts.n, 1, 0) * row.weights.cwiseAbs2();                // F5
+  errors.along_centred = parts.scores.variance.cwiseProduct(row.weights.cwiseAbs2());                    // F3
+  (parts.sums_rounded() ? errors.along_centred : errors.along) += parts.rounding;                        // F1
+  errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                   // F5
+  if (!parts.sums_rounded()) errors.along_centre += square(kRounding * unit_roundoff(profile.weights));  // F2
+  errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);                  // F4
+  const double rescaling = 2 * unit_roundoff(Format::fp32) * parts.offset;
+  std::vector<Vector> sums;
+  std::vector<double> weights;
+  Eigen::Index i = 0;
+  for (const auto& [begin, end] : in.visible) {
+    const auto p = row.weights.segment(i, end - begin);
+    sums.push_back(in.kv.v.middleRows(begin, end - begin).transpose() * p);
+    weights.push_back(p.sum());
+    errors.shared.push_back(rescaling * (sums.back() - weights.back() * row.o));  // F4
+    i += end - begin;
+  }
+  add_equal_weights(parts, errors);
+  if (profile.partial != Format::fp32) add_partial_roundings(parts, sums, weights, errors);
+  return errors;
 }
 
 /// The worst case and the floor of o, before the output's rounding.
-void add_worst(const Profile& profile, const RowInputs& in, const AttendedRow& row, const ScoreNoise& scores,
-               RowNoise& noise) {
-  const double n = static_cast<double>(row.scores.size()), largest = row.scores.maxCoeff();
-  const double sum = std::exp(row.lse - largest), u = accumulator_roundoff(profile);
-  const double rescaling = 2 * unit_roundoff(Format::fp32) * (std::abs(largest) + std::abs(row.lse));
-  const auto o = row.o.array().abs();
-  Eigen::ArrayXd v(row.o.size());
-  double shared = 0;  // of |o|
-  Eigen::Index i = 0;
-  for (const auto& [begin, end] : in.visible) {
-    for (std::int64_t j = begin; j < end; ++j, ++i) {
-      const double p = row.weights[i], rounding = rounding_worst(p * sum, profile.weights) / sum;
-      const double score = (scores.worst[i] + 2 * rescaling) * p;
-      v = in.v.row(j).transpose().array().abs();
-      noise.worst.array() += (rounding + score + (n + 4) * u * p) * v;
-      shared += score + (profile.normaliser == Normaliser::sums_rounded ? rounding : 0);
-      if (may_flush(p * sum, profile.weights)) noise.floor.array() += p * v;
-    }
-  }
-  noise.worst.array() += (shared + (n + 4) * u) * o;
-  noise.floor.array() += (n + 2) * kFlushed;
+void add_worst(const Parts& parts, RowNoise& noise) {
+  const auto& [profile, in, row] = std::tie(parts.profile, parts.in, parts.row);
+  const double rescaling = 2 * unit_roundoff(Format::fp32) * parts.offset, accumulated = (parts.n + 4) * parts.u;
+  const Vector score = (parts.scores.worst.array() + 2 * rescaling) * row.weights.array();
+  const Rows magnitudes(in.kv.v_magnitudes.data(), in.kv.v_magnitudes.rows(), in.kv.v_magnitudes.cols());
+  const double partial = profile.partial == Format::fp32 ? 0 : unit_roundoff(profile.partial);
+  noise.worst =
+      combination(parts.rounding_worst_case + score + (accumulated + partial) * row.weights, magnitudes, in.visible);
+  noise.worst +=
+      (score.sum() + accumulated + (parts.sums_rounded() ? parts.rounding_worst_case.sum() : 0)) * row.o.cwiseAbs();
   noise.worst *= 1 + 4 * unit_roundoff(profile.weights);  // products of two roundings
+  if (may_flush(row.weights.minCoeff() * parts.unit, profile.weights)) {
+    Vector flushed = row.weights;
+    for (double& p : flushed)
+      if (!may_flush(p * parts.unit, profile.weights)) p = 0;
+    noise.floor = combination(flushed, magnitudes, in.visible);
+  }
+  noise.floor.array() += (parts.n + 2) * kFlushed;
+  if (partial > 0) noise.floor.array() += subnormal_spacing(profile.partial) / 2;
+}
+
+RowNoise lse_noise(const Parts& parts) {
+  const double u32 = unit_roundoff(Format::fp32), offset = 2 * u32 * parts.offset;
+  RowNoise noise(1);
+  noise.variance[0] = parts.row.weights.cwiseAbs2().dot(parts.scores.variance) + square(offset) +
+                      accumulation_variance(u32, parts.n, 0, 1) + parts.drift + square(2 * u32);
+  noise.worst[0] = parts.row.weights.dot(parts.scores.worst) + 2 * offset + (parts.n + 4) * u32;
+  if (parts.sums_rounded()) {
+    noise.variance[0] += parts.rounding.sum() + square(kRounding * unit_roundoff(parts.profile.weights));
+    noise.worst[0] += parts.rounding_worst_case.sum();
+  }
+  for (const auto& group : parts.equal) {
+    const auto m = static_cast<double>(group.size());
+    const double p = parts.row.weights[group[0]];
+    const double rounding = parts.sums_rounded() ? parts.rounding[group[0]] : 0;
+    noise.variance[0] += square(m) * (square(p) * parts.scores.variance[group[0]] + rounding);
+  }
+  return noise;
 }
 
 }  // namespace
 
 AttentionNoise attention_noise(const Profile& profile, const RowInputs& in, const AttendedRow& row) {
-  AttentionNoise noise{RowNoise(row.o.size()), RowNoise(1)};
+  AttentionNoise noise{RowErrors(row.o.size()), RowNoise(row.o.size()), RowNoise(1)};
   if (row.scores.size() == 0) return noise;
-  const ScoreNoise scores = scores_of(profile, in, row);
-  const double drift = repetition_variance(accumulator_roundoff(profile), row.weights);
-  for_each_error(profile, in, row, scores, drift, [&](double variance, const auto& direction) {
-    noise.o.variance.array() += variance * direction.array().square();
-  });
-  add_worst(profile, in, row, scores, noise.o);
+  const Parts parts(profile, in, row);
+  noise.errors = output_errors(parts);
+  noise.o.variance = variance(noise.errors, in.kv.v, in.kv.v_squares, in.visible, row.o);
+  add_worst(parts, noise.o);
   add_output_rounding(row.o, profile.output, noise.o);
-
-  const double n = static_cast<double>(row.scores.size()), u32 = unit_roundoff(Format::fp32);
-  const double offset = 2 * u32 * (std::abs(row.scores.maxCoeff()) + std::abs(row.lse));
-  noise.lse.variance[0] = (row.weights.array().square() * scores.variance.array()).sum() + square(offset) +
-                          accumulation_variance(u32, n, 0, 1) + drift + square(2 * u32);
-  noise.lse.worst[0] = row.weights.dot(scores.worst) + 2 * offset + (n + 4) * u32;
-  if (profile.normaliser == Normaliser::sums_rounded) {
-    const double sum = std::exp(row.lse - row.scores.maxCoeff());
-    for (const double p : row.weights) {
-      noise.lse.variance[0] += rounding_variance(p * sum, profile.weights) / square(sum);
-      noise.lse.worst[0] += rounding_worst(p * sum, profile.weights) / sum;
-    }
-    noise.lse.variance[0] += square(kRounding * unit_roundoff(profile.weights));
-  }
+  noise.lse = lse_noise(parts);
   return noise;
-}
-
-Matrix attention_covariance(const Profile& profile, const RowInputs& in, const AttendedRow& row) {
-  Matrix covariance = Matrix::Zero(row.o.size(), row.o.size());
-  if (row.scores.size() == 0) return covariance;
-  const ScoreNoise scores = scores_of(profile, in, row);
-  const double drift = repetition_variance(accumulator_roundoff(profile), row.weights);
-  for_each_error(profile, in, row, scores, drift, [&](double variance, const auto& direction) {
-    covariance.selfadjointView<Eigen::Lower>().rankUpdate(Vector(direction), variance);
-  });
-  covariance = covariance.selfadjointView<Eigen::Lower>();
-  covariance.diagonal() = attention_noise(profile, in, row).o.variance;
-  return covariance;
 }
 
 }  // namespace attnspec::reference

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 namespace attnspec::reference {
 
@@ -9,23 +10,49 @@ namespace {
 
 double square(double x) { return x * x; }
 
-/// The independent errors of dq: calls visit(variance, direction) for each, direction [dk].
-template <class Visit>
-void for_each_error(const Profile& profile, const RowInputs& in, const GradientTerms& terms, const RowGradient& row,
-                    const Vector& dq, const Visit& visit) {
-  const double n = static_cast<double>(row.scores.size()), u = accumulator_roundoff(profile);
-  const double accumulated = accumulation_variance(u, n, 1, 0);
-  Vector weighted_keys = Vector::Zero(dq.size());  // sum_j P_j k_j
-  Eigen::Index i = 0;
-  for (const auto& [begin, end] : in.visible) {
-    for (std::int64_t j = begin; j < end; ++j, ++i) {
-      const auto k = in.k.row(j).transpose();
-      visit(square(in.scale) * (terms.ds_variance[i] + accumulated * square(row.d_scores[i])), k);
-      weighted_keys += row.weights[i] * k;
-    }
+Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
+
+/// Elementwise rounding_variance, rounding_worst.
+Vector variances(const Vector& x, Format format) {
+  return x.unaryExpr([&](double value) { return rounding_variance(value, format); });
+}
+Vector worsts(const Vector& x, Format format) {
+  return x.unaryExpr([&](double value) { return rounding_worst(value, format); });
+}
+
+/// One error for each group: together its members move the sum along sum_g weights_j y_j. E6.
+void add_shared(const Groups& groups, const Vector& weights, const Vector& variances, double scale,
+                const std::function<Vector(Eigen::Index)>& y, RowErrors& errors) {
+  for (const auto& group : groups) {
+    Vector sum = weights[group[0]] * y(group[0]);
+    for (std::size_t i = 1; i < group.size(); ++i) sum += weights[group[i]] * y(group[i]);
+    errors.shared.push_back(scale * std::sqrt(variances[group[0]]) * sum);
   }
-  visit(square(in.scale) * terms.delta_variance, weighted_keys);
-  visit(terms.lse_variance + accumulation_variance(u, n, 0, 1), dq);
+}
+
+/// Groups of equal terms weights_j y_j round alike and drift: E6, A6. rounding: variances of the rounding of the
+/// weights; centre: the whole sum, scale included.
+void add_equal_terms(double roundoff, const Groups& groups, const Vector& weights, const Vector& rounding, double scale,
+                     const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors) {
+  add_shared(groups, Vector::Ones(weights.size()), rounding, scale, y, errors);
+  add_drifts(roundoff, groups, weights, scale, y, centre, errors);
+}
+
+/// Groups of equal dS: they have equal P.
+Groups equal_d_scores(const Groups& equal_weights, const Vector& d_scores) {
+  return equal_weights.empty() ? Groups{} : equal_groups(d_scores);
+}
+
+/// The noise of a sum of n terms: variance, worst case and floor, then the output's rounding. factor: the largest a
+/// kernel multiplies a sum with at its end.
+RowNoise finished(const Profile& profile, Vector variance, Vector worst, Vector floor, double n, double factor,
+                  const Vector& gradient) {
+  RowNoise noise(gradient.size());
+  noise.variance = std::move(variance);
+  noise.worst = (1 + 4 * unit_roundoff(profile.weights)) * worst;  // products of two roundings
+  noise.floor = floor.array() + (n + 2) * kFlushed * factor;
+  add_output_rounding(gradient, profile.output, noise);
+  return noise;
 }
 
 }  // namespace
@@ -35,125 +62,157 @@ GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const 
   const Eigen::Index n = row.scores.size();
   const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile);
   const double dv = static_cast<double>(given.d_o.size());
-  GradientTerms terms{Vector::Zero(n), Vector::Zero(n), Vector::Zero(n),
-                      Vector::Zero(n), Vector::Zero(n), Vector::Zero(n)};
+  const Vector zero = Vector::Zero(n);
+  GradientTerms terms{zero, zero, zero, zero, zero, zero, zero, zero, zero};
   if (n == 0 || !std::isfinite(given.lse)) return terms;
-  const ScoreNoise scores = score_noise(profile, in.q, in.k, in.visible, in.scale, row.scores, 0);
+  const ScoreNoise scores = score_noise(profile, in, row.scores, 0);
+  const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd delta_parts = given.d_o.array() * given.o.array();
   const double lse_worst = 2 * u32 * std::abs(given.lse), delta_worst = dv * u32 * delta_parts.abs().sum();
   terms.lse_variance = square(lse_worst);
   terms.delta_variance = accumulation_variance(u32, dv, delta_parts.square().sum(), row.delta);
-  Eigen::ArrayXd parts(given.d_o.size());
-  Eigen::Index i = 0;
-  for (const auto& [begin, end] : in.visible) {
-    for (std::int64_t j = begin; j < end; ++j, ++i) {
-      const double p = row.weights[i], ds = row.d_scores[i];
-      parts = given.d_o.array() * in.v.row(j).transpose().array();
-      const double dp_variance = accumulation_variance(u, dv, parts.square().sum(), row.d_weights[i]) +
-                                 square(kRounding * u32) * (square(row.d_weights[i]) + square(row.delta));
-      const double dp_worst = dv * u * parts.abs().sum() + u32 * (std::abs(row.d_weights[i]) + std::abs(row.delta));
-      terms.p_variance[i] =
-          rounding_variance(p, profile.weights) + square(p) * (scores.variance[i] + terms.lse_variance);
-      terms.p_worst[i] = rounding_worst(p, profile.weights) + p * (scores.worst[i] + lse_worst);
-      terms.p_floor[i] = may_flush(p, profile.weights) ? p : 0;
-      terms.ds_variance[i] =
-          rounding_variance(ds, profile.weights) + square(ds) * scores.variance[i] + square(p) * dp_variance;
-      terms.ds_worst[i] = rounding_worst(ds, profile.weights) + std::abs(ds) * (scores.worst[i] + lse_worst) +
-                          p * (dp_worst + delta_worst);
-      terms.ds_floor[i] = p < kFlushed || may_flush(ds, profile.weights) ? std::abs(ds) : 0;
-    }
+  const Eigen::ArrayXd dp_squares = products(Vector(given.d_o.cwiseAbs2()), view(in.kv.v_squares), in.visible);
+  const Eigen::ArrayXd dp_magnitudes = products(Vector(given.d_o.cwiseAbs()), view(in.kv.v_magnitudes), in.visible);
+  const Eigen::ArrayXd dp = row.d_weights;
+  terms.score_variance = scores.variance;
+  terms.dp_variance = accumulation_variance(u, dv, 1, 0) * dp_squares +
+                      accumulation_variance(u, dv, 0, 1) * dp.square() +
+                      square(kRounding * u32) * (dp.square() + square(row.delta));
+  const Eigen::ArrayXd dp_worst = dv * u * dp_magnitudes + u32 * (dp.abs() + std::abs(row.delta));
+  terms.p_variance =
+      variances(p, profile.weights).array() + p.array().square() * (scores.variance.array() + terms.lse_variance);
+  terms.p_worst = worsts(p, profile.weights).array() + p.array() * (scores.worst.array() + lse_worst);
+  terms.rounding = variances(ds, profile.weights);
+  terms.ds_variance = terms.rounding.array() + ds.array().square() * scores.variance.array() +
+                      p.array().square() * terms.dp_variance.array();
+  terms.ds_worst = worsts(ds, profile.weights).array() + ds.array().abs() * (scores.worst.array() + lse_worst) +
+                   p.array() * (dp_worst + delta_worst);
+  for (Eigen::Index j = 0; j < n; ++j) {
+    if (may_flush(p[j], profile.weights)) terms.p_floor[j] = p[j];
+    if (p[j] < kFlushed || may_flush(ds[j], profile.weights)) terms.ds_floor[j] = std::abs(ds[j]);
+    if (dp_magnitudes[j] < 0x1p-100) terms.ds_floor[j] += p[j] * 2 * dv * kFlushed;  // products do v and do o
   }
   return terms;
 }
 
-RowNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
-                              const RowGradient& row, const Vector& dq) {
-  RowNoise noise(dq.size());
-  if (row.scores.size() == 0) return noise;
-  for_each_error(profile, in, terms, row, dq, [&](double variance, const auto& direction) {
-    noise.variance.array() += variance * direction.array().square();
-  });
-  const double n = static_cast<double>(row.scores.size()), sigma = std::abs(in.scale);
-  Eigen::Index i = 0;
-  for (const auto& [begin, end] : in.visible) {
-    for (std::int64_t j = begin; j < end; ++j, ++i) {
-      const auto k = in.k.row(j).transpose().array().abs();
-      const double accumulated = (n + 2) * accumulator_roundoff(profile) * std::abs(row.d_scores[i]);
-      noise.worst.array() += sigma * (terms.ds_worst[i] + accumulated) * k;
-      if (terms.ds_floor[i] > 0) noise.floor.array() += sigma * terms.ds_floor[i] * k;
-    }
-  }
-  noise.worst *= 1 + 4 * unit_roundoff(profile.weights);  // products of two roundings
-  noise.floor.array() += (n + 2) * kFlushed * std::max(1.0, sigma);
-  add_output_rounding(dq, profile.output, noise);
-  return noise;
+GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
+                                   const RowGradient& row, const Vector& dq) {
+  GradientNoise result{RowErrors(dq.size()), RowNoise(dq.size())};
+  if (row.scores.size() == 0) return result;
+  const double n = static_cast<double>(row.scores.size()), u = accumulator_roundoff(profile),
+               sigma = std::abs(in.scale);
+  const std::vector<std::int64_t> keys = keys_of(in.visible);
+  const auto k = [&](Eigen::Index i) -> Vector { return in.kv.k.row(keys[static_cast<std::size_t>(i)]).transpose(); };
+  RowErrors& errors = result.errors;
+  errors.along =
+      square(sigma) * (terms.ds_variance + accumulation_variance(u, n, 1, 0) * row.d_scores.cwiseAbs2());  // E2, E5
+  errors.along_centre = terms.lse_variance + accumulation_variance(u, n, 0, 1);                            // E4, E5
+  errors.shared.push_back(sigma * std::sqrt(terms.delta_variance) *
+                          combination(row.weights, in.kv.k, in.visible));  // E3
+  const Groups equal_weights = equal_groups(row.weights);
+  add_shared(equal_weights, row.d_scores, terms.score_variance, sigma, k, errors);
+  add_shared(equal_groups(row.d_weights), row.weights, terms.dp_variance, sigma, k, errors);
+  add_equal_terms(u, equal_d_scores(equal_weights, row.d_scores), row.d_scores, terms.rounding, sigma, k, dq, errors);
+  const Rows magnitudes = view(in.kv.k_magnitudes);
+  const Vector worst =
+      sigma * combination(terms.ds_worst + (n + 2) * u * row.d_scores.cwiseAbs(), magnitudes, in.visible);
+  const Vector floor = terms.ds_floor.any() ? Vector(sigma * combination(terms.ds_floor, magnitudes, in.visible))
+                                            : Vector::Zero(dq.size());
+  result.noise = finished(profile, variance(errors, in.kv.k, in.kv.k_squares, in.visible, dq), worst, floor, n,
+                          std::max(1.0, sigma), dq);
+  return result;
 }
 
-Matrix query_gradient_covariance(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
-                                 const RowGradient& row, const Vector& dq) {
-  Matrix covariance = Matrix::Zero(dq.size(), dq.size());
-  if (row.scores.size() == 0) return covariance;
-  for_each_error(profile, in, terms, row, dq, [&](double variance, const auto& direction) {
-    covariance.selfadjointView<Eigen::Lower>().rankUpdate(Vector(direction), variance);
-  });
-  covariance = covariance.selfadjointView<Eigen::Lower>();
-  covariance.diagonal() = query_gradient_noise(profile, in, terms, row, dq).variance;
-  return covariance;
+KeyTerms::KeyTerms(std::int64_t rows, std::int64_t keys, std::int64_t dk, std::int64_t dv, double softmax_scale,
+                   double terms)
+    : scale(softmax_scale), num_terms(terms) {
+  for (Matrix* matrix : {&q, &q_squares, &q_magnitudes}) matrix->resize(rows, dk);
+  for (Matrix* matrix : {&d_o, &d_o_squares, &d_o_magnitudes}) matrix->resize(rows, dv);
+  for (Matrix* matrix : {&p, &ds, &dp, &p_variance, &p_worst, &p_floor, &ds_variance, &ds_worst, &ds_floor, &p_rounding,
+                         &ds_rounding, &dp_variance})
+    matrix->setZero(keys, rows);
 }
 
-Vector dv_weights(const Profile& profile, const GradientTerms& terms, const RowGradient& row, double num_terms) {
-  const double accumulated = accumulation_variance(accumulator_roundoff(profile), num_terms, 1, 0);
-  return terms.p_variance.array() + accumulated * row.weights.array().square();
+void KeyTerms::set(const Profile& profile, std::int64_t i, std::int64_t first, const RowInputs& in,
+                   const RowGiven& given, const RowGradient& row, const GradientTerms& terms) {
+  const std::int64_t keys = in.visible[0].end - in.visible[0].begin;
+  const auto part = [&](Matrix& matrix) { return matrix.col(i).segment(in.visible[0].begin - first, keys); };
+  q.row(i) = in.q.transpose();
+  q_squares.row(i) = in.q.cwiseAbs2().transpose();
+  q_magnitudes.row(i) = in.q.cwiseAbs().transpose();
+  d_o.row(i) = given.d_o.transpose();
+  d_o_squares.row(i) = given.d_o.cwiseAbs2().transpose();
+  d_o_magnitudes.row(i) = given.d_o.cwiseAbs().transpose();
+  part(p) = row.weights;
+  part(ds) = row.d_scores;
+  part(dp) = row.d_weights;
+  part(p_variance) = terms.p_variance;
+  part(p_worst) = terms.p_worst;
+  part(p_floor) = terms.p_floor;
+  part(p_rounding) = variances(row.weights, profile.weights);
+  part(ds_variance) = terms.ds_variance + terms.delta_variance * row.weights.cwiseAbs2() +
+                      terms.lse_variance * row.d_scores.cwiseAbs2();
+  part(ds_worst) = terms.ds_worst;
+  part(ds_floor) = terms.ds_floor;
+  part(ds_rounding) = terms.rounding;
+  part(dp_variance) = terms.dp_variance;
 }
 
-Vector dk_weights(const Profile& profile, const GradientTerms& terms, const RowGradient& row, double num_terms,
-                  double scale) {
-  const double accumulated = accumulation_variance(accumulator_roundoff(profile), num_terms, 1, 0);
-  return square(scale) * (terms.ds_variance.array() + terms.delta_variance * row.weights.array().square() +
-                          (terms.lse_variance + accumulated) * row.d_scores.array().square());
+namespace {
+
+/// A sum of weights_t y_t over rows, and the errors of the weights.
+struct WeightedRows {
+  const Matrix &y, &squares, &magnitudes;            // [rows, dim]
+  Vector weights, variance, worst, floor, rounding;  // [rows]
+  double scale;
+  Groups equal;  // rows with equal weights
+};
+
+/// The noise of such a sum of n terms. errors: those that it has beside them. E5, E6.
+GradientNoise sum_noise(const Profile& profile, const WeightedRows& sum, double n, RowErrors errors,
+                        const Vector& gradient) {
+  const double u = accumulator_roundoff(profile), sigma = std::abs(sum.scale);
+  const KeyRange all{0, sum.y.rows()};
+  const Rows magnitudes = view(sum.magnitudes);
+  const auto y = [&](Eigen::Index t) -> Vector { return sum.y.row(t).transpose(); };
+  errors.along = square(sigma) * (sum.variance + accumulation_variance(u, n, 1, 0) * sum.weights.cwiseAbs2());
+  errors.along_centre += accumulation_variance(u, n, 0, 1);
+  add_equal_terms(u, sum.equal, sum.weights, sum.rounding, sigma, y, gradient, errors);
+  const Vector worst = sum.worst + (n + 2) * u * sum.weights.cwiseAbs();
+  const Vector floor = sum.floor.any() ? Vector(sigma * combination(sum.floor, magnitudes, {&all, 1}))
+                                       : Vector(Vector::Zero(gradient.size()));
+  RowNoise noise =
+      finished(profile, variance(errors, view(sum.y), sum.squares, {&all, 1}, gradient),
+               sigma * combination(worst, magnitudes, {&all, 1}), floor, n, std::max(1.0, sigma), gradient);
+  return {std::move(errors), std::move(noise)};
 }
 
-void add_key_noise(const Profile& profile, const RowInputs& in, const RowGiven& given, const GradientTerms& terms,
-                   const RowGradient& row, std::int64_t first_key, double num_terms, KeyNoise& dk, KeyNoise& dv) {
-  const std::int64_t begin = in.visible[0].begin - first_key, keys = in.visible[0].end - in.visible[0].begin;
-  const Vector q = in.q.cwiseAbs(), d_o = given.d_o.cwiseAbs();
-  const double sigma = std::abs(in.scale), accumulated = (num_terms + 2) * accumulator_roundoff(profile);
-  dv.variance.middleRows(begin, keys).noalias() +=
-      dv_weights(profile, terms, row, num_terms) * d_o.cwiseAbs2().transpose();
-  dv.worst.middleRows(begin, keys).noalias() += (terms.p_worst + accumulated * row.weights) * d_o.transpose();
-  dk.variance.middleRows(begin, keys).noalias() +=
-      dk_weights(profile, terms, row, num_terms, in.scale) * q.cwiseAbs2().transpose();
-  dk.worst.middleRows(begin, keys).noalias() +=
-      sigma * (terms.ds_worst + accumulated * row.d_scores.cwiseAbs()) * q.transpose();
-  if (terms.p_floor.any()) dv.floor.middleRows(begin, keys).noalias() += terms.p_floor * d_o.transpose();
-  if (terms.ds_floor.any()) dk.floor.middleRows(begin, keys).noalias() += sigma * terms.ds_floor * q.transpose();
+}  // namespace
+
+GradientNoise key_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dk) {
+  if (terms.q.rows() == 0) return {RowErrors(dk.size()), RowNoise(dk.size())};
+  const auto q = [&](Eigen::Index t) -> Vector { return terms.q.row(t).transpose(); };
+  RowErrors errors(dk.size());
+  add_shared(equal_groups(terms.dp.row(key).transpose()), terms.p.row(key).transpose(),
+             terms.dp_variance.row(key).transpose(), std::abs(terms.scale), q, errors);
+  return sum_noise(profile,
+                   {terms.q, terms.q_squares, terms.q_magnitudes, terms.ds.row(key), terms.ds_variance.row(key),
+                    terms.ds_worst.row(key), terms.ds_floor.row(key), terms.ds_rounding.row(key), terms.scale,
+                    equal_d_scores(equal_groups(terms.p.row(key)), terms.ds.row(key))},
+                   terms.num_terms, std::move(errors), dk);
 }
 
-bool is_even(const RowGradient& row) {
-  const double largest = row.weights.maxCoeff();
-  return largest - row.weights.minCoeff() <= unit_roundoff(Format::fp32) * largest;
-}
-
-double shared_dv_variance(const Profile& profile, double num_terms, const std::vector<double>& even_weights) {
-  const Eigen::Map<const Vector> even(even_weights.data(), std::ssize(even_weights));
-  const double sum = even.sum();
-  const double drift = sum > 0 ? repetition_variance(accumulator_roundoff(profile), even / sum) : 0;
-  return square(kRounding * unit_roundoff(profile.weights)) + drift + shared_dk_variance(profile, num_terms);
-}
-
-double shared_dk_variance(const Profile& profile, double num_terms) {
-  return accumulation_variance(accumulator_roundoff(profile), num_terms, 0, 1);
-}
-
-RowNoise finished_key_noise(const Profile& profile, const KeyNoise& sums, std::int64_t key, double shared_variance,
-                            double num_terms, double factor, const Vector& gradient) {
-  RowNoise noise(gradient.size());
-  noise.variance = sums.variance.row(key).transpose().array() + shared_variance * gradient.array().square();
-  noise.worst = sums.worst.row(key).transpose() * (1 + 4 * unit_roundoff(profile.weights));
-  noise.floor = sums.floor.row(key).transpose();
-  if (num_terms > 0) noise.floor.array() += (num_terms + 2) * kFlushed * factor;
-  if (num_terms > 0) add_output_rounding(gradient, profile.output, noise);
-  return noise;
+GradientNoise value_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dv) {
+  if (terms.q.rows() == 0) return {RowErrors(dv.size()), RowNoise(dv.size())};
+  const Vector ascending = sorted(terms.p.row(key));
+  RowErrors errors(dv.size());
+  errors.along_centre = square(kRounding * unit_roundoff(profile.weights)) +
+                        repetition_variance(accumulator_roundoff(profile), ascending);
+  return sum_noise(profile,
+                   {terms.d_o, terms.d_o_squares, terms.d_o_magnitudes, terms.p.row(key), terms.p_variance.row(key),
+                    terms.p_worst.row(key), terms.p_floor.row(key), terms.p_rounding.row(key), 1,
+                    equal_groups(terms.p.row(key), ascending)},
+                   terms.num_terms, std::move(errors), dv);
 }
 
 }  // namespace attnspec::reference

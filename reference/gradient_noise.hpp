@@ -1,10 +1,10 @@
 // The predicted noise of attention's backward: dq of one query row, dk and dv of one key. docs/numerics.md, tags
-// E1 to E5. The o, lse and selection that the backward was given are exact here.
+// E1 to E6. The o, lse and selection that the backward was given are exact here.
 #pragma once
 
 #include <vector>
 
-#include "reference/attention_noise.hpp"
+#include "reference/noise.hpp"
 
 namespace attnspec::reference {
 
@@ -17,6 +17,9 @@ struct RowGiven {
 
 /// The independent errors with which one query row enters the gradients; n as in RowGradient.
 struct GradientTerms {
+  Vector score_variance;                        // [n], relative to P and to dS
+  Vector dp_variance;                           // [n], of dP - delta, without delta's own error
+  Vector rounding;                              // [n], of dS to the format of the products
   Vector p_variance, p_worst, p_floor;          // [n], of P as it enters dv
   Vector ds_variance, ds_worst, ds_floor;       // [n], of dS: the part that is independent from key to key
   double delta_variance = 0, lse_variance = 0;  // relative to P and to dS: the part that all keys of the row share
@@ -26,42 +29,39 @@ struct GradientTerms {
 GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const RowGiven& given,
                              const RowGradient& row);
 
-/// The noise of dq, [dk]. dq: `query_gradient` of the same row. A row without keys has none. Tag E5.
-RowNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
-                              const RowGradient& row, const Vector& dq);
-
-/// Covariance of the same errors, [dk, dk].
-Matrix query_gradient_covariance(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
-                                 const RowGradient& row, const Vector& dq);
-
-/// The noise of the gradients of some keys, summed over query rows.
-struct KeyNoise {
-  Matrix variance, worst, floor;  // [keys, dim]
-
-  KeyNoise(std::int64_t keys, std::int64_t dim)
-      : variance(Matrix::Zero(keys, dim)), worst(Matrix::Zero(keys, dim)), floor(Matrix::Zero(keys, dim)) {}
+/// Noise of one row of a gradient, and the errors it is made of, before the rounding to the output format.
+struct GradientNoise {
+  RowErrors errors;
+  RowNoise noise;
 };
 
-/// Weights [n] with which a query row's do^2 (q^2) enters the variance of dv (dk), of num_terms accumulated terms.
-Vector dv_weights(const Profile& profile, const GradientTerms& terms, const RowGradient& row, double num_terms);
-Vector dk_weights(const Profile& profile, const GradientTerms& terms, const RowGradient& row, double num_terms,
-                  double scale);
+/// dq [dk]: `query_gradient` of the same row. A row without keys has no noise. Its errors sum the keys. Tags E5, E6.
+GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
+                                   const RowGradient& row, const Vector& dq);
 
-/// Whether a row weights all of its keys alike, as far as fp32 can tell.
-bool is_even(const RowGradient& row);
+/// Everything that enters dk and dv of some keys: the query rows that see any of them, and what they add to each key;
+/// 0 where a row does not see a key.
+struct KeyTerms {
+  Matrix q, q_squares, q_magnitudes;        // [rows, dk]
+  Matrix d_o, d_o_squares, d_o_magnitudes;  // [rows, dv]
+  Matrix p, ds, dp;                         // [keys, rows]: P, dS, dP
+  Matrix p_variance, p_worst, p_floor;      // [keys, rows]
+  Matrix ds_variance, ds_worst, ds_floor;   // [keys, rows]
+  Matrix p_rounding, ds_rounding;           // [keys, rows], parts of p_variance and ds_variance
+  Matrix dp_variance;                       // [keys, rows]
+  double scale;
+  double num_terms;  // how many rows a kernel sums: those that selected the block
 
-/// Adds one query row over the one range `visible`, as add_key_gradient does. Tags E1 to E4.
-void add_key_noise(const Profile& profile, const RowInputs& in, const RowGiven& given, const GradientTerms& terms,
-                   const RowGradient& row, std::int64_t first_key, double num_terms, KeyNoise& dk, KeyNoise& dv);
+  KeyTerms(std::int64_t rows, std::int64_t keys, std::int64_t dk, std::int64_t dv, double softmax_scale, double terms);
 
-/// What a whole sum shares, as a variance relative to its square: accumulation, and for dv equal weights. Tags E5, A6.
-/// even_weights: the weight of each row that weights all keys of the sum alike; where those repeat, dv drifts.
-double shared_dv_variance(const Profile& profile, double num_terms, const std::vector<double>& even_weights);
-double shared_dk_variance(const Profile& profile, double num_terms);
+  /// Row i sees the one range in.visible; `first` is the first of these keys.
+  void set(const Profile& profile, std::int64_t i, std::int64_t first, const RowInputs& in, const RowGiven& given,
+           const RowGradient& row, const GradientTerms& terms);
+};
 
-/// The noise of one finished gradient row [dim] of num_terms terms: its sums, what it shares, its output rounding.
-/// factor: the largest a kernel multiplies the sum with at its end (dk: max(1, sigma); dv: 1). No terms: no noise.
-RowNoise finished_key_noise(const Profile& profile, const KeyNoise& sums, std::int64_t key, double shared_variance,
-                            double num_terms, double factor, const Vector& gradient);
+/// The noise of one finished gradient of a key, dk [dk] or dv [dv]. No rows: none. Their errors sum q and do. Tags E5,
+/// E6.
+GradientNoise key_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dk);
+GradientNoise value_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dv);
 
 }  // namespace attnspec::reference

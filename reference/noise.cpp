@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace attnspec::reference {
 
-std::string describe(const Profile& profile) {
-  return std::string(name(profile.input)) + " in; P~, P, dS " + name(profile.weights) + "; normaliser sums " +
-         (profile.normaliser == Normaliser::sums_rounded ? "rounded" : "unrounded") + " weights; mean keys " +
-         name(profile.pooled) + "; out " + name(profile.output);
-}
+namespace {
+
+Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
+
+double square(double x) { return x * x; }
+
+}  // namespace
 
 double rounding_variance(double x, Format format) {
   const double s = subnormal_spacing(format), normal = kRounding * unit_roundoff(format) * x;
@@ -31,15 +34,40 @@ double accumulation_variance(double roundoff, double n, double squares, double s
   return step * step * (n / 2 * squares + n / 3 * sum * sum);
 }
 
+Vector sorted(Vector values) {
+  std::sort(values.begin(), values.end());
+  return values;
+}
+
+Groups equal_groups(const Vector& values) { return equal_groups(values, sorted(values)); }
+
+Groups equal_groups(const Vector& values, const Vector& ascending) {
+  const auto are_equal = [](double x, double larger) { return x != 0 && larger - x <= 0x1p-22 * std::abs(x); };
+  if (std::adjacent_find(ascending.begin(), ascending.end(), are_equal) == ascending.end()) return {};  // as is usual
+  std::vector<Eigen::Index> order(static_cast<std::size_t>(values.size()));
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](Eigen::Index a, Eigen::Index b) { return values[a] < values[b]; });
+  Groups groups;
+  for (auto first = order.begin(), next = first; first != order.end(); first = next) {
+    for (++next; next != order.end() && are_equal(values[*first], values[*next]); ++next) continue;
+    if (next - first > 1) groups.emplace_back(first, next);
+  }
+  return groups;
+}
+
+double drift(double roundoff, double num_equal, double largest, double total) {
+  return std::min(num_equal * kRounding * roundoff / 2 * largest, total);
+}
+
 double repetition_variance(double roundoff, const Vector& terms) {
-  Vector sorted = terms;
-  std::sort(sorted.begin(), sorted.end());
+  const double sum = terms.sum();
+  if (!(sum > 0)) return 0;
   double variance = 0;
-  for (Eigen::Index first = 0, next; first < sorted.size(); first = next) {
-    next = first + 1;
-    while (next < sorted.size() && sorted[next] - sorted[first] <= roundoff) ++next;
-    const double drift = static_cast<double>(next - first) * std::min(kRounding * roundoff / 2, sorted[first]);
-    if (next - first > 1) variance += drift * drift;
+  for (Eigen::Index first = 0, next; first < terms.size(); first = next) {
+    double total = terms[first];
+    for (next = first + 1; next < terms.size() && terms[next] - terms[first] <= roundoff * sum; ++next)
+      total += terms[next];
+    if (next - first > 1) variance += square(drift(roundoff, static_cast<double>(next - first), 1, total / sum));
   }
   return variance;
 }
@@ -49,28 +77,99 @@ void add_output_rounding(const Vector& expected, Format output, RowNoise& noise)
     const double magnitude = std::abs(expected[d]);
     const double likely = std::min(magnitude + std::sqrt(noise.variance[d]), largest_finite(output));
     const double s = spacing(likely, output);
-    noise.variance[d] += std::min(likely * likely, s * s / 12);
+    noise.rounding[d] = std::min(likely * likely, s * s / 12);
+    noise.variance[d] += noise.rounding[d];
     noise.worst[d] += rounding_worst(magnitude + noise.worst[d], output);
   }
 }
 
-ScoreNoise score_noise(const Profile& profile, const Row& q, const Rows& k, std::span<const KeyRange> visible,
-                       double scale, const Vector& scores, double offset) {
-  const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile);
-  const double dk = static_cast<double>(q.size());
-  ScoreNoise noise{Vector(scores.size()), Vector(scores.size())};
-  Eigen::ArrayXd terms(q.size());
-  Eigen::Index n = 0;
-  for (const auto& [begin, end] : visible) {
-    for (std::int64_t j = begin; j < end; ++j, ++n) {
-      terms = q.array() * k.row(j).transpose().array();
-      const double rest = 2 * u32 * (std::abs(scores[n]) + std::abs(offset));  // scaling, and score - offset
-      noise.variance[n] = scale * scale * accumulation_variance(u, dk, terms.square().sum(), terms.sum()) +
-                          rest * rest + kExpError * kExpError;
-      noise.worst[n] = std::abs(scale) * dk * u * terms.abs().sum() + rest + kExpError;
+KeyValues::KeyValues(const Rows& keys, const Rows& values)
+    : k(keys),
+      v(values),
+      k_squares(keys.cwiseAbs2()),
+      v_squares(values.cwiseAbs2()),
+      k_magnitudes(keys.cwiseAbs()),
+      v_magnitudes(values.cwiseAbs()) {}
+
+ScoreNoise score_noise(const Profile& profile, const RowInputs& in, const Vector& scores, double offset) {
+  const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile), sigma = std::abs(in.scale);
+  const double dk = static_cast<double>(in.q.size());
+  const Vector squares = products(Vector(in.q.cwiseAbs2()), view(in.kv.k_squares), in.visible);
+  const Vector magnitudes = products(Vector(in.q.cwiseAbs()), view(in.kv.k_magnitudes), in.visible);
+  const Eigen::ArrayXd size = scores.array().abs() + offset;
+  ScoreNoise noise;
+  noise.variance = square(sigma) * accumulation_variance(u, dk, 1, 0) * squares.array() +
+                   accumulation_variance(u, dk, 0, 1) * scores.array().square() +
+                   square(2 * kRounding * u32) * size.square() + square(kRounding * kExpError);
+  noise.worst = sigma * dk * u * magnitudes.array() + 4 * u32 * size + kExpError;
+  return noise;
+}
+
+std::vector<std::int64_t> keys_of(std::span<const KeyRange> visible) {
+  std::vector<std::int64_t> keys;
+  for (const auto& [begin, end] : visible)
+    for (std::int64_t j = begin; j < end; ++j) keys.push_back(j);
+  return keys;
+}
+
+void add_drifts(double roundoff, const Groups& groups, const Vector& weights, double scale,
+                const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors) {
+  for (const auto& group : groups) {
+    Vector first_features(std::ssize(group));
+    for (std::size_t i = 0; i < group.size(); ++i) first_features[static_cast<Eigen::Index>(i)] = y(group[i])[0];
+    for (const auto& equal_rows : equal_groups(first_features)) {
+      Vector magnitudes = Vector::Zero(centre.size());
+      for (const Eigen::Index i : equal_rows) {
+        const Eigen::Index j = group[static_cast<std::size_t>(i)];
+        magnitudes += std::abs(scale * weights[j]) * y(j).cwiseAbs();
+      }
+      const auto m = static_cast<double>(equal_rows.size());
+      for (Eigen::Index d = 0; d < centre.size(); ++d)
+        errors.separate[d] += square(drift(roundoff, m, magnitudes[d] + std::abs(centre[d]), magnitudes[d]));
     }
   }
-  return noise;
+}
+
+Vector variance(const RowErrors& errors, const Rows& y, const Matrix& squares, std::span<const KeyRange> visible,
+                const Vector& centre) {
+  const Rows y_squares = view(squares);
+  Vector result = errors.along_centre * centre.cwiseAbs2();
+  if (errors.along_centred.size() == 0) {
+    result += combination(errors.along, y_squares, visible);
+  } else {
+    result += combination(errors.along + errors.along_centred, y_squares, visible);
+    result.array() += centre.array() * (errors.along_centred.sum() * centre.array() -
+                                        2 * combination(errors.along_centred, y, visible).array());
+  }
+  for (const Vector& direction : errors.shared) result += direction.cwiseAbs2();
+  return (result + errors.separate).cwiseMax(0);
+}
+
+double Covariance::along(const Vector& w) const {
+  const Eigen::ArrayXd products_with_y = products(w, y, visible);
+  const double with_centre = centre.dot(w);
+  double result = (errors.along.array() * products_with_y.square()).sum() + errors.along_centre * square(with_centre);
+  if (errors.along_centred.size() > 0)
+    result += (errors.along_centred.array() * (products_with_y - with_centre).square()).sum();
+  for (const Vector& direction : errors.shared) result += square(direction.dot(w));
+  return result + (errors.separate + rounding).dot(w.cwiseAbs2());
+}
+
+Matrix Covariance::matrix() const {
+  Matrix result = errors.along_centre * centre * centre.transpose();
+  Eigen::Index n = 0;
+  for (const auto& [begin, end] : visible) {
+    const auto rows = y.middleRows(begin, end - begin);
+    result.noalias() += rows.transpose() * errors.along.segment(n, end - begin).asDiagonal() * rows;
+    if (errors.along_centred.size() > 0) {
+      const Matrix centred = rows.rowwise() - centre.transpose();
+      result.noalias() += centred.transpose() * errors.along_centred.segment(n, end - begin).asDiagonal() * centred;
+    }
+    n += end - begin;
+  }
+  for (const Vector& direction : errors.shared) result.noalias() += direction * direction.transpose();
+  result.diagonal() += errors.separate + rounding;
+  return result;
 }
 
 double effective_terms(const Matrix& covariance) {

@@ -6,32 +6,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
-#include <string>
+#include <vector>
 
 #include "reference/attention.hpp"
-#include "reference/format.hpp"
+#include "reference/profile.hpp"
 #include "reference/tensor.hpp"
 
 namespace attnspec::reference {
-
-/// Which sum divides the output.
-enum class Normaliser {
-  sums_unrounded,  // of the weights before their rounding to `weights`
-  sums_rounded,    // of the rounded weights, so that equal rounding errors cancel
-};
-
-/// The arithmetic a kernel declares. Products accumulate in fp32; statistics (lse, delta) are fp32.
-struct Profile {
-  Format input = Format::bf16;    // q, k, v, do
-  Format weights = Format::bf16;  // P~ at the product with v; P and dS at the products of the backward
-  Format pooled = Format::fp32;   // mean keys
-  Format output = Format::bf16;   // o, dq, dk, dv
-  Normaliser normaliser = Normaliser::sums_unrounded;
-};
-
-/// One line: "bf16 in; P~, P, dS bf16; normaliser sums unrounded weights; mean keys fp32; out bf16".
-std::string describe(const Profile& profile);
 
 /// C: standard deviation of one rounding over u |x|, for a mantissa spread log-uniformly: sqrt(1/(8 ln 2)).
 inline constexpr double kRounding = 0.42466;
@@ -39,7 +22,7 @@ inline constexpr double kRounding = 0.42466;
 /// kappa: the number of standard deviations at which an error is no longer noise.
 inline constexpr double kKappa = 7;
 
-/// Relative error of exp in fp32 (the hardware's ex2.approx with its range reduction).
+/// Largest relative error of exp in fp32 (the hardware's ex2.approx with its range reduction).
 inline constexpr double kExpError = 0x1p-21;
 
 /// fp32 arithmetic may flush results below this to zero. Tag A5.
@@ -48,10 +31,12 @@ inline constexpr double kFlushed = 0x1p-126;
 /// The predicted errors of one output row. An element is right if |error| <= min(worst, kappa sqrt(variance)) + floor.
 struct RowNoise {
   Vector variance;  // [n]
+  Vector rounding;  // [n], the part of the variance that the rounding of the stored output makes
   Vector worst;     // [n], the same roundings, each at its largest and all in step
   Vector floor;     // [n], what flushes to zero shares a sign and does not average out: its sum
 
-  explicit RowNoise(std::int64_t n) : variance(Vector::Zero(n)), worst(Vector::Zero(n)), floor(Vector::Zero(n)) {}
+  explicit RowNoise(std::int64_t n)
+      : variance(Vector::Zero(n)), rounding(Vector::Zero(n)), worst(Vector::Zero(n)), floor(Vector::Zero(n)) {}
 };
 
 /// Variance of rounding x once when its mantissa is not known (a running maximum scales it): tag A1,
@@ -71,21 +56,87 @@ double accumulator_roundoff(const Profile& profile);
 /// (C u)^2 (n/2 sum x^2 + n/3 (sum x)^2).
 double accumulation_variance(double roundoff, double n, double squares, double sum);
 
-/// Variance that equal terms add to it, for positive terms that sum to 1: adding the same number to a partial sum
-/// rounds the same way every time while the sum keeps its exponent, so that the errors drift instead of averaging out.
-/// Tag A6: sum over groups of m equal terms p of (m min(C u / 2, p))^2. Terms closer than u are equal.
+/// Indices of values that fp32 cannot tell apart, in groups of two and more: |x - y| <= 2^-22 |x|. Zeros are in none.
+/// What is computed from equal numbers in the same way has equal errors: tags F6, E6. sorted: the values, ascending.
+using Groups = std::vector<std::vector<Eigen::Index>>;
+Groups equal_groups(const Vector& values, const Vector& sorted);
+Groups equal_groups(const Vector& values);
+
+/// The values, ascending.
+Vector sorted(Vector values);
+
+/// Deviation that m equal terms add to a sum whose partial sums stay below `largest`, `total` being the sum of their
+/// magnitudes. Tag A6: adding the same number to a partial sum rounds the same way every time while the sum keeps its
+/// exponent, so that the errors drift instead of averaging out: min(m C u / 2 largest, total).
+double drift(double roundoff, double num_equal, double largest, double total);
+
+/// Variance of the drifts of a sum of positive terms, relative to its square. Tag A6: terms that differ by less than u
+/// of the sum are equal. terms: ascending.
 double repetition_variance(double roundoff, const Vector& terms);
 
 /// Adds the rounding of the stored output, whose mantissa is known, to a row's noise. Tag A3.
 void add_output_rounding(const Vector& expected, Format output, RowNoise& noise);
 
-/// Scores of one query row as a kernel computes them: exact score, variance and worst case of its error. Tag A4.
+/// Keys and values of one sequence and kv head, with the squares and magnitudes that predictions sum.
+struct KeyValues {
+  Rows k, v;                          // [T, dk], [T, dv]; not owned
+  Matrix k_squares, v_squares;        // of every element
+  Matrix k_magnitudes, v_magnitudes;  // of every element
+
+  KeyValues(const Rows& keys, const Rows& values);
+};
+
+/// The keys that ranges list, in order.
+std::vector<std::int64_t> keys_of(std::span<const KeyRange> visible);
+
+/// What one query row was computed from: q [dk], the keys and values, and the key ranges it sees.
+struct RowInputs {
+  Row q;
+  const KeyValues& kv;
+  std::span<const KeyRange> visible;
+  double scale;
+};
+
+/// Errors of the scores of one query row as a kernel computes them, as relative errors of exp(score - offset). Tag A4.
 /// offset: the magnitude of what is subtracted before exp (the running maximum, or lse).
 struct ScoreNoise {
   Vector variance, worst;  // [n]
 };
-ScoreNoise score_noise(const Profile& profile, const Row& q, const Rows& k, std::span<const KeyRange> visible,
-                       double scale, const Vector& scores, double offset);
+ScoreNoise score_noise(const Profile& profile, const RowInputs& in, const Vector& scores, double offset);
+
+/// The independent errors of one output row [dim] that is a weighted sum of n rows y_j [dim] (values, keys, queries or
+/// do): each moves the output along one direction. `centre` is the output itself.
+struct RowErrors {
+  Vector along;                // [n], variances of the errors along y_j
+  Vector along_centred;        // [n], of those along y_j - centre; empty: none
+  double along_centre = 0;     // of the error along centre
+  std::vector<Vector> shared;  // directions that several y_j share, each as long as its deviation
+  Vector separate;             // [dim], variances of errors of single features
+
+  explicit RowErrors(std::int64_t dim) : separate(Vector::Zero(dim)) {}
+};
+
+/// Terms scale weights_j y_j of a sum that are equal, weight and row, drift: tag A6. groups: of equal weights; rows are
+/// told apart by their first feature. y(j) is row j [dim]; centre [dim] the whole sum.
+void add_drifts(double roundoff, const Groups& groups, const Vector& weights, double scale,
+                const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors);
+
+/// Variance of every feature, [dim]. squares: y_j^2. Rows as `visible` lists them.
+Vector variance(const RowErrors& errors, const Rows& y, const Matrix& squares, std::span<const KeyRange> visible,
+                const Vector& centre);
+
+/// The covariance C, [dim, dim], of such errors and the rounding of the output.
+struct Covariance {
+  const RowErrors& errors;
+  Rows y;
+  std::span<const KeyRange> visible;
+  const Vector& centre;    // [dim]
+  const Vector& rounding;  // [dim]
+
+  /// <w, C w>: the variance of <w, error>.
+  double along(const Vector& w) const;
+  Matrix matrix() const;
+};
 
 /// n_eff = trace / largest eigenvalue: over how many independent directions an error spreads, 1 .. dim. The eigenvalue
 /// is bounded from above by the 32nd root of trace(covariance^32), at most dim^(1/32) too large. Tag R1.

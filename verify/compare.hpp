@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 
 #include "reference/noise.hpp"
 
@@ -26,14 +25,17 @@ struct RowComparison {
   double bound = 0;    // of that element
   double r = 0;        // ||error|| less the floor's, over sqrt(sum of variances); near 1 for a correct kernel
   double limit = 0;    // of r, where it was needed
+  double z = 0;        // the largest error less its floor, in deviations
 };
 
-/// expected and observed [n]; noise of the same row; format of the output. covariance [n, n] is asked for only when r
-/// exceeds what errors spread over all n directions may reach. Every test is written `error <= bound`, so that NaN
-/// fails.
+/// expected and observed [n]; noise of the same row, and its covariance [n, n]; format of the output. Every test is
+/// written `error <= bound`, so that NaN fails.
 ///
 /// A 16-bit infinity is right if and only if |expected| + bound reaches the rounding-to-infinity threshold.
 RowComparison compare_row(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format,
-                          const std::function<Matrix()>& covariance);
+                          const reference::Covariance& covariance);
+
+/// The same for a row of one number, such as lse.
+RowComparison compare_number(double expected, double observed, const RowNoise& noise, Format format);
 
 }  // namespace attnspec::verify

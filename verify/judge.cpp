@@ -1,11 +1,14 @@
 #include "verify/judge.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <mutex>
 #include <optional>
 #include <tuple>
 
+#include "reference/attention_noise.hpp"
 #include "reference/dense.hpp"
 #include "reference/gradient_noise.hpp"
 #include "reference/moba.hpp"
@@ -27,6 +30,8 @@ constexpr std::size_t kMostSelections = 16;
 class Tally {
  public:
   explicit Tally(std::string output) { summary_.output = std::move(output); }
+
+  const std::string& output() const { return summary_.output; }
 
   void undecided() {
     const std::lock_guard lock(mutex_);
@@ -79,33 +84,15 @@ struct Place {
   std::int64_t sequence, token, head;
 };
 
-void tally_row(Tally& tally, const Place& place, const RowComparison& row, const Vector& expected,
-               const Vector& observed) {
-  if (row.fault == RowFault::none) return tally.pass(row.r);
-  Finding finding{row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
-                  "",
-                  place.sequence,
-                  place.token,
-                  place.head,
-                  row.d,
-                  observed[row.d],
-                  expected[row.d],
-                  row.bound,
-                  row.r,
-                  0,
-                  ""};
-  if (row.fault == RowFault::row) finding.limit = row.limit;
-  tally.fail(std::move(finding));
-}
-
 /// One judgement: the case's problem, inputs, buffers and the kernel's outputs.
 class Judgement {
  public:
-  Judgement(const Kernel& kernel, const Case& c)
+  Judgement(const Kernel& kernel, const Case& c, const RowObserver& observe)
       : kernel_(kernel),
+        observe_(observe),
         case_(c),
         problem_(problem_of(c)),
-        profile_(kernel.profile(c.dtype)),
+        profile_(make_profile(c.dtype, kernel.departures)),
         inputs_(make_inputs(c)),
         q_(c.dtype, c.layout, inputs_.q),
         k_(c.dtype, c.layout, inputs_.k),
@@ -126,6 +113,9 @@ class Judgement {
       selection_ = Selection(inputs_.q.tokens, c.heads, selection_slots(problem_));
     }
     states_.assign(static_cast<std::size_t>(inputs_.q.tokens * c.heads), RowState::usable);
+    for (const Sequence& sequence : sequences(problem_.attention))
+      for (std::int64_t g = 0; g < c.kv_heads; ++g)
+        keys_.emplace_back(k_rows(sequence, g), inputs_.v.rows(sequence.k_begin, sequence.k_end, g));
   }
 
   CaseResult result() {
@@ -205,9 +195,6 @@ class Judgement {
   Rows k_rows(const Sequence& sequence, std::int64_t g) const {
     return inputs_.k.rows(sequence.k_begin, sequence.k_end, g);
   }
-  Rows v_rows(const Sequence& sequence, std::int64_t g) const {
-    return inputs_.v.rows(sequence.k_begin, sequence.k_end, g);
-  }
 
   std::vector<KeyRange> visible(const Sequence& sequence, std::int64_t token,
                                 std::span<const std::int32_t> blocks) const {
@@ -216,8 +203,29 @@ class Judgement {
 
   RowInputs row_inputs(const Sequence& sequence, std::int64_t token, std::int64_t h,
                        std::span<const KeyRange> ranges) const {
-    const std::int64_t g = kv_head(problem_.attention, h);
-    return {inputs_.q.row(token, h), k_rows(sequence, g), v_rows(sequence, g), ranges, case_.scale};
+    const auto at = static_cast<std::size_t>(sequence.index * case_.kv_heads + kv_head(problem_.attention, h));
+    return {inputs_.q.row(token, h), keys_[at], ranges, case_.scale};
+  }
+
+  /// Tallies a compared row and shows it to the observer. covariance: nullptr for lse.
+  void record(Tally& tally, const Place& place, const RowComparison& row, const Vector& expected,
+              const Vector& observed, const Covariance* covariance) {
+    if (observe_) observe_(tally.output(), row, covariance);
+    if (row.fault == RowFault::none) return tally.pass(row.r);
+    Finding finding{row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
+                    "",
+                    place.sequence,
+                    place.token,
+                    place.head,
+                    row.d,
+                    observed[row.d],
+                    expected[row.d],
+                    row.bound,
+                    row.r,
+                    0,
+                    ""};
+    if (row.fault == RowFault::row) finding.limit = row.limit;
+    tally.fail(std::move(finding));
   }
 
   /// The rules of every row's selection, and the verdict on the exported ones.
@@ -260,29 +268,36 @@ class Judgement {
   }
 
   struct ForwardRow {
+    std::vector<KeyRange> ranges;
+    AttendedRow expected;
+    AttentionNoise noise;
+    Vector observed_o, observed_lse;
     RowComparison o, lse;
-    Vector expected_o, observed_o, expected_lse, observed_lse;
+
     bool is_right() const { return o.fault == RowFault::none && lse.fault == RowFault::none; }
+    Covariance covariance(const KeyValues& keys) const {
+      return {noise.errors, keys.v, ranges, expected.o, noise.o.rounding};
+    }
   };
 
   ForwardRow compare_forward(const Sequence& sequence, std::int64_t token, std::int64_t h,
                              std::span<const std::int32_t> blocks) {
-    const auto ranges = visible(sequence, token, blocks);
-    const RowInputs in = row_inputs(sequence, token, h, ranges);
-    const AttendedRow row = attend(in.q, in.k, in.v, ranges, in.scale);
-    const AttentionNoise noise = attention_noise(profile_, in, row);
-    ForwardRow result{{}, {}, row.o, o_.view().row(token, h), Vector::Constant(1, row.lse), lse_.view().row(token, h)};
-    result.o = compare_row(result.expected_o, result.observed_o, noise.o, profile_.output,
-                           [&] { return attention_covariance(profile_, in, row); });
-    result.lse = compare_row(result.expected_lse, result.observed_lse, noise.lse, Format::fp32,
-                             [&] { return Matrix(Matrix::Constant(1, 1, noise.lse.variance[0])); });
-    return result;
+    ForwardRow row{visible(sequence, token, blocks), {}, {RowErrors(0), RowNoise(0), RowNoise(0)}, {}, {}, {}, {}};
+    const RowInputs in = row_inputs(sequence, token, h, row.ranges);
+    row.expected = attend(in.q, in.kv.k, in.kv.v, row.ranges, in.scale);
+    row.noise = attention_noise(profile_, in, row.expected);
+    row.observed_o = o_.view().row(token, h);
+    row.observed_lse = lse_.view().row(token, h);
+    row.o = compare_row(row.expected.o, row.observed_o, row.noise.o, profile_.output, row.covariance(in.kv));
+    row.lse = compare_number(row.expected.lse, row.observed_lse[0], row.noise.lse, Format::fp32);
+    return row;
   }
 
   /// o and lse, each row on the selection the kernel used. Where it does not export one: on every admissible one, of
   /// which the first that fits is taken as the one it used.
   void judge_forward(CaseResult& result) {
     Tally o("o"), lse("lse");
+    DirectionTest directions(profile_);
     const bool hidden = selects(case_.op) && !kernel_.exports_selection;
     for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
       if (state(token, h) == RowState::malformed) return;
@@ -306,11 +321,33 @@ class Judgement {
         row = compare_forward(sequence, token, h, selected_blocks(problem_.attention, selection_, token, h));
       }
       const Place place{sequence.index, token - sequence.q_begin, h};
-      tally_row(o, place, row->o, row->expected_o, row->observed_o);
-      tally_row(lse, place, row->lse, row->expected_lse, row->observed_lse);
+      const RowInputs in = row_inputs(sequence, token, h, row->ranges);
+      const Covariance covariance = row->covariance(in.kv);
+      record(o, place, row->o, row->expected.o, row->observed_o, &covariance);
+      record(lse, place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
+      if (row->observed_o.allFinite() && !row->ranges.empty()) {
+        const std::int64_t next = case_.causal ? sequence.position(token) + 1 : sequence.num_keys();
+        directions.add(in, row->expected, covariance, row->noise.o.variance.sum(), row->observed_o - row->expected.o,
+                       next < sequence.num_keys() ? next : -1);
+      }
     });
     o.add_to(result);
     lse.add_to(result);
+    judge_directions(directions, result);
+  }
+
+  /// Errors that add up over all rows of o. Where values have a mean, or scores repeat, correct kernels are biased as
+  /// well: there it is information.
+  void judge_directions(const DirectionTest& test, CaseResult& result) {
+    result.directions.assign(test.directions().begin(), test.directions().end());
+    if (!regime_of(case_).zero_mean_values) return;
+    for (const Direction& direction : test.directions()) {
+      if (std::abs(direction.z()) <= kKappa) continue;
+      result.verdict = std::max(result.verdict, Verdict::value_out_of_bound);
+      result.findings.push_back({Verdict::value_out_of_bound, "o", -1, -1, -1, -1, 0, 0, 0, 0, 0,
+                                 fmt::format("errors of all rows add up as if: {}; {:.3g} deviations, limit {}",
+                                             direction.fault, direction.z(), kKappa)});
+    }
   }
 
   /// dq, each row from the o, lse and selection that the backward was given.
@@ -321,30 +358,15 @@ class Judgement {
       const RowInputs in = row_inputs(sequence, token, h, ranges);
       const Vector o = o_.view().row(token, h);
       const RowGiven given{inputs_.d_o.row(token, h), o, lse_.view().load(token, h, 0)};
-      const RowGradient row = attend_backward(in.q, in.k, in.v, ranges, in.scale, given.d_o, o, given.lse);
-      const Vector expected = query_gradient(row, in.k, ranges, in.scale), observed = dq_.view().row(token, h);
-      const GradientTerms terms = gradient_terms(profile_, in, given, row);
-      const RowComparison comparison =
-          compare_row(expected, observed, query_gradient_noise(profile_, in, terms, row, expected), profile_.output,
-                      [&] { return query_gradient_covariance(profile_, in, terms, row, expected); });
-      tally_row(tally, {sequence.index, token - sequence.q_begin, h}, comparison, expected, observed);
+      const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, ranges, in.scale, given.d_o, o, given.lse);
+      const Vector expected = query_gradient(row, in.kv.k, ranges, in.scale), observed = dq_.view().row(token, h);
+      const auto [errors, noise] =
+          query_gradient_noise(profile_, in, gradient_terms(profile_, in, given, row), row, expected);
+      const Covariance covariance{errors, in.kv.k, ranges, expected, noise.rounding};
+      const RowComparison comparison = compare_row(expected, observed, noise, profile_.output, covariance);
+      record(tally, {sequence.index, token - sequence.q_begin, h}, comparison, expected, observed, &covariance);
     });
     tally.add_to(result);
-  }
-
-  /// Calls visit(inputs, given, gradient, noise terms) for every query row that sees keys of the chunk.
-  template <class Visit>
-  void for_each_row_of(const KeyChunk& chunk, const Sequence& sequence, const std::vector<QueryRow>& rows,
-                       const Visit& visit) {
-    for (const auto& [token, h] : rows) {
-      const KeyRange range = visible_in(chunk, sequence.position(token), case_.causal);
-      if (range.begin >= range.end) continue;
-      const RowInputs in = row_inputs(sequence, token, h, {&range, 1});
-      const Vector o = o_.view().row(token, h);
-      const RowGiven given{inputs_.d_o.row(token, h), o, lse_.view().load(token, h, 0)};
-      const RowGradient row = attend_backward(in.q, in.k, in.v, in.visible, in.scale, given.d_o, o, given.lse);
-      visit(in, given, row, gradient_terms(profile_, in, given, row));
-    }
   }
 
   /// dk and dv, chunk by chunk, each key summed over the query rows that see it.
@@ -366,53 +388,48 @@ class Judgement {
   void judge_chunk(const KeyChunk& chunk, const Sequence& sequence, std::int64_t g, const std::vector<QueryRow>& rows,
                    Tally& dk, Tally& dv) {
     const std::int64_t first = chunk.keys.begin, keys = chunk.keys.end - first;
-    const auto num_terms = static_cast<double>(rows.size());
+    std::vector<QueryRow> seeing;
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(seeing), [&](const QueryRow& row) {
+      return visible_in(chunk, sequence.position(row.token), case_.causal).end > first;
+    });
     KeyGradient sum{Matrix::Zero(keys, case_.dk), Matrix::Zero(keys, case_.dv)};
-    KeyNoise dk_noise(keys, case_.dk), dv_noise(keys, case_.dv);
-    std::vector<double> even_weights;
-    for_each_row_of(
-        chunk, sequence, rows,
-        [&](const RowInputs& in, const RowGiven& given, const RowGradient& row, const GradientTerms& terms) {
-          add_key_gradient(row, in.visible[0], first, in.q, given.d_o, in.scale, sum);
-          add_key_noise(profile_, in, given, terms, row, first, num_terms, dk_noise, dv_noise);
-          if (is_even(row)) even_weights.push_back(row.weights[0]);
-        });
+    KeyTerms terms(std::ssize(seeing), keys, case_.dk, case_.dv, case_.scale, static_cast<double>(rows.size()));
+    for (std::size_t i = 0; i < seeing.size(); ++i) {
+      const auto& [token, h] = seeing[i];
+      const KeyRange range = visible_in(chunk, sequence.position(token), case_.causal);
+      const RowInputs in = row_inputs(sequence, token, h, {&range, 1});
+      const Vector o = o_.view().row(token, h);
+      const RowGiven given{inputs_.d_o.row(token, h), o, lse_.view().load(token, h, 0)};
+      const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, in.visible, in.scale, given.d_o, o, given.lse);
+      add_key_gradient(row, range, first, in.q, given.d_o, in.scale, sum);
+      terms.set(profile_, static_cast<std::int64_t>(i), first, in, given, row,
+                gradient_terms(profile_, in, given, row));
+    }
     for (std::int64_t key = 0; key < keys; ++key) {
-      const std::int64_t token = sequence.k_begin + first + key;
       const Place place{sequence.index, first + key, g};
-      const auto compare = [&](Tally& tally, const Matrix& sums, const KeyNoise& noises, double shared,
-                               const TensorView& view, bool is_dk) {
-        const Vector expected = sums.row(key).transpose(), observed = view.row(token, g);
-        const double factor = is_dk ? std::max(1.0, std::abs(case_.scale)) : 1;
-        const RowNoise noise = finished_key_noise(profile_, noises, key, shared, num_terms, factor, expected);
-        const auto covariance = [&] {
-          Matrix c = shared * expected * expected.transpose();
-          for_each_row_of(
-              chunk, sequence, rows,
-              [&](const RowInputs& in, const RowGiven& given, const RowGradient& row, const GradientTerms& terms) {
-                if (key >= row.scores.size()) return;  // a later key than the query sees
-                const Vector weights = is_dk ? dk_weights(profile_, terms, row, num_terms, in.scale)
-                                             : dv_weights(profile_, terms, row, num_terms);
-                const Vector direction = is_dk ? Vector(in.q) : Vector(given.d_o);
-                c.noalias() += weights[key] * direction * direction.transpose();
-              });
-          c.diagonal() = noise.variance;
-          return c;
-        };
-        tally_row(tally, place, compare_row(expected, observed, noise, profile_.output, covariance), expected,
-                  observed);
+      const auto compare = [&](Tally& tally, const Matrix& sums, const TensorView& view, const Matrix& summed,
+                               const auto& predict) {
+        const Vector expected = sums.row(key).transpose(), observed = view.row(sequence.k_begin + first + key, g);
+        const auto [errors, noise] = predict(profile_, terms, key, expected);
+        const KeyRange all{0, summed.rows()};
+        const Covariance covariance{
+            errors, {summed.data(), summed.rows(), summed.cols()}, {&all, 1}, expected, noise.rounding};
+        const RowComparison comparison = compare_row(expected, observed, noise, profile_.output, covariance);
+        record(tally, place, comparison, expected, observed, &covariance);
       };
-      compare(dk, sum.dk, dk_noise, shared_dk_variance(profile_, num_terms), dk_.view(), true);
-      compare(dv, sum.dv, dv_noise, shared_dv_variance(profile_, num_terms, even_weights), dv_.view(), false);
+      compare(dk, sum.dk, dk_.view(), terms.q, key_gradient_noise);
+      compare(dv, sum.dv, dv_.view(), terms.d_o, value_gradient_noise);
     }
   }
 
   const Kernel& kernel_;
+  const RowObserver& observe_;
   const Case& case_;
   MobaProblem problem_;
   Profile profile_;
   Inputs inputs_;
   HostTensor q_, k_, v_, d_o_, o_, lse_, dq_, dk_, dv_;
+  std::vector<KeyValues> keys_;       // [sequences * Hkv]
   Selection selection_;               // what each row is judged on
   HostSelection given_;               // the kernel's copy of it
   std::vector<SelectionRule> rules_;  // [query tokens * H], for kernels that do not export theirs
@@ -448,7 +465,7 @@ std::int64_t CaseResult::undecided() const {
   return rows;
 }
 
-CaseResult judge(const Kernel& kernel, const Case& c) {
+CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe) {
   const bool implemented = std::find(kernel.operators.begin(), kernel.operators.end(), c.op) != kernel.operators.end();
   const auto unsupported = implemented ? kernel.unsupported(c) : "does not implement the operator";
   if (unsupported) {
@@ -459,7 +476,7 @@ CaseResult judge(const Kernel& kernel, const Case& c) {
     result.reason = *unsupported;
     return result;
   }
-  return Judgement(kernel, c).result();
+  return Judgement(kernel, c, observe).result();
 }
 
 }  // namespace attnspec::verify

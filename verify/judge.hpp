@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "verify/case.hpp"
+#include "verify/compare.hpp"
+#include "verify/direction.hpp"
 #include "verify/kernel.hpp"
 #include "verify/verdict.hpp"
 
@@ -38,6 +41,7 @@ struct CaseResult {
   std::string reason;                  // of not_supported, or why the backward was not judged
   std::vector<OutputSummary> outputs;  // in the order they were judged
   std::vector<Finding> findings;       // the first kMostFindings, by output and position
+  std::vector<Direction> directions;   // of o; empty where it was not judged
   std::string profile;                 // the arithmetic judged against
 
   std::int64_t rows() const;
@@ -47,9 +51,13 @@ struct CaseResult {
 /// Findings kept per case.
 inline constexpr std::size_t kMostFindings = 20;
 
+/// A row of o, lse, dq, dk or dv as it was compared. covariance: nullptr for lse.
+using RowObserver =
+    std::function<void(const std::string& output, const RowComparison& row, const reference::Covariance* covariance)>;
+
 /// Runs the kernel's forward, and its backward where it has one, each twice: with NaN and with numbers in all memory
 /// that is not its own, and other bytes in its outputs; the bits must be equal. Expected values are computed after the
-/// outputs are back. Throws what make_inputs throws.
-CaseResult judge(const Kernel& kernel, const Case& c);
+/// outputs are back. observe, if given, is called for every row, from any thread. Throws what make_inputs throws.
+CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe = {});
 
 }  // namespace attnspec::verify

@@ -38,7 +38,7 @@ struct Kernel {
   std::string name;     // kind:name, as on the command line
   std::string summary;  // one line
   std::vector<Operator> operators;
-  reference::Profile (*profile)(Format dtype);  // the arithmetic it declares for inputs of a dtype
+  reference::Departures departures;  // the arithmetic it declares, beside the plain one of its inputs' format
   /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
   bool exports_selection = true;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
@@ -50,8 +50,9 @@ struct Kernel {
 /// The built-in kernels that this machine can run.
 const std::vector<Kernel>& kernels();
 
-/// The kernel of that name: built in, or defect:NAME, the model kernel with one planted defect. Throws
-/// std::invalid_argument that names it and lists the kernels.
-const Kernel& find_kernel(std::string_view name);
+/// The kernel of that name: built in; defect:NAME, the model kernel with one planted defect; benign:NAME, the model
+/// kernel done in another way that is as right; each of them with departures from its plain arithmetic appended,
+/// model:moba+rounded_sum+fp32_out. Throws std::invalid_argument that names it and lists the kernels.
+Kernel find_kernel(std::string_view name);
 
 }  // namespace attnspec::verify

@@ -6,34 +6,44 @@
 #include "verify/kernel.hpp"
 #include "verify/model/defects.hpp"
 #include "verify/model/model.hpp"
+#include "verify/model/variations.hpp"
 
 namespace attnspec::verify {
 
+namespace {
+
+constexpr const char* kModel = "model:moba";
+constexpr const char* kModelSummary = "the report's five steps on the CPU, in declared arithmetic";
+
+std::vector<Operator> all_operators() { return {std::begin(kOperators), std::end(kOperators)}; }
+
+}  // namespace
+
 const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> all{
-      model::make_kernel("model:moba", "the report's five steps on the CPU, in declared arithmetic",
-                         {std::begin(kOperators), std::end(kOperators)}, model::correct_stages()),
+      model::make_kernel(kModel, kModelSummary, all_operators(), model::correct_stages()),
   };
   return all;
 }
 
-const Kernel& find_kernel(std::string_view name) {
-  static const std::vector<Kernel> defective = [] {
-    std::vector<Kernel> result;
-    for (const model::Defect& defect : model::defects())
-      result.push_back(
-          model::make_kernel(fmt::format("defect:{}", defect.name), defect.what, {defect.op}, defect.stages));
-    return result;
-  }();
+Kernel find_kernel(std::string_view text) {
+  const auto [name, departures] = reference::parse_departures(text);
   std::vector<std::string> names;
-  for (const auto* list : {&kernels(), &defective}) {
-    for (const Kernel& kernel : *list) {
-      if (kernel.name == name) return kernel;
-      if (list == &kernels()) names.push_back(kernel.name);
-    }
+  for (const Kernel& kernel : kernels()) {
+    if (kernel.name == name && departures.empty()) return kernel;
+    names.push_back(kernel.name);
   }
-  throw std::invalid_argument(fmt::format("kernel '{}': is not known; there are {} and defect:NAME (see list defects)",
-                                          name, fmt::join(names, ", ")));
+  if (name == kModel)
+    return model::make_kernel(std::string(text), kModelSummary, all_operators(), model::correct_stages(), departures);
+  for (const model::Defect& defect : model::defects())
+    if (name == fmt::format("defect:{}", defect.name))
+      return model::make_kernel(std::string(text), defect.what, {defect.op}, defect.stages, departures);
+  for (const model::Variation& variation : model::variations())
+    if (name == fmt::format("benign:{}", variation.name))
+      return model::make_kernel(std::string(text), variation.what, all_operators(), variation.stages, departures);
+  throw std::invalid_argument(fmt::format(
+      "kernel '{}': is not known; there are {}, defect:NAME (list defects) and benign:NAME (list variations)", name,
+      fmt::join(names, ", ")));
 }
 
 }  // namespace attnspec::verify

@@ -117,6 +117,95 @@ void fill_token_tagged(const Case& c, Inputs& in) {
   fill(c, in.d_o, [](std::int64_t, std::int64_t, std::int64_t) { return 1.0; });
 }
 
+/// Multiplies every row by factor(row), a power of two, before it is rounded.
+template <class Factor>
+void fill_normal_times(const Case& c, Tensor& tensor, const char* stream, const Factor& factor) {
+  const Random random(c.seed, stream);
+  fill(c, tensor, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return factor(token) * random.normal(static_cast<std::uint64_t>((token * tensor.heads + head) * tensor.dim + d));
+  });
+}
+
+void fill_cancelling_means(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const Random common(c.seed, "common"), rest(c.seed, "rest");
+  const auto positions = key_positions(c);
+  fill(c, in.k, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    const std::int64_t j = positions[static_cast<std::size_t>(token)], b = j / block_of(c), within = j % block_of(c);
+    const auto at = [&](std::int64_t row) { return static_cast<std::uint64_t>((row * c.kv_heads + head) * c.dk + d); };
+    return (within % 2 == 0 ? 4 : -4) * common.normal(at(b)) + 0.0625 * rest.normal(at(token));
+  });
+}
+
+void fill_descending_magnitude(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const auto positions = key_positions(c);
+  const auto factor = [&](std::int64_t token) {
+    return reference::power_of_two(3 - static_cast<int>(positions[static_cast<std::size_t>(token)] / block_of(c) % 12));
+  };
+  fill_normal_times(c, in.k, "k", factor);
+  fill_normal_times(c, in.v, "v", factor);
+}
+
+void fill_head_tagged(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  fill(c, in.v, [](std::int64_t, std::int64_t head, std::int64_t d) { return 1.0 + head % 7 + 0.5 * (d % 2); });
+  fill(c, in.d_o, [](std::int64_t, std::int64_t head, std::int64_t d) { return 1.0 + head % 5 - 4.0 * (d % 2); });
+}
+
+void fill_constant_keys(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const Random key(c.seed, "key");
+  fill(c, in.k, [&](std::int64_t, std::int64_t head, std::int64_t d) {
+    return key.normal(static_cast<std::uint64_t>(head * c.dk + d));
+  });
+}
+
+void fill_repeated_tokens(const Case& c, Inputs& in) {
+  const Random prototype(c.seed, "prototype");
+  const auto repeat = [&](Tensor& tensor, const char* stream) {
+    const Random random(c.seed, stream);
+    fill(c, tensor, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+      const std::int64_t row = prototype.below(3, static_cast<std::uint64_t>(token));
+      return random.normal(static_cast<std::uint64_t>((row * tensor.heads + head) * tensor.dim + d));
+    });
+  };
+  repeat(in.q, "q");
+  repeat(in.k, "k");
+  repeat(in.v, "v");
+  repeat(in.d_o, "do");
+}
+
+void fill_subnormal(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, reference::power_of_two(reference::min_exponent(c.dtype)), 0x1p-8);
+}
+
+void fill_levers(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  constexpr double kLightness = 7, kLever = 0x1p10;  // e^-7 2^10 = 0.93: a light block matters as much as another
+  const Random base(c.seed, "base"), q(c.seed, "q"), k(c.seed, "k"), v(c.seed, "v");
+  const auto positions = key_positions(c);
+  const auto sign = [&](std::int64_t g, std::int64_t d) {
+    return base.bits(static_cast<std::uint64_t>(g * c.dk + d)) & 1 ? 1.0 : -1.0;
+  };
+  const auto is_light = [&](std::int64_t token) {
+    return positions[static_cast<std::size_t>(token)] / block_of(c) % 3 == 1;
+  };
+  const double shift = c.scale == 0 ? 0 : -kLightness / (c.scale * static_cast<double>(c.dk));
+  fill(c, in.q, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return sign(head / (c.heads / c.kv_heads), d) +
+           q.normal(static_cast<std::uint64_t>((token * c.heads + head) * c.dk + d));
+  });
+  fill(c, in.k, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return (is_light(token) ? shift * sign(head, d) : 0) +
+           k.normal(static_cast<std::uint64_t>((token * c.kv_heads + head) * c.dk + d));
+  });
+  fill(c, in.v, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return (is_light(token) ? kLever : 1) *
+           v.normal(static_cast<std::uint64_t>((token * c.kv_heads + head) * c.dv + d));
+  });
+}
+
 std::string captured_path(const std::string& name) {
   return (std::filesystem::path(activations_directory()) / (name + ".safetensors")).string();
 }
@@ -199,29 +288,65 @@ Selection make_selection(const Case& c) {
 
 const std::vector<Regime>& regimes() {
   static const std::vector<Regime> all{
-      {"normal", "independent normal numbers: the plain case; a wrong key shows in every output", false,
-       [](const Case& c, Inputs& in) { fill_scaled(c, in, 1, 1, 1, 1); }},
-      {"diffuse",
-       "queries eight times smaller, all weights nearly equal: a missing key shows, one block too many shows", false,
-       [](const Case& c, Inputs& in) { fill_scaled(c, in, 0.125, 1, 1, 1); }},
-      {"spiky", "queries four times larger, a few keys carry each row: a leaked key and a lost maximum show", false,
-       [](const Case& c, Inputs& in) { fill_scaled(c, in, 4, 1, 1, 1); }},
-      {"tie",
-       "keys equal within a block and between blocks, on a dyadic grid: top-k must keep its count, no margin hides it",
-       true, fill_tie},
-      {"near_tie",
-       "mean keys that differ by less and by more than their rounding: selection by scores of too little precision",
-       false, fill_near_tie},
-      {"large", "large magnitudes, one-hot weights: overflow in scores, in exp and in sums", false,
-       [](const Case& c, Inputs& in) { fill_scaled(c, in, 4, 4, 16, 8); }},
-      {"very_negative", "all scores around -8000: a finite mask value, a running maximum that starts at 0", false,
-       fill_very_negative},
-      {"token_tagged",
-       "values spell the key's position over a mean of 1, do = 1: keys swapped or counted twice, rows normalised "
-       "wrongly",
-       false, fill_token_tagged},
-      {kCaptured, "captured:NAME, activations of a trained model: what random numbers never look like", false,
-       fill_captured},
+      {.name = "normal",
+       .mistake = "independent normal numbers: the plain case; a wrong key shows in every output",
+       .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 1, 1, 1, 1); },
+       .zero_mean_values = true},
+      {.name = "diffuse",
+       .mistake =
+           "queries eight times smaller, all weights nearly equal: a missing key shows, one block too many shows",
+       .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 0.125, 1, 1, 1); },
+       .zero_mean_values = true},
+      {.name = "spiky",
+       .mistake = "queries four times larger, a few keys carry each row: a leaked key and a lost maximum show",
+       .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 4, 1, 1, 1); },
+       .zero_mean_values = true},
+      {.name = "tie",
+       .mistake = "keys equal within a block and between blocks, on a dyadic grid: top-k must keep its count, no "
+                  "margin hides it",
+       .fill = fill_tie,
+       .exact_scores = true},
+      {.name = "near_tie",
+       .mistake = "mean keys that differ by less and by more than their rounding: selection by scores of too little "
+                  "precision",
+       .fill = fill_near_tie},
+      {.name = "large",
+       .mistake = "large magnitudes, one-hot weights: overflow in scores, in exp and in sums",
+       .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 4, 4, 16, 8); }},
+      {.name = "very_negative",
+       .mistake = "all scores around -8000: a finite mask value, a running maximum that starts at 0",
+       .fill = fill_very_negative},
+      {.name = "token_tagged",
+       .mistake = "values spell the key's position over a mean of 1, do = 1: keys swapped or counted twice, rows "
+                  "normalised wrongly",
+       .fill = fill_token_tagged},
+      {.name = "head_tagged",
+       .mistake = "values and do are the same for every token of a head and name it: heads swapped, weights that do "
+                  "not sum to 1",
+       .fill = fill_head_tagged},
+      {.name = "constant_keys",
+       .mistake = "all keys of a head are equal: weights are 1 / n, so that lse and o count the keys",
+       .fill = fill_constant_keys},
+      {.name = "repeated_tokens",
+       .mistake = "three different tokens only, again and again: sums of equal terms, keys that are told apart by "
+                  "their value",
+       .fill = fill_repeated_tokens},
+      {.name = "cancelling_means",
+       .mistake = "large keys that cancel in their block's mean: means summed in too little precision",
+       .fill = fill_cancelling_means},
+      {.name = "descending_magnitude",
+       .mistake = "keys and values that halve from block to block: a maximum taken from the last block, merges "
+                  "without rescaling",
+       .fill = fill_descending_magnitude},
+      {.name = "levers",
+       .mistake = "blocks of little weight with values 2^10 times larger: light blocks skipped",
+       .fill = fill_levers},
+      {.name = "subnormal",
+       .mistake = "values at the smallest normal number: results flushed to zero, gradients that vanish",
+       .fill = fill_subnormal},
+      {.name = kCaptured,
+       .mistake = "captured:NAME, activations of a trained model: what random numbers never look like",
+       .fill = fill_captured},
   };
   return all;
 }

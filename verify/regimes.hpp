@@ -25,9 +25,10 @@ Inputs make_inputs(const Case& c);
 
 struct Regime {
   const char* name;
-  const char* mistake;        // one sentence: what it is and the mistake it provokes
-  bool exact_scores = false;  // every gate score is exact in fp32, so that selections have no margin
+  const char* mistake;  // one sentence: what it is and the mistake it provokes
   void (*fill)(const Case& c, Inputs& inputs);
+  bool exact_scores = false;      // every gate score is exact in fp32, so that selections have no margin
+  bool zero_mean_values = false;  // values have mean zero and scores differ, so that noise has no direction
 };
 
 const std::vector<Regime>& regimes();

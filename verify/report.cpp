@@ -91,6 +91,9 @@ std::string details(const CaseResult& result) {
                         has_r ? fmt::format("{:.2f}", output.worst_r) : "-", has_r ? fmt::format("{:.2f}", rms) : "-",
                         output.undecided, output.findings);
   }
+  std::vector<std::string> directions;
+  for (const Direction& d : result.directions) directions.push_back(fmt::format("{} {:.1f}", d.fault, d.z()));
+  if (!directions.empty()) text += fmt::format("  o, in deviations: {}\n", fmt::join(directions, ", "));
   return text +
          fmt::format("verdict: {}{}\n", name(result.verdict), result.reason.empty() ? "" : " (" + result.reason + ")");
 }

@@ -104,24 +104,22 @@ struct Model {
 
 }  // namespace
 
-Profile default_profile(Format dtype) { return {.input = dtype, .weights = dtype, .output = dtype}; }
-
 Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Operator> operators, const Stages& stages,
-                   Profile (*profile)(Format dtype)) {
+                   reference::Departures departures) {
   Kernel kernel;
   kernel.name = std::move(kernel_name);
   kernel.summary = std::move(summary);
   kernel.operators = std::move(operators);
-  kernel.profile = profile;
+  kernel.departures = departures;
   kernel.unsupported = [](const Case&) { return std::nullopt; };
-  kernel.forward = [&stages, profile](const ForwardCall& call) {
-    const Model model(stages, profile(call.q.format), call);
+  kernel.forward = [&stages, departures](const ForwardCall& call) {
+    const Model model(stages, make_profile(call.q.format, departures), call);
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t s = 0; s < model.num_sequences(); ++s)
       for (std::int64_t h = 0; h < call.problem.attention.heads; ++h) model.forward_head(s, h);
   };
-  kernel.backward = [&stages, profile](const BackwardCall& call) {
-    const Model model(stages, profile(call.forward.q.format), call.forward);
+  kernel.backward = [&stages, departures](const BackwardCall& call) {
+    const Model model(stages, make_profile(call.forward.q.format, departures), call.forward);
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t s = 0; s < model.num_sequences(); ++s)
       for (std::int64_t g = 0; g < call.forward.problem.attention.kv_heads; ++g) model.backward_group(call, s, g);

@@ -7,11 +7,9 @@
 
 namespace attnspec::verify::model {
 
-/// Inputs, weights and outputs in the case's dtype; mean keys in fp32; the normaliser sums unrounded weights.
-Profile default_profile(Format dtype);
-
-/// A kernel made of these stages, which must live as long as the program, in the arithmetic of a profile.
+/// A kernel made of these stages, which must live as long as the program, in the plain arithmetic of its inputs' format
+/// with departures from it.
 Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Operator> operators, const Stages& stages,
-                   Profile (*profile)(Format dtype) = default_profile);
+                   reference::Departures departures = {});
 
 }  // namespace attnspec::verify::model

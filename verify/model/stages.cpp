@@ -54,6 +54,8 @@ void store(const Rows& rows, const TensorView& to, std::int64_t begin, std::int6
     for (std::int64_t d = 0; d < rows.dim; ++d) to.store(begin + i, head, d, factor * rows.row(i)[d]);
 }
 
+float exp_of(float x) { return std::exp(x); }
+
 float scale_of(const Work& work) { return static_cast<float>(work.problem.attention.scale); }
 
 Rows pool(const Work& work, const Rows& k) {
@@ -100,43 +102,85 @@ std::vector<BlockQueries> order(const Work& work, const std::vector<Blocks>& cho
 
 bool is_visible(const Work& work, std::int64_t t, std::int64_t j) { return !work.problem.attention.causal || j <= t; }
 
-std::vector<Partial> attend(const Stages& stages, const Work& work, const BlockQueries& list, const Rows& q,
-                            const Rows& k, const Rows& v) {
-  const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
-  const float scale = stages.scale(work);
-  const std::vector<float> k_tiles = transposed_tiles(k, begin, end);
-  std::vector<Partial> partials;
-  float scores[kTile];
-  for (const std::int64_t i : list.queries) {
-    const std::int64_t t = work.position(i);
-    std::vector<float> sum(static_cast<std::size_t>(v.dim));
-    float largest = kNegativeInfinity, normaliser = 0;
-    for (std::int64_t tile = begin; tile < end; tile += kTile) {
-      multiply_tile(q.row(i), k_tiles.data() + (tile - begin) * q.dim, q.dim, scores);
-      const std::int64_t keys = std::min(kTile, end - tile);
+/// Running maximum of the scores of a query, and the sum of exp(score - largest).
+struct Statistics {
+  float largest = kNegativeInfinity, normaliser = 0;
+};
+
+/// One query against one block, tile by tile.
+class BlockAttention {
+ public:
+  BlockAttention(const Stages& stages, const Work& work, std::int64_t block, const Rows& q, const Rows& k,
+                 const Rows& v)
+      : stages_(stages),
+        work_(work),
+        begin_(work.block_begin(block)),
+        end_(work.block_end(block)),
+        scale_(stages.scale(work)),
+        q_(q),
+        v_(v),
+        k_tiles_(transposed_tiles(k, begin_, end_)) {}
+
+  /// The partial output of query i; lse = -infinity where it sees no key.
+  Partial operator()(std::int64_t i) const {
+    const bool divides_first = work_.profile.normaliser == reference::Normaliser::divides_first;
+    Partial partial{i, std::vector<float>(static_cast<std::size_t>(v_.dim)), kNegativeInfinity};
+    const Statistics all = divides_first ? add(i, {}, 1, nullptr) : Statistics{};
+    const float divisor = divides_first ? all.normaliser : 1;
+    if (divides_first && all.largest == kNegativeInfinity) return partial;
+    const Statistics sums = add(i, {all.largest, 0}, divisor, partial.o.data());
+    if (sums.largest == kNegativeInfinity) return partial;
+    for (float& x : partial.o) x = rounded(divides_first ? x : x / sums.normaliser, work_.profile.partial);
+    partial.lse = sums.largest + std::log(divides_first ? all.normaliser : sums.normaliser);
+    return partial;
+  }
+
+ private:
+  /// Adds every tile's weights, and where `o` [dv] is given their products with v, to statistics that the running
+  /// maximum rescales.
+  Statistics add(std::int64_t i, Statistics sums, float divisor, float* o) const {
+    const std::int64_t t = work_.position(i);
+    float scores[kTile];
+    for (std::int64_t tile = begin_; tile < end_; tile += kTile) {
+      multiply_tile(q_.row(i), k_tiles_.data() + (tile - begin_) * q_.dim, q_.dim, scores);
+      const std::int64_t keys = std::min(kTile, end_ - tile);
       float tile_largest = kNegativeInfinity;
       for (std::int64_t j = 0; j < keys; ++j) {
-        scores[j] = stages.is_visible(work, t, tile + j) ? scale * scores[j] : kNegativeInfinity;
+        scores[j] = stages_.is_visible(work_, t, tile + j) ? scale_ * scores[j] : kNegativeInfinity;
         tile_largest = std::max(tile_largest, scores[j]);
       }
       if (tile_largest == kNegativeInfinity) continue;
-      const float before = largest;
-      largest = std::max(largest, tile_largest);
-      const float rescale = std::exp(before - largest);
-      normaliser *= rescale;
-      for (float& x : sum) x *= rescale;
+      const float before = sums.largest;
+      sums.largest = std::max(before, tile_largest);
+      const float rescale = stages_.exp(before - sums.largest);
+      sums.normaliser *= rescale;
+      for (std::int64_t d = 0; o != nullptr && d < v_.dim; ++d) o[d] *= rescale;
       for (std::int64_t j = 0; j < keys; ++j) {
         if (scores[j] == kNegativeInfinity) continue;
-        const float weight = std::exp(scores[j] - largest), stored = rounded(weight, work.profile.weights);
-        normaliser += work.profile.normaliser == reference::Normaliser::sums_rounded ? stored : weight;
-        const float* value = v.row(tile + j);
-        for (std::int64_t d = 0; d < v.dim; ++d) sum[static_cast<std::size_t>(d)] += stored * value[d];
+        const float weight = stages_.exp(scores[j] - sums.largest) / divisor;
+        const float stored = rounded(weight, work_.profile.weights);
+        sums.normaliser += work_.profile.normaliser == reference::Normaliser::sums_rounded ? stored : weight;
+        const float* value = v_.row(tile + j);
+        for (std::int64_t d = 0; o != nullptr && d < v_.dim; ++d) o[d] += stored * value[d];
       }
     }
-    if (largest == kNegativeInfinity) continue;
-    for (float& x : sum) x /= normaliser;
-    partials.push_back({i, std::move(sum), largest + std::log(normaliser)});
+    return sums;
   }
+
+  const Stages& stages_;
+  const Work& work_;
+  std::int64_t begin_, end_;
+  float scale_;
+  const Rows &q_, &v_;
+  std::vector<float> k_tiles_;
+};
+
+std::vector<Partial> attend(const Stages& stages, const Work& work, const BlockQueries& list, const Rows& q,
+                            const Rows& k, const Rows& v) {
+  const BlockAttention attention(stages, work, list.block, q, k, v);
+  std::vector<Partial> partials;
+  for (const std::int64_t i : list.queries)
+    if (Partial partial = attention(i); partial.lse != kNegativeInfinity) partials.push_back(std::move(partial));
   return partials;
 }
 
@@ -180,7 +224,7 @@ void attend_backward(const Stages& stages, const Work& work, const BlockQueries&
       multiply_tile(rows.d_o.row(i), v_tiles.data() + (tile - begin) * rows.v.dim, rows.v.dim, d_weights);
       for (std::int64_t j = 0; j < std::min(kTile, end - tile); ++j) {
         if (!stages.is_visible(work, t, tile + j)) continue;
-        const float weight = std::exp(scale * scores[j] - lse);
+        const float weight = stages.exp(scale * scores[j] - lse);
         const float d_score = rounded(weight * (d_weights[j] - row_delta), work.profile.weights);
         const float stored = rounded(weight, work.profile.weights);
         for (std::int64_t d = 0; d < rows.v.dim; ++d) sums.dv.row(tile + j)[d] += stored * rows.d_o.row(i)[d];
@@ -201,6 +245,7 @@ const Stages& correct_stages() {
                              .choose = choose,
                              .order = order,
                              .scale = scale_of,
+                             .exp = exp_of,
                              .is_visible = is_visible,
                              .attend = attend,
                              .restore = restore,

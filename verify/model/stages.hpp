@@ -50,7 +50,7 @@ using Blocks = std::vector<std::int32_t>;
 /// Attention of one query over one block: what the merge combines.
 struct Partial {
   std::int64_t query;
-  std::vector<float> o;  // [dv], normalised within the block
+  std::vector<float> o;  // [dv], normalised within the block, in the profile's format of partial outputs
   float lse;
 };
 
@@ -82,8 +82,9 @@ struct Stages {
   Blocks (*choose)(const Work&, const std::vector<float>& scores, std::int64_t t);
   // Step 2, order: the queries of each block.
   std::vector<BlockQueries> (*order)(const Work&, const std::vector<Blocks>& chosen);
-  // Step 3, attend within one block; scale is the softmax scale, is_visible masks tokens.
+  // Step 3, attend within one block; scale is the softmax scale, exp that of all weights, is_visible masks tokens.
   float (*scale)(const Work&);
+  float (*exp)(float x);
   bool (*is_visible)(const Work&, std::int64_t t, std::int64_t j);
   std::vector<Partial> (*attend)(const Stages&, const Work&, const BlockQueries&, const Rows& q, const Rows& k,
                                  const Rows& v);

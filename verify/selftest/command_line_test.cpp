@@ -39,8 +39,21 @@ void expect_one_line(const std::string& arguments, const std::string& line, cons
 }
 
 TEST(CommandLine, GivesOneLineForBadInput) {
-  expect_one_line("check model:mobba",
-                  "kernel 'model:mobba': is not known; there are model:moba and defect:NAME (see list defects)");
+  expect_one_line(
+      "check model:mobba",
+      "kernel 'model:mobba': is not known; there are model:moba, defect:NAME (list defects) and benign:NAME "
+      "(list variations)");
+  expect_one_line("check model:moba+exact",
+                  "departure 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
+                  "rounded_partials, fp32_out");
+  expect_one_line("check model:moba+rounded_sum+normalise_first",
+                  "departure 'normalise_first': contradicts rounded_sum");
+  expect_one_line("check model:moba+fp32_out+fp32_out", "departure 'fp32_out': is given twice");
+  expect_one_line(
+      "calibrate --regime nowhere --rows 1",
+      "regime=nowhere: is none of normal, diffuse, spiky, tie, near_tie, large, very_negative, token_tagged, "
+      "head_tagged, constant_keys, repeated_tokens, cancelling_means, descending_magnitude, levers, "
+      "subnormal, captured:NAME");
   expect_one_line("replay 'moba(heads=3,kv_heads=2)'", "heads=3: must be a multiple of kv_heads=2");
   expect_one_line("replay 'moba(top_k=0)'", "top_k=0: must be at least 1");
   expect_one_line("replay 'moba(lens=3+-1)'", "lens=3+-1: a length is negative, so that the offsets would decrease");
@@ -53,6 +66,7 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   EXPECT_EQ(run("").code, 2);
   EXPECT_EQ(run("chek").code, 2);
   EXPECT_EQ(run("check --level 9").code, 2);
+  EXPECT_EQ(run("calibrate --rows 0").code, 2);
   EXPECT_EQ(run("replay").code, 2);
 }
 
@@ -72,6 +86,19 @@ TEST(CommandLine, ReplaysACase) {
   EXPECT_NE(result.out.find("verdict: pass"), std::string::npos);
   for (const char* output : {"selection", "o", "lse", "dq", "dk", "dv"})
     EXPECT_NE(result.out.find(std::string("\n  ") + output + " "), std::string::npos) << output;
+}
+
+TEST(CommandLine, JudgesADeclaredArithmetic) {
+  const Outcome result = run("replay 'dense(lens=40)' --kernel model:moba+rounded_sum+fp32_out");
+  EXPECT_EQ(result.code, 0) << result.out;
+  EXPECT_NE(result.out.find("normaliser sums rounded weights"), std::string::npos);
+  EXPECT_NE(result.out.find("out fp32"), std::string::npos);
+}
+
+TEST(CommandLine, CalibratesARegime) {
+  const Outcome result = run("calibrate --regime subnormal --rows 50");
+  EXPECT_EQ(result.code, 0) << result.out;
+  EXPECT_NE(result.out.find("21 regimes and profiles: 21 good, 0 bad"), std::string::npos) << result.out;
 }
 
 TEST(CommandLine, ReplaysACaseFile) {
@@ -105,6 +132,8 @@ TEST(CommandLine, ListsWhatThereIs) {
   EXPECT_NE(run("list operators").out.find("moba_select"), std::string::npos);
   EXPECT_NE(run("list kernels").out.find("model:moba"), std::string::npos);
   EXPECT_NE(run("list regimes").out.find("layer0, layer4"), std::string::npos);
+  EXPECT_NE(run("list departures").out.find("rounded_partials"), std::string::npos);
+  EXPECT_NE(run("list variations").out.find("benign:exp2"), std::string::npos);
   EXPECT_NE(run("list defects").out.find("defect:delta_missing"), std::string::npos);
   EXPECT_EQ(run("--help").code, 0);
   EXPECT_NE(run("check --help").out.find("--junit"), std::string::npos);

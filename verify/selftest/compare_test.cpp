@@ -21,8 +21,18 @@ RowNoise unit_noise(Eigen::Index n) {
   return noise;
 }
 
-RowFault fault(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format = Format::fp32) {
-  return compare_row(expected, observed, noise, format, [&] { return Matrix(noise.variance.asDiagonal()); }).fault;
+/// Compares where every element has an error of its own, and beside them one error along `shared`, if it is given.
+RowFault fault(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format = Format::fp32,
+               const Vector& shared = {}) {
+  reference::RowErrors errors(expected.size());
+  if (shared.size() > 0) {
+    errors.shared.push_back(shared);
+  } else {
+    errors.separate = noise.variance;
+  }
+  const Vector zero = Vector::Zero(expected.size());
+  const reference::Rows none(nullptr, 0, expected.size());
+  return compare_row(expected, observed, noise, format, {errors, none, {}, zero, zero}).fault;
 }
 
 TEST(CompareRow, AcceptsWhatIsEqual) {
@@ -65,8 +75,17 @@ TEST(CompareRow, SeesAnErrorSpreadOverTheRowThatNoElementShows) {
 TEST(CompareRow, AllowsMoreWhereErrorsShareADirection) {
   const RowNoise noise = unit_noise(64);
   const Vector expected = Vector::Zero(64), observed = Vector::Constant(64, 3);
-  const auto one_direction = [] { return Matrix(Matrix::Ones(64, 64)); };
-  EXPECT_EQ(compare_row(expected, observed, noise, Format::fp32, one_direction).fault, RowFault::none);
+  EXPECT_EQ(fault(expected, observed, noise, Format::fp32, Vector::Ones(64)), RowFault::none);
+  Vector partly = Vector::Zero(64);  // another direction than the error's
+  partly[0] = 8;
+  EXPECT_EQ(fault(expected, observed, noise, Format::fp32, partly), RowFault::none);
+  EXPECT_EQ(fault(expected, observed, noise), RowFault::row);
+}
+
+TEST(CompareNumber, DecidesByTheElementAlone) {
+  EXPECT_EQ(compare_number(1, 7.9, unit_noise(1), Format::fp32).fault, RowFault::none);
+  EXPECT_EQ(compare_number(1, 8.1, unit_noise(1), Format::fp32).fault, RowFault::element);
+  EXPECT_EQ(compare_number(-kInfinity, -kInfinity, RowNoise(1), Format::fp32).fault, RowFault::none);
 }
 
 TEST(CompareRow, KnowsWhenAnInfinityIsRight) {

@@ -1,15 +1,18 @@
-// Every planted defect is rejected, by the comparison that should see it.
+// Every planted defect is rejected, by the comparison that should see it, and no benign variation is accused.
 
 #include "verify/model/defects.hpp"
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <string>
 
 #include "verify/judge.hpp"
 #include "verify/kernel.hpp"
 #include "verify/levels.hpp"
+#include "verify/model/variations.hpp"
+#include "verify/report.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -35,7 +38,7 @@ class Defects : public testing::TestWithParam<std::string> {};
 
 TEST_P(Defects, AreRejectedByLevelOne) {
   const std::string name = "defect:" + GetParam();
-  const Kernel& kernel = find_kernel(name);
+  const Kernel kernel = find_kernel(name);
   for (const Case& c : level_cases(kernel.operators.front(), 1)) {
     const CaseResult result = judge(kernel, c);
     if (!is_finding(result.verdict)) continue;
@@ -50,6 +53,30 @@ std::vector<std::string> names() {
   for (const model::Defect& defect : model::defects()) result.push_back(defect.name);
   return result;
 }
+
+class Variations : public testing::TestWithParam<std::string> {};
+
+/// Every eighth case of level 1, other ones for other variations.
+TEST_P(Variations, AreAccepted) {
+  const Kernel kernel = find_kernel("benign:" + GetParam());
+  std::size_t i = std::hash<std::string>()(GetParam());
+  for (const Operator op : kernel.operators) {
+    for (const Case& c : level_cases(op, 1)) {
+      if (i++ % 8 != 0) continue;
+      const CaseResult result = judge(kernel, c);
+      ASSERT_FALSE(is_finding(result.verdict)) << failure_line(result, result.findings.front());
+    }
+  }
+}
+
+std::vector<std::string> variation_names() {
+  std::vector<std::string> result;
+  for (const model::Variation& variation : model::variations()) result.push_back(variation.name);
+  return result;
+}
+
+INSTANTIATE_TEST_SUITE_P(Benign, Variations, testing::ValuesIn(variation_names()),
+                         [](const auto& instance) { return instance.param; });
 
 INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::ValuesIn(names()),
                          [](const auto& instance) { return instance.param; });

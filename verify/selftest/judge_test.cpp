@@ -14,7 +14,10 @@
 namespace attnspec::verify {
 namespace {
 
-const Kernel& model_kernel() { return find_kernel("model:moba"); }
+const Kernel& model_kernel() {
+  static const Kernel kernel = find_kernel("model:moba");
+  return kernel;
+}
 
 Verdict verdict(const Kernel& kernel, const char* text) { return judge(kernel, parse_case(text)).verdict; }
 
@@ -238,34 +241,99 @@ TEST(Judge, SaysWhatIsUnsupportedBeforeMakingInputs) {
   EXPECT_EQ(verdict(kernel, "moba()"), Verdict::not_supported);
 }
 
-TEST(Judge, AcceptsPooledKeysRoundedAsDeclaredAtNearTies) {
-  Kernel kernel = model::make_kernel(
-      "test:rounded_pool", "", {Operator::moba, Operator::moba_select}, model::correct_stages(), [](Format dtype) {
-        return reference::Profile{.input = dtype, .weights = dtype, .pooled = dtype, .output = dtype};
-      });
+TEST(Judge, AcceptsMeanKeysRoundedAsDeclaredAtNearTies) {
+  const Kernel kernel = find_kernel("model:moba+rounded_means");
   for (const char* text :
        {"moba_select(lens=640,heads=2,block=32,top_k=5,regime=near_tie)", "moba_select(lens=640,block=20,top_k=5)",
         "moba(lens=320,block=32,top_k=3,regime=near_tie,dtype=fp16)"})
     EXPECT_EQ(verdict(kernel, text), Verdict::pass) << text;
-  Kernel over_declared = kernel;  // rounds its mean keys, declares that it does not
-  over_declared.profile = model_kernel().profile;
-  EXPECT_EQ(verdict(over_declared, "moba_select(lens=640,heads=2,block=32,top_k=5,regime=near_tie)"),
+  Kernel undeclared = kernel;
+  undeclared.departures = {};
+  EXPECT_EQ(verdict(undeclared, "moba_select(lens=640,heads=2,block=32,top_k=5,regime=near_tie)"),
             Verdict::selection_mismatch);
 }
 
 TEST(Judge, AcceptsANormaliserThatSumsRoundedWeightsWhereDeclared) {
-  const auto rounded_sum = [](Format dtype) {
-    return reference::Profile{
-        .input = dtype, .weights = dtype, .output = dtype, .normaliser = reference::Normaliser::sums_rounded};
-  };
-  const Kernel kernel =
-      model::make_kernel("test:rounded_sum", "", {Operator::dense}, model::correct_stages(), rounded_sum);
+  const Kernel kernel = find_kernel("model:moba+rounded_sum");
   for (const char* text :
        {"dense(lens=200)", "dense(lens=200,regime=diffuse)", "dense(lens=200,regime=token_tagged,dtype=fp16)"})
     EXPECT_EQ(verdict(kernel, text), Verdict::pass) << text;
   Kernel undeclared = kernel;
-  undeclared.profile = model_kernel().profile;
+  undeclared.departures = {};
   EXPECT_EQ(verdict(undeclared, "dense(lens=200)"), Verdict::value_out_of_bound);  // its lse
+}
+
+TEST(Judge, AcceptsRoundedPartialOutputsWhereDeclared) {
+  const char* text = "moba(lens=300,block=16,top_k=5)";
+  Kernel kernel = find_kernel("model:moba+fp32_weights+fp32_out+rounded_partials");
+  EXPECT_EQ(verdict(kernel, text), Verdict::pass);
+  kernel.departures = {"fp32_weights", "fp32_out"};
+  EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);
+}
+
+TEST(Judge, FindsWeightsRoundedThatAreDeclaredExact) {
+  const char* text = "dense(lens=300)";
+  Kernel kernel = find_kernel("model:moba+fp32_out");
+  EXPECT_EQ(verdict(kernel, text), Verdict::pass);
+  kernel.departures = {"fp32_weights", "fp32_out"};
+  EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);
+  kernel = find_kernel("model:moba+normalise_first+fp32_out");
+  EXPECT_EQ(verdict(kernel, text), Verdict::pass);
+  kernel.departures = {"fp32_weights", "fp32_out"};
+  EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);
+}
+
+/// The model kernel with the softmax scale of o off by a factor, and everything else right.
+Kernel with_scale_of_o_off(double factor) {
+  return altered([factor](const ForwardCall& call) {
+    reference::MobaProblem problem = call.problem;
+    problem.attention.scale *= factor;
+    std::vector<float> lse(static_cast<std::size_t>(call.lse.tokens * call.lse.heads));
+    TensorView elsewhere = call.lse;
+    elsewhere.data = lse.data();
+    elsewhere.token_stride = call.lse.heads;
+    elsewhere.head_stride = 1;
+    model_kernel().forward({call.op, problem, call.q, call.k, call.v, call.selection, call.o, elsewhere});
+  });
+}
+
+/// The largest direction of a case and what it is.
+Direction largest_direction(const CaseResult& result) {
+  Direction largest = result.directions.at(0);
+  for (const Direction& direction : result.directions)
+    if (std::abs(direction.z()) > std::abs(largest.z())) largest = direction;
+  return largest;
+}
+
+TEST(DirectionTest, SeesAScaleThatIsOffByFarLessThanARowsNoise) {
+  const Case c = parse_case("dense(lens=500,heads=4)");
+  const CaseResult right = judge(model_kernel(), c);
+  EXPECT_EQ(right.verdict, Verdict::pass);
+  EXPECT_LT(std::abs(largest_direction(right).z()), 5);
+  const CaseResult wrong = judge(with_scale_of_o_off(1 - 0x1p-10), c);
+  EXPECT_EQ(wrong.outputs.at(0).findings, 0);  // no row of o shows it
+  EXPECT_EQ(wrong.verdict, Verdict::value_out_of_bound);
+  ASSERT_EQ(wrong.findings.size(), 1u);
+  EXPECT_EQ(largest_direction(wrong).fault, std::string("softmax scale off"));
+  EXPECT_NE(wrong.findings[0].detail.find("softmax scale off"), std::string::npos);
+  const CaseResult biased =
+      judge(with_scale_of_o_off(1 - 0x1p-10), parse_case("dense(lens=500,heads=4,regime=token_tagged)"));
+  EXPECT_EQ(biased.verdict, Verdict::pass);  // values with a mean: information only
+}
+
+TEST(DirectionTest, SeesAKeyThatIsGivenALittleTooMuchWeight) {
+  const Kernel kernel =
+      altered([](const ForwardCall& call) {  // the last key counts 1 % more: o moves towards its value
+        for (std::int64_t t = 0; t < call.o.tokens; ++t)
+          for (std::int64_t d = 0; d < call.o.dim; ++d) {
+            const double o = call.o.load(t, 0, d), weight = 0.01 / static_cast<double>(t + 1);
+            call.o.store(t, 0, d, o + weight * (call.v.load(t, 0, d) - o));
+          }
+      });
+  const CaseResult result = judge(kernel, parse_case("dense(lens=600,regime=diffuse,dtype=fp16)"));
+  EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
+  EXPECT_EQ(largest_direction(result).fault, std::string("last key dropped or counted twice"));
+  EXPECT_LT(largest_direction(result).z(), 0);  // counted more, not less
 }
 
 }  // namespace

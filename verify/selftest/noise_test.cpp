@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "reference/attention_noise.hpp"
 #include "reference/gate_noise.hpp"
 #include "reference/gradient_noise.hpp"
 #include "reference/moba.hpp"
@@ -17,6 +18,8 @@ namespace attnspec::verify {
 namespace {
 
 using namespace reference;
+
+double square(double x) { return x * x; }
 
 TEST(RowLimit, IsOnePlusKappaForOneDirectionAndShrinksWithMany) {
   const Vector x = Vector::Constant(8, 2);
@@ -47,48 +50,111 @@ struct OneRow {
   Inputs inputs = make_inputs(c);
   MobaProblem problem = problem_of(c);
   Profile profile{};
-  Sequence sequence = sequences(problem.attention)[0];
+  KeyValues keys{inputs.k.rows(0, 200, 0), inputs.v.rows(0, 200, 0)};
   std::vector<KeyRange> visible =
       visible_keys(moba_select(problem, inputs.q, inputs.k).row(150, 0), 150, 200, c.block, true);
-  RowInputs in{inputs.q.row(150, 0), inputs.k.rows(0, 200, 0), inputs.v.rows(0, 200, 0), visible, c.scale};
+  RowInputs in{inputs.q.row(150, 0), keys, visible, c.scale};
+  AttendedRow row = attend(in.q, keys.k, keys.v, visible, c.scale);
 };
 
-TEST(Covariance, HasTheVariancesOnItsDiagonalAndIsPositive) {
+/// A covariance has the predicted variances on its diagonal, is positive, and is what `along` says it is.
+void expect_consistent(const Covariance& covariance, const Vector& variance) {
+  const Matrix matrix = covariance.matrix();
+  EXPECT_TRUE(matrix.diagonal().isApprox(variance));
+  EXPECT_TRUE(matrix.isApprox(matrix.transpose()));
+  for (int trial = 0; trial < 20; ++trial) {
+    const Vector w = Vector::Random(matrix.rows());
+    EXPECT_GE(w.dot(matrix * w), 0);
+    EXPECT_NEAR(covariance.along(w) / w.dot(matrix * w), 1, 1e-9);
+  }
+}
+
+TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryProfile) {
   OneRow r;
-  for (const Normaliser normaliser : {Normaliser::sums_unrounded, Normaliser::sums_rounded}) {
-    r.profile.normaliser = normaliser;
-    const AttendedRow row = attend(r.in.q, r.in.k, r.in.v, r.visible, r.in.scale);
-    const Matrix covariance = attention_covariance(r.profile, r.in, row);
-    const AttentionNoise noise = attention_noise(r.profile, r.in, row);
-    EXPECT_TRUE(covariance.diagonal().isApprox(noise.o.variance));
-    EXPECT_TRUE(covariance.isApprox(covariance.transpose()));
-    for (int trial = 0; trial < 20; ++trial) {
-      const Vector x = Vector::Random(8);
-      EXPECT_GE(x.dot(covariance * x), 0);
-    }
-    const Vector d_o = Vector::Ones(8);
-    const RowGiven given{d_o, row.o, row.lse};
-    const RowGradient gradient = attend_backward(r.in.q, r.in.k, r.in.v, r.visible, r.in.scale, d_o, row.o, row.lse);
-    const Vector dq = query_gradient(gradient, r.in.k, r.visible, r.in.scale);
-    const GradientTerms terms = gradient_terms(r.profile, r.in, given, gradient);
-    EXPECT_TRUE(query_gradient_covariance(r.profile, r.in, terms, gradient, dq)
-                    .diagonal()
-                    .isApprox(query_gradient_noise(r.profile, r.in, terms, gradient, dq).variance));
+  const Vector d_o = Vector::Ones(8);
+  std::vector<Departures> sets{{}};
+  for (const Departure& departure : departures()) sets.push_back({departure.name});
+  for (const Departures& set : sets) {
+    const Profile profile = make_profile(Format::fp16, set);
+    const AttentionNoise noise = attention_noise(profile, r.in, r.row);
+    expect_consistent({noise.errors, r.keys.v, r.visible, r.row.o, noise.o.rounding}, noise.o.variance);
+    const RowGiven given{d_o, r.row.o, r.row.lse};
+    const RowGradient gradient =
+        attend_backward(r.in.q, r.keys.k, r.keys.v, r.visible, r.in.scale, d_o, r.row.o, r.row.lse);
+    const Vector dq = query_gradient(gradient, r.keys.k, r.visible, r.in.scale);
+    const GradientTerms terms = gradient_terms(profile, r.in, given, gradient);
+    const GradientNoise dq_noise = query_gradient_noise(profile, r.in, terms, gradient, dq);
+    expect_consistent({dq_noise.errors, r.keys.k, r.visible, dq, dq_noise.noise.rounding}, dq_noise.noise.variance);
+
+    const KeyRange range = r.visible.front(), one{0, 1};
+    const RowInputs part{r.in.q, r.keys, {&range, 1}, r.in.scale};
+    const RowGradient of_range =
+        attend_backward(r.in.q, r.keys.k, r.keys.v, part.visible, r.in.scale, d_o, r.row.o, r.row.lse);
+    KeyGradient sum{Matrix::Zero(16, 16), Matrix::Zero(16, 8)};
+    add_key_gradient(of_range, range, range.begin, r.in.q, d_o, r.in.scale, sum);
+    KeyTerms key_terms(1, 16, 16, 8, r.in.scale, 1);
+    key_terms.set(profile, 0, range.begin, part, given, of_range, gradient_terms(profile, part, given, of_range));
+    const Vector dk = sum.dk.row(3).transpose(), dv = sum.dv.row(3).transpose();
+    const GradientNoise dk_noise = key_gradient_noise(profile, key_terms, 3, dk);
+    const GradientNoise dv_noise = value_gradient_noise(profile, key_terms, 3, dv);
+    const Rows q(key_terms.q.data(), 1, 16), rows_d_o(key_terms.d_o.data(), 1, 8);
+    expect_consistent({dk_noise.errors, q, {&one, 1}, dk, dk_noise.noise.rounding}, dk_noise.noise.variance);
+    expect_consistent({dv_noise.errors, rows_d_o, {&one, 1}, dv, dv_noise.noise.rounding}, dv_noise.noise.variance);
   }
 }
 
 TEST(AttentionNoise, OfARowThatSeesNothingIsZero) {
   OneRow r;
-  const AttendedRow row = attend(r.in.q, r.in.k, r.in.v, {}, r.in.scale);
-  const AttentionNoise noise = attention_noise(r.profile, {r.in.q, r.in.k, r.in.v, {}, r.in.scale}, row);
+  const AttendedRow row = attend(r.in.q, r.keys.k, r.keys.v, {}, r.in.scale);
+  const AttentionNoise noise = attention_noise(r.profile, {r.in.q, r.keys, {}, r.in.scale}, row);
   EXPECT_TRUE(noise.o.worst.isZero() && noise.o.variance.isZero() && noise.o.floor.isZero());
   EXPECT_EQ(noise.lse.worst[0], 0);
 }
 
+TEST(AttentionNoise, OfPartialOutputsIsTheirRounding) {
+  OneRow r;
+  const Profile plain = make_profile(Format::bf16, {"fp32_weights", "fp32_out"});
+  const Profile rounded = make_profile(Format::bf16, {"fp32_weights", "fp32_out", "rounded_partials"});
+  const Vector added =
+      attention_noise(rounded, r.in, r.row).o.variance - attention_noise(plain, r.in, r.row).o.variance;
+  Vector expected = Vector::Zero(8);
+  Eigen::Index i = 0;
+  for (const auto& [begin, end] : r.visible) {  // one rounding of each block's part of o
+    const Vector part = r.keys.v.middleRows(begin, end - begin).transpose() * r.row.weights.segment(i, end - begin);
+    expected += square(kRounding * unit_roundoff(Format::bf16)) * part.cwiseAbs2();
+    i += end - begin;
+  }
+  EXPECT_TRUE(added.isApprox(expected, 1e-3));
+}
+
+TEST(EqualGroups, HoldIndicesOfEqualValuesOnly) {
+  const Vector values{{3, 1, 2, 1, 0, 0, 2 + 0x1p-30, 5}};
+  EXPECT_EQ(equal_groups(values), (Groups{{1, 3}, {2, 6}}));
+  EXPECT_EQ(equal_groups(Vector{{3, 1, 2}}), Groups{});
+}
+
+TEST(RepetitionVariance, IsThatOfDriftsAndNoMoreThanTheTermsThemselves) {
+  const double u = unit_roundoff(Format::fp32);
+  EXPECT_EQ(repetition_variance(u, Vector{{0.1, 0.2, 0.7}}), 0);
+  EXPECT_NEAR(repetition_variance(u, Vector::Constant(100, 3)) / square(100 * kRounding * u / 2), 1, 1e-9);
+  const Vector tiny{{1e-12, 1e-12, 1}};
+  EXPECT_NEAR(repetition_variance(u, tiny) / square(2e-12), 1, 1e-6);
+}
+
+TEST(Drift, IsWhatRepeatedAdditionInSinglePrecisionDoes) {  // 0.1f added 4096 times
+  float sum = 0;
+  for (int i = 0; i < 4096; ++i) sum += 0.1f;
+  const double exact = 4096 * static_cast<double>(0.1f), error = std::abs(sum - exact) / exact;
+  const double independent = std::sqrt(accumulation_variance(unit_roundoff(Format::fp32), 4096, 0, 1));
+  const double drifting = std::sqrt(repetition_variance(unit_roundoff(Format::fp32), Vector::Constant(4096, 0.1)));
+  EXPECT_GT(error, kKappa * independent);
+  EXPECT_LT(error, kKappa * drifting);
+}
+
 TEST(ScoreMargins, GrowWithTheRoundingOfMeanKeysAndStayBelowTheWorstCase) {
   OneRow r;
-  const Matrix pooled = pool_keys(r.in.k, 16);
-  const PoolNoise noise = pool_noise(r.in.k, pooled, 16);
+  const Matrix pooled = pool_keys(r.keys.k, 16);
+  const PoolNoise noise = pool_noise(r.keys.k, pooled, 16);
   const Vector scores = gate_scores(r.in.q, Rows(pooled.data(), pooled.rows(), 16));
   const Vector fp32 = score_margins(r.profile, r.in.q, pooled, noise, scores);
   r.profile.pooled = Format::bf16;

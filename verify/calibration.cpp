@@ -1,0 +1,144 @@
+#include "verify/calibration.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <mutex>
+
+#include "verify/random.hpp"
+#include "verify/regimes.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+constexpr double kLeastMedian = 0.5, kMostMedian = 1.3;
+constexpr std::int64_t kSampled = 16;      // n_eff is formed for one row of so many
+constexpr double kManyTerms = 8;           // n_eff from which R must be near 1
+constexpr std::size_t kLeastSamples = 50;  // for a median
+
+/// A small case of any operator that attends.
+Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
+  const Random random(seed, "calibration");
+  std::uint64_t draws = 0;
+  const auto pick = [&](const auto& choices) {
+    return *(std::begin(choices) + random.below(std::ssize(choices), draws++));
+  };
+  using Sizes = std::vector<std::int64_t>;
+  Case c;
+  c.regime = regime, c.dtype = dtype, c.seed = seed;
+  c.op = pick(std::vector{Operator::dense, Operator::selected, Operator::moba});
+  c.lens = {6 + random.below(70, draws++), random.below(30, draws++)};
+  c.q_lens = c.lens;
+  c.kv_heads = pick(Sizes{1, 2, 3});
+  c.heads = c.kv_heads * pick(Sizes{1, 1, 2});
+  c.dk = pick(Sizes{16, 32, 48});
+  c.dv = pick(Sizes{16, 32, 48});
+  c.block = pick(Sizes{4, 8, 16, 32});
+  c.top_k = pick(Sizes{2, 3, 5});
+  c.causal = random.below(4, draws++) != 0;
+  c.scale = default_scale(c.dk) * pick(std::vector{1.0, 1.0, 2.0, -1.0});
+  return parse_case(print(c));
+}
+
+/// Whether storing a row rounds it as numbers without a pattern are rounded. Values that are tags, or those of a single
+/// key, lie on the format's grid or next to it, and a row that cannot err says nothing of the prediction (nor does one
+/// whose errors the floor explains, R = 0).
+bool rounds_freely(const reference::Vector& row, Format format) {
+  double rounding = 0, predicted = 0;
+  for (const double x : row) {
+    rounding += std::pow(reference::round_to(x, format) - x, 2);
+    predicted += std::pow(reference::spacing(x, format), 2) / 12;
+  }
+  return rounding > predicted / 4;
+}
+
+/// Collects the rows of one output from many threads.
+struct Samples {
+  Calibration result;
+  std::vector<double> r;  // sampled
+};
+
+}  // namespace
+
+std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows, std::uint64_t seed) {
+  const auto& [regime, profile] = job;
+  Kernel kernel = find_kernel("model:moba");
+  if (!profile.departures.empty())
+    kernel = find_kernel(fmt::format("model:moba+{}", fmt::join(profile.departures, "+")));
+  const Format output_format = reference::make_profile(profile.dtype, profile.departures).output;
+  std::map<std::string, Samples> outputs;
+  for (const char* output : {"o", "lse", "dq", "dk", "dv"}) outputs[output];
+  std::mutex mutex;
+  const auto is_enough = [&] {
+    return std::all_of(outputs.begin(), outputs.end(), [&](const auto& o) { return o.second.result.rows >= rows; });
+  };
+  for (std::uint64_t i = 0; !is_enough(); ++i) {
+    const Case c = random_case(regime, profile.dtype, seed + i);
+    judge(kernel, c, [&](const std::string& name, const RowComparison& row, const reference::Covariance* covariance) {
+      const std::lock_guard lock(mutex);
+      Samples& samples = outputs.at(name);
+      Calibration& result = samples.result;
+      if (row.fault != RowFault::none && result.alarms++ == 0) result.first_alarm = print(c);
+      result.worst_r = std::max(result.worst_r, row.r);
+      result.worst_z = std::max(result.worst_z, row.z);
+      if (result.rows++ % kSampled == 0 && covariance != nullptr && row.r > 0 &&
+          rounds_freely(covariance->centre, output_format) &&
+          reference::effective_terms(covariance->matrix()) >= kManyTerms)
+        samples.r.push_back(row.r);
+    });
+  }
+  std::vector<Calibration> results;
+  for (auto& [name, samples] : outputs) {
+    samples.result.regime = regime, samples.result.profile = profile.name(), samples.result.output = name;
+    if (samples.r.size() >= kLeastSamples) {
+      const auto middle = samples.r.begin() + std::ssize(samples.r) / 2;
+      std::nth_element(samples.r.begin(), middle, samples.r.end());
+      samples.result.median_r = *middle;
+    }
+    results.push_back(samples.result);
+  }
+  return results;
+}
+
+std::string CalibratedProfile::name() const {
+  return fmt::format("{}{}{}", reference::name(dtype), departures.empty() ? "" : "+", fmt::join(departures, "+"));
+}
+
+std::vector<CalibratedProfile> calibrated_profiles() {
+  std::vector<CalibratedProfile> profiles{{Format::fp32, {}}};
+  for (const Format dtype : {Format::bf16, Format::fp16}) {
+    profiles.push_back({dtype, {}});
+    for (const reference::Departure& departure : reference::departures()) profiles.push_back({dtype, {departure.name}});
+    profiles.push_back({dtype, {"fp32_weights", "fp32_out"}});
+    profiles.push_back({dtype, {"rounded_sum", "rounded_means", "rounded_partials"}});
+    profiles.push_back({dtype, {"normalise_first", "rounded_partials", "fp32_out"}});
+  }
+  return profiles;
+}
+
+bool Calibration::is_good() const {
+  return alarms == 0 && (median_r < 0 || (median_r >= kLeastMedian && median_r <= kMostMedian));
+}
+
+std::vector<CalibrationJob> calibration_jobs(const std::vector<std::string>& chosen) {
+  std::vector<std::string> names = chosen;
+  if (names.empty()) {
+    for (const Regime& regime : regimes())
+      if (std::string(regime.name) != "captured") names.push_back(regime.name);
+    for (const std::string& captured : captured_names()) names.push_back("captured:" + captured);
+  }
+  std::vector<CalibrationJob> jobs;
+  for (const std::string& regime : names) {
+    Case c;
+    c.regime = regime;
+    validate_regime(c);
+    for (const CalibratedProfile& profile : calibrated_profiles()) jobs.push_back({regime, profile});
+  }
+  return jobs;
+}
+
+}  // namespace attnspec::verify
