@@ -33,7 +33,7 @@ struct Parts {
         n(static_cast<double>(r.scores.size())),
         u(accumulator_roundoff(p)),
         offset(std::abs(r.scores.maxCoeff()) + std::abs(r.lse)),
-        scores(score_noise(p, i, r.scores, std::abs(r.scores.maxCoeff()))),
+        scores(score_noise(p, i, r.scores, r.scores.maxCoeff())),
         unit(p.normaliser == Normaliser::divides_first ? 1 : std::exp(r.lse - r.scores.maxCoeff())),
         rounding(r.weights.size()),
         rounding_worst_case(r.weights.size()),
@@ -49,9 +49,10 @@ struct Parts {
   bool sums_rounded() const { return profile.normaliser == Normaliser::sums_rounded; }
 };
 
-/// Equal weights of a group: their roundings are one error and their score errors another, and equal terms drift. F6.
+/// Equal weights of a group: their roundings are one error and their score errors another, F6; and equal terms drift,
+/// A6.
 void add_equal_weights(const Parts& parts, RowErrors& errors) {
-  if (parts.equal.empty()) return;
+  if (parts.equal.empty() && parts.in.kv.v_labels.empty()) return;
   const std::vector<std::int64_t> keys = keys_of(parts.in.visible);
   const auto v = [&](Eigen::Index i) -> Vector {
     return parts.in.kv.v.row(keys[static_cast<std::size_t>(i)]).transpose();
@@ -63,7 +64,7 @@ void add_equal_weights(const Parts& parts, RowErrors& errors) {
     errors.shared.push_back(std::sqrt(parts.rounding[group[0]]) * (parts.sums_rounded() ? centred : sum));
     errors.shared.push_back(std::sqrt(parts.scores.variance[group[0]]) * parts.row.weights[group[0]] * centred);
   }
-  add_drifts(parts.u, parts.equal, parts.row.weights, 1, v, parts.row.o, errors);
+  add_drifts(parts.u, parts.row.weights, repeated(keys, parts.in.kv.v_labels), 1, v, parts.row.o, errors);
 }
 
 /// Partial outputs that are stored in 16 bits, one for each range: F7.
@@ -93,7 +94,7 @@ RowErrors output_errors(const Parts& parts) {
   errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                   // F5
   if (!parts.sums_rounded()) errors.along_centre += square(kRounding * unit_roundoff(profile.weights));  // F2
   errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);                  // F4
-  const double rescaling = 2 * unit_roundoff(Format::fp32) * parts.offset;
+  const double rescaling = 2 * kRounding * unit_roundoff(Format::fp32) * parts.offset;
   std::vector<Vector> sums;
   std::vector<double> weights;
   Eigen::Index i = 0;
@@ -112,8 +113,8 @@ RowErrors output_errors(const Parts& parts) {
 /// The worst case and the floor of o, before the output's rounding.
 void add_worst(const Parts& parts, RowNoise& noise) {
   const auto& [profile, in, row] = std::tie(parts.profile, parts.in, parts.row);
-  const double rescaling = 2 * unit_roundoff(Format::fp32) * parts.offset, accumulated = (parts.n + 4) * parts.u;
-  const Vector score = (parts.scores.worst.array() + 2 * rescaling) * row.weights.array();
+  const double rescaling = 4 * unit_roundoff(Format::fp32) * parts.offset, accumulated = (parts.n + 4) * parts.u;
+  const Vector score = (parts.scores.worst.array() + rescaling) * row.weights.array();
   const Rows magnitudes(in.kv.v_magnitudes.data(), in.kv.v_magnitudes.rows(), in.kv.v_magnitudes.cols());
   const double partial = profile.partial == Format::fp32 ? 0 : unit_roundoff(profile.partial);
   noise.worst =
@@ -132,11 +133,11 @@ void add_worst(const Parts& parts, RowNoise& noise) {
 }
 
 RowNoise lse_noise(const Parts& parts) {
-  const double u32 = unit_roundoff(Format::fp32), offset = 2 * u32 * parts.offset;
+  const double u32 = unit_roundoff(Format::fp32), offset = 2 * kRounding * u32 * parts.offset;
   RowNoise noise(1);
   noise.variance[0] = parts.row.weights.cwiseAbs2().dot(parts.scores.variance) + square(offset) +
-                      accumulation_variance(u32, parts.n, 0, 1) + parts.drift + square(2 * u32);
-  noise.worst[0] = parts.row.weights.dot(parts.scores.worst) + 2 * offset + (parts.n + 4) * u32;
+                      accumulation_variance(u32, parts.n, 0, 1) + parts.drift + square(2 * kRounding * u32);
+  noise.worst[0] = parts.row.weights.dot(parts.scores.worst) + 4 * u32 * parts.offset + (parts.n + 4) * u32;
   if (parts.sums_rounded()) {
     noise.variance[0] += parts.rounding.sum() + square(kRounding * unit_roundoff(parts.profile.weights));
     noise.worst[0] += parts.rounding_worst_case.sum();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
 namespace attnspec::reference {
 
@@ -20,22 +21,19 @@ Vector worsts(const Vector& x, Format format) {
   return x.unaryExpr([&](double value) { return rounding_worst(value, format); });
 }
 
-/// One error for each group: together its members move the sum along sum_g weights_j y_j. E6.
+/// One error for each group: together its members move the sum along sum_g weights_j y_j. E6. A member that takes no
+/// part has variance 0.
 void add_shared(const Groups& groups, const Vector& weights, const Vector& variances, double scale,
                 const std::function<Vector(Eigen::Index)>& y, RowErrors& errors) {
   for (const auto& group : groups) {
-    Vector sum = weights[group[0]] * y(group[0]);
-    for (std::size_t i = 1; i < group.size(); ++i) sum += weights[group[i]] * y(group[i]);
-    errors.shared.push_back(scale * std::sqrt(variances[group[0]]) * sum);
+    Vector sum = Vector::Zero(y(group[0]).size());
+    double variance = 0;
+    for (const Eigen::Index j : group) {
+      sum += weights[j] * y(j);
+      variance = std::max(variance, variances[j]);
+    }
+    errors.shared.push_back(scale * std::sqrt(variance) * sum);
   }
-}
-
-/// Groups of equal terms weights_j y_j round alike and drift: E6, A6. rounding: variances of the rounding of the
-/// weights; centre: the whole sum, scale included.
-void add_equal_terms(double roundoff, const Groups& groups, const Vector& weights, const Vector& rounding, double scale,
-                     const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors) {
-  add_shared(groups, Vector::Ones(weights.size()), rounding, scale, y, errors);
-  add_drifts(roundoff, groups, weights, scale, y, centre, errors);
 }
 
 /// Groups of equal dS: they have equal P.
@@ -65,11 +63,11 @@ GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const 
   const Vector zero = Vector::Zero(n);
   GradientTerms terms{zero, zero, zero, zero, zero, zero, zero, zero, zero};
   if (n == 0 || !std::isfinite(given.lse)) return terms;
-  const ScoreNoise scores = score_noise(profile, in, row.scores, 0);
+  const ScoreNoise scores = score_noise(profile, in, row.scores, given.lse);
   const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd delta_parts = given.d_o.array() * given.o.array();
   const double lse_worst = 2 * u32 * std::abs(given.lse), delta_worst = dv * u32 * delta_parts.abs().sum();
-  terms.lse_variance = square(lse_worst);
+  terms.lse_variance = 2 * square(kRounding * u32 * given.lse);
   terms.delta_variance = accumulation_variance(u32, dv, delta_parts.square().sum(), row.delta);
   const Eigen::ArrayXd dp_squares = products(Vector(given.d_o.cwiseAbs2()), view(in.kv.v_squares), in.visible);
   const Eigen::ArrayXd dp_magnitudes = products(Vector(given.d_o.cwiseAbs()), view(in.kv.v_magnitudes), in.visible);
@@ -111,8 +109,10 @@ GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, 
                           combination(row.weights, in.kv.k, in.visible));  // E3
   const Groups equal_weights = equal_groups(row.weights);
   add_shared(equal_weights, row.d_scores, terms.score_variance, sigma, k, errors);
-  add_shared(equal_groups(row.d_weights), row.weights, terms.dp_variance, sigma, k, errors);
-  add_equal_terms(u, equal_d_scores(equal_weights, row.d_scores), row.d_scores, terms.rounding, sigma, k, dq, errors);
+  add_shared(repeated(keys, in.kv.v_labels), row.weights, terms.dp_variance, sigma, k, errors);
+  add_shared(equal_d_scores(equal_weights, row.d_scores), Vector::Ones(row.scores.size()), terms.rounding, sigma, k,
+             errors);
+  add_drifts(u, row.d_scores, repeated(keys, in.kv.k_labels), sigma, k, dq, errors);  // A6
   const Rows magnitudes = view(in.kv.k_magnitudes);
   const Vector worst =
       sigma * combination(terms.ds_worst + (n + 2) * u * row.d_scores.cwiseAbs(), magnitudes, in.visible);
@@ -128,8 +128,8 @@ KeyTerms::KeyTerms(std::int64_t rows, std::int64_t keys, std::int64_t dk, std::i
     : scale(softmax_scale), num_terms(terms) {
   for (Matrix* matrix : {&q, &q_squares, &q_magnitudes}) matrix->resize(rows, dk);
   for (Matrix* matrix : {&d_o, &d_o_squares, &d_o_magnitudes}) matrix->resize(rows, dv);
-  for (Matrix* matrix : {&p, &ds, &dp, &p_variance, &p_worst, &p_floor, &ds_variance, &ds_worst, &ds_floor, &p_rounding,
-                         &ds_rounding, &dp_variance})
+  for (Matrix* matrix : {&p, &ds, &score_variance, &p_variance, &p_worst, &p_floor, &ds_variance, &ds_worst, &ds_floor,
+                         &p_rounding, &ds_rounding, &dp_variance})
     matrix->setZero(keys, rows);
 }
 
@@ -145,7 +145,7 @@ void KeyTerms::set(const Profile& profile, std::int64_t i, std::int64_t first, c
   d_o_magnitudes.row(i) = given.d_o.cwiseAbs().transpose();
   part(p) = row.weights;
   part(ds) = row.d_scores;
-  part(dp) = row.d_weights;
+  part(score_variance) = terms.score_variance;
   part(p_variance) = terms.p_variance;
   part(p_worst) = terms.p_worst;
   part(p_floor) = terms.p_floor;
@@ -158,6 +158,13 @@ void KeyTerms::set(const Profile& profile, std::int64_t i, std::int64_t first, c
   part(dp_variance) = terms.dp_variance;
 }
 
+void KeyTerms::complete() {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(q.rows()));
+  std::iota(rows.begin(), rows.end(), 0);
+  equal_q = repeated(rows, repeated_rows(view(q)));
+  equal_d_o = repeated(rows, repeated_rows(view(d_o)));
+}
+
 namespace {
 
 /// A sum of weights_t y_t over rows, and the errors of the weights.
@@ -165,7 +172,8 @@ struct WeightedRows {
   const Matrix &y, &squares, &magnitudes;            // [rows, dim]
   Vector weights, variance, worst, floor, rounding;  // [rows]
   double scale;
-  Groups equal;  // rows with equal weights
+  Groups equal;              // rows with equal weights
+  const Groups& equal_rows;  // of y
 };
 
 /// The noise of such a sum of n terms. errors: those that it has beside them. E5, E6.
@@ -177,7 +185,8 @@ GradientNoise sum_noise(const Profile& profile, const WeightedRows& sum, double 
   const auto y = [&](Eigen::Index t) -> Vector { return sum.y.row(t).transpose(); };
   errors.along = square(sigma) * (sum.variance + accumulation_variance(u, n, 1, 0) * sum.weights.cwiseAbs2());
   errors.along_centre += accumulation_variance(u, n, 0, 1);
-  add_equal_terms(u, sum.equal, sum.weights, sum.rounding, sigma, y, gradient, errors);
+  add_shared(sum.equal, Vector::Ones(sum.y.rows()), sum.rounding, sigma, y, errors);
+  add_drifts(u, sum.weights, sum.equal_rows, sigma, y, gradient, errors);  // A6
   const Vector worst = sum.worst + (n + 2) * u * sum.weights.cwiseAbs();
   const Vector floor = sum.floor.any() ? Vector(sigma * combination(sum.floor, magnitudes, {&all, 1}))
                                        : Vector(Vector::Zero(gradient.size()));
@@ -193,12 +202,12 @@ GradientNoise key_gradient_noise(const Profile& profile, const KeyTerms& terms, 
   if (terms.q.rows() == 0) return {RowErrors(dk.size()), RowNoise(dk.size())};
   const auto q = [&](Eigen::Index t) -> Vector { return terms.q.row(t).transpose(); };
   RowErrors errors(dk.size());
-  add_shared(equal_groups(terms.dp.row(key).transpose()), terms.p.row(key).transpose(),
-             terms.dp_variance.row(key).transpose(), std::abs(terms.scale), q, errors);
+  add_shared(terms.equal_d_o, terms.p.row(key), terms.dp_variance.row(key), std::abs(terms.scale), q, errors);
+  add_shared(terms.equal_q, terms.ds.row(key), terms.score_variance.row(key), std::abs(terms.scale), q, errors);
   return sum_noise(profile,
                    {terms.q, terms.q_squares, terms.q_magnitudes, terms.ds.row(key), terms.ds_variance.row(key),
                     terms.ds_worst.row(key), terms.ds_floor.row(key), terms.ds_rounding.row(key), terms.scale,
-                    equal_d_scores(equal_groups(terms.p.row(key)), terms.ds.row(key))},
+                    equal_d_scores(equal_groups(terms.p.row(key)), terms.ds.row(key)), terms.equal_q},
                    terms.num_terms, std::move(errors), dk);
 }
 
@@ -208,10 +217,13 @@ GradientNoise value_gradient_noise(const Profile& profile, const KeyTerms& terms
   RowErrors errors(dv.size());
   errors.along_centre = square(kRounding * unit_roundoff(profile.weights)) +
                         repetition_variance(accumulator_roundoff(profile), ascending);
+  add_shared(
+      terms.equal_q, terms.p.row(key), terms.score_variance.row(key), 1,
+      [&](Eigen::Index t) -> Vector { return terms.d_o.row(t).transpose(); }, errors);
   return sum_noise(profile,
                    {terms.d_o, terms.d_o_squares, terms.d_o_magnitudes, terms.p.row(key), terms.p_variance.row(key),
                     terms.p_worst.row(key), terms.p_floor.row(key), terms.p_rounding.row(key), 1,
-                    equal_groups(terms.p.row(key), ascending)},
+                    equal_groups(terms.p.row(key), ascending), terms.equal_d_o},
                    terms.num_terms, std::move(errors), dv);
 }
 

@@ -44,11 +44,12 @@ GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, 
 struct KeyTerms {
   Matrix q, q_squares, q_magnitudes;        // [rows, dk]
   Matrix d_o, d_o_squares, d_o_magnitudes;  // [rows, dv]
-  Matrix p, ds, dp;                         // [keys, rows]: P, dS, dP
+  Matrix p, ds;                             // [keys, rows]: P, dS
   Matrix p_variance, p_worst, p_floor;      // [keys, rows]
   Matrix ds_variance, ds_worst, ds_floor;   // [keys, rows]
   Matrix p_rounding, ds_rounding;           // [keys, rows], parts of p_variance and ds_variance
-  Matrix dp_variance;                       // [keys, rows]
+  Matrix score_variance, dp_variance;       // [keys, rows]
+  Groups equal_q, equal_d_o;                // rows with equal q, with equal do
   double scale;
   double num_terms;  // how many rows a kernel sums: those that selected the block
 
@@ -57,6 +58,8 @@ struct KeyTerms {
   /// Row i sees the one range in.visible; `first` is the first of these keys.
   void set(const Profile& profile, std::int64_t i, std::int64_t first, const RowInputs& in, const RowGiven& given,
            const RowGradient& row, const GradientTerms& terms);
+  /// To be called when all rows are set.
+  void complete();
 };
 
 /// The noise of one finished gradient of a key, dk [dk] or dv [dv]. No rows: none. Their errors sum q and do. Tags E5,

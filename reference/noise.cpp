@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 namespace attnspec::reference {
@@ -89,19 +90,22 @@ KeyValues::KeyValues(const Rows& keys, const Rows& values)
       k_squares(keys.cwiseAbs2()),
       v_squares(values.cwiseAbs2()),
       k_magnitudes(keys.cwiseAbs()),
-      v_magnitudes(values.cwiseAbs()) {}
+      v_magnitudes(values.cwiseAbs()),
+      k_labels(repeated_rows(keys)),
+      v_labels(repeated_rows(values)) {}
 
 ScoreNoise score_noise(const Profile& profile, const RowInputs& in, const Vector& scores, double offset) {
   const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile), sigma = std::abs(in.scale);
   const double dk = static_cast<double>(in.q.size());
   const Vector squares = products(Vector(in.q.cwiseAbs2()), view(in.kv.k_squares), in.visible);
   const Vector magnitudes = products(Vector(in.q.cwiseAbs()), view(in.kv.k_magnitudes), in.visible);
-  const Eigen::ArrayXd size = scores.array().abs() + offset;
+  const Eigen::ArrayXd shifted = scores.array() - offset;
   ScoreNoise noise;
   noise.variance = square(sigma) * accumulation_variance(u, dk, 1, 0) * squares.array() +
                    accumulation_variance(u, dk, 0, 1) * scores.array().square() +
-                   square(2 * kRounding * u32) * size.square() + square(kRounding * kExpError);
-  noise.worst = sigma * dk * u * magnitudes.array() + 4 * u32 * size + kExpError;
+                   2 * square(kRounding * u32) * (scores.array().square() + shifted.square()) +
+                   square(kRounding * kExpError);
+  noise.worst = sigma * dk * u * magnitudes.array() + 2 * u32 * (scores.array().abs() + shifted.abs()) + kExpError;
   return noise;
 }
 
@@ -112,20 +116,49 @@ std::vector<std::int64_t> keys_of(std::span<const KeyRange> visible) {
   return keys;
 }
 
-void add_drifts(double roundoff, const Groups& groups, const Vector& weights, double scale,
-                const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors) {
+Groups repeated(const std::vector<std::int64_t>& keys, const std::vector<int>& labels) {
+  Groups groups;
+  if (labels.empty()) return groups;
+  std::map<int, std::vector<Eigen::Index>> by_label;
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    if (const int label = labels[static_cast<std::size_t>(keys[i])]; label >= 0)
+      by_label[label].push_back(static_cast<Eigen::Index>(i));
+  for (auto& [label, indices] : by_label)
+    if (indices.size() > 1) groups.push_back(std::move(indices));
+  return groups;
+}
+
+std::vector<int> repeated_rows(const Rows& y) {
+  Vector mixture(y.cols());  // equal rows have equal products with it, and others hardly ever
+  for (Eigen::Index d = 0; d < y.cols(); ++d) mixture[d] = std::sqrt(static_cast<double>(d) + 2);
+  Vector ids(y.rows());
+  for (Eigen::Index j = 0; j < y.rows(); ++j) ids[j] = y.row(j).dot(mixture);
+  const Groups groups = equal_groups(ids);
+  std::vector<int> labels;
   for (const auto& group : groups) {
-    Vector first_features(std::ssize(group));
-    for (std::size_t i = 0; i < group.size(); ++i) first_features[static_cast<Eigen::Index>(i)] = y(group[i])[0];
-    for (const auto& equal_rows : equal_groups(first_features)) {
-      Vector magnitudes = Vector::Zero(centre.size());
-      for (const Eigen::Index i : equal_rows) {
-        const Eigen::Index j = group[static_cast<std::size_t>(i)];
-        magnitudes += std::abs(scale * weights[j]) * y(j).cwiseAbs();
-      }
-      const auto m = static_cast<double>(equal_rows.size());
-      for (Eigen::Index d = 0; d < centre.size(); ++d)
-        errors.separate[d] += square(drift(roundoff, m, magnitudes[d] + std::abs(centre[d]), magnitudes[d]));
+    for (const Eigen::Index j : group) {
+      if (y.row(j) != y.row(group[0])) continue;
+      labels.resize(static_cast<std::size_t>(y.rows()), -1);
+      labels[static_cast<std::size_t>(j)] = static_cast<int>(group[0]);
+    }
+  }
+  return labels;
+}
+
+void add_drifts(double roundoff, const Vector& weights, const Groups& equal_rows, double scale,
+                const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors) {
+  const double tolerance = roundoff * weights.cwiseAbs().sum();
+  for (auto rows : equal_rows) {
+    std::sort(rows.begin(), rows.end(), [&](Eigen::Index a, Eigen::Index b) { return weights[a] < weights[b]; });
+    const Eigen::ArrayXd magnitude = std::abs(scale) * y(rows[0]).array().abs();
+    for (auto first = rows.begin(), next = first; first != rows.end(); first = next) {
+      double total = 0;
+      for (; next != rows.end() && weights[*next] - weights[*first] <= tolerance; ++next)
+        total += std::abs(weights[*next]);
+      const auto m = static_cast<double>(next - first);
+      for (Eigen::Index d = 0; m > 1 && d < centre.size(); ++d)
+        errors.separate[d] +=
+            square(drift(roundoff, m, total * magnitude[d] + std::abs(centre[d]), total * magnitude[d]));
     }
   }
 }

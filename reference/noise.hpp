@@ -77,17 +77,25 @@ double repetition_variance(double roundoff, const Vector& terms);
 /// Adds the rounding of the stored output, whose mantissa is known, to a row's noise. Tag A3.
 void add_output_rounding(const Vector& expected, Format output, RowNoise& noise);
 
+/// A label for every row of y that occurs more than once, the same for equal rows; -1 for the others. Empty: no row
+/// occurs twice, as is usual.
+std::vector<int> repeated_rows(const Rows& y);
+
 /// Keys and values of one sequence and kv head, with the squares and magnitudes that predictions sum.
 struct KeyValues {
-  Rows k, v;                          // [T, dk], [T, dv]; not owned
-  Matrix k_squares, v_squares;        // of every element
-  Matrix k_magnitudes, v_magnitudes;  // of every element
+  Rows k, v;                            // [T, dk], [T, dv]; not owned
+  Matrix k_squares, v_squares;          // of every element
+  Matrix k_magnitudes, v_magnitudes;    // of every element
+  std::vector<int> k_labels, v_labels;  // repeated_rows
 
   KeyValues(const Rows& keys, const Rows& values);
 };
 
 /// The keys that ranges list, in order.
 std::vector<std::int64_t> keys_of(std::span<const KeyRange> visible);
+
+/// Indices into `keys`, in groups of two and more, of those with the same label.
+Groups repeated(const std::vector<std::int64_t>& keys, const std::vector<int>& labels);
 
 /// What one query row was computed from: q [dk], the keys and values, and the key ranges it sees.
 struct RowInputs {
@@ -98,7 +106,7 @@ struct RowInputs {
 };
 
 /// Errors of the scores of one query row as a kernel computes them, as relative errors of exp(score - offset). Tag A4.
-/// offset: the magnitude of what is subtracted before exp (the running maximum, or lse).
+/// offset: what is subtracted before exp (the maximum, or lse); its own error is not among them.
 struct ScoreNoise {
   Vector variance, worst;  // [n]
 };
@@ -116,9 +124,9 @@ struct RowErrors {
   explicit RowErrors(std::int64_t dim) : separate(Vector::Zero(dim)) {}
 };
 
-/// Terms scale weights_j y_j of a sum that are equal, weight and row, drift: tag A6. groups: of equal weights; rows are
-/// told apart by their first feature. y(j) is row j [dim]; centre [dim] the whole sum.
-void add_drifts(double roundoff, const Groups& groups, const Vector& weights, double scale,
+/// Terms scale weights_j y_j of a sum that are equal drift: tag A6. Terms are equal where their rows are (equal_rows)
+/// and their weights differ by less than u of the sum of all. y(j) is row j [dim]; centre [dim] the sum.
+void add_drifts(double roundoff, const Vector& weights, const Groups& equal_rows, double scale,
                 const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors);
 
 /// Variance of every feature, [dim]. squares: y_j^2. Rows as `visible` lists them.

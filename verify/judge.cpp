@@ -405,6 +405,7 @@ class Judgement {
       terms.set(profile_, static_cast<std::int64_t>(i), first, in, given, row,
                 gradient_terms(profile_, in, given, row));
     }
+    terms.complete();
     for (std::int64_t key = 0; key < keys; ++key) {
       const Place place{sequence.index, first + key, g};
       const auto compare = [&](Tally& tally, const Matrix& sums, const TensorView& view, const Matrix& summed,
