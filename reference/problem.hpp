@@ -76,9 +76,9 @@ void validate(const AttentionProblem& problem);
 /// meaning; a sink gate with top_k 1, which has no room for both the first block and the query's own.
 void validate(const MobaProblem& problem);
 
-/// The same as for AttentionProblem, and: not causal; compress_block, compress_stride, block, window, hidden or
-/// local_blocks below 1; a stride that does not divide compress_block and block; a compress_block above block;
-/// initial_blocks below 0; top_n below initial_blocks + local_blocks.
+/// The same as for AttentionProblem, and: not causal; compress_block, compress_stride, hidden, block, top_n,
+/// local_blocks or window below 1; a stride that does not divide compress_block and block; a compress_block above
+/// block; initial_blocks below 0; top_n below initial_blocks + local_blocks.
 void validate(const NsaProblem& problem);
 
 }  // namespace attnspec::reference

@@ -209,9 +209,13 @@ class Judgement {
     return inputs_.v.rows(sequence.k_begin, sequence.k_end, g);
   }
 
+  KeyRange reach(const Sequence& sequence, std::int64_t token) const {
+    return causal_reach(sequence.position(token), sequence.num_keys(), case_.causal);
+  }
+
   std::vector<KeyRange> visible(const Sequence& sequence, std::int64_t token,
                                 std::span<const std::int32_t> blocks) const {
-    return visible_keys(blocks, sequence.position(token), sequence.num_keys(), problem_.block, case_.causal);
+    return visible_keys(blocks, reach(sequence, token), sequence.num_keys(), problem_.block);
   }
 
   RowInputs row_inputs(const Sequence& sequence, std::int64_t token, std::int64_t h,
@@ -337,7 +341,7 @@ class Judgement {
   void for_each_row_of(const KeyChunk& chunk, const Sequence& sequence, const std::vector<QueryRow>& rows,
                        const Visit& visit) {
     for (const auto& [token, h] : rows) {
-      const KeyRange range = visible_in(chunk, sequence.position(token), case_.causal);
+      const KeyRange range = visible_in(chunk, reach(sequence, token));
       if (range.begin >= range.end) continue;
       const RowInputs in = row_inputs(sequence, token, h, {&range, 1});
       const Vector o = o_.view().row(token, h);
