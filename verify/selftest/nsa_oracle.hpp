@@ -229,7 +229,7 @@ std::vector<Sum<T>> importance(const NsaProblem& problem, const Tensor<T>& q, co
 
 /// Whether block j of the blocks 0 .. c is taken whatever its importance: the first ones, and the own one c with those
 /// before it.
-inline bool is_forced(const NsaProblem& problem, std::int64_t j, std::int64_t c) {
+inline bool must_take(const NsaProblem& problem, std::int64_t j, std::int64_t c) {
   return j < problem.initial_blocks || j > c - problem.local_blocks;
 }
 
@@ -241,15 +241,15 @@ template <class T>
 std::vector<std::int64_t> select_blocks(const NsaProblem& problem, const std::vector<Sum<T>>& importances) {
   const std::int64_t num_blocks = static_cast<std::int64_t>(importances.size()), c = num_blocks - 1;
   std::int64_t room = problem.top_n;
-  for (std::int64_t j = 0; j < num_blocks; ++j) room -= is_forced(problem, j, c);
+  for (std::int64_t j = 0; j < num_blocks; ++j) room -= must_take(problem, j, c);
   const auto value = [&](std::int64_t j) { return real_part(importances[static_cast<std::size_t>(j)].value); };
   std::vector<std::int64_t> blocks;
   for (std::int64_t j = 0; j < num_blocks; ++j) {
     std::int64_t num_better = 0;
     for (std::int64_t other = 0; other < num_blocks; ++other)
-      if (!is_forced(problem, other, c))
+      if (!must_take(problem, other, c))
         num_better += value(other) > value(j) || (value(other) == value(j) && other < j);
-    if (is_forced(problem, j, c) || num_better < room) blocks.push_back(j);
+    if (must_take(problem, j, c) || num_better < room) blocks.push_back(j);
   }
   return blocks;
 }

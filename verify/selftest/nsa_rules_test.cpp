@@ -257,6 +257,37 @@ TEST(NsaRules, SequencesAndTheirLastQueriesStandAlone) {
   });
 }
 
+/// Heads begin .. end - 1 of a tensor; or sets of a parameter.
+Tensor<Real> heads(const Tensor<Real>& tensor, std::int64_t begin, std::int64_t end) {
+  Tensor<Real> part(tensor.tokens, end - begin, tensor.dim);
+  for (std::int64_t token = 0; token < tensor.tokens; ++token)
+    for (std::int64_t head = begin; head < end; ++head)
+      for (std::int64_t e = 0; e < tensor.dim; ++e) part(token, head - begin, e) = tensor(token, head, e);
+  return part;
+}
+
+TEST(NsaRules, GroupsOfHeadsStandAlone) {
+  expect_on_small_nsa(1, [](const SmallNsa& small) {
+    const FrozenNsa frozen = freeze(small);
+    NsaProblem problem = frozen.problem;
+    problem.attention.kv_heads = 1;
+    problem.attention.heads = small.group;
+    for (std::int64_t g = 0; g < small.kv_heads; ++g) {
+      NsaTensors<Real> in;
+      for (std::size_t n = 0; n < named(in).size(); ++n) {
+        const Tensor<Real>& all = *named(frozen.in)[n].second;
+        const std::int64_t own = all.heads / small.kv_heads;  // group, 1, or 0 where there is only the shared set
+        *named(in)[n].second = own == 0 ? all : heads(all, g * own, (g + 1) * own);
+      }
+      const Tensor<Sum<Real>> alone = output(problem, in);
+      for (std::int64_t token = 0; token < alone.tokens; ++token)
+        for (std::int64_t h = 0; h < small.group; ++h)
+          for (std::int64_t e = 0; e < alone.dim; ++e)
+            RC_ASSERT(alone(token, h, e).value == frozen.outputs.o(token, g * small.group + h, e).value);
+    }
+  });
+}
+
 TEST(NsaRules, WithoutCompressedRowsTheirBranchIsEmpty) {
   expect_on_small_nsa(1, [](SmallNsa small) {
     small.compress_stride = 1;

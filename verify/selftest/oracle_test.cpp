@@ -120,28 +120,6 @@ Inputs inputs(const SmallProblem& small, const std::string& purpose = "") {
           draw(queries, problem.heads, small.dv, small, purpose + "do")};
 }
 
-/// A tensor of the reference as one of the oracle, every number exactly.
-template <class Number>
-Tensor<Number> lift(const reference::Tensor& tensor) {
-  Tensor<Number> lifted(tensor.tokens, tensor.heads, tensor.dim);
-  for (std::int64_t token = 0; token < tensor.tokens; ++token)
-    for (std::int64_t head = 0; head < tensor.heads; ++head)
-      for (std::int64_t d = 0; d < tensor.dim; ++d)
-        lifted(token, head, d) = Number(static_cast<Real>(tensor.at(token, head)[d]));
-  return lifted;
-}
-
-Lists lift(const Selection& selection) {
-  Lists blocks(selection.tokens, selection.heads);
-  for (std::int64_t token = 0; token < selection.tokens; ++token)
-    for (std::int64_t head = 0; head < selection.heads; ++head) {
-      for (const std::int64_t b : selection.row(token, head))
-        if (b >= 0) blocks.row(token, head).push_back(b);
-      std::sort(blocks.row(token, head).begin(), blocks.row(token, head).end());
-    }
-  return blocks;
-}
-
 /// Attention as the reference computes it, forward and backward.
 struct ReferenceRun {
   AttentionProblem problem;

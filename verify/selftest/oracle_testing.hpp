@@ -54,6 +54,29 @@ Sum<T> product(const Tensor<T>& a, const Tensor<Sum<T>>& x) {
   return sum;
 }
 
+/// A tensor of the reference as one of the oracle, every number exactly.
+template <class Number>
+Tensor<Number> lift(const reference::Tensor& tensor) {
+  Tensor<Number> lifted(tensor.tokens, tensor.heads, tensor.dim);
+  for (std::int64_t token = 0; token < tensor.tokens; ++token)
+    for (std::int64_t head = 0; head < tensor.heads; ++head)
+      for (std::int64_t d = 0; d < tensor.dim; ++d)
+        lifted(token, head, d) = Number(static_cast<Real>(tensor.at(token, head)[d]));
+  return lifted;
+}
+
+/// The blocks of a selection, ascending.
+inline Lists lift(const reference::Selection& selection) {
+  Lists blocks(selection.tokens, selection.heads);
+  for (std::int64_t token = 0; token < selection.tokens; ++token)
+    for (std::int64_t head = 0; head < selection.heads; ++head) {
+      for (const std::int64_t b : selection.row(token, head))
+        if (b >= 0) blocks.row(token, head).push_back(b);
+      std::sort(blocks.row(token, head).begin(), blocks.row(token, head).end());
+    }
+  return blocks;
+}
+
 /// Compares tensors with a tolerance, and prints the largest part of it that each tensor used.
 class Comparison {
  public:
@@ -77,13 +100,20 @@ class Comparison {
   /// Empty, or the first coordinate where the tensors differ by more than the tolerance.
   std::string difference(const std::string& name, const reference::Tensor& observed,
                          const Tensor<Sum<Real>>& expected) {
+    return difference(name, lift<Real>(observed), expected);
+  }
+
+  /// The same, and whether their shapes differ.
+  std::string difference(const std::string& name, const Tensor<Real>& observed, const Tensor<Sum<Real>>& expected) {
+    if (observed.tokens != expected.tokens || observed.heads != expected.heads || observed.dim != expected.dim)
+      return name + ": shapes differ\n";
     for (std::int64_t token = 0; token < expected.tokens; ++token)
       for (std::int64_t head = 0; head < expected.heads; ++head)
         for (std::int64_t d = 0; d < expected.dim; ++d) {
           const Sum<Real>& e = expected(token, head, d);
-          if (agrees(name, observed.at(token, head)[d], e)) continue;
+          if (agrees(name, observed(token, head, d), e)) continue;
           std::ostringstream line;
-          line << name << "[" << token << "," << head << "," << d << "] => observed " << observed.at(token, head)[d]
+          line << name << "[" << token << "," << head << "," << d << "] => observed " << observed(token, head, d)
                << ", expected " << e.value << ", terms " << e.terms << "\n";
           return line.str();
         }
