@@ -67,8 +67,8 @@ CompressedBlock compress_block(const NsaProblem& problem, const PhiParameters& p
 /// sequence of fewer than l tokens has no row.
 Tensor compress(const NsaProblem& problem, const PhiHeads& phi, const Tensor& tokens);
 
-/// o = sum_i P_i V~_i with P = softmax(sigma <q, K~_i>) over i < m(t), for one query row. Paper eq. 8 and 3. Equation
-/// C9.
+/// o = sum_i P_i V~_i with P = softmax(sigma <q, K~_i>) over i < m(t), for one query row. Paper eq. 5, one branch.
+/// Equation C9.
 ///
 /// q [dk]; k [N_c, dk] and v [N_c, dv] of the query's sequence and kv head. m(t) = 0: o = 0, lse = -infinity.
 AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Rows& k, const Rows& v, std::int64_t t);
