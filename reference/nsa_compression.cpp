@@ -43,21 +43,6 @@ std::size_t phi_index(const NsaProblem& problem, std::int64_t g) {
   return problem.shared_phi ? 0 : static_cast<std::size_t>(g);
 }
 
-/// Attention whose keys are the compressed rows.
-AttentionProblem over_compressed(const NsaProblem& problem) {
-  AttentionProblem result = problem.attention;
-  result.k_offsets = compressed_offsets(problem);
-  return result;
-}
-
-/// Whatever blocks: the compressed rows 0 .. m(t) - 1. t is a position among tokens, not among compressed rows.
-Reach complete_rows(const NsaProblem& problem) {
-  return [&problem, in_tokens = sequences(problem.attention)](const Sequence& sequence, std::int64_t token) {
-    const std::int64_t t = in_tokens[static_cast<std::size_t>(sequence.index)].position(token);
-    return KeyRange{0, num_visible_compressed(problem, t)};
-  };
-}
-
 }  // namespace
 
 std::int64_t num_compressed(const NsaProblem& problem, std::int64_t num_keys) {
@@ -126,22 +111,35 @@ Tensor compress(const NsaProblem& problem, const PhiHeads& phi, const Tensor& to
   return rows;
 }
 
+AttentionProblem compressed_problem(const NsaProblem& problem) {
+  AttentionProblem rows = problem.attention;
+  rows.k_offsets = compressed_offsets(problem);
+  return rows;
+}
+
+Reach compressed_reach(const NsaProblem& problem) {
+  return [problem, in_tokens = sequences(problem.attention)](const Sequence& sequence, std::int64_t token) {
+    const std::int64_t t = in_tokens[static_cast<std::size_t>(sequence.index)].position(token);
+    return KeyRange{0, num_visible_compressed(problem, t)};
+  };
+}
+
 AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Rows& k, const Rows& v, std::int64_t t) {
   const KeyRange visible{0, num_visible_compressed(problem, t)};
   return attend(q, k, v, {&visible, 1}, problem.attention.scale);
 }
 
 AttentionOutputs compressed(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {
-  const AttentionProblem rows = over_compressed(problem);
+  const AttentionProblem rows = compressed_problem(problem);
   const auto [block, selection] = whole_sequence(rows);
-  return attend_rows(rows, block, q, k, v, selection, complete_rows(problem));
+  return attend_rows(rows, block, q, k, v, selection, compressed_reach(problem));
 }
 
 AttentionGradients compressed_backward(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
                                        const Tensor& d_o, const AttentionOutputs& outputs) {
-  const AttentionProblem rows = over_compressed(problem);
+  const AttentionProblem rows = compressed_problem(problem);
   const auto [block, selection] = whole_sequence(rows);
-  return attend_rows_backward(rows, block, q, k, v, selection, complete_rows(problem), d_o, outputs);
+  return attend_rows_backward(rows, block, q, k, v, selection, compressed_reach(problem), d_o, outputs);
 }
 
 Matrix compress_block_backward(const NsaProblem& problem, const PhiParameters& phi, const Rows& x, const Row& d_row,

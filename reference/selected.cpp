@@ -31,13 +31,6 @@ KeyGradient chunk_gradient(const AttentionProblem& problem, const Sequence& sequ
   return sum;
 }
 
-/// Every key up to the query's own where the problem is causal, else every key.
-Reach reach_of(const AttentionProblem& problem) {
-  return [causal = problem.causal](const Sequence& sequence, std::int64_t token) {
-    return causal_reach(sequence.position(token), sequence.num_keys(), causal);
-  };
-}
-
 }  // namespace
 
 void validate(const AttentionProblem& problem, std::int64_t block, const Selection& selection) {
@@ -67,6 +60,12 @@ std::span<const std::int32_t> selected_blocks(const AttentionProblem& problem, c
   return selection.row(token, selection.heads == problem.heads ? head : kv_head(problem, head));
 }
 
+Reach causal_reach(const AttentionProblem& problem) {
+  return [causal = problem.causal](const Sequence& sequence, std::int64_t token) {
+    return causal_reach(sequence.position(token), sequence.num_keys(), causal);
+  };
+}
+
 AttentionOutputs attend_rows(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
                              const Tensor& v, const Selection& selection, const Reach& reach) {
   AttentionOutputs outputs{Tensor(q.tokens, problem.heads, problem.dv), Tensor(q.tokens, problem.heads, 1)};
@@ -84,7 +83,7 @@ AttentionOutputs attend_rows(const AttentionProblem& problem, std::int64_t block
 
 AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
                           const Tensor& v, const Selection& selection) {
-  return attend_rows(problem, block, q, k, v, selection, reach_of(problem));
+  return attend_rows(problem, block, q, k, v, selection, causal_reach(problem));
 }
 
 std::vector<std::vector<QueryRow>> queries_by_block(const AttentionProblem& problem, const Sequence& sequence,
@@ -150,7 +149,7 @@ AttentionGradients attend_rows_backward(const AttentionProblem& problem, std::in
 AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
                                      const Tensor& k, const Tensor& v, const Selection& selection, const Tensor& d_o,
                                      const AttentionOutputs& outputs) {
-  return attend_rows_backward(problem, block, q, k, v, selection, reach_of(problem), d_o, outputs);
+  return attend_rows_backward(problem, block, q, k, v, selection, causal_reach(problem), d_o, outputs);
 }
 
 }  // namespace attnspec::reference

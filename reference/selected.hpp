@@ -35,6 +35,9 @@ std::span<const std::int32_t> selected_blocks(const AttentionProblem& problem, c
 /// The keys that a query row may see in any block: causality, a window, or compressed rows that are complete.
 using Reach = std::function<KeyRange(const Sequence&, std::int64_t token)>;
 
+/// Every key up to the query's own where the problem is causal, else every key.
+Reach causal_reach(const AttentionProblem& problem);
+
 /// M6 and M7 over every query row, whatever the reach of each. Arguments as of `selected`.
 AttentionOutputs attend_rows(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
                              const Tensor& v, const Selection& selection, const Reach& reach);

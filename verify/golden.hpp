@@ -10,8 +10,10 @@ namespace attnspec::verify {
 struct GoldenComparison {
   std::string file;    // without directory
   std::string tensor;  // o, dq, dk, dv, ..., selection
-  double difference;  // max over rows of ||reference - recorded|| / ||recorded||; of a selection, of the blocks' number
-  double bound;       // 1e-12 for F64 tensors, 1e-6 for F32, 0 for the selection
+  /// max over rows of ||reference - recorded|| / ||recorded||; of a selection, blocks that differ over blocks recorded;
+  /// where the terms of a sum cancel to 0, over the norm of their absolute values.
+  double difference;
+  double bound;  // 1e-12 for F64 tensors, 1e-6 for F32, 0 for the selection
   bool agrees() const { return difference <= bound; }
 };
 
