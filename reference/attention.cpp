@@ -34,6 +34,12 @@ std::int64_t num_blocks(std::int64_t num_keys, std::int64_t block) {
   return num_keys / block + (num_keys % block != 0 ? 1 : 0);
 }
 
+std::int64_t most_blocks(const AttentionProblem& problem, std::int64_t block) {
+  std::int64_t most = 1;
+  for (const Sequence& sequence : sequences(problem)) most = std::max(most, num_blocks(sequence.num_keys(), block));
+  return most;
+}
+
 void for_each_query(const AttentionProblem& problem,
                     const std::function<void(const Sequence&, std::int64_t, std::int64_t)>& visit) {
   for (const Sequence& sequence : sequences(problem)) {
@@ -44,14 +50,16 @@ void for_each_query(const AttentionProblem& problem,
   }
 }
 
-std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, std::int64_t t, std::int64_t num_keys,
-                                   std::int64_t block, bool causal) {
+KeyRange causal_reach(std::int64_t t, std::int64_t num_keys, bool causal) { return {0, causal ? t + 1 : num_keys}; }
+
+std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, KeyRange reach, std::int64_t num_keys,
+                                   std::int64_t block) {
   std::vector<KeyRange> visible;
   for (const std::int64_t b : blocks) {
     if (b < 0 || b >= num_blocks(num_keys, block)) continue;
-    const std::int64_t begin = b * block;
-    const std::int64_t block_end = num_keys - begin < block ? num_keys : begin + block;
-    const std::int64_t end = causal ? std::min(block_end, t + 1) : block_end;
+    const std::int64_t block_begin = b * block;
+    const std::int64_t block_end = num_keys - block_begin < block ? num_keys : block_begin + block;
+    const std::int64_t begin = std::max(block_begin, reach.begin), end = std::min(block_end, reach.end);
     if (begin < end) visible.push_back({begin, end});
   }
   return visible;

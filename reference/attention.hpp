@@ -1,4 +1,4 @@
-// Attention of one query row over given keys, and its gradients: the part that dense, selected and MoBA share.
+// Attention of one query row over given keys, and its gradients: the part that all operators share.
 //
 // Letters: t position of the query in its sequence, j position of a key, b key block, h query head, g kv head,
 // d feature; q k v o do as in the papers; L = lse; sigma = scale; P weights, dP, dS their gradients and the scores'.
@@ -37,21 +37,27 @@ std::int64_t kv_head(const AttentionProblem& problem, std::int64_t head);
 /// Number of key blocks of a sequence: ceil(num_keys / block); the last one may be short. Equation L3.
 std::int64_t num_blocks(std::int64_t num_keys, std::int64_t block);
 
+/// Number of key blocks of the longest sequence, and at least 1.
+std::int64_t most_blocks(const AttentionProblem& problem, std::int64_t block);
+
 /// Calls visit(sequence, token, head) for every query row, in parallel. visit must not throw.
 void for_each_query(const AttentionProblem& problem,
                     const std::function<void(const Sequence&, std::int64_t token, std::int64_t head)>& visit);
 
-/// Key positions begin .. end - 1 of one sequence.
+/// Key positions begin .. end - 1 of one sequence; none where begin >= end.
 struct KeyRange {
   std::int64_t begin, end;
 };
 
-/// J(t) = { j : floor(j / B) in I(t), and j <= t where causal }: the keys that the query at position t sees in its
-/// selected blocks, as one non-empty range per block. Equation M6.
+/// The keys that a query at position t may see in any block: those up to its own where causal, else all.
+KeyRange causal_reach(std::int64_t t, std::int64_t num_keys, bool causal);
+
+/// J(t) = { j : floor(j / B) in I(t), j in reach }: the keys that a query sees in its selected blocks, as one non-empty
+/// range per block. Equation M6.
 ///
 /// blocks: I(t), in any order; -1 and blocks without a visible key add nothing. num_keys, block in tokens.
-std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, std::int64_t t, std::int64_t num_keys,
-                                   std::int64_t block, bool causal);
+std::vector<KeyRange> visible_keys(std::span<const std::int32_t> blocks, KeyRange reach, std::int64_t num_keys,
+                                   std::int64_t block);
 
 /// <x, row_j> for every visible row j: x [dim], rows [T, dim], result [n].
 Vector products(const Row& x, const Rows& rows, std::span<const KeyRange> visible);

@@ -5,14 +5,12 @@
 namespace attnspec::reference {
 
 WholeSequence whole_sequence(const AttentionProblem& problem) {
-  std::int64_t longest = 1;
-  for (const Sequence& sequence : sequences(problem)) longest = std::max(longest, sequence.num_keys());
   Selection selection(problem.q_offsets.back(), problem.kv_heads, 1);
   for (const Sequence& sequence : sequences(problem))
     if (sequence.num_keys() > 0)
       std::fill(selection.blocks.begin() + sequence.q_begin * problem.kv_heads,
                 selection.blocks.begin() + sequence.q_end * problem.kv_heads, 0);
-  return {longest, std::move(selection)};
+  return {most_blocks(problem, 1), std::move(selection)};
 }
 
 AttentionOutputs dense(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {

@@ -35,10 +35,7 @@ std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector
 }
 
 std::int64_t selection_slots(const MobaProblem& problem) {
-  std::int64_t most = 1;
-  for (const Sequence& sequence : sequences(problem.attention))
-    most = std::max(most, num_blocks(sequence.num_keys(), problem.block));
-  return std::min(problem.top_k, most);
+  return std::min(problem.top_k, most_blocks(problem.attention, problem.block));
 }
 
 Selection moba_select(const MobaProblem& problem, const Tensor& q, const Tensor& k) {

@@ -53,4 +53,29 @@ void validate(const MobaProblem& problem) {
                          "the sink gate needs at least 2, for the first block and the query's own");
 }
 
+void validate(const NsaProblem& problem) {
+  validate(problem.attention);
+  if (!problem.attention.causal) throw InvalidProblem("causal", "0", "NSA is causal");
+  require_at_least_one("compress_block", problem.compress_block);
+  require_at_least_one("compress_stride", problem.compress_stride);
+  require_at_least_one("hidden", problem.hidden);
+  require_at_least_one("block", problem.block);
+  require_at_least_one("top_n", problem.top_n);
+  require_at_least_one("local_blocks", problem.local_blocks);
+  require_at_least_one("window", problem.window);
+  if (problem.compress_block % problem.compress_stride != 0 || problem.block % problem.compress_stride != 0)
+    throw InvalidProblem("compress_stride", std::to_string(problem.compress_stride),
+                         "must divide compress_block=" + std::to_string(problem.compress_block) +
+                             " and block=" + std::to_string(problem.block));
+  if (problem.compress_block > problem.block)
+    throw InvalidProblem("compress_block", std::to_string(problem.compress_block),
+                         "must not exceed block=" + std::to_string(problem.block));
+  if (problem.initial_blocks < 0)
+    throw InvalidProblem("initial_blocks", std::to_string(problem.initial_blocks), "must not be negative");
+  if (problem.top_n - problem.local_blocks < problem.initial_blocks)
+    throw InvalidProblem("top_n", std::to_string(problem.top_n),
+                         "must have room for initial_blocks=" + std::to_string(problem.initial_blocks) +
+                             " and local_blocks=" + std::to_string(problem.local_blocks));
+}
+
 }  // namespace attnspec::reference

@@ -43,6 +43,30 @@ struct MobaProblem {
   Gate gate = Gate::top_k;
 };
 
+/// How phi, NSA's compression, makes one row out of the l rows of a compression block.
+enum class Phi {
+  mean,    // their mean; it has no parameters
+  linear,  // one linear map of the rows, each with its position encoding added, side by side
+  mlp,     // two layers with biases and an activation between them, of the same
+};
+enum class Activation { relu, silu, gelu };  // gelu in its erf form, x (1 + erf(x / sqrt(2))) / 2
+
+/// Native sparse attention.
+struct NsaProblem {
+  AttentionProblem attention;         // causal; dk of all keys, dv of all values
+  std::int64_t compress_block = 32;   // tokens in a compression block l
+  std::int64_t compress_stride = 16;  // tokens from the start of one to the start of the next d; divides l and l'
+  Phi phi = Phi::mean;                // for keys and for values, which have parameters of their own
+  Activation activation = Activation::silu;  // of Phi::mlp
+  std::int64_t hidden = 64;                  // of Phi::mlp: features between its layers
+  bool shared_phi = false;                   // one set of parameters for all kv heads instead of one for each
+  std::int64_t block = 64;                   // tokens in a selection block l'; at least l; the last one may be short
+  std::int64_t top_n = 16;                   // blocks per query n, forced ones included
+  std::int64_t initial_blocks = 1;           // forced: the first of the sequence
+  std::int64_t local_blocks = 2;             // forced: the query's own and those before it; at least 1
+  std::int64_t window = 512;                 // keys of the window branch w, the query's own included
+};
+
 /// Throws InvalidProblem naming the first field that is wrong:
 /// offsets that do not start at 0, decrease, or differ in number; heads, kv_heads, dk, dv below 1; heads not
 /// divisible by kv_heads; a scale that is not finite.
@@ -51,5 +75,10 @@ void validate(const AttentionProblem& problem);
 /// The same, and: block or top_k below 1; a gate other than top_k without causality, which gives "recent" its
 /// meaning; a sink gate with top_k 1, which has no room for both the first block and the query's own.
 void validate(const MobaProblem& problem);
+
+/// The same as for AttentionProblem, and: not causal; compress_block, compress_stride, hidden, block, top_n,
+/// local_blocks or window below 1; a stride that does not divide compress_block and block; a compress_block above
+/// block; initial_blocks below 0; top_n below initial_blocks + local_blocks.
+void validate(const NsaProblem& problem);
 
 }  // namespace attnspec::reference

@@ -15,13 +15,14 @@ std::string entry(std::int64_t token, std::int64_t head) {
 
 /// The gradients of the keys of one chunk, summed over the rows that selected its block.
 KeyGradient chunk_gradient(const AttentionProblem& problem, const Sequence& sequence, std::int64_t g,
-                           const KeyChunk& chunk, const std::vector<QueryRow>& rows, const Tensor& q, const Tensor& k,
-                           const Tensor& v, const Tensor& d_o, const AttentionOutputs& outputs) {
+                           const KeyChunk& chunk, const std::vector<QueryRow>& rows, const Reach& reach,
+                           const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& d_o,
+                           const AttentionOutputs& outputs) {
   const std::int64_t keys = chunk.keys.end - chunk.keys.begin;
   const Rows k_rows = k.rows(sequence.k_begin, sequence.k_end, g), v_rows = v.rows(sequence.k_begin, sequence.k_end, g);
   KeyGradient sum{Matrix::Zero(keys, problem.dk), Matrix::Zero(keys, problem.dv)};
   for (const auto& [token, h] : rows) {
-    const KeyRange visible = visible_in(chunk, sequence.position(token), problem.causal);
+    const KeyRange visible = visible_in(chunk, reach(sequence, token));
     if (visible.begin >= visible.end) continue;
     const RowGradient row = attend_backward(q.row(token, h), k_rows, v_rows, {&visible, 1}, problem.scale,
                                             d_o.row(token, h), outputs.o.row(token, h), outputs.lse.row(token, h)[0]);
@@ -59,19 +60,30 @@ std::span<const std::int32_t> selected_blocks(const AttentionProblem& problem, c
   return selection.row(token, selection.heads == problem.heads ? head : kv_head(problem, head));
 }
 
-AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
-                          const Tensor& v, const Selection& selection) {
+Reach causal_reach(const AttentionProblem& problem) {
+  return [causal = problem.causal](const Sequence& sequence, std::int64_t token) {
+    return causal_reach(sequence.position(token), sequence.num_keys(), causal);
+  };
+}
+
+AttentionOutputs attend_rows(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
+                             const Tensor& v, const Selection& selection, const Reach& reach) {
   AttentionOutputs outputs{Tensor(q.tokens, problem.heads, problem.dv), Tensor(q.tokens, problem.heads, 1)};
   for_each_query(problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
     const std::int64_t g = kv_head(problem, h);
-    const auto visible = visible_keys(selected_blocks(problem, selection, token, h), sequence.position(token),
-                                      sequence.num_keys(), block, problem.causal);
+    const auto visible =
+        visible_keys(selected_blocks(problem, selection, token, h), reach(sequence, token), sequence.num_keys(), block);
     const AttendedRow row = attend(q.row(token, h), k.rows(sequence.k_begin, sequence.k_end, g),
                                    v.rows(sequence.k_begin, sequence.k_end, g), visible, problem.scale);
     outputs.o.row(token, h) = row.o;
     outputs.lse.row(token, h)[0] = row.lse;
   });
   return outputs;
+}
+
+AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
+                          const Tensor& v, const Selection& selection) {
+  return attend_rows(problem, block, q, k, v, selection, causal_reach(problem));
 }
 
 std::vector<std::vector<QueryRow>> queries_by_block(const AttentionProblem& problem, const Sequence& sequence,
@@ -96,21 +108,21 @@ std::vector<KeyChunk> key_chunks(const Sequence& sequence, std::int64_t block) {
   return chunks;
 }
 
-KeyRange visible_in(const KeyChunk& chunk, std::int64_t t, bool causal) {
-  return {chunk.keys.begin, causal ? std::min(chunk.keys.end, t + 1) : chunk.keys.end};
+KeyRange visible_in(const KeyChunk& chunk, KeyRange reach) {
+  return {std::max(chunk.keys.begin, reach.begin), std::min(chunk.keys.end, reach.end)};
 }
 
-AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
-                                     const Tensor& k, const Tensor& v, const Selection& selection, const Tensor& d_o,
-                                     const AttentionOutputs& outputs) {
+AttentionGradients attend_rows_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
+                                        const Tensor& k, const Tensor& v, const Selection& selection,
+                                        const Reach& reach, const Tensor& d_o, const AttentionOutputs& outputs) {
   AttentionGradients gradients{Tensor(q.tokens, problem.heads, problem.dk),
                                Tensor(k.tokens, problem.kv_heads, problem.dk),
                                Tensor(k.tokens, problem.kv_heads, problem.dv)};
   for_each_query(problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
     const Rows k_rows = k.rows(sequence.k_begin, sequence.k_end, kv_head(problem, h));
     const Rows v_rows = v.rows(sequence.k_begin, sequence.k_end, kv_head(problem, h));
-    const auto visible = visible_keys(selected_blocks(problem, selection, token, h), sequence.position(token),
-                                      sequence.num_keys(), block, problem.causal);
+    const auto visible =
+        visible_keys(selected_blocks(problem, selection, token, h), reach(sequence, token), sequence.num_keys(), block);
     const RowGradient row = attend_backward(q.row(token, h), k_rows, v_rows, visible, problem.scale, d_o.row(token, h),
                                             outputs.o.row(token, h), outputs.lse.row(token, h)[0]);
     gradients.dq.row(token, h) = query_gradient(row, k_rows, visible, problem.scale);
@@ -121,8 +133,9 @@ AttentionGradients selected_backward(const AttentionProblem& problem, std::int64
       const auto chunks = key_chunks(sequence, block);
 #pragma omp parallel for schedule(dynamic)
       for (std::size_t c = 0; c < chunks.size(); ++c) {
-        const KeyGradient sum = chunk_gradient(problem, sequence, g, chunks[c],
-                                               rows[static_cast<std::size_t>(chunks[c].block)], q, k, v, d_o, outputs);
+        const KeyGradient sum =
+            chunk_gradient(problem, sequence, g, chunks[c], rows[static_cast<std::size_t>(chunks[c].block)], reach, q,
+                           k, v, d_o, outputs);
         for (std::int64_t key = 0; key < sum.dk.rows(); ++key) {
           gradients.dk.row(sequence.k_begin + chunks[c].keys.begin + key, g) = sum.dk.row(key);
           gradients.dv.row(sequence.k_begin + chunks[c].keys.begin + key, g) = sum.dv.row(key);
@@ -131,6 +144,12 @@ AttentionGradients selected_backward(const AttentionProblem& problem, std::int64
     }
   }
   return gradients;
+}
+
+AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
+                                     const Tensor& k, const Tensor& v, const Selection& selection, const Tensor& d_o,
+                                     const AttentionOutputs& outputs) {
+  return attend_rows_backward(problem, block, q, k, v, selection, causal_reach(problem), d_o, outputs);
 }
 
 }  // namespace attnspec::reference

@@ -1,7 +1,10 @@
-// The operator `selected`: attention over given key blocks. MoBA is a selector in front of it.
+// The operator `selected`: attention over given key blocks; MoBA and NSA are selectors in front of it. And the loops
+// over rows and key blocks, which NSA's other branches share.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "reference/attention.hpp"
@@ -29,7 +32,17 @@ void validate(const AttentionProblem& problem, std::int64_t block, const Selecti
 std::span<const std::int32_t> selected_blocks(const AttentionProblem& problem, const Selection& selection,
                                               std::int64_t token, std::int64_t head);
 
-/// M6 and M7 over every query row.
+/// The keys that a query row may see in any block: causality, a window, or compressed rows that are complete.
+using Reach = std::function<KeyRange(const Sequence&, std::int64_t token)>;
+
+/// Every key up to the query's own where the problem is causal, else every key.
+Reach causal_reach(const AttentionProblem& problem);
+
+/// M6 and M7 over every query row, whatever the reach of each. Arguments as of `selected`.
+AttentionOutputs attend_rows(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
+                             const Tensor& v, const Selection& selection, const Reach& reach);
+
+/// M6 and M7 over every query row, causal where the problem is.
 ///
 /// q [query tokens, H, dk]; k [key tokens, Hkv, dk]; v [key tokens, Hkv, dv]; block in tokens. Empty rows: o = 0,
 /// lse = -infinity.
@@ -53,10 +66,15 @@ struct KeyChunk {
 };
 std::vector<KeyChunk> key_chunks(const Sequence& sequence, std::int64_t block);
 
-/// The keys of a chunk that the query at position t sees, if its block is selected; begin >= end when it sees none.
-KeyRange visible_in(const KeyChunk& chunk, std::int64_t t, bool causal);
+/// The keys of a chunk that a query sees, if it selected the block.
+KeyRange visible_in(const KeyChunk& chunk, KeyRange reach);
 
-/// B1 to B7 over every query row and key. Equation B0: the selection is frozen.
+/// B1 to B7 over every query row and key, whatever the reach of each row. Arguments as of `selected_backward`.
+AttentionGradients attend_rows_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
+                                        const Tensor& k, const Tensor& v, const Selection& selection,
+                                        const Reach& reach, const Tensor& d_o, const AttentionOutputs& outputs);
+
+/// B1 to B7 over every query row and key, causal where the problem is. Equation B0: the selection is frozen.
 ///
 /// d_o [query tokens, H, dv] is the gradient of a scalar with respect to o; o and lse are what the forward gave.
 /// A key that no query sees has gradient 0.

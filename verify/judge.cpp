@@ -196,9 +196,13 @@ class Judgement {
     return inputs_.k.rows(sequence.k_begin, sequence.k_end, g);
   }
 
+  KeyRange reach(const Sequence& sequence, std::int64_t token) const {
+    return causal_reach(sequence.position(token), sequence.num_keys(), case_.causal);
+  }
+
   std::vector<KeyRange> visible(const Sequence& sequence, std::int64_t token,
                                 std::span<const std::int32_t> blocks) const {
-    return visible_keys(blocks, sequence.position(token), sequence.num_keys(), problem_.block, case_.causal);
+    return visible_keys(blocks, reach(sequence, token), sequence.num_keys(), problem_.block);
   }
 
   RowInputs row_inputs(const Sequence& sequence, std::int64_t token, std::int64_t h,
@@ -389,14 +393,13 @@ class Judgement {
                    Tally& dk, Tally& dv) {
     const std::int64_t first = chunk.keys.begin, keys = chunk.keys.end - first;
     std::vector<QueryRow> seeing;
-    std::copy_if(rows.begin(), rows.end(), std::back_inserter(seeing), [&](const QueryRow& row) {
-      return visible_in(chunk, sequence.position(row.token), case_.causal).end > first;
-    });
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(seeing),
+                 [&](const QueryRow& row) { return visible_in(chunk, reach(sequence, row.token)).end > first; });
     KeyGradient sum{Matrix::Zero(keys, case_.dk), Matrix::Zero(keys, case_.dv)};
     KeyTerms terms(std::ssize(seeing), keys, case_.dk, case_.dv, case_.scale, static_cast<double>(rows.size()));
     for (std::size_t i = 0; i < seeing.size(); ++i) {
       const auto& [token, h] = seeing[i];
-      const KeyRange range = visible_in(chunk, sequence.position(token), case_.causal);
+      const KeyRange range = visible_in(chunk, reach(sequence, token));
       const RowInputs in = row_inputs(sequence, token, h, {&range, 1});
       const Vector o = o_.view().row(token, h);
       const RowGiven given{inputs_.d_o.row(token, h), o, lse_.view().load(token, h, 0)};

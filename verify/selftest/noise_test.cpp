@@ -52,7 +52,7 @@ struct OneRow {
   Profile profile{};
   KeyValues keys{inputs.k.rows(0, 200, 0), inputs.v.rows(0, 200, 0)};
   std::vector<KeyRange> visible =
-      visible_keys(moba_select(problem, inputs.q, inputs.k).row(150, 0), 150, 200, c.block, true);
+      visible_keys(moba_select(problem, inputs.q, inputs.k).row(150, 0), causal_reach(150, 200, true), 200, c.block);
   RowInputs in{inputs.q.row(150, 0), keys, visible, c.scale};
   AttendedRow row = attend(in.q, keys.k, keys.v, visible, c.scale);
 };

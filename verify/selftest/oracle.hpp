@@ -260,9 +260,9 @@ Lists moba_blocks(const MobaProblem& problem, const Tensor<T>& q, const Tensor<T
   return blocks;
 }
 
-/// sum_d a_d b_d over the features of one row of each tensor.
-template <class T, class Number>
-Sum<T> dot(const Tensor<T>& a, std::int64_t a_token, std::int64_t a_head, const Tensor<Number>& b, std::int64_t b_token,
+/// sum_d a_d b_d over the features of one row of each tensor, of numbers T or Sum<T>.
+template <class T, class A, class B>
+Sum<T> dot(const Tensor<A>& a, std::int64_t a_token, std::int64_t a_head, const Tensor<B>& b, std::int64_t b_token,
            std::int64_t b_head) {
   Sum<T> sum;
   for (std::int64_t d = 0; d < a.dim; ++d) sum += Sum<T>(a(a_token, a_head, d)) * b(b_token, b_head, d);
@@ -270,10 +270,10 @@ Sum<T> dot(const Tensor<T>& a, std::int64_t a_token, std::int64_t a_head, const 
 }
 
 /// sigma <q, k>, in nats.
-template <class T>
-Sum<T> score(const AttentionProblem& problem, const Tensor<T>& q, const Tensor<T>& k, std::int64_t token,
+template <class T, class Number>
+Sum<T> score(const AttentionProblem& problem, const Tensor<T>& q, const Tensor<Number>& k, std::int64_t token,
              std::int64_t h, std::int64_t key) {
-  return T(static_cast<long double>(problem.scale)) * dot(q, token, h, k, key, key_head(problem, h));
+  return T(static_cast<long double>(problem.scale)) * dot<T>(q, token, h, k, key, key_head(problem, h));
 }
 
 /// L = log sum_j exp(s_j) = m + log sum_j exp(s_j - m), in nats. The identity holds for any number m, so that the
@@ -296,10 +296,10 @@ struct Outputs {
 
 /// o = sum_j exp(s_j - L) v_j over the keys a row sees, with s_j = sigma <q, k_j>.
 ///
-/// q [query tokens, H, dk]; k [key tokens, Hkv, dk]; v [key tokens, Hkv, dv]; keys per query head. A row that sees no
-/// key: o = 0, L = -infinity.
-template <class T>
-Outputs<T> attend(const AttentionProblem& problem, const Tensor<T>& q, const Tensor<T>& k, const Tensor<T>& v,
+/// q [query tokens, H, dk]; k [key tokens, Hkv, dk]; v [key tokens, Hkv, dv], of numbers T or Sum<T>; keys per query
+/// head. A row that sees no key: o = 0, L = -infinity.
+template <class T, class Number>
+Outputs<T> attend(const AttentionProblem& problem, const Tensor<T>& q, const Tensor<Number>& k, const Tensor<Number>& v,
                   const Lists& keys) {
   Outputs<T> outputs{{q.tokens, q.heads, v.dim}, {q.tokens, q.heads, 1}};
   for (std::int64_t token = 0; token < q.tokens; ++token)
@@ -329,21 +329,22 @@ struct Gradients {
 ///
 ///     dq = sigma sum_j dS_j k_j;   dk_j = sigma sum over rows of dS_j q;   dv_j = sum over rows of P_j do
 ///
-/// d_o [query tokens, H, dv]; outputs: the o and L the backward is given. Their terms are |o| and |L| where they are
-/// data, and attend's where the gradients stand for those of q, k and v alone. A row that sees no key adds nothing; a
-/// key that no row sees has gradient 0.
-template <class T>
-Gradients<T> attend_backward(const AttentionProblem& problem, const Tensor<T>& q, const Tensor<T>& k,
-                             const Tensor<T>& v, const Lists& keys, const Tensor<T>& d_o, const Outputs<T>& outputs) {
+/// d_o [query tokens, H, dv], of numbers T or Sum<T> like k and v; outputs: the o and L the backward is given. Their
+/// terms are |o| and |L| where they are data, and attend's where the gradients stand for those of q, k and v alone. A
+/// row that sees no key adds nothing; a key that no row sees has gradient 0.
+template <class T, class Number, class OutputNumber>
+Gradients<T> attend_backward(const AttentionProblem& problem, const Tensor<T>& q, const Tensor<Number>& k,
+                             const Tensor<Number>& v, const Lists& keys, const Tensor<OutputNumber>& d_o,
+                             const Outputs<T>& outputs) {
   const T sigma(static_cast<long double>(problem.scale));
   Gradients<T> sum{{q.tokens, q.heads, q.dim}, {k.tokens, k.heads, k.dim}, {v.tokens, v.heads, v.dim}};
   for (std::int64_t token = 0; token < q.tokens; ++token)
     for (std::int64_t h = 0; h < q.heads; ++h) {
       const std::int64_t g = key_head(problem, h);
-      const Sum<T> delta = dot(d_o, token, h, outputs.o, token, h);
+      const Sum<T> delta = dot<T>(d_o, token, h, outputs.o, token, h);
       for (const std::int64_t key : keys.row(token, h)) {
         const Sum<T> weight = exp(score(problem, q, k, token, h, key) - outputs.lse(token, h, 0));
-        const Sum<T> d_score = weight * (dot(d_o, token, h, v, key, g) - delta);
+        const Sum<T> d_score = weight * (dot<T>(d_o, token, h, v, key, g) - delta);
         for (std::int64_t d = 0; d < q.dim; ++d) sum.dq(token, h, d) += sigma * d_score * k(key, g, d);
         for (std::int64_t d = 0; d < k.dim; ++d) sum.dk(key, g, d) += sigma * d_score * q(token, h, d);
         for (std::int64_t d = 0; d < v.dim; ++d) sum.dv(key, g, d) += weight * d_o(token, h, d);

@@ -2,15 +2,11 @@
 //
 // RapidCheck draws sizes and parameters; the tensors are a function of the seed it draws. A bound is a number times the
 // terms of the expected value (Sum), and each test prints the largest part of its bound that was used.
-#include "verify/selftest/oracle.hpp"
-
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
 #include <bit>
 #include <iostream>
-#include <map>
-#include <sstream>
 #include <string>
 #include <utility>
 
@@ -18,24 +14,17 @@
 #include "reference/moba.hpp"
 #include "reference/selected.hpp"
 #include "verify/random.hpp"
+#include "verify/selftest/oracle_testing.hpp"
 
 namespace attnspec::oracle {
 namespace {
 
-using Real = long double;
-using Complex = std::complex<long double>;
 using reference::AttentionGradients;
 using reference::AttentionOutputs;
 using reference::Selection;
 using verify::Random;
 
-constexpr Real kDoubleTolerance = 1e-13L;    // of the terms, for results computed in double
-constexpr Real kExtendedTolerance = 1e-15L;  // of the terms, for results computed in long double
-constexpr std::int64_t kMostKeys = 40;       // in a sequence, and so the most blocks
-
-struct SequenceLengths {
-  std::int64_t queries, keys;
-};
+constexpr std::int64_t kMostKeys = 40;  // in a sequence, and so the most blocks
 
 struct SmallProblem {
   std::vector<SequenceLengths> sequences;
@@ -71,22 +60,13 @@ MobaProblem moba_problem(const SmallProblem& small) {
   return {attention, small.block, small.top_k, small.gate};
 }
 
-/// 0 to kMostKeys keys, and as many queries in three sequences of four.
-rc::Gen<SequenceLengths> sequence_lengths() {
-  const auto count = rc::gen::resize(rc::kNominalSize, rc::gen::inRange<std::int64_t>(0, kMostKeys + 1));
-  const auto surplus_or_own = rc::gen::weightedOneOf<std::int64_t>({{3, rc::gen::just<std::int64_t>(-1)}, {1, count}});
-  return rc::gen::map(rc::gen::pair(count, surplus_or_own), [](const std::pair<std::int64_t, std::int64_t>& drawn) {
-    return SequenceLengths{drawn.second < 0 ? drawn.first : drawn.second, drawn.first};
-  });
-}
-
 /// Problems that `validate` accepts: gates other than top_k are causal, and a sink gate has room for two blocks.
 rc::Gen<SmallProblem> small_problems() {
   using rc::gen::inRange;
   using rc::gen::set;
   using rc::gen::weightedElement;
   const auto sequences = rc::gen::mapcat(inRange<std::size_t>(1, 5), [](std::size_t count) {
-    return rc::gen::container<std::vector<SequenceLengths>>(count, sequence_lengths());
+    return rc::gen::container<std::vector<SequenceLengths>>(count, sequence_lengths(kMostKeys));
   });
   const auto any = rc::gen::build<SmallProblem>(
       set(&SmallProblem::sequences, sequences), set(&SmallProblem::kv_heads, inRange<std::int64_t>(1, 4)),
@@ -106,16 +86,10 @@ rc::Gen<SmallProblem> small_problems() {
   });
 }
 
-/// Expects a property of `times_hundred` hundred small problems. A failure logs the problems that the last run of the
-/// property saw, the one that failed at the end.
+/// Expects a property of `times_hundred` hundred small problems.
 template <class Property>
 void expect_on_small_problems(std::size_t times_hundred, const Property& property) {
-  EXPECT_TRUE(rc::check(testing::UnitTest::GetInstance()->current_test_info()->name(), [&] {
-    for (const SmallProblem& small : *rc::gen::container<std::vector<SmallProblem>>(times_hundred, small_problems())) {
-      RC_LOG() << small << "\n";
-      property(small);
-    }
-  }));
+  expect_on(times_hundred, small_problems(), property);
 }
 
 struct Inputs {
@@ -145,69 +119,6 @@ Inputs inputs(const SmallProblem& small, const std::string& purpose = "") {
           draw(keys, problem.kv_heads, small.dv, small, purpose + "v"),
           draw(queries, problem.heads, small.dv, small, purpose + "do")};
 }
-
-/// A tensor of the reference as one of the oracle, every number exactly.
-template <class Number>
-Tensor<Number> lift(const reference::Tensor& tensor) {
-  Tensor<Number> lifted(tensor.tokens, tensor.heads, tensor.dim);
-  for (std::int64_t token = 0; token < tensor.tokens; ++token)
-    for (std::int64_t head = 0; head < tensor.heads; ++head)
-      for (std::int64_t d = 0; d < tensor.dim; ++d)
-        lifted(token, head, d) = Number(static_cast<Real>(tensor.at(token, head)[d]));
-  return lifted;
-}
-
-Lists lift(const Selection& selection) {
-  Lists blocks(selection.tokens, selection.heads);
-  for (std::int64_t token = 0; token < selection.tokens; ++token)
-    for (std::int64_t head = 0; head < selection.heads; ++head) {
-      for (const std::int64_t b : selection.row(token, head))
-        if (b >= 0) blocks.row(token, head).push_back(b);
-      std::sort(blocks.row(token, head).begin(), blocks.row(token, head).end());
-    }
-  return blocks;
-}
-
-/// Compares tensors with a tolerance, and prints the largest part of it that each tensor used.
-class Comparison {
- public:
-  explicit Comparison(Real tolerance) : tolerance_(tolerance) {}
-  Comparison(const Comparison&) = delete;
-  Comparison& operator=(const Comparison&) = delete;
-  ~Comparison() {
-    std::cout << "largest part of the bound used:";
-    for (const auto& [name, part] : largest_) std::cout << "  " << name << " " << static_cast<double>(part);
-    std::cout << std::endl;
-  }
-
-  /// Whether |observed - expected| <= tolerance terms + slack; infinities must be equal, and NaN never passes.
-  bool agrees(const std::string& name, Real observed, const Sum<Real>& expected, Real slack = 0) {
-    const Real error = observed == expected.value ? 0 : std::abs(observed - expected.value);
-    const Real bound = tolerance_ * expected.terms + slack;
-    if (error > 0 && bound > 0) largest_[name] = std::max(largest_[name], error / bound);
-    return error <= bound;
-  }
-
-  /// Empty, or the first coordinate where the tensors differ by more than the tolerance.
-  std::string difference(const std::string& name, const reference::Tensor& observed,
-                         const Tensor<Sum<Real>>& expected) {
-    for (std::int64_t token = 0; token < expected.tokens; ++token)
-      for (std::int64_t head = 0; head < expected.heads; ++head)
-        for (std::int64_t d = 0; d < expected.dim; ++d) {
-          const Sum<Real>& e = expected(token, head, d);
-          if (agrees(name, observed.at(token, head)[d], e)) continue;
-          std::ostringstream line;
-          line << name << "[" << token << "," << head << "," << d << "] => observed " << observed.at(token, head)[d]
-               << ", expected " << e.value << ", terms " << e.terms << "\n";
-          return line.str();
-        }
-    return "";
-  }
-
- private:
-  Real tolerance_;
-  std::map<std::string, Real> largest_;
-};
 
 /// Attention as the reference computes it, forward and backward.
 struct ReferenceRun {
@@ -414,14 +325,6 @@ Point<T> displaced(const Inputs& in, const Inputs& direction, Moved moved, const
           displaced(in.v, direction.v, moved == Moved::v ? step : T(0))};
 }
 
-/// sum of a x over two tensors of one shape.
-template <class T>
-Sum<T> product(const Tensor<T>& a, const Tensor<Sum<T>>& x) {
-  Sum<T> sum;
-  for (std::size_t n = 0; n < x.values.size(); ++n) sum += a.values[n] * x.values[n];
-  return sum;
-}
-
 /// <do, o(q, k, v)>, summed over all rows and features: what the gradients are the derivatives of.
 template <class T>
 Sum<T> loss(const AttentionProblem& problem, const Point<T>& at, const Lists& keys, const reference::Tensor& d_o) {
@@ -517,7 +420,7 @@ Real third_derivative_bound(const FrozenMoba& frozen, Moved moved) {
     for (std::int64_t h = 0; h < d_o.heads; ++h) {
       Real largest_y = 0, largest_a = 0;
       for (const std::int64_t key : frozen.keys.row(token, h)) {
-        largest_y = std::max(largest_y, std::abs(dot(d_o, token, h, v, key, key_head(problem, h)).value));
+        largest_y = std::max(largest_y, std::abs(dot<Real>(d_o, token, h, v, key, key_head(problem, h)).value));
         largest_a = std::max(largest_a, std::abs(score(problem, rate.q, rate.k, token, h, key).value));
       }
       bound += 64 * largest_y * largest_a * largest_a * largest_a;

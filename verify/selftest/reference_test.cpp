@@ -117,12 +117,12 @@ TEST(SelectBlocks, ForcesNoBlockWithoutCausality) {
 
 TEST(VisibleKeys, SkipEmptySlotsFutureBlocksAndLaterTokens) {
   const std::int32_t blocks[] = {-1, 2, 0, 3, -1};
-  const auto visible = visible_keys(blocks, 25, 34, 10, true);
+  const auto visible = visible_keys(blocks, causal_reach(25, 34, true), 34, 10);
   ASSERT_EQ(visible.size(), 2u);
   EXPECT_EQ(visible[0].begin, 20);
   EXPECT_EQ(visible[0].end, 26);
   EXPECT_EQ(visible[1].end, 10);
-  EXPECT_EQ(visible_keys(blocks, 25, 34, 10, false)[2].end, 34);
+  EXPECT_EQ(visible_keys(blocks, causal_reach(25, 34, false), 34, 10)[2].end, 34);
 }
 
 TEST(Validate, NamesFieldAndValue) {

@@ -110,10 +110,13 @@ TEST(Golden, TellsAWrongResultFromARightOne) {
   fs::remove(changed);
 }
 
-TEST(Golden, CoversMobaForwardAndBackward) {
+TEST(Golden, CoversMobaAndNsa) {
   int files = 0;
-  for (const std::string& path : golden_files()) files += is_defined(path) ? 1 : 0;
-  EXPECT_GE(files, 4);
+  for (const std::string& path : golden_files()) {
+    EXPECT_TRUE(is_defined(path)) << path;
+    ++files;
+  }
+  EXPECT_GE(files, 7);
 }
 
 }  // namespace
