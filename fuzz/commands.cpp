@@ -92,6 +92,8 @@ int replay(const std::string& target, const std::string& kernel) {
   std::vector<CaseResult> results;
   for (const Case& c : cases) {
     for (const Kernel& k : judged) {
+      const bool implements = std::find(k.operators.begin(), k.operators.end(), c.op) != k.operators.end();
+      if (kernel.empty() && !implements) continue;
       results.push_back(judge(k, c));
       fmt::print("{}", details(results.back()));
       for (const Finding& finding : results.back().findings) fmt::print("{}\n", failure_line(results.back(), finding));
@@ -159,12 +161,7 @@ int calibrate(const CalibrateOptions& options) {
     if (c.is_good()) continue;
     fmt::print("BAD {} {} {}: {} alarms in {} rows, worst R {:.2f}, worst z {:.2f}, median R {:.2f}", c.regime,
                c.profile, c.output, c.alarms, c.rows, c.worst_r, c.worst_z, c.median_r);
-    if (!c.first_alarm.empty()) {
-      const auto departures = c.profile.find('+');
-      fmt::print(" | {}", replay_command(departures == std::string::npos ? "model:moba"
-                                                                         : "model:moba" + c.profile.substr(departures),
-                                         parse_case(c.first_alarm)));
-    }
+    if (!c.first_alarm.empty()) fmt::print(" | {}", c.first_alarm);
     fmt::print("\n");
   }
   fmt::print("{} rows, {} regimes and profiles: {} good, {} bad\n", rows, jobs.size(), jobs.size() - bad, bad);

@@ -10,6 +10,7 @@
 
 #include "verify/random.hpp"
 #include "verify/regimes.hpp"
+#include "verify/report.hpp"
 
 namespace attnspec::verify {
 
@@ -30,7 +31,8 @@ Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
   using Sizes = std::vector<std::int64_t>;
   Case c;
   c.regime = regime, c.dtype = dtype, c.seed = seed;
-  c.op = pick(std::vector{Operator::dense, Operator::selected, Operator::moba});
+  c.op = pick(
+      std::vector{Operator::dense, Operator::selected, Operator::moba, Operator::nsa_compressed, Operator::window});
   c.lens = {6 + random.below(70, draws++), random.below(30, draws++)};
   c.q_lens = c.lens;
   c.kv_heads = pick(Sizes{1, 2, 3});
@@ -39,6 +41,9 @@ Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
   c.dv = pick(Sizes{16, 32, 48});
   c.block = pick(Sizes{4, 8, 16, 32});
   c.top_k = pick(Sizes{2, 3, 5});
+  c.compress_stride = pick(Sizes{1, 2});
+  c.compress_block = c.compress_stride * pick(Sizes{1, 2});
+  c.window = pick(Sizes{3, 10, 40});
   c.causal = random.below(4, draws++) != 0;
   c.scale = default_scale(c.dk) * pick(std::vector{1.0, 1.0, 2.0, -1.0});
   return parse_case(print(c));
@@ -66,9 +71,7 @@ struct Samples {
 
 std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows, std::uint64_t seed) {
   const auto& [regime, profile] = job;
-  Kernel kernel = find_kernel("model:moba");
-  if (!profile.departures.empty())
-    kernel = find_kernel(fmt::format("model:moba+{}", fmt::join(profile.departures, "+")));
+  const Kernel moba = find_kernel(profile.kernel(Operator::moba)), nsa = find_kernel(profile.kernel(Operator::window));
   const Format output_format = reference::make_profile(profile.dtype, profile.departures).output;
   std::map<std::string, Samples> outputs;
   for (const char* output : {"o", "lse", "dq", "dk", "dv"}) outputs[output];
@@ -78,18 +81,20 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   };
   for (std::uint64_t i = 0; !is_enough(); ++i) {
     const Case c = random_case(regime, profile.dtype, seed + i);
-    judge(kernel, c, [&](const std::string& name, const RowComparison& row, const reference::Covariance* covariance) {
-      const std::lock_guard lock(mutex);
-      Samples& samples = outputs.at(name);
-      Calibration& result = samples.result;
-      if (row.fault != RowFault::none && result.alarms++ == 0) result.first_alarm = print(c);
-      result.worst_r = std::max(result.worst_r, row.r);
-      result.worst_z = std::max(result.worst_z, row.z);
-      if (result.rows++ % kSampled == 0 && covariance != nullptr && row.r > 0 &&
-          rounds_freely(covariance->centre, output_format) &&
-          reference::effective_terms(covariance->matrix()) >= kManyTerms)
-        samples.r.push_back(row.r);
-    });
+    judge(is_nsa(c.op) ? nsa : moba, c,
+          [&](const std::string& name, const RowComparison& row, const reference::Covariance* covariance) {
+            const std::lock_guard lock(mutex);
+            Samples& samples = outputs.at(name);
+            Calibration& result = samples.result;
+            if (row.fault != RowFault::none && result.alarms++ == 0)
+              result.first_alarm = replay_command(profile.kernel(c.op), c);
+            result.worst_r = std::max(result.worst_r, row.r);
+            result.worst_z = std::max(result.worst_z, row.z);
+            if (result.rows++ % kSampled == 0 && covariance != nullptr && row.r > 0 &&
+                rounds_freely(covariance->centre, output_format) &&
+                reference::effective_terms(covariance->matrix()) >= kManyTerms)
+              samples.r.push_back(row.r);
+          });
   }
   std::vector<Calibration> results;
   for (auto& [name, samples] : outputs) {
@@ -106,6 +111,11 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
 
 std::string CalibratedProfile::name() const {
   return fmt::format("{}{}{}", reference::name(dtype), departures.empty() ? "" : "+", fmt::join(departures, "+"));
+}
+
+std::string CalibratedProfile::kernel(Operator op) const {
+  return fmt::format("model:{}{}{}", is_nsa(op) ? "nsa" : "moba", departures.empty() ? "" : "+",
+                     fmt::join(departures, "+"));
 }
 
 std::vector<CalibratedProfile> calibrated_profiles() {

@@ -17,6 +17,8 @@ struct CalibratedProfile {
 
   /// "bf16+rounded_sum".
   std::string name() const;
+  /// The model kernel that plays it: "model:moba+rounded_sum".
+  std::string kernel(Operator op) const;
 };
 
 /// The plain arithmetic of every format, each departure from it, and some together.
@@ -28,7 +30,7 @@ struct Calibration {
   std::int64_t rows = 0, alarms = 0;
   double worst_r = 0, worst_z = 0;  // largest R; largest error of an element in deviations
   double median_r = -1;             // of sampled rows off the format's grid with n_eff >= 8; -1: there were too few
-  std::string first_alarm;          // the case of the first alarm
+  std::string first_alarm;          // the command that repeats it
 
   /// No alarm, and a median between 0.5 and 1.3 where there is one.
   bool is_good() const;

@@ -12,6 +12,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "reference/nsa_compression.hpp"
 #include "verify/regimes.hpp"
 
 namespace attnspec::verify {
@@ -33,6 +34,11 @@ constexpr OperatorInfo kOperatorInfo[] = {
     {Operator::selected, "selected", "q, k, v, selection -> o, lse; do -> dq, dk, dv: attention over given key blocks"},
     {Operator::moba_select, "moba_select", "q, k -> selection: the blocks each query of MoBA attends to"},
     {Operator::moba, "moba", "q, k, v -> selection, o, lse; do -> dq, dk, dv: mixture of block attention"},
+    {Operator::nsa_compressed, "nsa_compressed",
+     "q, compressed k, v -> o, lse, selection per kv head; do -> dq, dk, dv: NSA's attention to compressed rows, and "
+     "the "
+     "blocks they say are important"},
+    {Operator::window, "window", "q, k, v -> o, lse; do -> dq, dk, dv: NSA's sliding window"},
 };
 
 template <class Number>
@@ -97,11 +103,13 @@ std::string print_choice(Value value, const Choice<Value> (&choices)[n]) {
 }
 
 constexpr unsigned bit(Operator op) { return 1u << static_cast<unsigned>(op); }
-constexpr unsigned kAll =
-    bit(Operator::dense) | bit(Operator::selected) | bit(Operator::moba_select) | bit(Operator::moba);
-constexpr unsigned kAttends = kAll & ~bit(Operator::moba_select);
-constexpr unsigned kBlocks = kAll & ~bit(Operator::dense);
 constexpr unsigned kMoba = bit(Operator::moba) | bit(Operator::moba_select);
+constexpr unsigned kCompressed = bit(Operator::nsa_compressed), kWindow = bit(Operator::window);
+constexpr unsigned kSlots = kMoba | bit(Operator::selected);
+constexpr unsigned kBlocks = kSlots | kCompressed;
+constexpr unsigned kMayBeAcausal = kSlots | bit(Operator::dense);
+constexpr unsigned kAll = kBlocks | bit(Operator::dense) | kWindow;
+constexpr unsigned kAttends = kAll & ~bit(Operator::moba_select);
 
 /// One key of a case: which operators have it, how it is read and printed, and its default, which may follow from keys
 /// before it.
@@ -142,10 +150,16 @@ const std::vector<Field>& fields() {
       size_field("dk", kAll, &Case::dk, [](Case& c) { c.dk = 64; }),
       size_field("dv", kAttends, &Case::dv, [](Case& c) { c.dv = c.dk; }),
       size_field("block", kBlocks, &Case::block, [](Case& c) { c.block = 64; }),
-      size_field("top_k", kBlocks, &Case::top_k, [](Case& c) { c.top_k = 3; }),
+      size_field("top_k", kSlots, &Case::top_k, [](Case& c) { c.top_k = 3; }),
+      size_field("compress_block", kCompressed, &Case::compress_block, [](Case& c) { c.compress_block = 32; }),
+      size_field("compress_stride", kCompressed, &Case::compress_stride, [](Case& c) { c.compress_stride = 16; }),
+      size_field("top_n", kCompressed, &Case::top_n, [](Case& c) { c.top_n = 16; }),
+      size_field("initial_blocks", kCompressed, &Case::initial, [](Case& c) { c.initial = 1; }),
+      size_field("local_blocks", kCompressed, &Case::local, [](Case& c) { c.local = 2; }),
+      size_field("window", kWindow, &Case::window, [](Case& c) { c.window = 64; }),
       choice_field("gate", kMoba, &Case::gate, kGates, Gate::top_k),
       choice_field("selection", bit(Operator::selected), &Case::shared_selection, kSelectionPer, false),
-      choice_field("causal", kAll, &Case::causal, kFlags, true),
+      choice_field("causal", kMayBeAcausal, &Case::causal, kFlags, true),
       {"scale", kAttends, [](Case& c, const std::string& text) { c.scale = parse_number<double>("scale", text); },
        [](const Case& c) { return print_number(c.scale); }, [](Case& c) { c.scale = default_scale(c.dk); }},
       choice_field("dtype", kAll, &Case::dtype, kFormats, Format::bf16),
@@ -240,7 +254,11 @@ void validate(const Case& c) {
   if (c.lens.size() != c.q_lens.size())
     throw InvalidProblem("q_lens", fmt::format("{}", fmt::join(c.q_lens, "+")),
                          fmt::format("must have as many sequences as lens, {}", c.lens.size()));
-  reference::validate(problem_of(c));
+  if (is_nsa(c.op)) {
+    reference::validate(nsa_problem_of(c));
+  } else {
+    reference::validate(problem_of(c));
+  }
   validate_regime(c);
   const double tokens =
       static_cast<double>(std::max(std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}),
@@ -263,6 +281,26 @@ reference::MobaProblem problem_of(const Case& c) {
           c.block,
           c.top_k,
           c.gate};
+}
+
+reference::NsaProblem nsa_problem_of(const Case& c) {
+  reference::NsaProblem problem;
+  problem.attention = problem_of(c).attention;
+  problem.compress_block = c.compress_block;
+  problem.compress_stride = c.compress_stride;
+  problem.block = c.block;
+  problem.top_n = c.top_n;
+  problem.initial_blocks = c.initial;
+  problem.local_blocks = c.local;
+  problem.window = c.window;
+  return problem;
+}
+
+std::vector<std::int64_t> key_rows(const Case& c) {
+  if (c.op != Operator::nsa_compressed) return c.lens;
+  std::vector<std::int64_t> rows;
+  for (const std::int64_t length : c.lens) rows.push_back(reference::num_compressed(nsa_problem_of(c), length));
+  return rows;
 }
 
 std::vector<Case> read_case_file(const std::string& path) {

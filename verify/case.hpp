@@ -13,8 +13,9 @@
 
 namespace attnspec::verify {
 
-enum class Operator { dense, selected, moba_select, moba };
-inline constexpr Operator kOperators[] = {Operator::dense, Operator::selected, Operator::moba_select, Operator::moba};
+enum class Operator { dense, selected, moba_select, moba, nsa_compressed, window };
+inline constexpr Operator kOperators[] = {Operator::dense, Operator::selected,       Operator::moba_select,
+                                          Operator::moba,  Operator::nsa_compressed, Operator::window};
 
 const char* name(Operator op);
 /// One line: inputs, outputs, meaning.
@@ -24,8 +25,10 @@ Operator parse_operator(std::string_view text);
 
 /// Whether the operator attends (o, lse and gradients) or only selects.
 inline bool attends(Operator op) { return op != Operator::moba_select; }
-/// Whether the kernel chooses the blocks itself.
+/// Whether the kernel chooses the blocks that it attends to.
 inline bool selects(Operator op) { return op == Operator::moba_select || op == Operator::moba; }
+/// Whether it is a part of NSA, with an NsaProblem.
+inline bool is_nsa(Operator op) { return op == Operator::nsa_compressed || op == Operator::window; }
 
 struct Case {
   Operator op = Operator::moba;
@@ -35,6 +38,9 @@ struct Case {
   std::int64_t dk = 64, dv = 64;          // dv is dk unless given
   std::int64_t block = 64, top_k = 3;     // of `selected`: top_k is the number of slots
   reference::Gate gate = reference::Gate::top_k;
+  std::int64_t compress_block = 32, compress_stride = 16;  // l and d of NSA
+  std::int64_t top_n = 16, initial = 1, local = 2;         // of NSA's selection: n, forced blocks within it
+  std::int64_t window = 64;                                // of `window`: keys w, the query's own included
   bool shared_selection = false;  // of `selected`: one selection per kv head instead of per query head
   bool causal = true;
   double scale = 0.125;  // dk^-1/2 unless given
@@ -63,6 +69,12 @@ double default_scale(std::int64_t dk);
 
 /// Sizes and parameters as the reference and the kernels take them. For `dense`, block and top_k have no meaning.
 reference::MobaProblem problem_of(const Case& c);
+
+/// The same for the operators of NSA, with phi the mean.
+reference::NsaProblem nsa_problem_of(const Case& c);
+
+/// Rows of k and v of each sequence: its keys, or for nsa_compressed its compressed rows.
+std::vector<std::int64_t> key_rows(const Case& c);
 
 /// The lines of a case file: blank lines and text after # are left out. Throws std::invalid_argument naming file and
 /// line, std::runtime_error when the file cannot be read.

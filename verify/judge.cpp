@@ -7,11 +7,13 @@
 #include <mutex>
 #include <optional>
 #include <tuple>
+#include <utility>
 
 #include "reference/attention_noise.hpp"
 #include "reference/dense.hpp"
 #include "reference/gradient_noise.hpp"
 #include "reference/moba.hpp"
+#include "reference/nsa_window.hpp"
 #include "verify/compare.hpp"
 #include "verify/guarded_run.hpp"
 #include "verify/regimes.hpp"
@@ -22,6 +24,8 @@ namespace attnspec::verify {
 namespace {
 
 using namespace reference;
+
+Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
 
 /// Selections that a kernel which does not export its own is judged on, at most.
 constexpr std::size_t kMostSelections = 16;
@@ -92,6 +96,12 @@ class Judgement {
         observe_(observe),
         case_(c),
         problem_(problem_of(c)),
+        nsa_(nsa_problem_of(c)),
+        attention_(c.op == Operator::nsa_compressed ? compressed_problem(nsa_) : problem_.attention),
+        block_(c.block),
+        reach_(c.op == Operator::nsa_compressed ? compressed_reach(nsa_)
+               : c.op == Operator::window       ? window_reach(nsa_)
+                                                : causal_reach(attention_)),
         profile_(make_profile(c.dtype, kernel.departures)),
         inputs_(make_inputs(c)),
         q_(c.dtype, c.layout, inputs_.q),
@@ -103,17 +113,17 @@ class Judgement {
         dq_(profile_.output, c.layout, inputs_.q.tokens, c.heads, c.dk),
         dk_(profile_.output, c.layout, inputs_.k.tokens, c.kv_heads, c.dk),
         dv_(profile_.output, c.layout, inputs_.k.tokens, c.kv_heads, c.dv) {
-    if (c.op == Operator::dense) {
-      auto [block, selection] = whole_sequence(problem_.attention);
-      problem_.block = block;
-      selection_ = std::move(selection);
-    } else if (c.op == Operator::selected) {
+    if (c.op == Operator::selected) {
       selection_ = inputs_.selection;
-    } else {
+    } else if (selects(c.op)) {
       selection_ = Selection(inputs_.q.tokens, c.heads, selection_slots(problem_));
+    } else {
+      auto [block, selection] = whole_sequence(attention_);
+      block_ = block;
+      selection_ = std::move(selection);
     }
     states_.assign(static_cast<std::size_t>(inputs_.q.tokens * c.heads), RowState::usable);
-    for (const Sequence& sequence : sequences(problem_.attention))
+    for (const Sequence& sequence : sequences(attention_))
       for (std::int64_t g = 0; g < c.kv_heads; ++g)
         keys_.emplace_back(k_rows(sequence, g), inputs_.v.rows(sequence.k_begin, sequence.k_end, g));
   }
@@ -129,10 +139,15 @@ class Judgement {
       outputs.push_back({"o", o_});
       outputs.push_back({"lse", lse_});
     }
-    const SelectionUse use = !selects(case_.op)          ? SelectionUse::read
+    const bool is_compressed = case_.op == Operator::nsa_compressed;
+    const SelectionUse use = is_compressed               ? SelectionUse::written
+                             : !selects(case_.op)        ? SelectionUse::read
                              : kernel_.exports_selection ? SelectionUse::written
                                                          : SelectionUse::ignored;
-    run({inputs, outputs, selection_, use, given_, [&] { kernel_.forward(forward_call()); }}, result);
+    const Selection blank(inputs_.q.tokens, case_.kv_heads, selection_slots(nsa_));
+    const auto forward = [&] { kernel_.forward(forward_call(true)); };
+    run({inputs, outputs, is_compressed ? blank : selection_, use, given_, forward}, result);
+    if (is_compressed) judge_importances(given_.values(), result);
     if (selects(case_.op)) {
       if (kernel_.exports_selection) selection_ = given_.values();
       judge_selection(result);
@@ -148,7 +163,9 @@ class Judgement {
     inputs.push_back({"do", d_o_});
     inputs.push_back({"o", o_});
     inputs.push_back({"lse", lse_});
-    const auto backward = [&] { kernel_.backward({forward_call(), d_o_.view(), dq_.view(), dk_.view(), dv_.view()}); };
+    const auto backward = [&] {
+      kernel_.backward({forward_call(false), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
+    };
     run({inputs, {{"dq", dq_}, {"dk", dk_}, {"dv", dv_}}, selection_, SelectionUse::read, given_, backward}, result);
     judge_query_gradients(result);
     judge_key_gradients(result);
@@ -163,9 +180,10 @@ class Judgement {
     return states_[static_cast<std::size_t>(token * case_.heads + h)];
   }
 
-  ForwardCall forward_call() {
-    ForwardCall call{case_.op, problem_, q_.view(), k_.view(), {}, {}, {}, {}};
-    if (case_.op != Operator::dense) call.selection = given_.view();
+  ForwardCall forward_call(bool is_forward) {
+    ForwardCall call{case_.op, problem_, nsa_, q_.view(), k_.view(), {}, {}, {}, {}};
+    if (case_.op == Operator::selected || selects(case_.op) || (case_.op == Operator::nsa_compressed && is_forward))
+      call.selection = given_.view();
     if (attends(case_.op)) {
       call.v = v_.view();
       call.o = o_.view();
@@ -196,18 +214,16 @@ class Judgement {
     return inputs_.k.rows(sequence.k_begin, sequence.k_end, g);
   }
 
-  KeyRange reach(const Sequence& sequence, std::int64_t token) const {
-    return causal_reach(sequence.position(token), sequence.num_keys(), case_.causal);
-  }
+  KeyRange reach(const Sequence& sequence, std::int64_t token) const { return reach_(sequence, token); }
 
   std::vector<KeyRange> visible(const Sequence& sequence, std::int64_t token,
                                 std::span<const std::int32_t> blocks) const {
-    return visible_keys(blocks, reach(sequence, token), sequence.num_keys(), problem_.block);
+    return visible_keys(blocks, reach(sequence, token), sequence.num_keys(), block_);
   }
 
   RowInputs row_inputs(const Sequence& sequence, std::int64_t token, std::int64_t h,
                        std::span<const KeyRange> ranges) const {
-    const auto at = static_cast<std::size_t>(sequence.index * case_.kv_heads + kv_head(problem_.attention, h));
+    const auto at = static_cast<std::size_t>(sequence.index * case_.kv_heads + kv_head(attention_, h));
     return {inputs_.q.row(token, h), keys_[at], ranges, case_.scale};
   }
 
@@ -238,15 +254,15 @@ class Judgement {
     const bool exact = regime_of(case_).exact_scores;
     std::vector<Matrix> pooled;
     std::vector<PoolNoise> noise;
-    for (const Sequence& sequence : sequences(problem_.attention)) {
+    for (const Sequence& sequence : sequences(attention_)) {
       for (std::int64_t g = 0; g < case_.kv_heads; ++g) {
         pooled.push_back(pool_keys(k_rows(sequence, g), case_.block));
         noise.push_back(pool_noise(k_rows(sequence, g), pooled.back(), case_.block));
       }
     }
     rules_.resize(states_.size());
-    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
-      const auto at = static_cast<std::size_t>(sequence.index * case_.kv_heads + kv_head(problem_.attention, h));
+    for_each_query(attention_, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
+      const auto at = static_cast<std::size_t>(sequence.index * case_.kv_heads + kv_head(attention_, h));
       const Vector scores = gate_scores(inputs_.q.row(token, h), Rows(pooled[at].data(), pooled[at].rows(), case_.dk));
       const Vector margins = exact ? Vector(Vector::Zero(scores.size()))
                                    : score_margins(profile_, inputs_.q.row(token, h), pooled[at], noise[at], scores);
@@ -269,6 +285,35 @@ class Judgement {
           {Verdict::selection_mismatch, "", sequence.index, token - sequence.q_begin, h, -1, 0, 0, 0, 0, 0, wrong});
     });
     if (kernel_.exports_selection) tally.add_to(result);
+  }
+
+  /// The selection that nsa_compressed writes beside its attention: per kv head, by the importance of the blocks.
+  void judge_importances(const Selection& exported, CaseResult& result) {
+    Tally tally("selection");
+    const auto tokens = sequences(problem_.attention);
+    std::vector<Matrix> weights;
+    for (const Sequence& rows : sequences(attention_))
+      weights.push_back(overlap_weights(
+          nsa_, rows.num_keys(), num_blocks(tokens[static_cast<std::size_t>(rows.index)].num_keys(), case_.block)));
+    std::vector<KeyValues> keys;
+    for (const Sequence& rows : sequences(attention_))
+      for (std::int64_t g = 0; g < case_.kv_heads; ++g)
+        keys.emplace_back(k_rows(rows, g), view(weights[static_cast<std::size_t>(rows.index)]));
+    AttentionProblem groups = problem_.attention;
+    groups.heads = groups.kv_heads;
+    for_each_query(groups, [&](const Sequence& sequence, std::int64_t token, std::int64_t g) {
+      const KeyValues& of_head = keys[static_cast<std::size_t>(sequence.index * case_.kv_heads + g)];
+      const std::int64_t t = sequence.position(token);
+      const Matrix queries = group_queries(nsa_, inputs_.q, token, g);
+      const SelectionRule rule = importance_rule(nsa_, t, importance(nsa_, queries, of_head.k, t).importance,
+                                                 importance_margins(profile_, nsa_, queries, of_head, t));
+      std::string wrong = malformed(exported.row(token, g), num_blocks(sequence.num_keys(), case_.block));
+      if (wrong.empty()) wrong = inadmissible(rule, exported.row(token, g));
+      if (wrong.empty()) return tally.pass(0);
+      tally.fail(
+          {Verdict::selection_mismatch, "", sequence.index, token - sequence.q_begin, g, -1, 0, 0, 0, 0, 0, wrong});
+    });
+    tally.add_to(result);
   }
 
   struct ForwardRow {
@@ -303,7 +348,7 @@ class Judgement {
     Tally o("o"), lse("lse");
     DirectionTest directions(profile_);
     const bool hidden = selects(case_.op) && !kernel_.exports_selection;
-    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
+    for_each_query(attention_, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
       if (state(token, h) == RowState::malformed) return;
       std::optional<ForwardRow> row;
       if (hidden) {
@@ -322,7 +367,7 @@ class Judgement {
           if (row->is_right()) break;
         }
       } else {
-        row = compare_forward(sequence, token, h, selected_blocks(problem_.attention, selection_, token, h));
+        row = compare_forward(sequence, token, h, selected_blocks(attention_, selection_, token, h));
       }
       const Place place{sequence.index, token - sequence.q_begin, h};
       const RowInputs in = row_inputs(sequence, token, h, row->ranges);
@@ -330,7 +375,7 @@ class Judgement {
       record(o, place, row->o, row->expected.o, row->observed_o, &covariance);
       record(lse, place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
       if (row->observed_o.allFinite() && !row->ranges.empty()) {
-        const std::int64_t next = case_.causal ? sequence.position(token) + 1 : sequence.num_keys();
+        const std::int64_t next = reach(sequence, token).end;
         directions.add(in, row->expected, covariance, row->noise.o.variance.sum(), row->observed_o - row->expected.o,
                        next < sequence.num_keys() ? next : -1);
       }
@@ -357,8 +402,8 @@ class Judgement {
   /// dq, each row from the o, lse and selection that the backward was given.
   void judge_query_gradients(CaseResult& result) {
     Tally tally("dq");
-    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
-      const auto ranges = visible(sequence, token, selected_blocks(problem_.attention, selection_, token, h));
+    for_each_query(attention_, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
+      const auto ranges = visible(sequence, token, selected_blocks(attention_, selection_, token, h));
       const RowInputs in = row_inputs(sequence, token, h, ranges);
       const Vector o = o_.view().row(token, h);
       const RowGiven given{inputs_.d_o.row(token, h), o, lse_.view().load(token, h, 0)};
@@ -376,10 +421,10 @@ class Judgement {
   /// dk and dv, chunk by chunk, each key summed over the query rows that see it.
   void judge_key_gradients(CaseResult& result) {
     Tally dk("dk"), dv("dv");
-    for (const Sequence& sequence : sequences(problem_.attention)) {
-      const auto chunks = key_chunks(sequence, problem_.block);
+    for (const Sequence& sequence : sequences(attention_)) {
+      const auto chunks = key_chunks(sequence, block_);
       for (std::int64_t g = 0; g < case_.kv_heads; ++g) {
-        const auto rows = queries_by_block(problem_.attention, sequence, g, problem_.block, selection_);
+        const auto rows = queries_by_block(attention_, sequence, g, block_, selection_);
 #pragma omp parallel for schedule(dynamic)
         for (std::size_t c = 0; c < chunks.size(); ++c)
           judge_chunk(chunks[c], sequence, g, rows[static_cast<std::size_t>(chunks[c].block)], dk, dv);
@@ -393,8 +438,10 @@ class Judgement {
                    Tally& dk, Tally& dv) {
     const std::int64_t first = chunk.keys.begin, keys = chunk.keys.end - first;
     std::vector<QueryRow> seeing;
-    std::copy_if(rows.begin(), rows.end(), std::back_inserter(seeing),
-                 [&](const QueryRow& row) { return visible_in(chunk, reach(sequence, row.token)).end > first; });
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(seeing), [&](const QueryRow& row) {
+      const KeyRange range = visible_in(chunk, reach(sequence, row.token));
+      return range.begin < range.end;
+    });
     KeyGradient sum{Matrix::Zero(keys, case_.dk), Matrix::Zero(keys, case_.dv)};
     KeyTerms terms(std::ssize(seeing), keys, case_.dk, case_.dv, case_.scale, static_cast<double>(rows.size()));
     for (std::size_t i = 0; i < seeing.size(); ++i) {
@@ -430,6 +477,10 @@ class Judgement {
   const RowObserver& observe_;
   const Case& case_;
   MobaProblem problem_;
+  NsaProblem nsa_;
+  AttentionProblem attention_;  // over the rows of k and v that the case has
+  std::int64_t block_;          // in such rows
+  Reach reach_;
   Profile profile_;
   Inputs inputs_;
   HostTensor q_, k_, v_, d_o_, o_, lse_, dq_, dk_, dv_;

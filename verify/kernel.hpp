@@ -15,12 +15,16 @@
 
 namespace attnspec::verify {
 
-/// One call of a kernel. Sequences are packed; problem.block, top_k and gate have no meaning for `dense`.
+/// One call of a kernel. Sequences are packed; problem.block, top_k and gate have no meaning for `dense`. The operators
+/// of NSA read `nsa`, the others `problem`.
 struct ForwardCall {
   Operator op;
   const reference::MobaProblem& problem;
-  TensorView q, k, v;       // [tokens, heads, dim], in the case's dtype; no v for moba_select
-  SelectionView selection;  // read by `selected`, written by `moba` and `moba_select`; none for `dense`
+  const reference::NsaProblem& nsa;
+  TensorView q, k, v;       // [tokens, heads, dim], in the case's dtype; no v for moba_select; compressed rows k and v
+                            // for nsa_compressed, those of every sequence one after the other
+  SelectionView selection;  // read by `selected`, written by `moba`, `moba_select` and, per kv head, `nsa_compressed`;
+                            // none for `dense`, `window` and the backward of `nsa_compressed`
   TensorView o;             // written: [query tokens, H, dv] in the profile's output format
   TensorView lse;           // written: [query tokens, H, 1] fp32, natural logarithm
 };

@@ -15,13 +15,24 @@ namespace {
 constexpr const char* kModel = "model:moba";
 constexpr const char* kModelSummary = "the report's five steps on the CPU, in declared arithmetic";
 
+constexpr const char* kNsaModel = "model:nsa";
+constexpr const char* kNsaModelSummary = "the branches of NSA on the CPU, in declared arithmetic";
+
+/// The operators of NSA, or the others.
+std::vector<Operator> operators_of(bool nsa) {
+  std::vector<Operator> operators;
+  for (const Operator op : kOperators)
+    if (is_nsa(op) == nsa) operators.push_back(op);
+  return operators;
+}
 std::vector<Operator> all_operators() { return {std::begin(kOperators), std::end(kOperators)}; }
 
 }  // namespace
 
 const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> all{
-      model::make_kernel(kModel, kModelSummary, all_operators(), model::correct_stages()),
+      model::make_kernel(kModel, kModelSummary, operators_of(false), model::correct_stages()),
+      model::make_kernel(kNsaModel, kNsaModelSummary, operators_of(true), model::correct_stages()),
   };
   return all;
 }
@@ -34,7 +45,11 @@ Kernel find_kernel(std::string_view text) {
     names.push_back(kernel.name);
   }
   if (name == kModel)
-    return model::make_kernel(std::string(text), kModelSummary, all_operators(), model::correct_stages(), departures);
+    return model::make_kernel(std::string(text), kModelSummary, operators_of(false), model::correct_stages(),
+                              departures);
+  if (name == kNsaModel)
+    return model::make_kernel(std::string(text), kNsaModelSummary, operators_of(true), model::correct_stages(),
+                              departures);
   for (const model::Defect& defect : model::defects())
     if (name == fmt::format("defect:{}", defect.name))
       return model::make_kernel(std::string(text), defect.what, {defect.op}, defect.stages, departures);

@@ -95,6 +95,41 @@ Axis dense_axis() {
   return {[](Case& c) { c.causal = true; }, [](Case& c) { c.causal = false; }};
 }
 
+Axis compressed_axis() {
+  Axis axis;
+  struct Rule {
+    int l, d, block, n, initial, local;
+  };
+  for (const Rule& r : {Rule{8, 4, 16, 3, 1, 2},
+                        {4, 4, 4, 4, 1, 2},
+                        {8, 8, 8, 5, 0, 1},
+                        {16, 4, 16, 12, 2, 3},
+                        {8, 4, 8, 3, 0, 2},
+                        {1, 1, 1, 7, 1, 1},
+                        {32, 16, 64, 16, 1, 2}})
+    axis.push_back([r](Case& c) {
+      c.compress_block = r.l, c.compress_stride = r.d, c.block = r.block, c.top_n = r.n;
+      c.initial = r.initial, c.local = r.local;
+    });
+  return axis;
+}
+
+Axis window_axis() {
+  Axis axis;
+  for (const int window : {1, 2, 16, 31, 64, 1000}) axis.push_back([window](Case& c) { c.window = window; });
+  return axis;
+}
+
+Axis rule_axis(Operator op) {
+  switch (op) {
+    case Operator::dense: return dense_axis();
+    case Operator::selected: return selected_axis();
+    case Operator::nsa_compressed: return compressed_axis();
+    case Operator::window: return window_axis();
+    default: return moba_axis();
+  }
+}
+
 Axis scale_axis() {
   return {[](Case& c) { c.scale = default_scale(c.dk); }, [](Case& c) { c.scale = 1; }, [](Case& c) { c.scale = 0; },
           [](Case& c) { c.scale = -0.1; }};
@@ -184,8 +219,7 @@ std::vector<std::vector<int>> pairwise(const std::vector<int>& sizes) {
 }
 
 std::vector<Case> level_cases(Operator op, int level) {
-  const Axis rule = op == Operator::dense ? dense_axis() : op == Operator::selected ? selected_axis() : moba_axis();
-  const std::vector<Axis> axes{shape_axis(), head_axis(),  feature_axis(), rule,
+  const std::vector<Axis> axes{shape_axis(), head_axis(),  feature_axis(), rule_axis(op),
                                scale_axis(), dtype_axis(), layout_axis(),  regime_axis()};
   std::vector<int> sizes;
   for (const Axis& axis : axes) sizes.push_back(static_cast<int>(axis.size()));

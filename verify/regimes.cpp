@@ -48,16 +48,20 @@ void fill_scaled(const Case& c, Inputs& in, double q, double k, double v, double
   fill_normal(c, in.d_o, "do", d_o);
 }
 
-/// Position of each key token within its sequence.
+/// Position of each row of k within its sequence.
 std::vector<std::int64_t> key_positions(const Case& c) {
   std::vector<std::int64_t> positions;
-  for (const std::int64_t length : c.lens)
+  for (const std::int64_t length : key_rows(c))
     for (std::int64_t j = 0; j < length; ++j) positions.push_back(j);
   return positions;
 }
 
-/// The block length that the regimes which shape blocks use; `dense` has none of its own.
-std::int64_t block_of(const Case& c) { return c.op == Operator::dense ? 16 : c.block; }
+/// The block length, in rows of k, that the regimes which shape blocks use; `dense` and `window` have none of their
+/// own.
+std::int64_t block_of(const Case& c) {
+  if (c.op == Operator::nsa_compressed) return c.block / c.compress_stride;
+  return c.op == Operator::dense || c.op == Operator::window ? 16 : c.block;
+}
 
 void fill_tie(const Case& c, Inputs& in) {
   fill_scaled(c, in, 1, 1, 1, 1);
@@ -243,7 +247,7 @@ void fill_captured(const Case& c, Inputs& in) {
                                   c.dtype);
   };
   for (std::size_t s = 0; s < c.lens.size(); ++s) {
-    const std::int64_t keys = c.lens[s], queries = c.q_lens[s], longer = std::max(keys, queries);
+    const std::int64_t keys = key_rows(c)[s], queries = c.q_lens[s], longer = std::max(keys, queries);
     const std::int64_t begin =
         c.seed == 0 ? 0 : start.below(captured_tokens - longer + 1, static_cast<std::uint64_t>(s));
     copy("q", in.q, q_token, begin + longer - queries, queries);
@@ -396,7 +400,8 @@ std::vector<std::string> captured_names() { return safetensors_stems(activations
 
 Inputs make_inputs(const Case& c) {
   const std::int64_t queries = std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0});
-  const std::int64_t keys = std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0});
+  const std::vector<std::int64_t> rows = key_rows(c);
+  const std::int64_t keys = std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
   Inputs inputs{Tensor(queries, c.heads, c.dk), Tensor(keys, c.kv_heads, c.dk), Tensor(keys, c.kv_heads, c.dv),
                 Tensor(queries, c.heads, c.dv), Selection()};
   regime_of(c).fill(c, inputs);

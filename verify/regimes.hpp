@@ -14,8 +14,8 @@ namespace attnspec::verify {
 /// The tensors of a case: doubles that are exact in its dtype.
 struct Inputs {
   reference::Tensor q;             // [query tokens, H, dk]
-  reference::Tensor k;             // [key tokens, Hkv, dk]
-  reference::Tensor v;             // [key tokens, Hkv, dv]
+  reference::Tensor k;             // [rows of k, Hkv, dk]
+  reference::Tensor v;             // [rows of k, Hkv, dv]
   reference::Tensor d_o;           // [query tokens, H, dv]
   reference::Selection selection;  // of `selected`: [query tokens, H or Hkv, top_k]
 };

@@ -37,6 +37,18 @@ SelectionRule selection_rule(const reference::MobaProblem& problem, std::int64_t
   return rule;
 }
 
+SelectionRule importance_rule(const reference::NsaProblem& problem, std::int64_t t, const reference::Vector& importance,
+                              const reference::Vector& margins) {
+  SelectionRule rule;
+  rule.num_blocks = importance.size();
+  rule.wanted = std::min(problem.top_n, rule.num_blocks);
+  for (std::int64_t j = 0; j < rule.num_blocks; ++j)
+    if (reference::is_forced(problem, j, t / problem.block)) rule.forced.push_back(static_cast<std::int32_t>(j));
+  rule.scores.assign(importance.begin(), importance.end());
+  rule.margins.assign(margins.begin(), margins.end());
+  return rule;
+}
+
 std::string malformed(std::span<const std::int32_t> row, std::int64_t num_blocks_of_sequence) {
   Blocks seen;
   for (const std::int32_t b : row) {

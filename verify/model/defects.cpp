@@ -60,7 +60,8 @@ Partial merge_without_rescaling(const Work& work, const std::vector<Partial>& pa
 Blocks choose_beside_the_own_block(const Work& work, const std::vector<float>& scores, std::int64_t t) {
   MobaProblem one_more = work.problem;
   if (one_more.attention.causal) ++one_more.top_k;
-  return correct_stages().choose({one_more, work.profile, work.num_queries, work.num_keys}, scores, t);
+  return correct_stages().choose(
+      {work.op, one_more, work.nsa, work.profile, work.num_queries, work.num_tokens, work.num_keys}, scores, t);
 }
 
 std::int64_t kv_head_round_robin(const MobaProblem& problem, std::int64_t h) { return h % problem.attention.kv_heads; }
@@ -114,6 +115,128 @@ Rows load_as_contiguous(const TensorView& from, std::int64_t begin, std::int64_t
 
 float no_delta(const Work&, const float*, const float*) { return 0; }
 
+bool sees_one_key_before_the_window(const Work& work, std::int64_t t, std::int64_t j) {
+  return j <= t && t - j <= work.nsa.window;
+}
+
+bool misses_the_first_key_of_the_window(const Work& work, std::int64_t t, std::int64_t j) {
+  return j <= t && (j == t || t - j < work.nsa.window - 1);
+}
+
+bool has_no_window(const Work&, std::int64_t t, std::int64_t j) { return j <= t; }
+
+bool sees_rows_that_have_begun(const Work& work, std::int64_t t, std::int64_t j) {
+  return j * work.nsa.compress_stride <= t;
+}
+
+bool sees_rows_whose_stride_is_over(const Work& work, std::int64_t t, std::int64_t j) {
+  return (j + 1) * work.nsa.compress_stride - 1 <= t;
+}
+
+bool hides_the_row_that_ends_at_the_query(const Work& work, std::int64_t t, std::int64_t j) {
+  return j * work.nsa.compress_stride + work.nsa.compress_block - 1 < t;
+}
+
+Partial merge_dividing_by_zero(const Work& work, const std::vector<Partial>& partials) {
+  Partial merged = correct_stages().merge(work, partials);
+  if (partials.empty())
+    for (float& x : merged.o) x = std::numeric_limits<float>::quiet_NaN();
+  return merged;
+}
+
+void attend_backward_without_the_window(const Stages& stages, const Work& work, const BlockQueries& list,
+                                        const BackwardRows& rows, Gradients& sums) {
+  Stages causal = stages;
+  causal.is_visible = has_no_window;
+  correct_stages().attend_backward(causal, work, list, rows, sums);
+}
+
+/// Eq. 9 with some reading of its indices: block j adds up p[l'/d j + sign (m + n)] for m < l'/d, n < l/d.
+void add_by_indices(const Work& work, const std::vector<float>& scores, float lse, std::vector<float>& importance,
+                    std::int64_t sign) {
+  const std::int64_t ratio = work.nsa.block / work.nsa.compress_stride;
+  for (std::int64_t j = 0; j < std::ssize(importance); ++j) {
+    for (std::int64_t m = 0; m < ratio; ++m) {
+      for (std::int64_t n = 0; n < work.nsa.compress_block / work.nsa.compress_stride; ++n) {
+        const std::int64_t i = ratio * j + sign * (m + n);
+        if (i >= 0 && i < std::ssize(scores))
+          importance[static_cast<std::size_t>(j)] += std::exp(scores[static_cast<std::size_t>(i)] - lse);
+      }
+    }
+  }
+}
+
+void add_importance_minus(const Work& work, const std::vector<float>& scores, float lse,
+                          std::vector<float>& importance) {
+  add_by_indices(work, scores, lse, importance, -1);
+}
+
+void add_importance_plus(const Work& work, const std::vector<float>& scores, float lse,
+                         std::vector<float>& importance) {
+  add_by_indices(work, scores, lse, importance, 1);
+}
+
+void add_largest_weight(const Work& work, const std::vector<float>& scores, float lse, std::vector<float>& importance) {
+  std::vector<float> largest(importance.size());
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    std::vector<float> one(importance.size());
+    std::vector<float> scores_up_to(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(i));
+    std::fill(scores_up_to.begin(), scores_up_to.end(), -std::numeric_limits<float>::infinity());
+    scores_up_to.push_back(scores[i]);
+    correct_stages().add_importance(work, scores_up_to, lse, one);
+    for (std::size_t j = 0; j < one.size(); ++j)
+      if (one[j] > 0) largest[j] = std::max(largest[j], std::exp(scores[i] - lse));
+  }
+  for (std::size_t j = 0; j < importance.size(); ++j) importance[j] += largest[j];
+}
+
+void add_first_head_only(const Work& work, const std::vector<float>& scores, float lse,
+                         std::vector<float>& importance) {
+  if (std::all_of(importance.begin(), importance.end(), [](float x) { return x == 0; }))
+    correct_stages().add_importance(work, scores, lse, importance);
+}
+
+void add_first_tile_only(const Work& work, const std::vector<float>& scores, float lse,
+                         std::vector<float>& importance) {
+  const auto tile = static_cast<std::ptrdiff_t>(std::min<std::size_t>(scores.size(), 16));
+  correct_stages().add_importance(work, {scores.begin(), scores.begin() + tile}, lse, importance);
+}
+
+void add_logits(const Work& work, const std::vector<float>& scores, float, std::vector<float>& importance) {
+  for (std::size_t i = 0; i < scores.size(); ++i)
+    importance[i * static_cast<std::size_t>(work.nsa.compress_stride) / static_cast<std::size_t>(work.nsa.block)] +=
+        scores[i];
+}
+
+void add_in_half(const Work& work, const std::vector<float>& scores, float lse, std::vector<float>& importance) {
+  correct_stages().add_importance(work, scores, lse, importance);
+  for (float& x : importance) x = static_cast<float>(reference::round_to(x, reference::Format::fp16));
+}
+
+/// The choice with other numbers of forced blocks.
+Blocks choose_forcing(const Work& work, const std::vector<float>& importance, std::int64_t initial,
+                      std::int64_t local) {
+  NsaProblem nsa = work.nsa;
+  nsa.initial_blocks = initial;
+  nsa.local_blocks = local;
+  return correct_stages().choose_important(
+      {work.op, work.problem, nsa, work.profile, work.num_queries, work.num_tokens, work.num_keys}, importance);
+}
+
+Blocks choose_without_initial_blocks(const Work& work, const std::vector<float>& importance) {
+  return choose_forcing(work, importance, 0, work.nsa.local_blocks);
+}
+
+Blocks choose_with_the_own_block_only(const Work& work, const std::vector<float>& importance) {
+  return choose_forcing(work, importance, work.nsa.initial_blocks, 1);
+}
+
+Blocks choose_filling_with_block_zero(const Work& work, const std::vector<float>& importance) {
+  Blocks blocks = correct_stages().choose_important(work, importance);
+  blocks.resize(static_cast<std::size_t>(work.nsa.top_n), 0);
+  return blocks;
+}
+
 }  // namespace
 
 const std::vector<Defect>& defects() {
@@ -156,6 +279,55 @@ const std::vector<Defect>& defects() {
        "public kernels on views", Operator::dense, with(&Stages::load, &load_as_contiguous)},
       {"delta_missing", "dS = P dP: the row's delta is not subtracted", "backward", "any",
        "softmax backward taken for an elementwise product", Operator::moba, with(&Stages::delta, &no_delta)},
+      {"window_of_one_more", "the window holds w + 1 keys", "window", "more than w keys",
+       "k_{t-w:t} read with both ends included", Operator::window,
+       with(&Stages::is_visible, &sees_one_key_before_the_window)},
+      {"window_of_one_less", "the window holds w - 1 keys beside none of its own", "window", "w above 1",
+       "an off-by-one at the window's start", Operator::window,
+       with(&Stages::is_visible, &misses_the_first_key_of_the_window)},
+      {"window_without_start", "the window is the whole past", "window", "more than w keys",
+       "only the causal side of the mask is applied", Operator::window, with(&Stages::is_visible, &has_no_window)},
+      {"backward_without_window", "the forward masks by the window, the backward by causality alone", "window",
+       "more than w keys", "two masks written twice", Operator::window,
+       with(&Stages::attend_backward, &attend_backward_without_the_window)},
+      {"compressed_from_its_start", "a compressed row is visible from its first token on", "visibility",
+       "a query within a compression block", "block start against block end", Operator::nsa_compressed,
+       with(&Stages::is_visible, &sees_rows_that_have_begun)},
+      {"compressed_from_its_stride", "a compressed row is visible once its first d tokens are", "visibility",
+       "l above d", "(i + 1) d - 1 <= t in a public reference", Operator::nsa_compressed,
+       with(&Stages::is_visible, &sees_rows_whose_stride_is_over)},
+      {"compressed_strictly_past", "a compressed row is hidden from the query at its last token", "visibility",
+       "a query at the end of a compression block", "< for <=", Operator::nsa_compressed,
+       with(&Stages::is_visible, &hides_the_row_that_ends_at_the_query)},
+      {"nothing_visible_is_nan", "rows without a visible compressed row divide 0 by 0", "empty rows", "t < l - 1",
+       "softmax over nothing", Operator::nsa_compressed, with(&Stages::merge, &merge_dividing_by_zero)},
+      {"compressed_lse_in_base_two", "lse is returned in base 2", "merge", "any", "kernels that compute with exp2",
+       Operator::nsa_compressed, with(&Stages::merge, &merge_with_base_two_lse)},
+      {"importance_minus", "eq. 9 with its 1-based indices counted from 0", "selection", "l' above d",
+       "- m - n read literally", Operator::nsa_compressed, with(&Stages::add_importance, &add_importance_minus)},
+      {"importance_plus", "eq. 9 with + m + n", "selection", "l above d", "the mirrored reading of eq. 9",
+       Operator::nsa_compressed, with(&Stages::add_importance, &add_importance_plus)},
+      {"importance_largest", "a block is as important as its largest weight", "selection",
+       "several compressed rows in a block", "max pooling in a public kernel", Operator::nsa_compressed,
+       with(&Stages::add_importance, &add_largest_weight)},
+      {"importance_of_one_head", "the first head of a group decides for all", "grouped heads", "group above 1",
+       "a public reference", Operator::nsa_compressed, with(&Stages::add_importance, &add_first_head_only)},
+      {"importance_of_one_tile", "only the first 16 compressed rows are weighed", "tiles",
+       "more than 16 compressed rows", "an importance kernel that always reads key tile 0", Operator::nsa_compressed,
+       with(&Stages::add_importance, &add_first_tile_only)},
+      {"importance_of_logits", "scores are added up instead of their softmax", "selection", "any",
+       "a public implementation", Operator::nsa_compressed, with(&Stages::add_importance, &add_logits)},
+      {"importance_in_half", "importances are kept in fp16", "selection", "importances that differ by less than 2^-11",
+       "public kernels", Operator::nsa_compressed, with(&Stages::add_importance, &add_in_half)},
+      {"initial_blocks_not_forced", "the first blocks compete like any other", "selection", "initial blocks",
+       "readings of \"1 initial block\"", Operator::nsa_compressed,
+       with(&Stages::choose_important, &choose_without_initial_blocks)},
+      {"own_block_only_forced", "of the local blocks only the query's own is forced", "selection",
+       "more than one local block", "readings of \"2 local blocks\"", Operator::nsa_compressed,
+       with(&Stages::choose_important, &choose_with_the_own_block_only)},
+      {"empty_slot_is_block_zero", "slots that stay empty name block 0", "selection", "fewer visible blocks than n",
+       "unselectable slots written as 0", Operator::nsa_compressed,
+       with(&Stages::choose_important, &choose_filling_with_block_zero)},
   };
   return all;
 }

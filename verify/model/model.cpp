@@ -6,23 +6,42 @@ namespace attnspec::verify::model {
 
 namespace {
 
-/// A kernel's own copy of the call, with `dense` written as one block per sequence.
+/// A kernel's own copy of the call, with `dense` and the parts of NSA written as one block per sequence.
 struct Model {
   const Stages& stages;
   const ForwardCall& call;
   MobaProblem problem;
   Profile profile;
 
-  Model(const Stages& s, const Profile& p, const ForwardCall& c) : stages(s), call(c), problem(c.problem), profile(p) {
-    if (call.op == Operator::dense) problem.block = std::max<std::int64_t>(1, problem.attention.k_offsets.back());
+  std::vector<std::int64_t> k_offsets;  // of the rows of k
+
+  Model(const Stages& s, const Profile& p, const ForwardCall& c)
+      : stages(s), call(c), problem(c.problem), profile(p), k_offsets(c.problem.attention.k_offsets) {
+    if (call.op == Operator::nsa_compressed) {
+      for (std::size_t i = 1; i < k_offsets.size(); ++i) {
+        const std::int64_t tokens = problem.attention.k_offsets[i] - problem.attention.k_offsets[i - 1];
+        const std::int64_t l = call.nsa.compress_block, d = call.nsa.compress_stride;
+        k_offsets[i] = k_offsets[i - 1] + (tokens >= l ? (tokens - l) / d + 1 : 0);
+      }
+    }
+    if (has_one_block()) problem.block = std::max<std::int64_t>(1, k_offsets.back());
   }
 
+  /// Whether a sequence is one block.
+  bool has_one_block() const { return call.op == Operator::dense || is_nsa(call.op); }
   std::int64_t num_sequences() const { return static_cast<std::int64_t>(problem.attention.q_offsets.size()) - 1; }
   std::int64_t q_begin(std::int64_t s) const { return problem.attention.q_offsets[static_cast<std::size_t>(s)]; }
-  std::int64_t k_begin(std::int64_t s) const { return problem.attention.k_offsets[static_cast<std::size_t>(s)]; }
+  std::int64_t k_begin(std::int64_t s) const { return k_offsets[static_cast<std::size_t>(s)]; }
   std::int64_t group() const { return problem.attention.heads / problem.attention.kv_heads; }
   Work work(std::int64_t s) const {
-    return {problem, profile, q_begin(s + 1) - q_begin(s), k_begin(s + 1) - k_begin(s)};
+    const auto& tokens = problem.attention.k_offsets;
+    return {call.op,
+            problem,
+            call.nsa,
+            profile,
+            q_begin(s + 1) - q_begin(s),
+            tokens[static_cast<std::size_t>(s) + 1] - tokens[static_cast<std::size_t>(s)],
+            k_begin(s + 1) - k_begin(s)};
   }
 
   std::int32_t* selection_row(std::int64_t token, std::int64_t h) const {
@@ -52,7 +71,7 @@ struct Model {
     const Work head = work(s);
     std::vector<Blocks> chosen;
     for (std::int64_t i = 0; i < head.num_queries; ++i) {
-      const std::int32_t* row = call.op == Operator::dense ? nullptr : selection_row(q_begin(s) + i, h);
+      const std::int32_t* row = has_one_block() ? nullptr : selection_row(q_begin(s) + i, h);
       chosen.push_back(row == nullptr ? Blocks(head.num_keys > 0 ? 1 : 0) : Blocks(row, row + call.selection.slots));
     }
     return chosen;
@@ -76,6 +95,28 @@ struct Model {
       for (std::int64_t d = 0; d < v.dim; ++d)
         call.o.store(q_begin(s) + i, h, d, merged.o[static_cast<std::size_t>(d)]);
       call.lse.store(q_begin(s) + i, h, 0, merged.lse);
+    }
+  }
+
+  /// The selection of one sequence and kv head by importance, from the lse that the heads of the group have stored.
+  void select_group(std::int64_t s, std::int64_t g) const {
+    const Work head = work(s);
+    const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), g);
+    for (std::int64_t i = 0; i < head.num_queries; ++i) {
+      const std::int64_t t = head.position(i), token = q_begin(s) + i;
+      std::int32_t* row = call.selection.data + (token * call.selection.heads + g) * call.selection.slots;
+      std::fill(row, row + call.selection.slots, -1);
+      if (t < 0) continue;
+      std::vector<float> importance(static_cast<std::size_t>(t / call.nsa.block + 1));
+      for (std::int64_t h = g * group(); h < (g + 1) * group(); ++h) {
+        const Rows q = stages.load(call.q, token, token + 1, h);
+        std::vector<float> scores;
+        for (std::int64_t j = 0; j < k.count && stages.is_visible(head, t, j); ++j)
+          scores.push_back(stages.scale(head) * stages.score(head, q.row(0), k.row(j)));
+        stages.add_importance(head, scores, static_cast<float>(call.lse.load(token, h, 0)), importance);
+      }
+      const Blocks blocks = stages.choose_important(head, importance);
+      std::copy_n(blocks.begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(blocks)), row);
     }
   }
 
@@ -117,6 +158,10 @@ Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Ope
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t s = 0; s < model.num_sequences(); ++s)
       for (std::int64_t h = 0; h < call.problem.attention.heads; ++h) model.forward_head(s, h);
+    if (call.op != Operator::nsa_compressed) return;
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (std::int64_t s = 0; s < model.num_sequences(); ++s)
+      for (std::int64_t g = 0; g < call.problem.attention.kv_heads; ++g) model.select_group(s, g);
   };
   kernel.backward = [&stages, departures](const BackwardCall& call) {
     const Model model(stages, make_profile(call.forward.q.format, departures), call.forward);

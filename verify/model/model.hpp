@@ -1,5 +1,5 @@
 // The model kernel as a kernel that can be judged, for every operator: MoBA assigns blocks itself, `selected` is given
-// them, and `dense` is one block that holds the sequence.
+// them, and `dense` and the parts of NSA are one block that holds the sequence.
 #pragma once
 
 #include "verify/kernel.hpp"

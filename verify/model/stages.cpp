@@ -100,7 +100,43 @@ std::vector<BlockQueries> order(const Work& work, const std::vector<Blocks>& cho
   return result;
 }
 
-bool is_visible(const Work& work, std::int64_t t, std::int64_t j) { return !work.problem.attention.causal || j <= t; }
+bool is_visible(const Work& work, std::int64_t t, std::int64_t j) {
+  if (work.op == Operator::nsa_compressed)
+    return j * work.nsa.compress_stride + work.nsa.compress_block - 1 <= t;  // its last token
+  if (work.op == Operator::window) return j <= t && t - j < work.nsa.window;
+  return !work.problem.attention.causal || j <= t;
+}
+
+void add_importance(const Work& work, const std::vector<float>& scores, float lse, std::vector<float>& importance) {
+  const std::int64_t l = work.nsa.compress_block, d = work.nsa.compress_stride, block = work.nsa.block;
+  for (std::int64_t i = 0; i < std::ssize(scores); ++i) {
+    const float p = std::exp(scores[static_cast<std::size_t>(i)] - lse);
+    for (std::int64_t part = i * d; part < i * d + l; part += d)  // each stride of tokens lies in one block
+      importance[static_cast<std::size_t>(part / block)] += p;
+  }
+}
+
+Blocks choose_important(const Work& work, const std::vector<float>& importance) {
+  const std::int64_t c = std::ssize(importance) - 1;
+  std::vector<bool> taken(importance.size());
+  Blocks blocks;
+  const auto take = [&](std::int64_t j) {
+    if (j < 0 || j > c || taken[static_cast<std::size_t>(j)]) return;
+    taken[static_cast<std::size_t>(j)] = true;
+    blocks.push_back(static_cast<std::int32_t>(j));
+  };
+  for (std::int64_t j = 0; j < work.nsa.local_blocks; ++j) take(c - j);
+  for (std::int64_t j = 0; j < work.nsa.initial_blocks; ++j) take(j);
+  while (std::ssize(blocks) < std::min(work.nsa.top_n, c + 1)) {
+    std::int64_t best = -1;
+    for (std::int64_t j = 0; j <= c; ++j)
+      if (!taken[static_cast<std::size_t>(j)] &&
+          (best < 0 || importance[static_cast<std::size_t>(j)] > importance[static_cast<std::size_t>(best)]))
+        best = j;
+    take(best);
+  }
+  return blocks;
+}
 
 /// Running maximum of the scores of a query, and the sum of exp(score - largest).
 struct Statistics {
@@ -248,6 +284,8 @@ const Stages& correct_stages() {
                              .exp = exp_of,
                              .is_visible = is_visible,
                              .attend = attend,
+                             .add_importance = add_importance,
+                             .choose_important = choose_important,
                              .restore = restore,
                              .merge = merge,
                              .delta = delta,

@@ -1,6 +1,9 @@
 // The model kernel: MoBA's five steps (report, section 2.3 and algorithm 1) and the matching backward, on the CPU, in
 // declared arithmetic: inputs and products in the profile's formats, fp32 accumulation, key tiles with online softmax.
 //
+// NSA's compressed attention and window are step 3 with one block that holds all rows and masks of their own; selection
+// by importance follows.
+//
 // It is written as a kernel would be, and shares no formula with the reference. It is a struct of stage functions, so
 // that a planted defect is the same struct with one stage replaced.
 #pragma once
@@ -10,11 +13,13 @@
 
 #include "reference/noise.hpp"
 #include "reference/problem.hpp"
+#include "verify/case.hpp"
 #include "verify/storage.hpp"
 
 namespace attnspec::verify::model {
 
 using reference::MobaProblem;
+using reference::NsaProblem;
 using reference::Profile;
 
 /// One (sequence, query head), or in the backward one (sequence, kv head): rows of fp32, contiguous.
@@ -34,12 +39,16 @@ inline constexpr std::int64_t kTile = 32;
 
 /// What one head's work needs to know.
 struct Work {
+  Operator op;
   const MobaProblem& problem;
+  const NsaProblem& nsa;
   const Profile& profile;
-  std::int64_t num_queries, num_keys;
+  std::int64_t num_queries;
+  std::int64_t num_tokens;  // of the sequence
+  std::int64_t num_keys;    // rows of k: its tokens, or its compressed rows
 
-  /// Position of query i among the keys.
-  std::int64_t position(std::int64_t i) const { return num_keys - num_queries + i; }
+  /// Position of query i among the tokens.
+  std::int64_t position(std::int64_t i) const { return num_tokens - num_queries + i; }
   std::int64_t num_blocks() const { return (num_keys + problem.block - 1) / problem.block; }
   std::int64_t block_begin(std::int64_t b) const { return b * problem.block; }
   std::int64_t block_end(std::int64_t b) const { return b == num_blocks() - 1 ? num_keys : (b + 1) * problem.block; }
@@ -88,6 +97,10 @@ struct Stages {
   bool (*is_visible)(const Work&, std::int64_t t, std::int64_t j);
   std::vector<Partial> (*attend)(const Stages&, const Work&, const BlockQueries&, const Rows& q, const Rows& k,
                                  const Rows& v);
+  // NSA beside its attention: what the compressed rows' scores say of the blocks, summed over the heads of a group, and
+  // the blocks taken. scores [m], lse: of one head; importance [c + 1].
+  void (*add_importance)(const Work&, const std::vector<float>& scores, float lse, std::vector<float>& importance);
+  Blocks (*choose_important)(const Work&, const std::vector<float>& importance);
   // Step 4, restore the order of the queries.
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax.

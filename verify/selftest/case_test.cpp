@@ -37,7 +37,7 @@ rc::Gen<Case> any_case() {
     c.scale = default_scale(c.dk);
     c.dtype = *rc::gen::element(Format::bf16, Format::fp16, Format::fp32);
     c.layout = *rc::gen::element(Layout::strided, Layout::contiguous);
-    c.causal = *rc::gen::arbitrary<bool>();
+    c.causal = is_nsa(c.op) || *rc::gen::arbitrary<bool>();
     c.regime = *rc::gen::element<std::string>("normal", "tie", "near_tie", "very_negative");
     c.seed = *rc::gen::arbitrary<std::uint64_t>();
     c.dv = c.dk;
@@ -45,7 +45,15 @@ rc::Gen<Case> any_case() {
       c.dv = *rc::gen::inRange(1, 200);
       if (*rc::gen::arbitrary<bool>()) c.scale = *rc::gen::element(0.0, -0.1, 1e-30, 1.0 / 3, 5e300);
     }
-    if (c.op != Operator::dense) {
+    if (c.op == Operator::window) c.window = *rc::gen::inRange(1, 1000);
+    if (c.op == Operator::nsa_compressed) {
+      c.compress_stride = *rc::gen::inRange(1, 20);
+      c.compress_block = c.compress_stride * *rc::gen::inRange(1, 4);
+      c.block = c.compress_stride * *rc::gen::inRange(3, 9);
+      c.initial = *rc::gen::inRange(0, 3);
+      c.local = *rc::gen::inRange(1, 4);
+      c.top_n = c.initial + c.local + *rc::gen::inRange(0, 20);
+    } else if (c.op != Operator::dense && c.op != Operator::window) {
       c.block = *rc::gen::inRange(1, 600);
       c.top_k = *rc::gen::inRange(2, 100);
     }
@@ -77,7 +85,11 @@ TEST(Case, LeavesOutDefaultsAndKeepsDeclarationOrder) {
 TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(rejection("moba"), "case 'moba': is not of the form operator(key=value,...)");
   EXPECT_EQ(rejection(""), "case '': is not of the form operator(key=value,...)");
-  EXPECT_EQ(rejection("mobba(lens=4)"), "operator 'mobba': is none of dense, selected, moba_select, moba");
+  EXPECT_EQ(rejection("nsa_compressed(compress_stride=5)"),
+            "compress_stride=5: must divide compress_block=32 and block=64");
+  EXPECT_EQ(rejection("window(window=0)"), "window=0: must be at least 1");
+  EXPECT_EQ(rejection("mobba(lens=4)"),
+            "operator 'mobba': is none of dense, selected, moba_select, moba, nsa_compressed, window");
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "

@@ -41,7 +41,7 @@ void expect_one_line(const std::string& arguments, const std::string& line, cons
 TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line(
       "check model:mobba",
-      "kernel 'model:mobba': is not known; there are model:moba, defect:NAME (list defects) and benign:NAME "
+      "kernel 'model:mobba': is not known; there are model:moba, model:nsa, defect:NAME (list defects) and benign:NAME "
       "(list variations)");
   expect_one_line("check model:moba+exact",
                   "departure 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
@@ -58,7 +58,8 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line("replay 'moba(top_k=0)'", "top_k=0: must be at least 1");
   expect_one_line("replay 'moba(lens=3+-1)'", "lens=3+-1: a length is negative, so that the offsets would decrease");
   expect_one_line("replay nowhere.cases", "case file nowhere.cases: cannot be read");
-  expect_one_line("check --operator attention", "operator 'attention': is none of dense, selected, moba_select, moba");
+  expect_one_line("check --operator attention",
+                  "operator 'attention': is none of dense, selected, moba_select, moba, nsa_compressed, window");
   expect_one_line("check defect:delta_missing --operator dense", "no kernel given implements an operator given");
   expect_one_line("golden nowhere.safetensors", "nowhere.safetensors: cannot be read");
   expect_one_line("golden", "/nonexistent: No such file or directory", "ATTNSPEC_GOLDEN_DIR=/nonexistent");

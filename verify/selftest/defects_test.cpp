@@ -32,7 +32,26 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"mean_over_block_size", "selection"},
                                                   {"gradients_of_another_head", "dv"},
                                                   {"strided_read_as_contiguous", "o"},
-                                                  {"delta_missing", "dq"}};
+                                                  {"delta_missing", "dq"},
+                                                  {"window_of_one_more", "o"},
+                                                  {"window_of_one_less", "o"},
+                                                  {"window_without_start", "o"},
+                                                  {"backward_without_window", "dq"},
+                                                  {"compressed_from_its_start", "o"},
+                                                  {"compressed_from_its_stride", "o"},
+                                                  {"compressed_strictly_past", "o"},
+                                                  {"nothing_visible_is_nan", "o"},
+                                                  {"compressed_lse_in_base_two", "lse"},
+                                                  {"importance_minus", "selection"},
+                                                  {"importance_plus", "selection"},
+                                                  {"importance_largest", "selection"},
+                                                  {"importance_of_one_head", "selection"},
+                                                  {"importance_of_one_tile", "selection"},
+                                                  {"importance_of_logits", "selection"},
+                                                  {"importance_in_half", "selection"},
+                                                  {"initial_blocks_not_forced", "selection"},
+                                                  {"own_block_only_forced", "selection"},
+                                                  {"empty_slot_is_block_zero", "selection"}};
 
 class Defects : public testing::TestWithParam<std::string> {};
 

@@ -49,6 +49,20 @@ TEST(Judge, JudgesEveryRowOfEveryOutput) {
   EXPECT_EQ(judge(model_kernel(), parse_case("moba_select(lens=30)")).rows(), 30);
 }
 
+TEST(Judge, JudgesThePartsOfNsa) {
+  const Kernel kernel = find_kernel("model:nsa");
+  const CaseResult result = judge(
+      kernel, parse_case("nsa_compressed(lens=100+3,heads=4,kv_heads=2,compress_block=8,compress_stride=4,block=16)"));
+  EXPECT_EQ(result.verdict, Verdict::pass);
+  ASSERT_EQ(result.outputs.size(), 6u);
+  EXPECT_EQ(result.outputs[0].rows, 103 * 2);  // a selection per kv head
+  EXPECT_EQ(result.outputs[1].rows, 103 * 4);
+  EXPECT_EQ(result.outputs[4].rows, 24 * 2);  // gradients of compressed rows; the short sequence has none
+  EXPECT_EQ(judge(kernel, parse_case("window(lens=50,window=7)")).outputs.size(), 5u);
+  EXPECT_EQ(verdict(kernel, "window(lens=9,q_lens=20,window=1)"), Verdict::pass);
+  EXPECT_EQ(verdict(kernel, "nsa_compressed(lens=0+5,q_lens=2+0)"), Verdict::pass);
+}
+
 TEST(Judge, AcceptsCornersWithoutRows) {
   EXPECT_EQ(verdict(model_kernel(), "moba(lens=0)"), Verdict::pass);
   EXPECT_EQ(verdict(model_kernel(), "moba(lens=0,q_lens=3)"), Verdict::pass);
@@ -293,7 +307,7 @@ Kernel with_scale_of_o_off(double factor) {
     elsewhere.data = lse.data();
     elsewhere.token_stride = call.lse.heads;
     elsewhere.head_stride = 1;
-    model_kernel().forward({call.op, problem, call.q, call.k, call.v, call.selection, call.o, elsewhere});
+    model_kernel().forward({call.op, problem, call.nsa, call.q, call.k, call.v, call.selection, call.o, elsewhere});
   });
 }
 

@@ -8,6 +8,7 @@
 #include "reference/attention_noise.hpp"
 #include "reference/gate_noise.hpp"
 #include "reference/gradient_noise.hpp"
+#include "reference/importance_noise.hpp"
 #include "reference/moba.hpp"
 #include "verify/judge.hpp"
 #include "verify/kernel.hpp"
@@ -167,6 +168,38 @@ TEST(ScoreMargins, GrowWithTheRoundingOfMeanKeysAndStayBelowTheWorstCase) {
     for (double& x : mean) x = round_to(x, Format::bf16);
     EXPECT_LE(std::abs(r.in.q.dot(mean) - scores[b]), bf16[b]);
   }
+}
+
+TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
+  const Case c = parse_case("nsa_compressed(lens=400,heads=4,kv_heads=1,compress_block=8,compress_stride=4,block=16)");
+  const NsaProblem problem = nsa_problem_of(c);
+  const Inputs in = make_inputs(c);
+  const std::int64_t rows = in.k.tokens;
+  const Matrix weights = overlap_weights(problem, rows, 25);
+  const KeyValues keys(in.k.rows(0, rows, 0), Rows(weights.data(), rows, 25));
+  const std::int64_t t = 330;
+  const Matrix q = group_queries(problem, in.q, t, 0);
+  const Vector exact = importance(problem, q, keys.k, t).importance;
+  const Vector margins = importance_margins(make_profile(Format::bf16), problem, q, keys, t);
+  ASSERT_EQ(margins.size(), 21);
+  Vector computed = Vector::Zero(21);
+  for (Eigen::Index h = 0; h < 4; ++h) {
+    std::vector<float> p;
+    float sum = 0;
+    for (std::int64_t i = 0; i < num_visible_compressed(problem, t); ++i) {
+      float score = 0;
+      for (Eigen::Index d = 0; d < 64; ++d) score += static_cast<float>(q(h, d)) * static_cast<float>(keys.k(i, d));
+      p.push_back(std::exp(0.125f * score));
+      sum += p.back();
+    }
+    for (std::size_t i = 0; i < p.size(); ++i)
+      computed += p[i] / sum * weights.row(static_cast<Eigen::Index>(i)).head(21).transpose();
+  }
+  for (Eigen::Index j = 0; j < 21; ++j) {
+    EXPECT_LE(std::abs(computed[j] - exact[j]), margins[j]);
+    EXPECT_LE(margins[j], 1e-4 * exact[j]);
+  }
+  EXPECT_TRUE(importance_margins(make_profile(Format::bf16), problem, q, keys, 5).isZero());  // no visible row
 }
 
 /// Correct kernels whose errors spread over many roundings show a root mean square R near 1.

@@ -93,5 +93,35 @@ TEST(Malformed, NamesWhatIsNoSet) {
   EXPECT_EQ(malformed(Blocks{1, -1, 1}, 3), "block 1 twice");
 }
 
+TEST(ImportanceRule, WantsForcedBlocksAndThenTheMostImportant) {
+  reference::NsaProblem problem;
+  problem.block = 64, problem.top_n = 4, problem.initial_blocks = 1, problem.local_blocks = 2;
+  const Vector importance{{0, 0.3, 0.1, 0.3, 0.2, 0, 0}}, margins = Vector::Zero(7);  // at t = 400, in block 6
+  const SelectionRule rule = importance_rule(problem, 400, importance, margins);
+  EXPECT_EQ(rule.wanted, 4);
+  EXPECT_EQ(rule.forced, (Blocks{0, 5, 6}));
+  const auto is_right = [&](const SelectionRule& of, std::vector<std::int32_t> row) {
+    return inadmissible(of, row).empty();
+  };
+  EXPECT_TRUE(is_right(rule, {0, 1, 5, 6}));
+  EXPECT_TRUE(is_right(rule, {6, 3, 5, 0}));   // the other of a tie, in another order
+  EXPECT_FALSE(is_right(rule, {0, 2, 5, 6}));  // less important
+  EXPECT_FALSE(is_right(rule, {0, 1, 3, 6}));  // without a local block
+  EXPECT_FALSE(is_right(rule, {0, 1, 3, 5, 6}));
+  EXPECT_FALSE(is_right(rule, {0, 5, 6, -1}));
+  const SelectionRule early = importance_rule(problem, 70, Vector::Zero(2), Vector::Zero(2));
+  EXPECT_EQ(early.wanted, 2);
+  EXPECT_TRUE(is_right(early, {1, -1, 0, -1}));
+}
+
+TEST(ImportanceRule, AdmitsAnyChoiceButNoOtherNumberWhereAllUnderflow) {
+  reference::NsaProblem problem;
+  problem.top_n = 4;
+  const Vector importance{{0, 1e-60, 1e-50, 0, 1e-70, 32, 32}};
+  const SelectionRule rule = importance_rule(problem, 400, importance, Vector::Constant(7, 1e-36));
+  for (const std::int32_t b : {1, 2, 3, 4}) EXPECT_EQ(inadmissible(rule, std::vector<std::int32_t>{0, b, 5, 6}), "");
+  EXPECT_NE(inadmissible(rule, std::vector<std::int32_t>{0, 5, 6, -1}), "");
+}
+
 }  // namespace
 }  // namespace attnspec::verify

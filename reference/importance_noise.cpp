@@ -1,0 +1,42 @@
+#include "reference/importance_noise.hpp"
+
+#include <cmath>
+
+#include "reference/attention_noise.hpp"
+
+namespace attnspec::reference {
+
+Matrix overlap_weights(const NsaProblem& problem, std::int64_t num_compressed, std::int64_t num_blocks) {
+  Matrix weights = Matrix::Zero(num_compressed, num_blocks);
+  for (std::int64_t i = 0; i < num_compressed; ++i) {
+    const std::int64_t first = i * problem.compress_stride, last = first + problem.compress_block - 1;
+    for (std::int64_t j = first / problem.block; j <= last / problem.block; ++j)
+      weights(i, j) = overlap_weight(problem, j, i);
+  }
+  return weights;
+}
+
+Vector importance_margins(const Profile& profile, const NsaProblem& problem, const Matrix& q, const KeyValues& keys,
+                          std::int64_t t) {
+  const Profile fp32{.input = profile.input, .weights = Format::fp32, .output = Format::fp32};
+  const std::int64_t blocks = t < 0 ? 0 : t / problem.block + 1;
+  const KeyRange visible{0, num_visible_compressed(problem, t)};
+  Vector variance = Vector::Zero(blocks), worst = variance, floor = variance;
+  if (visible.end == 0) return variance;
+  for (Eigen::Index h = 0; h < q.rows(); ++h) {
+    const Vector query = q.row(h).transpose();
+    const RowInputs in{query, keys, {&visible, 1}, problem.attention.scale};
+    const AttentionNoise noise =
+        attention_noise(fp32, in, attend(query, keys.k, keys.v, {&visible, 1}, problem.attention.scale));
+    variance += noise.o.variance.head(blocks);
+    worst += noise.o.worst.head(blocks);
+    floor += noise.o.floor.head(blocks);
+  }
+  const double u32 = unit_roundoff(Format::fp32), heads = static_cast<double>(q.rows());
+  const Vector importance = reference::importance(problem, q, keys.k, t).importance;
+  variance += accumulation_variance(u32, heads, 0, 1) * importance.cwiseAbs2();
+  worst += heads * u32 * importance;
+  return worst.cwiseMin(kKappa * variance.cwiseSqrt()) + floor;
+}
+
+}  // namespace attnspec::reference

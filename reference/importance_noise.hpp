@@ -1,0 +1,20 @@
+// The margin of NSA's importances: how far a kernel's may lie from the exact ones. docs/numerics.md, tag I1.
+#pragma once
+
+#include "reference/noise.hpp"
+#include "reference/nsa_selection.hpp"
+
+namespace attnspec::reference {
+
+/// W [N_c, num_blocks]: row i holds the overlap weights of compression block i.
+Matrix overlap_weights(const NsaProblem& problem, std::int64_t num_compressed, std::int64_t num_blocks);
+
+/// e_j = min(worst case, kappa deviations) of p'_j, [c + 1]: p_slc of a head is attention whose values are the rows of
+/// W, computed in fp32, and p' its sum over the group.
+///
+/// q [G, dk] as `importance` takes it; keys: K~ and W of the sequence and kv head. Without a visible compressed row all
+/// margins are 0.
+Vector importance_margins(const Profile& profile, const NsaProblem& problem, const Matrix& q, const KeyValues& keys,
+                          std::int64_t t);
+
+}  // namespace attnspec::reference
