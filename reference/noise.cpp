@@ -147,6 +147,9 @@ std::vector<int> repeated_rows(const Rows& y) {
 
 void add_drifts(double roundoff, const Vector& weights, const Groups& equal_rows, double scale,
                 const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors) {
+  if (equal_rows.empty()) return;
+  Eigen::ArrayXd largest = centre.array().abs() / 2;  // partial sums stay below (sum |x| + |sum x|) / 2 in any order
+  for (Eigen::Index j = 0; j < weights.size(); ++j) largest += std::abs(scale * weights[j]) / 2 * y(j).array().abs();
   const double tolerance = roundoff * weights.cwiseAbs().sum();
   for (auto rows : equal_rows) {
     std::sort(rows.begin(), rows.end(), [&](Eigen::Index a, Eigen::Index b) { return weights[a] < weights[b]; });
@@ -157,8 +160,7 @@ void add_drifts(double roundoff, const Vector& weights, const Groups& equal_rows
         total += std::abs(weights[*next]);
       const auto m = static_cast<double>(next - first);
       for (Eigen::Index d = 0; m > 1 && d < centre.size(); ++d)
-        errors.separate[d] +=
-            square(drift(roundoff, m, total * magnitude[d] + std::abs(centre[d]), total * magnitude[d]));
+        errors.separate[d] += square(drift(roundoff, m, largest[d], total * magnitude[d]));
     }
   }
 }
