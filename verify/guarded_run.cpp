@@ -26,10 +26,12 @@ Written run_among(Surroundings surroundings, const GuardedCall& call, std::vecto
   const auto stray = [&](const char* tensor, const char* what) {
     faults.push_back({Verdict::stray_write, tensor, what});
   };
+  const std::byte unwritten = surroundings == Surroundings::nan ? std::byte{0xff} : std::byte{0x5a};
   for (const auto* list : {&call.inputs, &call.outputs})
     for (const auto& [name, tensor] : *list) tensor.get().surround(surroundings);
-  for (const auto& [name, tensor] : call.outputs)
-    tensor.get().fill_rows(surroundings == Surroundings::nan ? std::byte{0xff} : std::byte{0x5a});
+  for (const auto& [name, tensor] : call.outputs) tensor.get().fill_rows(unwritten);
+  call.workspace.surround(surroundings);
+  call.workspace.fill_rows(unwritten);
   call.memory.prepare(call.selection, call.selection_use, surroundings);
   std::vector<std::vector<std::byte>> before;
   for (const auto& [name, tensor] : call.inputs) before.push_back(tensor.get().rows());
@@ -39,6 +41,7 @@ Written run_among(Surroundings surroundings, const GuardedCall& call, std::vecto
   for (const auto* list : {&call.inputs, &call.outputs})
     for (const auto& [name, tensor] : *list)
       if (!tensor.get().outside_is_intact()) stray(name, "memory outside it was written");
+  if (!call.workspace.outside_is_intact()) stray("workspace", "memory outside it was written");
   if (!call.memory.is_intact(call.selection_use)) stray("selection", "memory that is not an output was written");
   Written written;
   for (const auto& [name, tensor] : call.outputs) written.outputs.push_back(tensor.get().rows());

@@ -44,6 +44,7 @@ struct GuardedCall {
   const reference::Selection& selection;  // the values it reads, or the shape of those it writes
   SelectionUse selection_use;
   HostSelection& memory;  // where the kernel finds it
+  HostTensor& workspace;  // scratch that holds other bytes before every run and may hold any after it
   std::function<void()> run;
 };
 

@@ -112,7 +112,9 @@ class Judgement {
         lse_(Format::fp32, c.layout, inputs_.q.tokens, c.heads, 1),
         dq_(profile_.output, c.layout, inputs_.q.tokens, c.heads, c.dk),
         dk_(profile_.output, c.layout, inputs_.k.tokens, c.kv_heads, c.dk),
-        dv_(profile_.output, c.layout, inputs_.k.tokens, c.kv_heads, c.dv) {
+        dv_(profile_.output, c.layout, inputs_.k.tokens, c.kv_heads, c.dv),
+        workspace_bytes_(kernel.workspace_bytes ? kernel.workspace_bytes(c) : 0),
+        workspace_(Format::fp32, Layout::contiguous, 1, 1, (workspace_bytes_ + 3) / 4) {
     if (c.op == Operator::selected) {
       selection_ = inputs_.selection;
     } else if (selects(c.op)) {
@@ -146,7 +148,7 @@ class Judgement {
                                                          : SelectionUse::ignored;
     const Selection blank(inputs_.q.tokens, case_.kv_heads, selection_slots(nsa_));
     const auto forward = [&] { kernel_.forward(forward_call(true)); };
-    run({inputs, outputs, is_compressed ? blank : selection_, use, given_, forward}, result);
+    run({inputs, outputs, is_compressed ? blank : selection_, use, given_, workspace_, forward}, result);
     if (is_compressed) judge_importances(given_.values(), result);
     if (selects(case_.op)) {
       if (kernel_.exports_selection) selection_ = given_.values();
@@ -166,7 +168,8 @@ class Judgement {
     const auto backward = [&] {
       kernel_.backward({forward_call(false), d_o_.view(), dq_.view(), dk_.view(), dv_.view()});
     };
-    run({inputs, {{"dq", dq_}, {"dk", dk_}, {"dv", dv_}}, selection_, SelectionUse::read, given_, backward}, result);
+    run({inputs, {{"dq", dq_}, {"dk", dk_}, {"dv", dv_}}, selection_, SelectionUse::read, given_, workspace_, backward},
+        result);
     judge_query_gradients(result);
     judge_key_gradients(result);
     return result;
@@ -181,7 +184,8 @@ class Judgement {
   }
 
   ForwardCall forward_call(bool is_forward) {
-    ForwardCall call{case_.op, problem_, nsa_, q_.view(), k_.view(), {}, {}, {}, {}};
+    ForwardCall call{case_.op, problem_, nsa_, q_.view(), k_.view(), {}, {}, {}, {}, {}};
+    call.workspace = {static_cast<std::byte*>(workspace_.view().data), static_cast<std::size_t>(workspace_bytes_)};
     if (case_.op == Operator::selected || selects(case_.op) || (case_.op == Operator::nsa_compressed && is_forward))
       call.selection = given_.view();
     if (attends(case_.op)) {
@@ -484,6 +488,8 @@ class Judgement {
   Profile profile_;
   Inputs inputs_;
   HostTensor q_, k_, v_, d_o_, o_, lse_, dq_, dk_, dv_;
+  std::int64_t workspace_bytes_;
+  HostTensor workspace_;
   std::vector<KeyValues> keys_;       // [sequences * Hkv]
   Selection selection_;               // what each row is judged on
   HostSelection given_;               // the kernel's copy of it

@@ -2,8 +2,10 @@
 // functions to run.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +29,7 @@ struct ForwardCall {
                             // none for `dense`, `window` and the backward of `nsa_compressed`
   TensorView o;             // written: [query tokens, H, dv] in the profile's output format
   TensorView lse;           // written: [query tokens, H, 1] fp32, natural logarithm
+  std::span<std::byte> workspace;  // as many bytes as the kernel asked for, holding anything
 };
 
 /// The backward reads what the forward was given and what it gave.
@@ -47,6 +50,7 @@ struct Kernel {
   bool exports_selection = true;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
   std::function<std::optional<std::string>(const Case&)> unsupported;
+  std::function<std::int64_t(const Case&)> workspace_bytes;  // of a forward or backward call; empty: none
   std::function<void(const ForwardCall&)> forward;
   std::function<void(const BackwardCall&)> backward;  // empty: forward only
 };

@@ -204,6 +204,35 @@ TEST(Judge, FindsRowsThatAreNeverWritten) {
   EXPECT_EQ(verdict(kernel, kCase), Verdict::stray_read);
 }
 
+/// The model kernel, adding `from_workspace` of its workspace of 8 bytes to an lse.
+Kernel with_workspace(std::function<double(std::span<std::byte>)> from_workspace) {
+  Kernel kernel = altered([=](const ForwardCall& call) {
+    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) + from_workspace(call.workspace));
+  });
+  kernel.workspace_bytes = [](const Case&) { return 8; };
+  return kernel;
+}
+
+TEST(Judge, HandsOutAWorkspaceThatHoldsAnything) {
+  const Kernel clean = with_workspace([](std::span<std::byte> workspace) {
+    EXPECT_EQ(workspace.size(), 8u);
+    std::fill(workspace.begin(), workspace.end(), std::byte{0});
+    return static_cast<double>(workspace[7]);
+  });
+  EXPECT_EQ(verdict(clean, "dense(lens=9)"), Verdict::pass);
+  const Kernel not_zeroed = with_workspace([](std::span<std::byte> workspace) {
+    return 1e-9 * static_cast<double>(workspace[3]) + 1e-4 * (workspace[3] == std::byte{0xff});
+  });
+  EXPECT_EQ(verdict(not_zeroed, "dense(lens=9)"), Verdict::stray_read);
+  const Kernel too_long = with_workspace([](std::span<std::byte> workspace) {
+    workspace.data()[8] = std::byte{1};
+    return 0;
+  });
+  const CaseResult result = judge(too_long, parse_case("dense(lens=9)"));
+  EXPECT_EQ(result.verdict, Verdict::stray_write);
+  EXPECT_EQ(result.findings[0].output, "workspace");
+}
+
 TEST(Judge, FindsResultsThatChangeFromRunToRun) {
   int run = 0;
   const Kernel kernel = altered(
@@ -307,7 +336,7 @@ Kernel with_scale_of_o_off(double factor) {
     elsewhere.data = lse.data();
     elsewhere.token_stride = call.lse.heads;
     elsewhere.head_stride = 1;
-    model_kernel().forward({call.op, problem, call.nsa, call.q, call.k, call.v, call.selection, call.o, elsewhere});
+    model_kernel().forward({call.op, problem, call.nsa, call.q, call.k, call.v, call.selection, call.o, elsewhere, {}});
   });
 }
 
