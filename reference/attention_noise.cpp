@@ -106,7 +106,8 @@ RowErrors output_errors(const Parts& parts) {
     i += end - begin;
   }
   add_equal_weights(parts, errors);
-  if (profile.partial != Format::fp32) add_partial_roundings(parts, sums, weights, errors);
+  const bool is_stored_once = sums.size() == 1 && profile.partial == profile.output;  // and not rounded again
+  if (profile.partial != Format::fp32 && !is_stored_once) add_partial_roundings(parts, sums, weights, errors);
   return errors;
 }
 

@@ -81,8 +81,10 @@ std::vector<Partial> attend_key_by_key(const Stages& stages, const Work& work, c
                                        const Rows& k, const Rows& v) {
   std::vector<Partial> partials;
   for (const std::int64_t i : list.queries)
-    partials.push_back(
-        attend_backwards<float>(stages, work, i, work.block_begin(list.block), work.block_end(list.block), q, k, v));
+    if (Partial partial =
+            attend_backwards<float>(stages, work, i, work.block_begin(list.block), work.block_end(list.block), q, k, v);
+        partial.lse != kNegativeInfinity)
+      partials.push_back(std::move(partial));
   return partials;
 }
 
@@ -90,8 +92,10 @@ std::vector<Partial> attend_in_double(const Stages& stages, const Work& work, co
                                       const Rows& k, const Rows& v) {
   std::vector<Partial> partials;
   for (const std::int64_t i : list.queries)
-    partials.push_back(
-        attend_backwards<double>(stages, work, i, work.block_begin(list.block), work.block_end(list.block), q, k, v));
+    if (Partial partial = attend_backwards<double>(stages, work, i, work.block_begin(list.block),
+                                                   work.block_end(list.block), q, k, v);
+        partial.lse != kNegativeInfinity)
+      partials.push_back(std::move(partial));
   return partials;
 }
 
