@@ -20,7 +20,8 @@ const Departure& find_departure(std::string_view name) {
 
 const std::vector<Departure>& departures() {
   static const std::vector<Departure> all{
-      {"fp32_weights", "P~, P and dS stay in fp32", [](Profile& p) { p.weights = Format::fp32; }},
+      {"fp32_weights", "P~, P, dS and what NSA's phi multiplies stay in fp32",
+       [](Profile& p) { p.weights = Format::fp32; }},
       {"rounded_sum", "the normaliser sums the rounded weights",
        [](Profile& p) { p.normaliser = Normaliser::sums_rounded; }},
       {"normalise_first", "P = P~ / Z is formed and rounded before the product with v",
@@ -28,7 +29,9 @@ const std::vector<Departure>& departures() {
       {"rounded_means", "mean keys are stored in the input format", [](Profile& p) { p.pooled = p.input; }},
       {"rounded_partials", "the output over each block is stored in the input format before the merge",
        [](Profile& p) { p.partial = p.input; }},
-      {"fp32_out", "o, dq, dk, dv are stored in fp32", [](Profile& p) { p.output = Format::fp32; }},
+      {"fp32_out", "o and all gradients are stored in fp32", [](Profile& p) { p.output = Format::fp32; }},
+      {"fused_branches", "o, g do and dq of NSA's branches pass on in fp32, not as they are stored",
+       [](Profile& p) { p.fused_branches = true; }},
   };
   return all;
 }
@@ -62,7 +65,7 @@ std::string describe(const Profile& profile) {
                                                                               : "normalised before rounding";
   return std::string(name(profile.input)) + " in; P~, P, dS " + name(profile.weights) + "; " + normaliser +
          "; mean keys " + name(profile.pooled) + "; partial outputs " + name(profile.partial) + "; out " +
-         name(profile.output);
+         name(profile.output) + (profile.fused_branches ? "; branches fused" : "");
 }
 
 }  // namespace attnspec::reference

@@ -24,6 +24,7 @@ struct Profile {
   Format partial = Format::fp32;  // the output over one block, before blocks are merged
   Format output = Format::bf16;   // o, dq, dk, dv
   Normaliser normaliser = Normaliser::sums_unrounded;
+  bool fused_branches = false;  // NSA: o, g do and dq of a branch pass to what follows in fp32, not as they are stored
 };
 
 /// Ways to depart from the plain arithmetic of an input format, in which weights and outputs have that format and all
@@ -49,8 +50,8 @@ NameAndDepartures parse_departures(std::string_view text);
 /// The profile of an input format with departures, which parse_departures accepts.
 Profile make_profile(Format input, const Departures& departures = {});
 
-/// One line: "bf16 in; P~, P, dS bf16; normaliser sums unrounded weights; mean keys fp32; partial outputs fp32; out
-/// bf16".
+/// One line: "bf16 in; P~, P, dS bf16; normaliser sums unrounded weights; mean keys fp32; partial outputs fp32;
+/// out bf16", and "; branches fused" where they are.
 std::string describe(const Profile& profile);
 
 }  // namespace attnspec::reference

@@ -19,8 +19,10 @@ namespace attnspec::verify {
 
 namespace {
 
+using reference::Activation;
 using reference::Gate;
 using reference::InvalidProblem;
+using reference::Phi;
 
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
 
@@ -34,11 +36,16 @@ constexpr OperatorInfo kOperatorInfo[] = {
     {Operator::selected, "selected", "q, k, v, selection -> o, lse; do -> dq, dk, dv: attention over given key blocks"},
     {Operator::moba_select, "moba_select", "q, k -> selection: the blocks each query of MoBA attends to"},
     {Operator::moba, "moba", "q, k, v -> selection, o, lse; do -> dq, dk, dv: mixture of block attention"},
+    {Operator::nsa_compress, "nsa_compress",
+     "tokens, phi -> compressed rows; their gradient -> dtokens, dphi: one row of each block of tokens"},
     {Operator::nsa_compressed, "nsa_compressed",
      "q, compressed k, v -> o, lse, selection per kv head; do -> dq, dk, dv: NSA's attention to compressed rows, and "
-     "the "
-     "blocks they say are important"},
+     "the blocks they say are important"},
     {Operator::window, "window", "q, k, v -> o, lse; do -> dq, dk, dv: NSA's sliding window"},
+    {Operator::nsa, "nsa",
+     "q, three k, v, gates, phi -> o, compressed rows, selection, o and lse of each branch; do -> all gradients: "
+     "native "
+     "sparse attention"},
 };
 
 template <class Number>
@@ -82,6 +89,9 @@ struct Choice {
 constexpr Choice<Gate> kGates[] = {{"top_k", Gate::top_k}, {"window", Gate::window}, {"sink", Gate::sink}};
 constexpr Choice<Format> kFormats[] = {{"bf16", Format::bf16}, {"fp16", Format::fp16}, {"fp32", Format::fp32}};
 constexpr Choice<Layout> kLayouts[] = {{"strided", Layout::strided}, {"contiguous", Layout::contiguous}};
+constexpr Choice<Phi> kPhis[] = {{"mean", Phi::mean}, {"linear", Phi::linear}, {"mlp", Phi::mlp}};
+constexpr Choice<Activation> kActivations[] = {
+    {"relu", Activation::relu}, {"silu", Activation::silu}, {"gelu", Activation::gelu}};
 constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
 constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
 
@@ -104,12 +114,17 @@ std::string print_choice(Value value, const Choice<Value> (&choices)[n]) {
 
 constexpr unsigned bit(Operator op) { return 1u << static_cast<unsigned>(op); }
 constexpr unsigned kMoba = bit(Operator::moba) | bit(Operator::moba_select);
-constexpr unsigned kCompressed = bit(Operator::nsa_compressed), kWindow = bit(Operator::window);
+constexpr unsigned kNsa = bit(Operator::nsa);
+constexpr unsigned kCompress = bit(Operator::nsa_compress) | kNsa;  // has phi
+constexpr unsigned kCompressed = bit(Operator::nsa_compressed) | kNsa;
+constexpr unsigned kCompressionBlocks = kCompress | kCompressed;
+constexpr unsigned kWindow = bit(Operator::window) | kNsa;
 constexpr unsigned kSlots = kMoba | bit(Operator::selected);
 constexpr unsigned kBlocks = kSlots | kCompressed;
 constexpr unsigned kMayBeAcausal = kSlots | bit(Operator::dense);
-constexpr unsigned kAll = kBlocks | bit(Operator::dense) | kWindow;
-constexpr unsigned kAttends = kAll & ~bit(Operator::moba_select);
+constexpr unsigned kHasQueries = kBlocks | bit(Operator::dense) | kWindow;
+constexpr unsigned kAttends = kHasQueries & ~bit(Operator::moba_select);
+constexpr unsigned kAll = kHasQueries | kCompress;
 
 /// One key of a case: which operators have it, how it is read and printed, and its default, which may follow from keys
 /// before it.
@@ -127,8 +142,9 @@ Field size_field(const char* key, unsigned operators, std::int64_t Case::*member
           [=](const Case& c) { return std::to_string(c.*member); }, std::move(set_default)};
 }
 
-Field lengths_field(const char* key, std::vector<std::int64_t> Case::*member, std::function<void(Case&)> set_default) {
-  return {key, kAll, [=](Case& c, const std::string& text) { c.*member = parse_lengths(key, text); },
+Field lengths_field(const char* key, unsigned operators, std::vector<std::int64_t> Case::*member,
+                    std::function<void(Case&)> set_default) {
+  return {key, operators, [=](Case& c, const std::string& text) { c.*member = parse_lengths(key, text); },
           [=](const Case& c) { return fmt::format("{}", fmt::join(c.*member, "+")); }, std::move(set_default)};
 }
 
@@ -143,20 +159,26 @@ Field choice_field(const char* key, unsigned operators, Value Case::*member, con
 
 const std::vector<Field>& fields() {
   static const std::vector<Field> all{
-      lengths_field("lens", &Case::lens, [](Case& c) { c.lens = {256}; }),
-      lengths_field("q_lens", &Case::q_lens, [](Case& c) { c.q_lens = c.lens; }),
-      size_field("heads", kAll, &Case::heads, [](Case& c) { c.heads = 1; }),
+      lengths_field("lens", kAll, &Case::lens, [](Case& c) { c.lens = {256}; }),
+      lengths_field("q_lens", kHasQueries, &Case::q_lens, [](Case& c) { c.q_lens = c.lens; }),
+      size_field("heads", kHasQueries, &Case::heads, [](Case& c) { c.heads = 1; }),
       size_field("kv_heads", kAll, &Case::kv_heads, [](Case& c) { c.kv_heads = c.heads; }),
       size_field("dk", kAll, &Case::dk, [](Case& c) { c.dk = 64; }),
       size_field("dv", kAttends, &Case::dv, [](Case& c) { c.dv = c.dk; }),
       size_field("block", kBlocks, &Case::block, [](Case& c) { c.block = 64; }),
       size_field("top_k", kSlots, &Case::top_k, [](Case& c) { c.top_k = 3; }),
-      size_field("compress_block", kCompressed, &Case::compress_block, [](Case& c) { c.compress_block = 32; }),
-      size_field("compress_stride", kCompressed, &Case::compress_stride, [](Case& c) { c.compress_stride = 16; }),
+      size_field("compress_block", kCompressionBlocks, &Case::compress_block, [](Case& c) { c.compress_block = 32; }),
+      size_field("compress_stride", kCompressionBlocks, &Case::compress_stride,
+                 [](Case& c) { c.compress_stride = 16; }),
       size_field("top_n", kCompressed, &Case::top_n, [](Case& c) { c.top_n = 16; }),
       size_field("initial_blocks", kCompressed, &Case::initial, [](Case& c) { c.initial = 1; }),
       size_field("local_blocks", kCompressed, &Case::local, [](Case& c) { c.local = 2; }),
       size_field("window", kWindow, &Case::window, [](Case& c) { c.window = 64; }),
+      choice_field("phi", kCompress, &Case::phi, kPhis, Phi::mean),
+      choice_field("activation", kCompress, &Case::activation, kActivations, Activation::silu),
+      size_field("hidden", kCompress, &Case::hidden, [](Case& c) { c.hidden = 64; }),
+      choice_field("shared_phi", kCompress, &Case::shared_phi, kFlags, false),
+      choice_field("shared_kv", kNsa, &Case::shared_kv, kFlags, false),
       choice_field("gate", kMoba, &Case::gate, kGates, Gate::top_k),
       choice_field("selection", bit(Operator::selected), &Case::shared_selection, kSelectionPer, false),
       choice_field("causal", kMayBeAcausal, &Case::causal, kFlags, true),
@@ -182,6 +204,12 @@ std::string keys_of(Operator op) {
 std::string trimmed(std::string_view text) {
   const auto begin = text.find_first_not_of(" \t\r"), end = text.find_last_not_of(" \t\r");
   return begin == std::string_view::npos ? "" : std::string(text.substr(begin, end - begin + 1));
+}
+
+std::vector<std::int64_t> compressed_rows(const Case& c) {
+  std::vector<std::int64_t> rows;
+  for (const std::int64_t length : c.lens) rows.push_back(reference::num_compressed(nsa_problem_of(c), length));
+  return rows;
 }
 
 std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& lengths) {
@@ -266,6 +294,12 @@ void validate(const Case& c) {
   const double elements = tokens * static_cast<double>(c.heads) * static_cast<double>(std::max(c.dk, c.dv));
   const double slots = tokens * static_cast<double>(c.heads) * static_cast<double>(c.top_k);
   const double limit = static_cast<double>(std::int64_t{1} << 36);
+  const double parameters = static_cast<double>(c.kv_heads) * static_cast<double>(c.compress_block) *
+                            static_cast<double>(std::max(c.dk, c.dv)) *
+                            static_cast<double>(std::max({c.dk, c.dv, c.hidden}));
+  if (compresses(c.op) && c.phi != Phi::mean && parameters > limit)
+    throw InvalidProblem("compress_block", std::to_string(c.compress_block),
+                         fmt::format("phi would have {:.3g} parameters, more than 2^36", parameters));
   if (elements > limit)
     throw InvalidProblem("lens", fmt::format("{}", fmt::join(c.lens, "+")),
                          fmt::format("a tensor would have {:.3g} elements, more than 2^36", elements));
@@ -288,19 +322,32 @@ reference::NsaProblem nsa_problem_of(const Case& c) {
   problem.attention = problem_of(c).attention;
   problem.compress_block = c.compress_block;
   problem.compress_stride = c.compress_stride;
+  problem.phi = c.phi;
+  problem.activation = c.activation;
+  problem.hidden = c.hidden;
+  problem.shared_phi = c.shared_phi;
   problem.block = c.block;
   problem.top_n = c.top_n;
   problem.initial_blocks = c.initial;
   problem.local_blocks = c.local;
   problem.window = c.window;
+  if (c.op == Operator::nsa_compress) {
+    problem.attention.heads = c.kv_heads;
+    problem.block = c.compress_block;
+  }
   return problem;
 }
 
 std::vector<std::int64_t> key_rows(const Case& c) {
-  if (c.op != Operator::nsa_compressed) return c.lens;
-  std::vector<std::int64_t> rows;
-  for (const std::int64_t length : c.lens) rows.push_back(reference::num_compressed(nsa_problem_of(c), length));
-  return rows;
+  return c.op == Operator::nsa_compressed ? compressed_rows(c) : c.lens;
+}
+
+std::vector<std::int64_t> query_rows(const Case& c) {
+  return c.op == Operator::nsa_compress ? std::vector<std::int64_t>(c.lens.size()) : c.q_lens;
+}
+
+std::vector<std::int64_t> gradient_rows(const Case& c) {
+  return c.op == Operator::nsa_compress ? compressed_rows(c) : c.q_lens;
 }
 
 std::vector<Case> read_case_file(const std::string& path) {

@@ -13,9 +13,10 @@
 
 namespace attnspec::verify {
 
-enum class Operator { dense, selected, moba_select, moba, nsa_compressed, window };
-inline constexpr Operator kOperators[] = {Operator::dense, Operator::selected,       Operator::moba_select,
-                                          Operator::moba,  Operator::nsa_compressed, Operator::window};
+enum class Operator { dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa };
+inline constexpr Operator kOperators[] = {Operator::dense,  Operator::selected,     Operator::moba_select,
+                                          Operator::moba,   Operator::nsa_compress, Operator::nsa_compressed,
+                                          Operator::window, Operator::nsa};
 
 const char* name(Operator op);
 /// One line: inputs, outputs, meaning.
@@ -23,12 +24,14 @@ const char* summary(Operator op);
 /// Throws std::invalid_argument that lists the operators.
 Operator parse_operator(std::string_view text);
 
-/// Whether the operator attends (o, lse and gradients) or only selects.
-inline bool attends(Operator op) { return op != Operator::moba_select; }
+/// Whether the operator attends (o, lse and gradients).
+inline bool attends(Operator op) { return op != Operator::moba_select && op != Operator::nsa_compress; }
 /// Whether the kernel chooses the blocks that it attends to.
 inline bool selects(Operator op) { return op == Operator::moba_select || op == Operator::moba; }
-/// Whether it is a part of NSA, with an NsaProblem.
-inline bool is_nsa(Operator op) { return op == Operator::nsa_compressed || op == Operator::window; }
+/// Whether it is NSA or a part of it, with an NsaProblem.
+inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }
+/// Whether it makes compressed rows out of tokens, with phi.
+inline bool compresses(Operator op) { return op == Operator::nsa_compress || op == Operator::nsa; }
 
 struct Case {
   Operator op = Operator::moba;
@@ -40,7 +43,12 @@ struct Case {
   reference::Gate gate = reference::Gate::top_k;
   std::int64_t compress_block = 32, compress_stride = 16;  // l and d of NSA
   std::int64_t top_n = 16, initial = 1, local = 2;         // of NSA's selection: n, forced blocks within it
-  std::int64_t window = 64;                                // of `window`: keys w, the query's own included
+  std::int64_t window = 64;                                // of NSA: keys w, the query's own included
+  reference::Phi phi = reference::Phi::mean;
+  reference::Activation activation = reference::Activation::silu;
+  std::int64_t hidden = 64;       // of phi=mlp
+  bool shared_phi = false;        // one phi for all kv heads
+  bool shared_kv = false;         // of `nsa`: all branches read the same k and v
   bool shared_selection = false;  // of `selected`: one selection per kv head instead of per query head
   bool causal = true;
   double scale = 0.125;  // dk^-1/2 unless given
@@ -70,11 +78,19 @@ double default_scale(std::int64_t dk);
 /// Sizes and parameters as the reference and the kernels take them. For `dense`, block and top_k have no meaning.
 reference::MobaProblem problem_of(const Case& c);
 
-/// The same for the operators of NSA, with phi the mean.
+/// The same for the operators of NSA. For `nsa_compress`, which has no queries, H = Hkv and a selection block is a
+/// compression block.
 reference::NsaProblem nsa_problem_of(const Case& c);
 
 /// Rows of k and v of each sequence: its keys, or for nsa_compressed its compressed rows.
 std::vector<std::int64_t> key_rows(const Case& c);
+
+/// Rows of q of each sequence; none for nsa_compress.
+std::vector<std::int64_t> query_rows(const Case& c);
+
+/// Rows of the gradient that the backward is given, of each sequence: its queries, or for nsa_compress its compressed
+/// rows.
+std::vector<std::int64_t> gradient_rows(const Case& c);
 
 /// The lines of a case file: blank lines and text after # are left out. Throws std::invalid_argument naming file and
 /// line, std::runtime_error when the file cannot be read.

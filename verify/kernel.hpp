@@ -1,5 +1,5 @@
-// What can be judged: a kernel has a name, the operators it implements, its declared arithmetic, its limits, and two
-// functions to run.
+// What can be judged: a kernel has a name, the operators it implements, its declared arithmetic, its limits, and a
+// forward and a backward to run: of attention, of NSA's compression, of the whole of NSA.
 #pragma once
 
 #include <cstddef>
@@ -13,12 +13,13 @@
 #include "reference/noise.hpp"
 #include "reference/problem.hpp"
 #include "verify/case.hpp"
+#include "verify/phi.hpp"
 #include "verify/storage.hpp"
 
 namespace attnspec::verify {
 
-/// One call of a kernel. Sequences are packed; problem.block, top_k and gate have no meaning for `dense`. The operators
-/// of NSA read `nsa`, the others `problem`.
+/// One call of an operator that attends or selects, but for `nsa`. Sequences are packed; problem.block, top_k and gate
+/// have no meaning for `dense`. The operators of NSA read `nsa`, the others `problem`.
 struct ForwardCall {
   Operator op;
   const reference::MobaProblem& problem;
@@ -41,6 +42,56 @@ struct BackwardCall {
   TensorView dv;        // written: [key tokens, Hkv, dv], summed over the group
 };
 
+/// One call of `nsa_compress`: rows = phi(blocks of tokens), for every sequence one after the other.
+struct CompressCall {
+  const reference::NsaProblem& nsa;
+  TensorView tokens;  // [key tokens, Hkv, dk], in the case's dtype
+  PhiTensors<TensorView> phi;
+  TensorView rows;  // written: [compressed rows, Hkv, dk], in the case's dtype
+  std::span<std::byte> workspace;
+};
+
+struct CompressBackwardCall {
+  CompressCall forward;          // its rows are not read
+  TensorView d_rows;             // [compressed rows, Hkv, dk], in the case's dtype
+  TensorView d_tokens;           // written: [key tokens, Hkv, dk]
+  PhiTensors<TensorView> d_phi;  // written
+};
+
+/// What one branch of NSA reads, and what it gives before its gate.
+struct BranchCall {
+  TensorView k, v;    // [key tokens, Hkv, dim], in the case's dtype; several branches may share theirs
+  TensorView o, lse;  // written: [query tokens, H, dv] in the profile's output format, [query tokens, H, 1] fp32
+};
+
+/// One call of `nsa`, the whole of it. Its parts are outputs too, for the backward and for the judge.
+struct NsaCall {
+  const reference::NsaProblem& nsa;
+  TensorView q;  // [query tokens, H, dk], in the case's dtype
+  BranchCall compressed, selected, window;
+  TensorView gates;  // [query tokens, H, 3], in the case's dtype
+  PhiTensors<TensorView> phi_k, phi_v;
+  TensorView k_compressed, v_compressed;  // written: [compressed rows, Hkv, dim], in the case's dtype
+  SelectionView selection;                // written: per kv head
+  TensorView o;                           // written: [query tokens, H, dv] in the profile's output format
+  std::span<std::byte> workspace;
+};
+
+struct BranchGradientViews {
+  TensorView dk, dv;  // written: [key tokens, Hkv, dim], of the branch's own k and v
+};
+
+/// The backward reads what the forward was given and what it gave, but for o.
+struct NsaBackwardCall {
+  NsaCall forward;
+  TensorView d_o;  // [query tokens, H, dv], in the case's dtype
+  TensorView dq;   // written: [query tokens, H, dk], summed over the branches
+  BranchGradientViews compressed, selected, window;
+  TensorView d_gates;                       // written: [query tokens, H, 3]
+  TensorView dk_compressed, dv_compressed;  // written: of the compressed rows
+  PhiTensors<TensorView> d_phi_k, d_phi_v;  // written
+};
+
 struct Kernel {
   std::string name;     // kind:name, as on the command line
   std::string summary;  // one line
@@ -52,7 +103,11 @@ struct Kernel {
   std::function<std::optional<std::string>(const Case&)> unsupported;
   std::function<std::int64_t(const Case&)> workspace_bytes;  // of a forward or backward call; empty: none
   std::function<void(const ForwardCall&)> forward;
-  std::function<void(const BackwardCall&)> backward;  // empty: forward only
+  std::function<void(const BackwardCall&)> backward;                   // empty: forward only
+  std::function<void(const CompressCall&)> compress;                   // of nsa_compress
+  std::function<void(const CompressBackwardCall&)> compress_backward;  // empty: forward only
+  std::function<void(const NsaCall&)> nsa;                             // of nsa
+  std::function<void(const NsaBackwardCall&)> nsa_backward;            // empty: forward only
 };
 
 /// The built-in kernels that this machine can run.

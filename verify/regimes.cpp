@@ -60,6 +60,7 @@ std::vector<std::int64_t> key_positions(const Case& c) {
 /// own.
 std::int64_t block_of(const Case& c) {
   if (c.op == Operator::nsa_compressed) return c.block / c.compress_stride;
+  if (c.op == Operator::nsa_compress) return c.compress_block;
   return c.op == Operator::dense || c.op == Operator::window ? 16 : c.block;
 }
 
@@ -234,27 +235,29 @@ void fill_captured(const Case& c, Inputs& in) {
   const Safetensors captured = load_captured(captured_name(c));
   const std::int64_t captured_tokens = captured.at("q").shape[0];
   const Random start(c.seed, "start");
-  std::int64_t q_token = 0, k_token = 0;
+  std::int64_t q_token = 0, k_token = 0, gradient = 0;
   const auto copy = [&](const char* key, Tensor& to, std::int64_t to_token, std::int64_t from_token,
                         std::int64_t tokens) {
     const SafeTensor& from = captured.at(key);
     for (std::int64_t i = 0; i < tokens; ++i)
       for (std::int64_t head = 0; head < to.heads; ++head)
         for (std::int64_t d = 0; d < to.dim; ++d)
-          to.at(to_token + i, head)[d] =
-              reference::round_to(from.values[static_cast<std::size_t>(
-                                      ((from_token + i) * from.shape[1] + head % from.shape[1]) * from.shape[2] + d)],
-                                  c.dtype);
+          to.at(to_token + i, head)[d] = reference::round_to(
+              from.values[static_cast<std::size_t>(
+                  ((from_token + i) * from.shape[1] + head % from.shape[1]) * from.shape[2] + d % from.shape[2])],
+              c.dtype);
   };
   for (std::size_t s = 0; s < c.lens.size(); ++s) {
-    const std::int64_t keys = key_rows(c)[s], queries = c.q_lens[s], longer = std::max(keys, queries);
+    const std::int64_t keys = key_rows(c)[s], queries = query_rows(c)[s], gradients = gradient_rows(c)[s];
+    const std::int64_t longer = std::max(keys, queries);
     const std::int64_t begin =
         c.seed == 0 ? 0 : start.below(captured_tokens - longer + 1, static_cast<std::uint64_t>(s));
     copy("q", in.q, q_token, begin + longer - queries, queries);
-    copy("do", in.d_o, q_token, begin + longer - queries, queries);
+    copy("do", in.d_o, gradient, begin + longer - gradients, gradients);
     copy("k", in.k, k_token, begin + longer - keys, keys);
-    copy("v", in.v, k_token, begin + longer - keys, keys);
+    if (in.v.tokens > 0) copy("v", in.v, k_token, begin + longer - keys, keys);
     q_token += queries;
+    gradient += gradients;
     k_token += keys;
   }
 }
@@ -398,14 +401,65 @@ std::string activations_directory() {
 
 std::vector<std::string> captured_names() { return safetensors_stems(activations_directory()); }
 
-Inputs make_inputs(const Case& c) {
-  const std::int64_t queries = std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0});
-  const std::vector<std::int64_t> rows = key_rows(c);
-  const std::int64_t keys = std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
-  Inputs inputs{Tensor(queries, c.heads, c.dk), Tensor(keys, c.kv_heads, c.dk), Tensor(keys, c.kv_heads, c.dv),
-                Tensor(queries, c.heads, c.dv), Selection()};
+namespace {
+
+/// q, k, v and do as the regime has them.
+Inputs make_attention_inputs(const Case& c) {
+  const auto sum = [](const std::vector<std::int64_t>& rows) {
+    return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+  };
+  const bool compresses_only = c.op == Operator::nsa_compress;
+  Inputs inputs;
+  inputs.q = Tensor(sum(query_rows(c)), c.heads, c.dk);
+  inputs.k = Tensor(sum(key_rows(c)), c.kv_heads, c.dk);
+  inputs.v = Tensor(compresses_only ? 0 : inputs.k.tokens, c.kv_heads, c.dv);
+  inputs.d_o = Tensor(sum(gradient_rows(c)), compresses_only ? c.kv_heads : c.heads, compresses_only ? c.dk : c.dv);
   regime_of(c).fill(c, inputs);
+  return inputs;
+}
+
+/// Weights that keep the magnitude of what they map; biases and position encodings smaller than that.
+PhiTensors<Tensor> make_phi(const Case& c, const char* stream, std::int64_t features) {
+  PhiTensors<Tensor> phi = zero_parameters(nsa_problem_of(c), features);
+  for (const auto& [name, tensor] : kPhiParts<Tensor>) {
+    Tensor& parameters = phi.*tensor;
+    const bool is_weight = name[0] == 'w';
+    fill_normal(c, parameters, fmt::format("{} {}", stream, name).c_str(),
+                is_weight ? 1 / std::sqrt(static_cast<double>(std::max<std::int64_t>(1, parameters.tokens))) : 0.25);
+  }
+  return phi;
+}
+
+/// Gates after their sigmoid; one in eight is closed, one in eight wide open.
+Tensor make_gates(const Case& c, std::int64_t tokens) {
+  Tensor gates(tokens, c.heads, 3);
+  const Random random(c.seed, "gates"), kind(c.seed, "gate kind");
+  fill(c, gates, [&](std::int64_t token, std::int64_t head, std::int64_t branch) {
+    const auto index = static_cast<std::uint64_t>((token * c.heads + head) * 3 + branch);
+    const std::int64_t drawn = kind.below(8, index);
+    return drawn < 2 ? static_cast<double>(drawn) : 1 / (1 + std::exp(-random.normal(index)));
+  });
+  return gates;
+}
+
+}  // namespace
+
+Inputs make_inputs(const Case& c) {
+  Inputs inputs = make_attention_inputs(c);
   if (c.op == Operator::selected) inputs.selection = make_selection(c);
+  if (compresses(c.op)) inputs.phi_k = make_phi(c, "phi_k", c.dk);
+  if (c.op != Operator::nsa) return inputs;
+  inputs.phi_v = make_phi(c, "phi_v", c.dv);
+  inputs.gates = make_gates(c, inputs.q.tokens);
+  const auto fill_branch = [&](std::uint64_t offset, Tensor& k, Tensor& v) {
+    Case branch = c;
+    if (!c.shared_kv) branch.seed += offset << 40;
+    Inputs of_branch = make_attention_inputs(branch);
+    k = std::move(of_branch.k);
+    v = std::move(of_branch.v);
+  };
+  fill_branch(1, inputs.k_selected, inputs.v_selected);
+  fill_branch(2, inputs.k_window, inputs.v_window);
   return inputs;
 }
 

@@ -8,16 +8,21 @@
 #include "reference/selected.hpp"
 #include "reference/tensor.hpp"
 #include "verify/case.hpp"
+#include "verify/phi.hpp"
 
 namespace attnspec::verify {
 
 /// The tensors of a case: doubles that are exact in its dtype.
 struct Inputs {
-  reference::Tensor q;             // [query tokens, H, dk]
-  reference::Tensor k;             // [rows of k, Hkv, dk]
+  reference::Tensor q;             // [query tokens, H, dk]; no rows for nsa_compress
+  reference::Tensor k;             // [rows of k, Hkv, dk]: the tokens of nsa_compress, the compressed branch of nsa
   reference::Tensor v;             // [rows of k, Hkv, dv]
-  reference::Tensor d_o;           // [query tokens, H, dv]
+  reference::Tensor d_o;           // [query tokens, H, dv]; for nsa_compress [compressed rows, Hkv, dk]
   reference::Selection selection;  // of `selected`: [query tokens, H or Hkv, top_k]
+  PhiTensors<reference::Tensor> phi_k;                           // of nsa_compress and nsa
+  PhiTensors<reference::Tensor> phi_v;                           // of nsa
+  reference::Tensor k_selected, v_selected, k_window, v_window;  // of nsa, as k and v
+  reference::Tensor gates;                                       // of nsa: [query tokens, H, 3]
 };
 
 /// Inputs are a pure function of the case. Throws std::runtime_error when a captured file cannot be read.
