@@ -187,7 +187,8 @@ double Covariance::along(const Vector& w) const {
   if (errors.along_centred.size() > 0)
     result += (errors.along_centred.array() * (products_with_y - with_centre).square()).sum();
   for (const Vector& direction : errors.shared) result += square(direction.dot(w));
-  return result + (errors.separate + rounding).dot(w.cwiseAbs2());
+  result += (errors.separate + rounding).dot(w.cwiseAbs2());
+  return and_of == nullptr ? result : result + and_of->along(w);
 }
 
 Matrix Covariance::matrix() const {
@@ -204,6 +205,7 @@ Matrix Covariance::matrix() const {
   }
   for (const Vector& direction : errors.shared) result.noalias() += direction * direction.transpose();
   result.diagonal() += errors.separate + rounding;
+  if (and_of != nullptr) result += and_of->matrix();
   return result;
 }
 

@@ -138,8 +138,9 @@ struct Covariance {
   const RowErrors& errors;
   Rows y;
   std::span<const KeyRange> visible;
-  const Vector& centre;    // [dim]
-  const Vector& rounding;  // [dim]
+  const Vector& centre;                // [dim]
+  const Vector& rounding;              // [dim]
+  const Covariance* and_of = nullptr;  // of an independent part of the same row, such as another branch of NSA
 
   /// <w, C w>: the variance of <w, error>.
   double along(const Vector& w) const;

@@ -110,6 +110,8 @@ struct Kernel {
   std::function<void(const NsaBackwardCall&)> nsa_backward;            // empty: forward only
 };
 
+bool implements(const Kernel& kernel, Operator op);
+
 /// The built-in kernels that this machine can run.
 const std::vector<Kernel>& kernels();
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "verify/kernel.hpp"
@@ -28,6 +29,10 @@ std::vector<Operator> operators_of(bool nsa) {
 std::vector<Operator> all_operators() { return {std::begin(kOperators), std::end(kOperators)}; }
 
 }  // namespace
+
+bool implements(const Kernel& kernel, Operator op) {
+  return std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end();
+}
 
 const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> all{
