@@ -13,11 +13,16 @@ namespace attnspec::verify {
 
 namespace {
 
-constexpr const char* kModel = "model:moba";
-constexpr const char* kModelSummary = "the report's five steps on the CPU, in declared arithmetic";
-
-constexpr const char* kNsaModel = "model:nsa";
-constexpr const char* kNsaModelSummary = "the branches of NSA on the CPU, in declared arithmetic";
+/// The model kernel, once for NSA and once for the other operators.
+struct ModelKernel {
+  const char* name;
+  const char* summary;
+  bool is_nsa;
+};
+constexpr ModelKernel kModels[] = {
+    {"model:moba", "the report's five steps on the CPU, in declared arithmetic", false},
+    {"model:nsa", "NSA on the CPU, its compression, branches and gates, in declared arithmetic", true},
+};
 
 /// The operators of NSA, or the others.
 std::vector<Operator> operators_of(bool nsa) {
@@ -28,6 +33,11 @@ std::vector<Operator> operators_of(bool nsa) {
 }
 std::vector<Operator> all_operators() { return {std::begin(kOperators), std::end(kOperators)}; }
 
+Kernel make_model(const ModelKernel& kernel, std::string name, const reference::Departures& departures) {
+  return model::make_kernel(std::move(name), kernel.summary, operators_of(kernel.is_nsa), model::correct_stages(),
+                            departures);
+}
+
 }  // namespace
 
 bool implements(const Kernel& kernel, Operator op) {
@@ -35,10 +45,11 @@ bool implements(const Kernel& kernel, Operator op) {
 }
 
 const std::vector<Kernel>& kernels() {
-  static const std::vector<Kernel> all{
-      model::make_kernel(kModel, kModelSummary, operators_of(false), model::correct_stages()),
-      model::make_kernel(kNsaModel, kNsaModelSummary, operators_of(true), model::correct_stages()),
-  };
+  static const std::vector<Kernel> all = [] {
+    std::vector<Kernel> models;
+    for (const ModelKernel& kernel : kModels) models.push_back(make_model(kernel, kernel.name, {}));
+    return models;
+  }();
   return all;
 }
 
@@ -49,12 +60,8 @@ Kernel find_kernel(std::string_view text) {
     if (kernel.name == name && departures.empty()) return kernel;
     names.push_back(kernel.name);
   }
-  if (name == kModel)
-    return model::make_kernel(std::string(text), kModelSummary, operators_of(false), model::correct_stages(),
-                              departures);
-  if (name == kNsaModel)
-    return model::make_kernel(std::string(text), kNsaModelSummary, operators_of(true), model::correct_stages(),
-                              departures);
+  for (const ModelKernel& kernel : kModels)
+    if (name == kernel.name) return make_model(kernel, std::string(text), departures);
   for (const model::Defect& defect : model::defects())
     if (name == fmt::format("defect:{}", defect.name))
       return model::make_kernel(std::string(text), defect.what, {defect.op}, defect.stages, departures);

@@ -17,6 +17,11 @@ Stages with(Stage Stages::*stage, Stage replacement) {
   return stages;
 }
 
+/// The same work on another problem.
+Work on(const Work& work, const MobaProblem& problem, const NsaProblem& nsa) {
+  return {work.op, problem, nsa, work.profile, work.num_queries, work.num_tokens, work.num_keys};
+}
+
 Blocks choose_without_forcing(const Work& work, const std::vector<float>& scores, std::int64_t t) {
   if (work.num_keys == 0 || t < 0) return {};
   Blocks blocks(static_cast<std::size_t>(t / work.problem.block + 1));
@@ -60,8 +65,7 @@ Partial merge_without_rescaling(const Work& work, const std::vector<Partial>& pa
 Blocks choose_beside_the_own_block(const Work& work, const std::vector<float>& scores, std::int64_t t) {
   MobaProblem one_more = work.problem;
   if (one_more.attention.causal) ++one_more.top_k;
-  return correct_stages().choose(
-      {work.op, one_more, work.nsa, work.profile, work.num_queries, work.num_tokens, work.num_keys}, scores, t);
+  return correct_stages().choose(on(work, one_more, work.nsa), scores, t);
 }
 
 std::int64_t kv_head_round_robin(const MobaProblem& problem, std::int64_t h) { return h % problem.attention.kv_heads; }
@@ -178,14 +182,11 @@ void add_importance_plus(const Work& work, const std::vector<float>& scores, flo
 
 void add_largest_weight(const Work& work, const std::vector<float>& scores, float lse, std::vector<float>& importance) {
   std::vector<float> largest(importance.size());
-  for (std::size_t i = 0; i < scores.size(); ++i) {
-    std::vector<float> one(importance.size());
-    std::vector<float> scores_up_to(scores.begin(), scores.begin() + static_cast<std::ptrdiff_t>(i));
-    std::fill(scores_up_to.begin(), scores_up_to.end(), -std::numeric_limits<float>::infinity());
-    scores_up_to.push_back(scores[i]);
-    correct_stages().add_importance(work, scores_up_to, lse, one);
-    for (std::size_t j = 0; j < one.size(); ++j)
-      if (one[j] > 0) largest[j] = std::max(largest[j], std::exp(scores[i] - lse));
+  for (std::int64_t i = 0; i < std::ssize(scores); ++i) {
+    const std::int64_t begin = i * work.nsa.compress_stride, end = begin + work.nsa.compress_block;
+    const float p = std::exp(scores[static_cast<std::size_t>(i)] - lse);
+    for (std::int64_t j = begin / work.nsa.block; j * work.nsa.block < end; ++j)
+      largest[static_cast<std::size_t>(j)] = std::max(largest[static_cast<std::size_t>(j)], p);
   }
   for (std::size_t j = 0; j < importance.size(); ++j) importance[j] += largest[j];
 }
@@ -219,8 +220,7 @@ Blocks choose_forcing(const Work& work, const std::vector<float>& importance, st
   NsaProblem nsa = work.nsa;
   nsa.initial_blocks = initial;
   nsa.local_blocks = local;
-  return correct_stages().choose_important(
-      {work.op, work.problem, nsa, work.profile, work.num_queries, work.num_tokens, work.num_keys}, importance);
+  return correct_stages().choose_important(on(work, work.problem, nsa), importance);
 }
 
 Blocks choose_without_initial_blocks(const Work& work, const std::vector<float>& importance) {
@@ -282,7 +282,7 @@ const std::vector<Defect>& defects() {
       {"window_of_one_more", "the window holds w + 1 keys", "window", "more than w keys",
        "k_{t-w:t} read with both ends included", Operator::window,
        with(&Stages::is_visible, &sees_one_key_before_the_window)},
-      {"window_of_one_less", "the window holds w - 1 keys beside none of its own", "window", "w above 1",
+      {"window_of_one_less", "the window holds w - 1 keys", "window", "w above 1",
        "an off-by-one at the window's start", Operator::window,
        with(&Stages::is_visible, &misses_the_first_key_of_the_window)},
       {"window_without_start", "the window is the whole past", "window", "more than w keys",

@@ -1,5 +1,4 @@
-// The model kernel as a kernel that can be judged, for every operator: MoBA assigns blocks itself, `selected` is given
-// them, and `dense` and the parts of NSA are one block that holds the sequence.
+// The model kernel as a kernel that can be judged, for every operator.
 #pragma once
 
 #include "verify/kernel.hpp"

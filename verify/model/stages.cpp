@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <numeric>
 
 namespace attnspec::verify::model {
@@ -271,6 +272,180 @@ void attend_backward(const Stages& stages, const Work& work, const BlockQueries&
   }
 }
 
+/// sums += W^T x, row by row of W.
+void add_product(const Rows& w, const std::vector<float>& x, std::vector<float>& sums) {
+  for (std::int64_t r = 0; r < w.count; ++r)
+    for (std::int64_t c = 0; c < w.dim; ++c)
+      sums[static_cast<std::size_t>(c)] += x[static_cast<std::size_t>(r)] * w.row(r)[c];
+}
+
+/// W y.
+std::vector<float> product(const Rows& w, const std::vector<float>& y) {
+  std::vector<float> result;
+  for (std::int64_t r = 0; r < w.count; ++r) result.push_back(dot(w.row(r), y.data(), w.dim));
+  return result;
+}
+
+/// sums += x y^T.
+void add_outer_product(const std::vector<float>& x, const std::vector<float>& y, Rows& sums) {
+  for (std::int64_t r = 0; r < sums.count; ++r)
+    for (std::int64_t c = 0; c < sums.dim; ++c)
+      sums.row(r)[c] += x[static_cast<std::size_t>(r)] * y[static_cast<std::size_t>(c)];
+}
+
+void add(const std::vector<float>& x, std::vector<float>& sums) {
+  for (std::size_t n = 0; n < x.size(); ++n) sums[n] += x[n];
+}
+
+void round_all(std::vector<float>& values, reference::Format format) {
+  for (float& x : values) x = rounded(x, format);
+}
+
+std::int64_t block_start(const CompressWork& work, std::int64_t i) {
+  return work.first_token + i * work.nsa.compress_stride;
+}
+
+Parameters load_parameters(const NsaProblem& nsa, const PhiTensors<TensorView>& phi, std::int64_t g) {
+  const std::int64_t set = nsa.shared_phi ? 0 : g;
+  Parameters parameters;
+  for (std::size_t part = 0; part < kPhiParts<Rows>.size(); ++part) {
+    const TensorView& from = phi.*kPhiParts<TensorView>[part].tensor;
+    parameters.*kPhiParts<Rows>[part].tensor = load(from, 0, from.tokens, set);
+  }
+  return parameters;
+}
+
+float activation(reference::Activation kind, float x) {
+  if (kind == reference::Activation::relu) return std::max(x, 0.0f);
+  if (kind == reference::Activation::silu) return x / (1 + std::exp(-x));
+  return 0.5f * x * std::erfc(-x / std::numbers::sqrt2_v<float>);
+}
+
+float slope(reference::Activation kind, float x) {
+  if (kind == reference::Activation::relu) return x > 0 ? 1.0f : 0.0f;
+  if (kind == reference::Activation::silu) {
+    const float sigmoid = 1 / (1 + std::exp(-x));
+    return sigmoid + x * sigmoid * (1 - sigmoid);
+  }
+  const float density = std::exp(-0.5f * x * x) * std::numbers::inv_sqrtpi_v<float> / std::numbers::sqrt2_v<float>;
+  return 0.5f * std::erfc(-x / std::numbers::sqrt2_v<float>) + x * density;
+}
+
+/// The tokens of a block with their position encoding, side by side.
+std::vector<float> encoded(const CompressWork& work, const Parameters& phi, const Rows& x) {
+  std::vector<float> z = x.values;
+  add(phi.position.values, z);
+  round_all(z, work.profile.weights);
+  return z;
+}
+
+/// The hidden features of the MLP before their activation.
+std::vector<float> hidden_of(const Parameters& phi, const std::vector<float>& z) {
+  std::vector<float> hidden = phi.b1.values;
+  add_product(phi.w1, z, hidden);
+  return hidden;
+}
+
+/// And after it.
+std::vector<float> activated(const Stages& stages, const CompressWork& work, std::vector<float> hidden) {
+  for (float& x : hidden) x = stages.activation(work.nsa.activation, x);
+  round_all(hidden, work.profile.weights);
+  return hidden;
+}
+
+std::vector<float> mean_of(const Rows& x) {
+  std::vector<float> mean(static_cast<std::size_t>(x.dim));
+  for (std::int64_t s = 0; s < x.count; ++s)
+    for (std::int64_t f = 0; f < x.dim; ++f) mean[static_cast<std::size_t>(f)] += x.row(s)[f];
+  for (float& f : mean) f /= static_cast<float>(x.count);
+  return mean;
+}
+
+std::vector<float> compress(const Stages& stages, const CompressWork& work, const Parameters& phi, const Rows& x) {
+  if (work.nsa.phi == reference::Phi::mean) return mean_of(x);
+  const std::vector<float> z = encoded(work, phi, x);
+  std::vector<float> row(static_cast<std::size_t>(x.dim));
+  if (work.nsa.phi == reference::Phi::linear) {
+    add_product(phi.w, z, row);
+  } else {
+    row = phi.b2.values;
+    add_product(phi.w2, activated(stages, work, hidden_of(phi, z)), row);
+  }
+  return row;
+}
+
+Rows compress_backward(const Stages& stages, const CompressWork& work, const Parameters& phi, const Rows& x,
+                       const std::vector<float>& d_row, Parameters& sums) {
+  Rows d_x(x.count, x.dim);
+  if (work.nsa.phi == reference::Phi::mean) {
+    for (std::int64_t s = 0; s < x.count; ++s)
+      for (std::int64_t f = 0; f < x.dim; ++f)
+        d_x.row(s)[f] = d_row[static_cast<std::size_t>(f)] / static_cast<float>(x.count);
+    return d_x;
+  }
+  const std::vector<float> z = encoded(work, phi, x);
+  if (work.nsa.phi == reference::Phi::linear) {
+    add_outer_product(z, d_row, sums.w);
+    d_x.values = product(phi.w, d_row);
+  } else {
+    const std::vector<float> hidden = hidden_of(phi, z);
+    add_outer_product(activated(stages, work, hidden), d_row, sums.w2);
+    add(d_row, sums.b2.values);
+    std::vector<float> d_hidden = product(phi.w2, d_row);
+    for (std::size_t n = 0; n < hidden.size(); ++n) d_hidden[n] *= stages.slope(work.nsa.activation, hidden[n]);
+    add(d_hidden, sums.b1.values);
+    round_all(d_hidden, work.profile.weights);
+    add_outer_product(z, d_hidden, sums.w1);
+    d_x.values = product(phi.w1, d_hidden);
+  }
+  add(d_x.values, sums.position.values);
+  return d_x;
+}
+
+void add_to_tokens(const Rows& d_x, std::int64_t begin, Rows& sums) {
+  for (std::int64_t s = 0; s < d_x.count; ++s)
+    for (std::int64_t f = 0; f < d_x.dim; ++f) sums.row(begin + s)[f] += d_x.row(s)[f];
+}
+
+void add_to_parameters(const Parameters& of_head, Parameters& sums) {
+  for (const auto& [name, part] : kPhiParts<Rows>) add((of_head.*part).values, (sums.*part).values);
+}
+
+BranchCall branch_of(const NsaCall& call, Branch branch) {
+  if (branch == Branch::selected) return call.selected;
+  if (branch == Branch::window) return call.window;
+  return {call.k_compressed, call.v_compressed, call.compressed.o, call.compressed.lse};
+}
+
+Rows combine(const Rows& gates, const PerBranch<Rows>& o) {
+  Rows sums(o[0].count, o[0].dim);
+  for (std::int64_t i = 0; i < sums.count; ++i)
+    for (std::size_t b = 0; b < o.size(); ++b)
+      for (std::int64_t d = 0; d < sums.dim; ++d) sums.row(i)[d] += gates.row(i)[b] * o[b].row(i)[d];
+  return sums;
+}
+
+Rows branch_gradient(const Rows& gates, const Rows& d_o, Branch branch) {
+  Rows result = d_o;
+  for (std::int64_t i = 0; i < result.count; ++i)
+    for (std::int64_t d = 0; d < result.dim; ++d) result.row(i)[d] *= gates.row(i)[static_cast<std::size_t>(branch)];
+  return result;
+}
+
+Rows gate_gradients(const Rows& gates, const Rows& d_o, const PerBranch<Rows>& o) {
+  Rows result(gates.count, gates.dim);
+  for (std::int64_t i = 0; i < result.count; ++i)
+    for (std::size_t b = 0; b < o.size(); ++b) result.row(i)[b] = dot(d_o.row(i), o[b].row(i), d_o.dim);
+  return result;
+}
+
+Rows add_queries(const PerBranch<Rows>& dq) {
+  Rows sums = dq[0];
+  add(dq[1].values, sums.values);
+  add(dq[2].values, sums.values);
+  return sums;
+}
+
 }  // namespace
 
 const Stages& correct_stages() {
@@ -286,11 +461,25 @@ const Stages& correct_stages() {
                              .attend = attend,
                              .add_importance = add_importance,
                              .choose_important = choose_important,
+                             .block_start = block_start,
+                             .load_parameters = load_parameters,
+                             .activation = activation,
+                             .compress = compress,
                              .restore = restore,
                              .merge = merge,
                              .delta = delta,
                              .attend_backward = attend_backward,
-                             .store = store};
+                             .store = store,
+                             .slope = slope,
+                             .compress_backward = compress_backward,
+                             .add_to_tokens = add_to_tokens,
+                             .add_to_parameters = add_to_parameters,
+                             .branch = branch_of,
+                             .branch_backward = branch_of,
+                             .combine = combine,
+                             .branch_gradient = branch_gradient,
+                             .gate_gradients = gate_gradients,
+                             .add_queries = add_queries};
   return stages;
 }
 

@@ -2,18 +2,23 @@
 // declared arithmetic: inputs and products in the profile's formats, fp32 accumulation, key tiles with online softmax.
 //
 // NSA's compressed attention and window are step 3 with one block that holds all rows and masks of their own; selection
-// by importance follows.
+// by importance follows. Compression (the paper, section 3.3.1) comes before it, gates weigh the three branches after
+// it.
 //
 // It is written as a kernel would be, and shares no formula with the reference. It is a struct of stage functions, so
 // that a planted defect is the same struct with one stage replaced.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "reference/noise.hpp"
 #include "reference/problem.hpp"
 #include "verify/case.hpp"
+#include "verify/kernel.hpp"
+#include "verify/phi.hpp"
 #include "verify/storage.hpp"
 
 namespace attnspec::verify::model {
@@ -81,6 +86,22 @@ struct BackwardRows {
   std::int64_t head_in_group;  // of these queries: 0 .. H / Hkv - 1
 };
 
+/// What the compression of one sequence needs to know.
+struct CompressWork {
+  const NsaProblem& nsa;
+  const Profile& profile;
+  std::int64_t first_token, num_tokens;  // of the sequence, in the packed tensor
+  std::int64_t first_row, num_rows;      // of its compressed rows, likewise
+};
+
+/// phi's parameters for one kv head, or sums of their gradients, in fp32.
+using Parameters = PhiTensors<Rows>;
+
+/// The branches of NSA, in the order of a row's gates.
+enum class Branch { compressed, selected, window };
+template <class T>
+using PerBranch = std::array<T, 3>;
+
 struct Stages {
   // Before step 1: which kv head a query head reads, and tokens begin .. end - 1 of one head, in fp32.
   std::int64_t (*kv_head)(const MobaProblem&, std::int64_t h);
@@ -101,6 +122,12 @@ struct Stages {
   // the blocks taken. scores [m], lse: of one head; importance [c + 1].
   void (*add_importance)(const Work&, const std::vector<float>& scores, float lse, std::vector<float>& importance);
   Blocks (*choose_important)(const Work&, const std::vector<float>& importance);
+  // Compression: the first token of block i in the packed tensor, what phi reads for kv head g, its activation, and one
+  // row from the tokens x [l, features] of its block.
+  std::int64_t (*block_start)(const CompressWork&, std::int64_t i);
+  Parameters (*load_parameters)(const NsaProblem&, const PhiTensors<TensorView>& phi, std::int64_t g);
+  float (*activation)(reference::Activation kind, float x);
+  std::vector<float> (*compress)(const Stages&, const CompressWork&, const Parameters& phi, const Rows& x);
   // Step 4, restore the order of the queries.
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax.
@@ -109,6 +136,22 @@ struct Stages {
   float (*delta)(const Work&, const float* d_o, const float* o);
   void (*attend_backward)(const Stages&, const Work&, const BlockQueries&, const BackwardRows&, Gradients& sums);
   void (*store)(const Rows&, const TensorView& to, std::int64_t begin, std::int64_t head, float factor);
+  // Backward of compression: the activation's derivative; the gradients of one block's tokens, adding those of the
+  // parameters; their sum over the blocks of a token, from `begin` on; the sum over the kv heads that share parameters.
+  float (*slope)(reference::Activation kind, float x);
+  Rows (*compress_backward)(const Stages&, const CompressWork&, const Parameters& phi, const Rows& x,
+                            const std::vector<float>& d_row, Parameters& sums);
+  void (*add_to_tokens)(const Rows& d_x, std::int64_t begin, Rows& sums);
+  void (*add_to_parameters)(const Parameters& of_head, Parameters& sums);
+  // NSA as a whole: what the attention of a branch reads and writes, and what its backward reads. Then, for all rows of
+  // one query head, with gates [rows, 3]: the sum of the branches, the gradient of one branch's output, the gradients
+  // of the gates, and dq.
+  BranchCall (*branch)(const NsaCall&, Branch);
+  BranchCall (*branch_backward)(const NsaCall&, Branch);
+  Rows (*combine)(const Rows& gates, const PerBranch<Rows>& o);
+  Rows (*branch_gradient)(const Rows& gates, const Rows& d_o, Branch);
+  Rows (*gate_gradients)(const Rows& gates, const Rows& d_o, const PerBranch<Rows>& o);
+  Rows (*add_queries)(const PerBranch<Rows>& dq);
 };
 
 /// The stages as the report has them.

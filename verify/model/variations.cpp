@@ -77,23 +77,13 @@ Partial attend_backwards(const Stages& stages, const Work& work, std::int64_t i,
   return partial;
 }
 
+template <class Number>
 std::vector<Partial> attend_key_by_key(const Stages& stages, const Work& work, const BlockQueries& list, const Rows& q,
                                        const Rows& k, const Rows& v) {
+  const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
   std::vector<Partial> partials;
   for (const std::int64_t i : list.queries)
-    if (Partial partial =
-            attend_backwards<float>(stages, work, i, work.block_begin(list.block), work.block_end(list.block), q, k, v);
-        partial.lse != kNegativeInfinity)
-      partials.push_back(std::move(partial));
-  return partials;
-}
-
-std::vector<Partial> attend_in_double(const Stages& stages, const Work& work, const BlockQueries& list, const Rows& q,
-                                      const Rows& k, const Rows& v) {
-  std::vector<Partial> partials;
-  for (const std::int64_t i : list.queries)
-    if (Partial partial = attend_backwards<double>(stages, work, i, work.block_begin(list.block),
-                                                   work.block_end(list.block), q, k, v);
+    if (Partial partial = attend_backwards<Number>(stages, work, i, begin, end, q, k, v);
         partial.lse != kNegativeInfinity)
       partials.push_back(std::move(partial));
   return partials;
@@ -160,11 +150,11 @@ const std::vector<Variation>& variations() {
       {"last_block_first", "blocks are visited from the last to the first",
        with([](Stages& s) { s.order = order_from_the_last_block; })},
       {"key_by_key", "no tiles: keys from the last to the first, masked ones with weight 0",
-       with([](Stages& s) { s.attend = attend_key_by_key; })},
+       with([](Stages& s) { s.attend = attend_key_by_key<float>; })},
       {"short_splits", "every five keys make a partial output, empty ones too; merged in two passes",
        with([](Stages& s) { s.attend = attend_in_short_splits, s.merge = merge_in_two_passes; })},
       {"double_precision", "attention and gradients are computed in double",
-       with([](Stages& s) { s.attend = attend_in_double, s.attend_backward = attend_backward_in_double; })},
+       with([](Stages& s) { s.attend = attend_key_by_key<double>, s.attend_backward = attend_backward_in_double; })},
   };
   return all;
 }

@@ -1,0 +1,15 @@
+// The operator `nsa`: compression, the three branches one after the other, and the gates over them.
+#pragma once
+
+#include "verify/kernel.hpp"
+#include "verify/model/stages.hpp"
+
+namespace attnspec::verify::model {
+
+/// The whole forward.
+void run(const Stages& stages, const Profile& profile, const NsaCall& call);
+
+/// The whole backward.
+void run(const Stages& stages, const Profile& profile, const NsaBackwardCall& call);
+
+}  // namespace attnspec::verify::model
