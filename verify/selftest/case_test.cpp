@@ -5,21 +5,16 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include <filesystem>
 #include <fstream>
 
 #include "verify/regimes.hpp"
+#include "verify/selftest/testing.hpp"
 
 namespace attnspec::verify {
 namespace {
 
 std::string rejection(const std::string& text) {
-  try {
-    parse_case(text);
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "";
+  return message_of<std::invalid_argument>([&] { parse_case(text); });
 }
 
 /// Any valid case.
@@ -133,18 +128,13 @@ TEST(Case, RejectsCapturedSlicesThatDoNotFit) {
 }
 
 TEST(CaseFile, NamesFileAndLine) {
-  const auto path = std::filesystem::temp_directory_path() / "attnspec_case_file_test.cases";
-  std::ofstream(path) << "# why\n\nmoba(lens=4) # tiny\n  dense(lens=5)\n";
-  EXPECT_EQ(read_case_file(path.string()).size(), 2u);
-  std::ofstream(path) << "moba(lens=4)\nmoba(lens=x)\n";
-  try {
-    read_case_file(path.string());
-    FAIL();
-  } catch (const std::invalid_argument& error) {
-    EXPECT_EQ(error.what(), path.string() + ":2: lens=x: is not a whole number");
-  }
-  std::filesystem::remove(path);
-  EXPECT_THROW(read_case_file(path.string()), std::runtime_error);
+  const TemporaryPath file("some.cases");
+  std::ofstream(file.path()) << "# why\n\nmoba(lens=4) # tiny\n  dense(lens=5)\n";
+  EXPECT_EQ(read_case_file(file.string()).size(), 2u);
+  std::ofstream(file.path()) << "moba(lens=4)\nmoba(lens=x)\n";
+  EXPECT_EQ(message_of<std::invalid_argument>([&] { read_case_file(file.string()); }),
+            file.string() + ":2: lens=x: is not a whole number");
+  EXPECT_THROW(read_case_file(TemporaryPath("none.cases").string()), std::runtime_error);
 }
 
 }  // namespace
