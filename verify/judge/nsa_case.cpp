@@ -90,7 +90,9 @@ class NsaCase {
           regime_of(case_).zero_mean_values && (branch != Branch::compressed || problem_.phi == Phi::mean);
       of(judges, branch).judge_outputs({}, zero_mean, observe_, result_);
     }
-    judge_gated_output();
+    judge_from_outputs("o", o_.view(), [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
+      return gated_noise(profile_, inputs_.gates.row(token, head), o);
+    });
     if (!kernel_.nsa_backward) return;
     for (const AttentionJudge& judge : judges)
       if (result_.reason.empty()) result_.reason = judge.why_no_backward();
@@ -107,7 +109,9 @@ class NsaCase {
       BranchTensors& tensors = of(branches_, branch);
       of(judges, branch).judge_key_gradients(of(d_o, branch), tensors.dk.view(), tensors.dv.view(), observe_, result_);
     }
-    judge_gate_gradients();
+    judge_from_outputs("dgates", d_gates_.view(), [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
+      return gate_gradient_noise(profile_, inputs_.d_o.row(token, head), o);
+    });
     BranchTensors& compressed = branches_[0];
     judge_compression_gradients(profile_, phi_k, load(dk_compressed_.view()), compressed.dk.view(), views(d_phi_k_),
                                 observe_, result_);
@@ -246,41 +250,20 @@ class NsaCase {
             branches_[2].lse.view()};
   }
 
-  /// The three stored branch outputs of a row, [3, dv].
-  Matrix branch_outputs(std::int64_t token, std::int64_t head) {
-    Matrix o(3, case_.dv);
-    for (std::size_t b = 0; b < 3; ++b) o.row(static_cast<Eigen::Index>(b)) = branches_[b].o.view().row(token, head);
-    return o;
-  }
-
-  /// Compares a row whose features err independently, but for what other parts of the row do.
-  void add(Tally& tally, const Place& place, const Vector& expected, const Vector& observed, const RowNoise& noise,
-           const RowErrors& errors, const Covariance* parts) const {
-    const Covariance covariance{errors, {nullptr, 0, expected.size()}, {}, expected, noise.rounding, parts};
-    tally.add(place, compare_row(expected, observed, noise, profile_.output, covariance), expected, observed,
-              &covariance);
-  }
-
-  /// o, from the branch outputs that the kernel stored.
-  void judge_gated_output() {
-    Tally tally(observe_, "", "o");
+  /// Compares every row of an output that follows from the branch outputs which the kernel stored. predict(rows, token,
+  /// head): the row it should be.
+  template <class Predict>
+  void judge_from_outputs(const char* output, TensorView view, const Predict& predict) {
+    Tally tally(observe_, "", output);
     for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
-      const Matrix o = branch_outputs(token, head);
-      const Vector g = inputs_.gates.row(token, head), expected = o.transpose() * g,
-                   observed = o_.view().row(token, head);
-      add(tally, {sequence.index, token - sequence.q_begin, head}, expected, observed, gated_noise(profile_, g, o));
-    });
-    tally.finish(result_);
-  }
-
-  /// dgates, from the branch outputs that the backward was given.
-  void judge_gate_gradients() {
-    Tally tally(observe_, "", "dgates");
-    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
-      const Matrix o = branch_outputs(token, head);
-      const Vector d_o = inputs_.d_o.row(token, head), expected = o * d_o, observed = d_gates_.view().row(token, head);
-      add(tally, {sequence.index, token - sequence.q_begin, head}, expected, observed,
-          gate_gradient_noise(profile_, d_o, o));
+      std::array<Vector, 3> o;
+      for (std::size_t b = 0; b < 3; ++b) o[b] = branches_[b].o.view().row(token, head);
+      const PredictedRow row = predict(BranchRows{o[0], o[1], o[2]}, token, head);
+      const Covariance covariance = row.covariance();
+      const Vector observed = view.row(token, head);
+      tally.add({sequence.index, token - sequence.q_begin, head},
+                compare_row(row.expected, observed, row.sum.noise, profile_.output, covariance), row.expected, observed,
+                &covariance);
     });
     tally.finish(result_);
   }
@@ -298,35 +281,31 @@ class NsaCase {
     Tally tally(observe_, "", "dq");
     Profile of_branch = profile_;
     if (profile_.fused_branches) of_branch.output = Format::fp32;
-    const double u32 = unit_roundoff(Format::fp32);
     for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
       std::vector<QueryGradient> parts;
-      std::vector<Covariance> covariances;
-      covariances.reserve(3);
-      Vector expected = Vector::Zero(case_.dk), magnitude = expected, squares = expected;
+      Matrix terms(3, case_.dk);
       RowNoise noise(case_.dk);
       for (std::size_t b = 0; b < 3; ++b) {
-        const QueryGradient& part =
-            parts.emplace_back(judges[b].query_gradient(of_branch, sequence.index, token, head, d_o[b]));
-        expected += part.expected;
-        magnitude += part.expected.cwiseAbs();
-        squares += part.expected.cwiseAbs2();
-        noise.variance += part.noise.noise.variance;
-        noise.worst += part.noise.noise.worst;
-        noise.floor += part.noise.noise.floor;
+        parts.push_back(judges[b].query_gradient(of_branch, sequence.index, token, head, d_o[b]));
+        const RowNoise& part = parts.back().noise.noise;
+        terms.row(static_cast<Eigen::Index>(b)) = parts.back().expected.transpose();
+        noise.variance += part.variance;
+        noise.worst += part.worst;
+        noise.floor += part.floor;
       }
-      for (const QueryGradient& part : parts) {
-        covariances.push_back(part.covariance());
-        if (covariances.size() > 1) covariances.back().and_of = &covariances[covariances.size() - 2];
-      }
-      RowErrors sum(case_.dk);
-      sum.separate =
-          accumulation_variance(u32, 3, 1, 0) * squares + accumulation_variance(u32, 3, 0, 1) * expected.cwiseAbs2();
-      noise.variance += sum.separate;
-      noise.worst += 3 * u32 * magnitude;
+      const Vector expected = terms.colwise().sum().transpose(), observed = dq_.view().row(token, head);
+      const FeatureSum sum = feature_sum(unit_roundoff(Format::fp32), terms, {}, expected);
+      noise.variance += sum.variance;
+      noise.worst += sum.worst;
       add_output_rounding(expected, profile_.output, noise);
-      add(tally, {sequence.index, token - sequence.q_begin, head}, expected, dq_.view().row(token, head), noise, sum,
-          &covariances.back());
+      RowErrors errors(case_.dk);
+      errors.separate = sum.variance;
+      Covariance compressed = parts[0].covariance(), selected = parts[1].covariance(), window = parts[2].covariance();
+      compressed.and_of = &selected;
+      selected.and_of = &window;
+      const Covariance covariance{errors, {nullptr, 0, case_.dk}, {}, expected, noise.rounding, &compressed};
+      tally.add({sequence.index, token - sequence.q_begin, head},
+                compare_row(expected, observed, noise, profile_.output, covariance), expected, observed, &covariance);
     });
     tally.finish(result_);
   }

@@ -336,8 +336,9 @@ Kernel with_scale_of_o_off(double factor) {
 
 /// The largest direction of a case and what it is.
 Direction largest_direction(const CaseResult& result) {
-  Direction largest = result.directions.at(0);
-  for (const Direction& direction : result.directions)
+  const std::vector<Direction>& directions = result.directions.at(0).directions;
+  Direction largest = directions.at(0);
+  for (const Direction& direction : directions)
     if (std::abs(direction.z()) > std::abs(largest.z())) largest = direction;
   return largest;
 }
