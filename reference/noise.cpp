@@ -7,14 +7,6 @@
 
 namespace attnspec::reference {
 
-namespace {
-
-Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
-
-double square(double x) { return x * x; }
-
-}  // namespace
-
 double rounding_variance(double x, Format format) {
   const double s = subnormal_spacing(format), normal = kRounding * unit_roundoff(format) * x;
   return std::max(normal * normal, std::min(x * x, s * s / 12));
