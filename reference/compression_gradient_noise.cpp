@@ -188,10 +188,12 @@ void CompressionGradientNoise::set_input_gradients(const Matrix& to_input) {
 
 PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector expected) const {
   if (num_blocks() == 0) return {std::move(expected), {RowErrors(features_), RowNoise(features_)}, {}};
+  RowErrors errors(features_);
+  errors.separate = order_variance(accumulator_roundoff(profile_), in.values, *d_rows_.y, d_rows_.equal);
   SumNoise sum = sum_noise(profile_,
                            {*d_rows_.y, d_rows_.squares, d_rows_.magnitudes, in.values, in.variance, in.worst, in.floor,
                             in.variance, 1, in.equal, d_rows_.equal, d_rows_.y->transpose() * in.move},
-                           static_cast<double>(num_blocks()), RowErrors(features_), expected);
+                           static_cast<double>(num_blocks()), std::move(errors), expected);
   return stored(std::move(expected), std::move(sum), profile_.output, d_rows_.y);
 }
 
@@ -199,8 +201,9 @@ PredictedRow CompressionGradientNoise::sum_of_d_hidden(const Inputs& in, Vector 
   const Eigen::Index hidden = expected.size();
   if (num_blocks() == 0) return {std::move(expected), {RowErrors(hidden), RowNoise(hidden)}, {}};
   RowErrors errors(hidden);
-  errors.separate =
-      grouped_variance(units_.by_z, in.values, equal_z_) + grouped_variance(units_.by_d_row, in.values, d_rows_.equal);
+  errors.separate = grouped_variance(units_.by_z, in.values, equal_z_) +
+                    grouped_variance(units_.by_d_row, in.values, d_rows_.equal) +
+                    order_variance(accumulator_roundoff(profile_), in.values, *d_hidden_.y, d_hidden_.equal);
   SumNoise sum = sum_noise(
       profile_,
       {*d_hidden_.y, d_hidden_.squares, d_hidden_.magnitudes, in.values, in.variance, in.worst, in.floor, in.variance,

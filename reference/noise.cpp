@@ -197,6 +197,10 @@ Matrix Covariance::matrix() const {
   }
   for (const Vector& direction : errors.shared) result.noalias() += direction * direction.transpose();
   result.diagonal() += errors.separate + rounding;
+  for (const auto& group : equal_groups(centre.cwiseAbs()))  // of numbers that are equal, the rounding is: A3
+    for (const Eigen::Index i : group)
+      for (const Eigen::Index j : group)
+        if (i != j) result(i, j) += std::copysign(std::sqrt(rounding[i] * rounding[j]), centre[i] * centre[j]);
   if (and_of != nullptr) result += and_of->matrix();
   return result;
 }

@@ -71,6 +71,27 @@ SumNoise sum_noise(const Profile& profile, const WeightedRows& sum, double n, Ro
   return {std::move(errors), std::move(noise)};
 }
 
+Vector order_variance(double roundoff, const Vector& weights, const Matrix& y, const Groups& equal_rows) {
+  const Eigen::Index n = y.rows();
+  Eigen::ArrayXd sum = Eigen::ArrayXd::Zero(y.cols()), walk = sum, largest = sum, squares = sum, magnitudes = sum;
+  for (Eigen::Index t = 0; t < n; ++t) {
+    const Eigen::ArrayXd term = weights[t] * y.row(t).transpose().array();
+    sum += term;
+    walk += sum.square();
+    largest = largest.max(sum.abs());
+    squares += term.square();
+    magnitudes += term.abs();
+  }
+  Eigen::ArrayXd variance = square(kRounding * roundoff) * walk;
+  for (const auto& group : equal_rows)
+    for (Eigen::Index d = 0; d < y.cols(); ++d)
+      variance[d] += square(drift(roundoff, static_cast<double>(group.size()), largest[d], magnitudes[d]));
+  const auto count = static_cast<double>(n);
+  return (variance - accumulation_variance(roundoff, count, 1, 0) * squares -
+          accumulation_variance(roundoff, count, 0, 1) * sum.square())
+      .max(0);
+}
+
 FeatureSum feature_sum(double roundoff, const Matrix& terms, const Groups& equal, const Vector& sum) {
   const auto n = static_cast<double>(terms.rows());
   RowErrors drifts(sum.size());
@@ -78,7 +99,8 @@ FeatureSum feature_sum(double roundoff, const Matrix& terms, const Groups& equal
       roundoff, Vector::Ones(terms.rows()), equal, 1,
       [&](Eigen::Index t) -> Vector { return terms.row(t).transpose(); }, sum, drifts);
   return {drifts.separate + accumulation_variance(roundoff, n, 1, 0) * terms.cwiseAbs2().colwise().sum().transpose() +
-              accumulation_variance(roundoff, n, 0, 1) * sum.cwiseAbs2(),
+              accumulation_variance(roundoff, n, 0, 1) * sum.cwiseAbs2() +
+              order_variance(roundoff, Vector::Ones(terms.rows()), terms, {}),
           (n + 2) * roundoff * terms.cwiseAbs().colwise().sum().transpose()};
 }
 
