@@ -154,6 +154,9 @@ void CompressionGradientNoise::set_hidden(std::int64_t b, const BlockNoise& bloc
     if (may_flush(d_hidden[u], profile_.weights)) noise.floor[u] += std::abs(d_hidden[u]);
   }
   add_output_rounding(d_hidden, profile_.weights, noise);
+  if (problem_.activation == Activation::relu)  // a slope of 0 or 1: where it is equal, d_hidden is, and rounds equally
+    for (Eigen::Index u = 0; u < d_act.size(); ++u)
+      units_.by_d_row(b, u) = std::hypot(units_.by_d_row(b, u), std::sqrt(noise.rounding[u]));
   for (Eigen::Index u = 0; u < d_act.size(); ++u)
     units_.by_z(b, u) = std::copysign(std::sqrt(std::max(0.0, noise.variance[u] - square(units_.by_d_row(b, u)))),
                                       by_z[u] == 0 ? d_hidden[u] : by_z[u]);

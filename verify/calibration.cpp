@@ -65,7 +65,7 @@ bool rounds_freely(const reference::Vector& row, Format format) {
     rounding += std::pow(reference::round_to(x, format) - x, 2);
     predicted += std::pow(reference::spacing(x, format), 2) / 12;
   }
-  return rounding > predicted / 4;
+  return rounding > predicted / 2;
 }
 
 /// Collects the rows of one output from many threads.

@@ -54,10 +54,13 @@ Axis head_axis() {
   return axis;
 }
 
-Axis feature_axis() {
+/// phi has features squared parameters, of which every row is judged: where it is judged there are fewer.
+Axis feature_axis(Operator op) {
+  using Sizes = std::vector<std::pair<int, int>>;
+  const Sizes sizes = compresses(op) ? Sizes{{64, 64}, {16, 16}, {40, 24}, {48, 32}, {72, 56}, {1, 3}}
+                                     : Sizes{{64, 64}, {16, 16}, {40, 24}, {128, 128}, {192, 128}, {1, 3}};
   Axis axis;
-  for (const auto& [dk, dv] : {std::pair{64, 64}, {16, 16}, {40, 24}, {128, 128}, {192, 128}, {1, 3}})
-    axis.push_back([dk = dk, dv = dv](Case& c) { c.dk = dk, c.dv = dv; });
+  for (const auto& [dk, dv] : sizes) axis.push_back([dk = dk, dv = dv](Case& c) { c.dk = dk, c.dv = dv; });
   return axis;
 }
 
@@ -126,7 +129,7 @@ Axis compress_axis() {
   for (const Rule& r : {Rule{8, 4, Phi::mean, Activation::silu, 64, false},
                         {16, 2, Phi::mean, Activation::silu, 64, false},
                         {8, 4, Phi::linear, Activation::silu, 64, false},
-                        {32, 16, Phi::linear, Activation::silu, 64, true},
+                        {16, 8, Phi::linear, Activation::silu, 64, true},
                         {8, 4, Phi::mlp, Activation::silu, 24, true},
                         {4, 4, Phi::mlp, Activation::gelu, 64, false},
                         {8, 2, Phi::mlp, Activation::relu, 7, false},
@@ -277,8 +280,8 @@ std::vector<std::vector<int>> pairwise(const std::vector<int>& sizes) {
 }
 
 std::vector<Case> level_cases(Operator op, int level) {
-  const std::vector<Axis> axes{shape_axis(), head_axis(),  feature_axis(), rule_axis(op),
-                               scale_axis(), dtype_axis(), layout_axis(),  regime_axis()};
+  const std::vector<Axis> axes{shape_axis(), head_axis(),  feature_axis(op), rule_axis(op),
+                               scale_axis(), dtype_axis(), layout_axis(),    regime_axis()};
   std::vector<int> sizes;
   for (const Axis& axis : axes) sizes.push_back(static_cast<int>(axis.size()));
   std::vector<Case> cases;

@@ -51,7 +51,29 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"importance_in_half", "selection"},
                                                   {"initial_blocks_not_forced", "selection"},
                                                   {"own_block_only_forced", "selection"},
-                                                  {"empty_slot_is_block_zero", "selection"}};
+                                                  {"empty_slot_is_block_zero", "selection"},
+                                                  {"blocks_side_by_side", "rows"},
+                                                  {"blocks_across_sequences", "rows"},
+                                                  {"position_forgotten", "rows"},
+                                                  {"biases_forgotten", "rows"},
+                                                  {"phi_of_the_first_head", "rows"},
+                                                  {"weights_feature_by_feature", "rows"},
+                                                  {"mean_over_stride", "rows"},
+                                                  {"gelu_by_tanh", "rows"},
+                                                  {"slope_forgotten", "dtokens"},
+                                                  {"silu_slope_is_sigmoid", "dtokens"},
+                                                  {"position_gradient_missing", "dposition"},
+                                                  {"token_gradient_of_last_block", "dtokens"},
+                                                  {"shared_phi_of_last_head", "dposition"},
+                                                  {"branches_share_tokens", "selected.o"},
+                                                  {"window_reads_lse_of_selected", "dq"},
+                                                  {"gates_swapped", "o"},
+                                                  {"gates_normalised", "o"},
+                                                  {"gates_through_sigmoid_again", "o"},
+                                                  {"gate_missing_in_backward", "dq"},
+                                                  {"gate_gradient_of_the_sum", "dgates"},
+                                                  {"dq_without_compressed", "dq"},
+                                                  {"dq_of_the_last_branch", "dq"}};
 
 /// Defects and variations by their index in the list.
 class Defects : public testing::TestWithParam<std::size_t> {};

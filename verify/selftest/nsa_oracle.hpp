@@ -143,7 +143,7 @@ std::vector<Sum<T>> compress_block(const NsaProblem& problem, const Tensor<T>& x
 /// The compressed rows of all sequences, packed in their order, [compression blocks, Hkv, dim].
 template <class T>
 Tensor<Sum<T>> compress(const NsaProblem& problem, const Tensor<T>& x, const PhiParameters<T>& phi) {
-  const std::vector<std::int64_t> first_tokens = compression_blocks(problem);
+  const std::vector<std::int64_t> first_tokens = oracle::compression_blocks(problem);
   Tensor<Sum<T>> rows(static_cast<std::int64_t>(first_tokens.size()), x.heads, x.dim);
   for (std::int64_t i = 0; i < rows.tokens; ++i)
     for (std::int64_t g = 0; g < x.heads; ++g) {
@@ -162,7 +162,7 @@ inline bool sees_block(const NsaProblem& problem, const Place& place, std::int64
 
 /// The compressed rows a query sees, counted over all sequences.
 inline Lists compressed_keys(const NsaProblem& problem) {
-  const std::vector<std::int64_t> first_tokens = compression_blocks(problem);
+  const std::vector<std::int64_t> first_tokens = oracle::compression_blocks(problem);
   Lists rows(problem.attention.q_offsets.back(), problem.attention.heads);
   for (std::int64_t token = 0; token < problem.attention.q_offsets.back(); ++token) {
     const Place place = locate(problem.attention, token);
@@ -203,7 +203,7 @@ std::vector<Sum<T>> importance(const NsaProblem& problem, const Tensor<T>& q, co
                                std::int64_t token, std::int64_t g) {
   const Place place = locate(problem.attention, token);
   if (place.t < 0) return {};
-  const std::vector<std::int64_t> first_tokens = compression_blocks(problem);
+  const std::vector<std::int64_t> first_tokens = oracle::compression_blocks(problem);
   std::vector<Sum<T>> sums(static_cast<std::size_t>(place.t / problem.block + 1));
   for (std::int64_t h = 0; h < q.heads; ++h) {
     if (key_head(problem.attention, h) != g) continue;

@@ -90,7 +90,7 @@ CompressionGradients<T> compress_backward(const NsaProblem& problem, const Tenso
                                           const Tensor<Sum<T>>& d_rows) {
   CompressionGradients<T> sum{zeros(x),
                               {zeros(phi.position), zeros(phi.w1), zeros(phi.b1), zeros(phi.w2), zeros(phi.b2)}};
-  const std::vector<std::int64_t> first_tokens = compression_blocks(problem);
+  const std::vector<std::int64_t> first_tokens = oracle::compression_blocks(problem);
   for (std::int64_t i = 0; i < d_rows.tokens; ++i)
     for (std::int64_t g = 0; g < x.heads; ++g) {
       std::vector<Sum<T>> d_row;
