@@ -20,7 +20,7 @@ int check(const CheckOptions& options);
 int replay(const std::string& target, const std::string& kernel);
 
 struct CalibrateOptions {
-  std::int64_t rows = 6000;          // of every output, in every regime and profile
+  std::int64_t rows = 5000;          // of every output, in every regime and profile
   std::vector<std::string> regimes;  // none: every one
   std::uint64_t seed = 0;
 };

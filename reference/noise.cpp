@@ -172,6 +172,22 @@ Vector variance(const RowErrors& errors, const Rows& y, const Matrix& squares, s
   return (result + errors.separate).cwiseMax(0);
 }
 
+namespace {
+
+/// visit(i, j, covariance) for every pair of features that are equal but for their sign: they round equally. A3.
+template <class Visit>
+void for_each_equal_pair(const Covariance& covariance, const Visit& visit) {
+  const Vector &centre = covariance.centre, &rounding = covariance.rounding;
+  for (const auto& group : equal_groups(centre.cwiseAbs()))
+    for (std::size_t a = 0; a < group.size(); ++a)
+      for (std::size_t b = 0; b < a; ++b) {
+        const Eigen::Index i = group[a], j = group[b];
+        visit(i, j, std::copysign(std::sqrt(rounding[i] * rounding[j]), centre[i] * centre[j]));
+      }
+}
+
+}  // namespace
+
 double Covariance::along(const Vector& w) const {
   const Eigen::ArrayXd products_with_y = products(w, y, visible);
   const double with_centre = centre.dot(w);
@@ -180,6 +196,8 @@ double Covariance::along(const Vector& w) const {
     result += (errors.along_centred.array() * (products_with_y - with_centre).square()).sum();
   for (const Vector& direction : errors.shared) result += square(direction.dot(w));
   result += (errors.separate + rounding).dot(w.cwiseAbs2());
+  for_each_equal_pair(*this,
+                      [&](Eigen::Index i, Eigen::Index j, double shared) { result += 2 * shared * w[i] * w[j]; });
   return and_of == nullptr ? result : result + and_of->along(w);
 }
 
@@ -197,10 +215,10 @@ Matrix Covariance::matrix() const {
   }
   for (const Vector& direction : errors.shared) result.noalias() += direction * direction.transpose();
   result.diagonal() += errors.separate + rounding;
-  for (const auto& group : equal_groups(centre.cwiseAbs()))  // of numbers that are equal, the rounding is: A3
-    for (const Eigen::Index i : group)
-      for (const Eigen::Index j : group)
-        if (i != j) result(i, j) += std::copysign(std::sqrt(rounding[i] * rounding[j]), centre[i] * centre[j]);
+  for_each_equal_pair(*this, [&](Eigen::Index i, Eigen::Index j, double shared) {
+    result(i, j) += shared;
+    result(j, i) += shared;
+  });
   if (and_of != nullptr) result += and_of->matrix();
   return result;
 }

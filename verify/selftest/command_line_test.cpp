@@ -44,7 +44,7 @@ TEST(CommandLine, GivesOneLineForBadInput) {
       "(list variations)");
   expect_one_line("check model:moba+exact",
                   "departure 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
-                  "rounded_partials, fp32_out");
+                  "rounded_partials, fp32_out, fused_branches");
   expect_one_line("check model:moba+rounded_sum+normalise_first",
                   "departure 'normalise_first': contradicts rounded_sum");
   expect_one_line("check model:moba+fp32_out+fp32_out", "departure 'fp32_out': is given twice");
@@ -52,13 +52,14 @@ TEST(CommandLine, GivesOneLineForBadInput) {
       "calibrate --regime nowhere --rows 1",
       "regime=nowhere: is none of normal, diffuse, spiky, tie, near_tie, large, very_negative, token_tagged, "
       "head_tagged, constant_keys, repeated_tokens, cancelling_means, descending_magnitude, levers, "
-      "subnormal, captured:NAME");
+      "edge_spike, disagreeing_heads, underflow, subnormal, captured:NAME");
   expect_one_line("replay 'moba(heads=3,kv_heads=2)'", "heads=3: must be a multiple of kv_heads=2");
   expect_one_line("replay 'moba(top_k=0)'", "top_k=0: must be at least 1");
   expect_one_line("replay 'moba(lens=3+-1)'", "lens=3+-1: a length is negative, so that the offsets would decrease");
   expect_one_line("replay nowhere.cases", "case file nowhere.cases: cannot be read");
-  expect_one_line("check --operator attention",
-                  "operator 'attention': is none of dense, selected, moba_select, moba, nsa_compressed, window");
+  expect_one_line(
+      "check --operator attention",
+      "operator 'attention': is none of dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa");
   expect_one_line("check defect:delta_missing --operator dense", "no kernel given implements an operator given");
   expect_one_line("golden nowhere.safetensors", "nowhere.safetensors: cannot be read");
   expect_one_line("golden", "/nonexistent: No such file or directory", "ATTNSPEC_GOLDEN_DIR=/nonexistent");
@@ -97,7 +98,7 @@ TEST(CommandLine, JudgesADeclaredArithmetic) {
 TEST(CommandLine, CalibratesARegime) {
   const Outcome result = run("calibrate --regime subnormal --rows 50");
   EXPECT_EQ(result.code, 0) << result.out;
-  EXPECT_NE(result.out.find("21 regimes and profiles: 21 good, 0 bad"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("23 regimes and profiles: 23 good, 0 bad"), std::string::npos) << result.out;
 }
 
 TEST(CommandLine, ReplaysACaseFile) {

@@ -87,8 +87,8 @@ TEST(Junit, HoldsEveryCaseAndItsFindings) {
 TEST(Details, ShowEveryOutput) {
   EXPECT_EQ(details(result_with(Verdict::pass)),
             "moba(lens=9)\nmodel:x  \n"
-            "  output          rows   worst R     rms R undecided     wrong\n"
-            "  o                  9      1.50      0.67         0         0\n"
+            "  output                  rows   worst R     rms R undecided     wrong\n"
+            "  o                          9      1.50      0.67         0         0\n"
             "verdict: pass\n");
 }
 
