@@ -27,6 +27,8 @@ std::int64_t longest(const Case& c) { return c.lens.empty() ? 0 : *std::max_elem
 std::int64_t blocks(const Case& c) { return (longest(c) + c.block - 1) / c.block; }
 /// Blocks per query: slots, top_k or n.
 std::int64_t count(const Case& c) { return is_nsa(c.op) ? c.top_n : c.top_k; }
+/// Blocks of a query that it has in any case.
+std::int64_t forced(const Case& c) { return has_importance(c) ? c.initial + c.local : selects(c.op) ? 1 : 0; }
 std::int64_t group(const Case& c) { return c.heads / c.kv_heads; }
 
 template <class Predicate>
@@ -91,8 +93,8 @@ void add_blocks(std::vector<ParameterClass>& all) {
        {"whole blocks", [](const Case& c) { return has_blocks(c) && leaves(c, c.block, 0); }},
        {"one past a block", [](const Case& c) { return has_blocks(c) && c.block > 1 && leaves(c, c.block, 1); }},
        {"one block per query", [](const Case& c) { return has_blocks(c) && count(c) == 1; }},
-       {"fewer blocks per query than blocks",
-        [](const Case& c) { return has_blocks(c) && count(c) > 1 && count(c) < blocks(c); }},
+       {"a choice of blocks",
+        [](const Case& c) { return has_blocks(c) && count(c) > forced(c) && count(c) < blocks(c); }},
        {"as many blocks per query as blocks", [](const Case& c) { return has_blocks(c) && count(c) == blocks(c); }},
        {"more blocks per query than blocks", [](const Case& c) { return has_blocks(c) && count(c) > blocks(c); }},
        {"gate window", [](const Case& c) { return selects(c.op) && c.gate == Gate::window; }},

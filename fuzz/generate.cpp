@@ -47,7 +47,7 @@ Alternative sets(std::string name, Value Case::*member, Value value, int weight 
 Axis size_axis() {
   return {"size",
           always,
-          {{"tens", 14, [](Draft& draft) { draft.room = between(1, 96); }},
+          {{"tens", 14, [](Draft& draft) { draft.room = between(8, 104); }},
            {"hundreds", 1, [](Draft& draft) { draft.room = between(96, 400); }}},
           true};
 }
@@ -141,13 +141,13 @@ Axis compression_axis() {
            {"overlapping", 3,
             [](Draft& draft) {
               const std::int64_t rows = between(2, 4);
-              const std::int64_t stride = between(2, 8);
-              set_compression(draft, stride, rows, rows + between(0, 3));
+              const std::int64_t stride = between(2, 4);
+              set_compression(draft, stride, rows, rows + between(0, 2));
             }},
-           {"side by side", 1,
+           {"side by side", 2,
             [](Draft& draft) {
               const std::int64_t stride = between(2, 8);
-              set_compression(draft, stride, 1, between(1, 4));
+              set_compression(draft, stride, 1, between(1, 3));
             }},
            {"32 by 16 of 64", 1, [](Draft& draft) { set_compression(draft, 16, 2, 4); }}}};
 }
@@ -163,7 +163,7 @@ Axis sequence_axis() {
 /// Tokens that the next sequence may have.
 std::int64_t room_left(const Draft& draft) {
   const std::int64_t used = std::accumulate(draft.c.lens.begin(), draft.c.lens.end(), std::int64_t{0});
-  return std::max<std::int64_t>(1, draft.room / draft.c.heads - used);
+  return std::max<std::int64_t>(1, 2 * draft.room / (draft.c.heads + 1) - used);
 }
 
 void add_length(Draft& draft, std::int64_t length) { draft.c.lens.push_back(std::max<std::int64_t>(0, length)); }
@@ -240,7 +240,7 @@ void set_count(Draft& draft, std::int64_t count) {
 Axis count_axis() {
   return {"blocks per query",
           [](Operator op) { return has_slots(op) || has_importance(op); },
-          {{"one", 1, [](Draft& draft) { set_count(draft, 1); }},
+          {{"one", 2, [](Draft& draft) { set_count(draft, 1); }},
            {"some", 4,
             [](Draft& draft) { set_count(draft, between(2, std::min<std::int64_t>(8, most_blocks(draft.c) - 1))); }},
            {"all but one", 1, [](Draft& draft) { set_count(draft, most_blocks(draft.c) - 1); }},
@@ -407,7 +407,7 @@ Swarm draw_swarm() {
   for (const Axis& axis : axes()) {
     std::vector<bool> enabled(axis.alternatives.size(), true);
     const bool is_whole = between(0, 1) == 0 || axis.is_always_whole;
-    for (std::size_t i = 0; !is_whole && i < enabled.size(); ++i) enabled[i] = between(0, 1) == 0;
+    for (std::size_t i = 0; !is_whole && i < enabled.size(); ++i) enabled[i] = between(0, 2) > 0;
     const auto kept = static_cast<std::size_t>(between(0, std::ssize(enabled) - 1));
     enabled[kept] = true;
     swarm.enabled.push_back(std::move(enabled));
@@ -442,18 +442,25 @@ const std::vector<Axis>& axes() {
   return all;
 }
 
+Swarm whole_swarm() {
+  Swarm swarm;
+  for (const Axis& axis : axes()) swarm.enabled.emplace_back(axis.alternatives.size(), true);
+  return swarm;
+}
+
 rc::Gen<Swarm> any_swarm() { return rc::gen::exec(draw_swarm); }
 
-std::string describe(const Swarm& swarm) {
+std::string describe(const Swarm& swarm, const std::vector<Operator>& operators) {
   std::vector<std::string> parts;
   for (std::size_t i = 0; i < axes().size(); ++i) {
     std::vector<std::string> names;
     for (std::size_t k = 0; k < swarm.enabled[i].size(); ++k)
       if (swarm.enabled[i][k]) names.push_back(axes()[i].alternatives[k].name);
-    if (names.size() < swarm.enabled[i].size())
+    const bool is_used = std::any_of(operators.begin(), operators.end(), axes()[i].has);
+    if (is_used && names.size() < swarm.enabled[i].size())
       parts.push_back(fmt::format("{}: {}", axes()[i].name, fmt::join(names, ", ")));
   }
-  return fmt::format("{}", fmt::join(parts, "; "));
+  return parts.empty() ? "everything" : fmt::format("{}", fmt::join(parts, "; "));
 }
 
 rc::Gen<Case> any_case(Operator op, const Swarm& swarm) {

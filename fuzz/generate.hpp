@@ -47,10 +47,13 @@ struct Swarm {
   std::vector<std::vector<bool>> enabled;
 };
 
+/// Of all alternatives.
+Swarm whole_swarm();
+
 rc::Gen<Swarm> any_swarm();
 
-/// The alternatives of the axes that lack some, "regime: tie, levers; causal: no".
-std::string describe(const Swarm& swarm);
+/// The alternatives of the axes of these operators that lack some, "regime: tie, levers; causal: no".
+std::string describe(const Swarm& swarm, const std::vector<Operator>& operators);
 
 /// A case of the operator within a swarm. Most have tens of tokens, some hundreds. Keys that the operator does not have
 /// may hold anything; normalised makes a valid case of it.

@@ -79,7 +79,7 @@ CaseSource::CaseSource(std::vector<Operator> operators, std::uint64_t seed)
 
 Case CaseSource::next() {
   if (cases_ % kSwarmCases == 0) {
-    swarm_ = any_swarm()(random_.split()).value();
+    swarm_ = swarms_ == 0 ? whole_swarm() : any_swarm()(random_.split()).value();
     ++swarms_;
   }
   const Operator op = operators_[static_cast<std::size_t>(cases_++) % operators_.size()];

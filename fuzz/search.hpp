@@ -17,8 +17,8 @@
 
 namespace attnspec::fuzz {
 
-/// Cases of one swarm.
-inline constexpr int kSwarmCases = 25;
+/// Cases of one swarm. The first swarm has everything.
+inline constexpr int kSwarmCases = 20;
 /// Cases drawn for each one that is kept: the one with the most pairs of classes not seen yet.
 inline constexpr int kCandidates = 4;
 
@@ -49,7 +49,7 @@ struct Found {
   std::int64_t number;          // of the case, the first is 1
   double seconds;               // since the search began
   verify::CaseResult drawn;     // as it was found
-  verify::CaseResult shrunk;    // the simplest of the same verdict
+  verify::CaseResult shrunk;    // the simplest found
   std::int64_t judgements = 0;  // of the shrinking
 };
 

@@ -99,7 +99,8 @@ int fuzz(const FuzzOptions& given) {
   if (given.is_verbose)
     observer.swarm = [&](const Swarm& swarm) {
       progress.clear();
-      fmt::print(stderr, "swarm: {}\n", describe(swarm));
+      const auto& operators = options.operators.empty() ? kernel.operators : options.operators;
+      fmt::print(stderr, "swarm: {}\n", describe(swarm, operators));
     };
   observer.judged = [&](const CaseResult& result) { progress.step(found += is_finding(result.verdict)); };
   observer.found = [&](const Found& finding) {

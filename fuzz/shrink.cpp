@@ -187,7 +187,7 @@ Shrunk shrink(const Kernel& kernel, const CaseResult& failing, const std::functi
       if (!is_valid(*next) || !judged.insert(print(*next)).second) continue;
       ++shrunk.judgements;
       CaseResult result = judge(kernel, *next);
-      if (result.verdict != failing.verdict) continue;
+      if (!is_finding(result.verdict)) continue;
       shrunk.result = std::move(result);
       return true;
     }

@@ -1,4 +1,4 @@
-// Shrinking: from a case on which a kernel fails to the simplest one on which it fails in the same way.
+// Shrinking: from a case on which a kernel fails to the simplest one on which it fails.
 #pragma once
 
 #include <rapidcheck.h>
@@ -24,8 +24,8 @@ struct Shrunk {
 /// Judgements of one shrinking, at most.
 inline constexpr std::int64_t kMostJudgements = 400;
 
-/// Follows each way as far as the verdict stays the same, again and again until none leads on. stop: ends it early,
-/// empty: never. The operator never changes.
+/// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on. stop: ends
+/// it early, empty: never. The operator never changes.
 Shrunk shrink(const verify::Kernel& kernel, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
 
 }  // namespace attnspec::fuzz
