@@ -29,6 +29,19 @@ class Stopwatch {
   Clock::time_point start_ = Clock::now();
 };
 
+/// While it lives a judgement keeps to one thread: cases are too small to share, and threads that wait for each other
+/// stand still where other programs run.
+class OneThreadEach {
+ public:
+  OneThreadEach() { omp_set_num_threads(1); }
+  ~OneThreadEach() { omp_set_num_threads(before_); }
+  OneThreadEach(const OneThreadEach&) = delete;
+  OneThreadEach& operator=(const OneThreadEach&) = delete;
+
+ private:
+  int before_ = omp_get_max_threads();
+};
+
 std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vector<Operator>& wanted) {
   for (const Operator op : wanted) {
     if (std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end()) continue;
@@ -47,7 +60,7 @@ std::vector<std::optional<CaseResult>> judge_all(const Kernel& kernel, const std
   std::vector<std::optional<CaseResult>> results(cases.size());
   std::exception_ptr error;
   std::atomic<std::size_t> last = cases.size();
-#pragma omp parallel for schedule(dynamic) num_threads(jobs > 0 ? jobs : omp_get_max_threads())
+#pragma omp parallel for schedule(dynamic) num_threads(jobs)
   for (std::size_t i = 0; i < cases.size(); ++i) {
     if (i > last || is_over()) continue;
     try {
@@ -99,6 +112,8 @@ Case CaseSource::next() {
 
 SearchSummary search(const Kernel& kernel, const SearchOptions& options, const SearchObserver& observer) {
   CaseSource source(operators_to_search(kernel, options.operators), options.seed);
+  const int jobs = options.jobs > 0 ? options.jobs : omp_get_max_threads();
+  const OneThreadEach one_thread_each;
   const Stopwatch stopwatch;
   const auto is_over = [&] {
     return stopwatch.seconds() >= options.seconds || (options.is_stopped && options.is_stopped());
@@ -111,7 +126,7 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
     while (std::ssize(cases) < std::min<std::int64_t>(kSwarmCases, options.cases - begin))
       cases.push_back(source.next());
     if (observer.swarm) observer.swarm(source.swarm());
-    const auto results = judge_all(kernel, cases, options.jobs, !options.keeps_going, is_over);
+    const auto results = judge_all(kernel, cases, jobs, !options.keeps_going, is_over);
     for (std::size_t i = 0; i < results.size() && !has_ended; ++i) {
       if (!results[i]) continue;
       const CaseResult& result = *results[i];
