@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -57,6 +58,12 @@ std::map<std::string, SafeTensor> input_tensors(const Case& c) {
 
 }  // namespace
 
+const Finding& main_finding(const CaseResult& result) {
+  const auto found = std::find_if(result.findings.begin(), result.findings.end(),
+                                  [&](const Finding& finding) { return finding.verdict == result.verdict; });
+  return found == result.findings.end() ? result.findings.front() : *found;
+}
+
 void require_writable_directory(const std::string& directory) {
   namespace fs = std::filesystem;
   std::error_code error;
@@ -74,7 +81,7 @@ std::string write_finding(const std::string& directory, const Found& found) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   const std::string stem = (folder / fmt::format("{}-{}", name(c.op), found.drawn.c.seed)).string();
-  const std::string path = stem + ".case", failure = failure_line(found.shrunk, found.shrunk.findings.front());
+  const std::string path = stem + ".case", failure = failure_line(found.shrunk, main_finding(found.shrunk));
   std::ofstream file(path);
   file << fmt::format("# kernel {}; found as {}\n# {}\n{}\n", found.shrunk.kernel, print(found.drawn.c), failure,
                       print(c));

@@ -7,6 +7,9 @@
 
 namespace attnspec::fuzz {
 
+/// The finding that tells most of a failing case: the first with the case's verdict, if it was kept.
+const verify::Finding& main_finding(const verify::CaseResult& result);
+
 /// Throws std::runtime_error when nothing could be written into the directory, so that nothing is searched in vain.
 /// Makes the directory only for the trial.
 void require_writable_directory(const std::string& directory);

@@ -1,5 +1,6 @@
 // The search: generated cases, judged until one fails, the cases or the time are over, or somebody stops it. The same
-// seed draws the same cases in the same order on every machine; how many of them fit into the time may differ.
+// seed draws the same cases in the same order on every machine (with the same captured activations at hand); how many
+// of them fit into the time may differ.
 #pragma once
 
 #include <rapidcheck.h>

@@ -72,7 +72,7 @@ void print_summary(const SearchSummary& summary, std::uint64_t seed) {
 /// Writes a finding and prints its line and how to repeat it.
 void report(const Found& found, const std::string& directory) {
   const std::string path = write_finding(directory, found);
-  fmt::print("{}\n", failure_line(found.shrunk, found.shrunk.findings.front()));
+  fmt::print("{}\n", failure_line(found.shrunk, main_finding(found.shrunk)));
   fmt::print("  case {}, {:.1f} s: {}, shrunk in {} cases\n  {}\n", found.number, found.seconds, print(found.drawn.c),
              found.judgements, replay_file_command(path, found.shrunk.kernel));
   std::fflush(stdout);
@@ -154,7 +154,7 @@ int defects(const DefectsOptions& given) {
       is_caught = true;
       numbers.push_back(found.number);
       fmt::print("{:<28} {:<20} {:<10} {:>6} {:>8.2f}  {}\n", defect->name, name(found.shrunk.verdict),
-                 found.shrunk.findings.front().output, found.number, found.seconds, print(found.shrunk.c));
+                 main_finding(found.shrunk).output, found.number, found.seconds, print(found.shrunk.c));
     };
     const SearchSummary summary = search(find_kernel(fmt::format("defect:{}", defect->name)), options, observer);
     if (!is_caught)
