@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,28 @@ int check(const CheckOptions& options);
 
 /// target: a case, or a file of cases. kernel: empty: every built-in one that implements the operator.
 int replay(const std::string& target, const std::string& kernel);
+
+struct FuzzOptions {
+  std::string kernel;
+  std::vector<std::string> operators;  // none: every one the kernel implements
+  std::optional<double> seconds;       // none: 60, or no limit where `cases` is given
+  std::optional<std::int64_t> cases;   // none: no limit
+  std::uint64_t seed = 0;
+  int jobs = 0;                       // cases judged at the same time; 0: one for each thread
+  std::string findings = "findings";  // the directory for what is found
+  bool keeps_going = false;           // after a finding
+  bool is_verbose = false;            // tells each swarm on standard error
+};
+/// Searches for a case on which the kernel fails. Ctrl-C ends it with the summary of what was judged.
+int fuzz(const FuzzOptions& options);
+
+struct DefectsOptions {
+  std::vector<std::string> names;  // none: every planted defect
+  std::int64_t cases = 200;        // for each of them, at most
+  std::uint64_t seed = 0;
+};
+/// Whether the search finds the planted defects, and how soon.
+int defects(const DefectsOptions& options);
 
 struct CalibrateOptions {
   std::int64_t rows = 5000;          // of every output, in every regime and profile

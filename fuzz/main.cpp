@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <exception>
 #include <new>
+#include <random>
 #include <string>
 
 #include "fuzz/commands.hpp"
@@ -28,6 +29,31 @@ int run(int argc, char** argv) {
       ->capture_default_str();
   check->add_option("--operator", check_options.operators, "only these operators");
   check->add_option("--junit", check_options.junit, "also write a JUnit XML file");
+
+  fuzz::FuzzOptions fuzz_options;
+  fuzz_options.seed = std::random_device()();
+  auto* fuzzed = app.add_subcommand("fuzz", "search for a case on which a kernel fails, and shrink it");
+  fuzzed->add_option("KERNEL", fuzz_options.kernel, "the kernel to judge")->required();
+  fuzzed->add_option("--operator", fuzz_options.operators, "only these operators (default: all of the kernel's)");
+  fuzzed->add_option("--seconds", fuzz_options.seconds, "how long (default: 60, or no limit with --cases)")
+      ->check(CLI::PositiveNumber);
+  fuzzed->add_option("--cases", fuzz_options.cases, "how many cases (default: no limit)")->check(CLI::PositiveNumber);
+  fuzzed->add_option("--seed", fuzz_options.seed,
+                     "which cases; the same seed draws the same (default: another every time)");
+  fuzzed->add_option("--jobs", fuzz_options.jobs, "cases judged at the same time (default: one for each core)")
+      ->check(CLI::PositiveNumber);
+  fuzzed->add_option("--findings", fuzz_options.findings, "directory for the cases and tensors of findings")
+      ->capture_default_str();
+  fuzzed->add_flag("--keep-going", fuzz_options.keeps_going, "search on after a finding");
+  fuzzed->add_flag("--verbose", fuzz_options.is_verbose, "tell on standard error which features each swarm has");
+
+  fuzz::DefectsOptions defects_options;
+  auto* planted = app.add_subcommand("defects", "search for the planted defects, and tell how soon each is found");
+  planted->add_option("NAME", defects_options.names, "planted defects (default: all)");
+  planted->add_option("--cases", defects_options.cases, "cases for each of them, at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  planted->add_option("--seed", defects_options.seed, "other cases")->capture_default_str();
 
   std::string target, kernel;
   auto* replay = app.add_subcommand("replay", "judge one case, or the cases of a file, and show every output");
@@ -66,6 +92,8 @@ int run(int argc, char** argv) {
     return kCouldNotRun;
   }
   if (*check) return fuzz::check(check_options);
+  if (*fuzzed) return fuzz::fuzz(fuzz_options);
+  if (*planted) return fuzz::defects(defects_options);
   if (*replay) return fuzz::replay(target, kernel);
   if (*calibrate) return fuzz::calibrate(calibrate_options);
   if (*golden) return fuzz::golden(golden_files);

@@ -26,9 +26,13 @@ void Progress::step(std::size_t findings) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;
   const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
-  std::string line = fmt::format("{}/{} {}, {:.1f} a second, {:.0f} s left", done_, total_, things_, rate, left);
+  std::string line = total_ == 0
+                         ? fmt::format("{} {}, {:.1f} a second, {:.0f} s", done_, things_, rate, seconds)
+                         : fmt::format("{}/{} {}, {:.1f} a second, {:.0f} s left", done_, total_, things_, rate, left);
   if (findings > 0) line += fmt::format(", {} with findings", findings);
-  if (is_terminal_) {
+  if (is_terminal_ && total_ == 0) {
+    fmt::print(stderr, "\r\x1b[K{}", line);
+  } else if (is_terminal_) {
     constexpr std::size_t kWidth = 30;
     const std::size_t filled = kWidth * done_ / total_;
     fmt::print(stderr, "\r\x1b[K[{}{}] {}", std::string(filled, '#'), std::string(kWidth - filled, '.'), line);

@@ -9,7 +9,7 @@ namespace attnspec::fuzz {
 
 class Progress {
  public:
-  /// total: how many `things` are to come. Prints nothing before the first step.
+  /// total: how many `things` are to come, 0: nobody knows. Prints nothing before the first step.
   explicit Progress(std::size_t total, std::string things = "cases");
   ~Progress();
   Progress(const Progress&) = delete;

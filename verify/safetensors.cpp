@@ -7,8 +7,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <stdexcept>
 
 #include "verify/storage.hpp"
@@ -17,7 +19,7 @@ namespace attnspec::verify {
 
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "tensors are read as they lie in the file");
+static_assert(std::endian::native == std::endian::little, "tensors lie in the file as they do in memory");
 
 template <class T>
 T load(const char* bytes) {
@@ -26,19 +28,39 @@ T load(const char* bytes) {
   return value;
 }
 
+template <class T>
+void append(std::string& bytes, T value) {
+  char memory[sizeof value];
+  std::memcpy(memory, &value, sizeof value);
+  bytes.append(memory, sizeof value);
+}
+
 struct Dtype {
   const char* name;
   std::size_t bytes;
   double (*load)(const char*);
+  void (*append)(std::string&, double);
 };
 constexpr Dtype kDtypes[] = {
-    {"BF16", 2, [](const char* b) { return decode_bf16(load<std::uint16_t>(b)); }},
-    {"F16", 2, [](const char* b) { return decode_fp16(load<std::uint16_t>(b)); }},
-    {"F32", 4, [](const char* b) -> double { return load<float>(b); }},
-    {"F64", 8, [](const char* b) { return load<double>(b); }},
-    {"I32", 4, [](const char* b) -> double { return load<std::int32_t>(b); }},
-    {"I64", 8, [](const char* b) { return static_cast<double>(load<std::int64_t>(b)); }},
+    {"BF16", 2, [](const char* b) { return decode_bf16(load<std::uint16_t>(b)); },
+     [](std::string& b, double x) { append(b, encode_bf16(reference::round_to(x, Format::bf16))); }},
+    {"F16", 2, [](const char* b) { return decode_fp16(load<std::uint16_t>(b)); },
+     [](std::string& b, double x) { append(b, encode_fp16(reference::round_to(x, Format::fp16))); }},
+    {"F32", 4, [](const char* b) -> double { return load<float>(b); },
+     [](std::string& b, double x) { append(b, static_cast<float>(x)); }},
+    {"F64", 8, [](const char* b) { return load<double>(b); }, [](std::string& b, double x) { append(b, x); }},
+    {"I32", 4, [](const char* b) -> double { return load<std::int32_t>(b); },
+     [](std::string& b, double x) { append(b, static_cast<std::int32_t>(x)); }},
+    {"I64", 8, [](const char* b) { return static_cast<double>(load<std::int64_t>(b)); },
+     [](std::string& b, double x) { append(b, static_cast<std::int64_t>(x)); }},
 };
+
+/// nullptr where there is none of that name.
+const Dtype* find_dtype(const std::string& name) {
+  const auto dtype =
+      std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const Dtype& d) { return name == d.name; });
+  return dtype == std::end(kDtypes) ? nullptr : dtype;
+}
 
 SafeTensor read_tensor(const std::string& path, const std::string& name, const nlohmann::json& entry, const char* data,
                        std::size_t size) {
@@ -46,9 +68,8 @@ SafeTensor read_tensor(const std::string& path, const std::string& name, const n
     throw std::runtime_error(fmt::format("{}: tensor {}: {}", path, name, what));
   };
   SafeTensor tensor{entry.at("shape"), entry.at("dtype"), {}};
-  const auto dtype =
-      std::find_if(std::begin(kDtypes), std::end(kDtypes), [&](const Dtype& d) { return tensor.dtype == d.name; });
-  if (dtype == std::end(kDtypes)) fail(fmt::format("dtype {} is not known", tensor.dtype));
+  const Dtype* dtype = find_dtype(tensor.dtype);
+  if (dtype == nullptr) fail(fmt::format("dtype {} is not known", tensor.dtype));
   const std::vector<std::size_t> offsets = entry.at("data_offsets");
   if (offsets.size() != 2 || offsets[0] > offsets[1]) fail("data_offsets are not a begin and an end");
   if (offsets[1] > size) fail(fmt::format("ends at byte {} of {}: the file is truncated", offsets[1], size));
@@ -103,6 +124,36 @@ Safetensors read_safetensors(const std::string& path) {
     throw std::runtime_error(fmt::format("{}: header: {}", path, error.what()));
   }
   return result;
+}
+
+void write_safetensors(const Safetensors& file) {
+  const auto fail = [&](const std::string& what) { throw std::runtime_error(fmt::format("{}: {}", file.path, what)); };
+  nlohmann::json header = nlohmann::json::object();
+  if (!file.metadata.empty()) header["__metadata__"] = file.metadata;
+  std::string data;
+  for (const auto& [name, tensor] : file.tensors) {
+    const Dtype* dtype = find_dtype(tensor.dtype);
+    if (dtype == nullptr) fail(fmt::format("tensor {}: dtype {} is not known", name, tensor.dtype));
+    const auto count = std::accumulate(tensor.shape.begin(), tensor.shape.end(), std::int64_t{1}, std::multiplies<>());
+    if (count != std::ssize(tensor.values))
+      fail(fmt::format("tensor {}: has {} values, its shape {}", name, tensor.values.size(), count));
+    const std::size_t begin = data.size();
+    for (const double value : tensor.values) dtype->append(data, value);
+    header[name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // so that tensors are aligned
+  const std::string partial = file.path + ".part";
+  std::string bytes;
+  append(bytes, std::uint64_t{text.size()});
+  std::ofstream stream(partial, std::ios::binary);
+  stream << bytes << text << data;
+  stream.close();
+  std::error_code error;
+  if (stream) std::filesystem::rename(partial, file.path, error);
+  if (stream && !error) return;
+  std::filesystem::remove(partial, error);
+  fail("cannot be written");
 }
 
 std::vector<std::string> safetensors_stems(const std::string& directory) {

@@ -1,4 +1,4 @@
-// Reading .safetensors: an 8-byte little-endian length, a JSON header, raw little-endian tensors.
+// Reading and writing .safetensors: an 8-byte little-endian length, a JSON header, raw little-endian tensors.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,11 @@ struct Safetensors {
 /// Throws std::runtime_error, one line that names the file and what is wrong: cannot be read, truncated, a header that
 /// is not JSON, an unknown dtype, offsets that do not fit the shape or lie outside the file.
 Safetensors read_safetensors(const std::string& path);
+
+/// Writes file.path; all or nothing. Each value is rounded once to its tensor's dtype. Throws std::runtime_error, one
+/// line that names the file, when it cannot be written or a tensor has an unknown dtype or another number of values
+/// than its shape.
+void write_safetensors(const Safetensors& file);
 
 /// The names of the .safetensors files in a directory, without the ending, sorted. Throws std::runtime_error when the
 /// directory cannot be read.

@@ -141,6 +141,22 @@ bool hides_the_row_that_ends_at_the_query(const Work& work, std::int64_t t, std:
   return j * work.nsa.compress_stride + work.nsa.compress_block - 1 < t;
 }
 
+/// Weights of rows that are seen too early would fall into blocks that the query has not begun; they are lost.
+void add_importance_of_begun_blocks(const Work& work, const std::vector<float>& scores, float lse,
+                                    std::vector<float>& importance) {
+  std::vector<float> all(importance.size() + static_cast<std::size_t>(work.nsa.compress_block));
+  std::copy(importance.begin(), importance.end(), all.begin());
+  correct_stages().add_importance(work, scores, lse, all);
+  std::copy_n(all.begin(), importance.size(), importance.begin());
+}
+
+/// The stages of NSA's compressed attention with compressed rows visible too early.
+Stages seeing_early(bool (*is_visible)(const Work&, std::int64_t, std::int64_t)) {
+  Stages stages = with(&Stages::is_visible, is_visible);
+  stages.add_importance = &add_importance_of_begun_blocks;
+  return stages;
+}
+
 Partial merge_dividing_by_zero(const Work& work, const std::vector<Partial>& partials) {
   Partial merged = correct_stages().merge(work, partials);
   if (partials.empty())
@@ -410,10 +426,10 @@ const std::vector<Defect>& defects() {
        with(&Stages::attend_backward, &attend_backward_without_the_window)},
       {"compressed_from_its_start", "a compressed row is visible from its first token on", "visibility",
        "a query within a compression block", "block start against block end", Operator::nsa_compressed,
-       with(&Stages::is_visible, &sees_rows_that_have_begun)},
+       seeing_early(&sees_rows_that_have_begun)},
       {"compressed_from_its_stride", "a compressed row is visible once its first d tokens are", "visibility",
        "l above d", "(i + 1) d - 1 <= t in a public reference", Operator::nsa_compressed,
-       with(&Stages::is_visible, &sees_rows_whose_stride_is_over)},
+       seeing_early(&sees_rows_whose_stride_is_over)},
       {"compressed_strictly_past", "a compressed row is hidden from the query at its last token", "visibility",
        "a query at the end of a compression block", "< for <=", Operator::nsa_compressed,
        with(&Stages::is_visible, &hides_the_row_that_ends_at_the_query)},

@@ -1,4 +1,4 @@
-// Reading safetensors and golden files, whole and broken.
+// Reading and writing safetensors, and reading golden files, whole and broken.
 
 #include "verify/safetensors.hpp"
 
@@ -45,6 +45,41 @@ TEST_F(SafetensorsFile, GivesTensorsOfEveryDtype) {
   EXPECT_EQ(file.meta("block"), "16");
   EXPECT_THROW(file.at("d"), std::runtime_error);
   EXPECT_THROW(file.meta("lens"), std::runtime_error);
+}
+
+TEST_F(SafetensorsFile, IsReadAsItWasWritten) {
+  Safetensors written{path.string(), {{"case", "moba()"}}, {}};
+  for (const char* dtype : {"BF16", "F16", "F32", "F64", "I32", "I64"})
+    written.tensors[dtype] = {{2, 1, 2}, dtype, {1, -2, 96, 0}};
+  written.tensors["rounded"] = {{1}, "BF16", {1 + 0x1p-12}};
+  written.tensors["empty"] = {{0, 3}, "F32", {}};
+  write_safetensors(written);
+  const Safetensors read = read_safetensors(path.string());
+  EXPECT_EQ(read.metadata, written.metadata);
+  EXPECT_EQ(read.tensors.size(), 8u);
+  for (const char* dtype : {"BF16", "F16", "F32", "F64", "I32", "I64"}) {
+    EXPECT_EQ(read.at(dtype).shape, (std::vector<std::int64_t>{2, 1, 2}));
+    EXPECT_EQ(read.at(dtype).values, (std::vector<double>{1, -2, 96, 0})) << dtype;
+  }
+  EXPECT_EQ(read.at("rounded").values, std::vector<double>{1});
+  EXPECT_EQ(read.at("empty").shape, (std::vector<std::int64_t>{0, 3}));
+}
+
+TEST_F(SafetensorsFile, IsNotWrittenWhereItCannotBe) {
+  const auto failure_of = [](const Safetensors& file) -> std::string {
+    try {
+      write_safetensors(file);
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(failure_of({"/nonexistent/x", {}, {}}), "/nonexistent/x: cannot be written");
+  EXPECT_EQ(failure_of({path.string(), {}, {{"a", {{1}, "F8", {0}}}}}),
+            path.string() + ": tensor a: dtype F8 is not known");
+  EXPECT_EQ(failure_of({path.string(), {}, {{"a", {{2}, "F32", {0}}}}}),
+            path.string() + ": tensor a: has 1 values, its shape 2");
+  EXPECT_FALSE(fs::exists(path));
 }
 
 TEST_F(SafetensorsFile, FailsInOneLineWhenItIsBroken) {

@@ -1,0 +1,179 @@
+#include "fuzz/search.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include "fuzz/shrink.hpp"
+
+namespace attnspec::fuzz {
+
+namespace {
+
+using namespace verify;
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+/// While it lives a judgement keeps to one thread: cases are too small to share, and threads that wait for each other
+/// stand still where other programs run.
+class OneThreadEach {
+ public:
+  OneThreadEach() { omp_set_num_threads(1); }
+  ~OneThreadEach() { omp_set_num_threads(before_); }
+  OneThreadEach(const OneThreadEach&) = delete;
+  OneThreadEach& operator=(const OneThreadEach&) = delete;
+
+ private:
+  int before_ = omp_get_max_threads();
+};
+
+std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vector<Operator>& wanted) {
+  for (const Operator op : wanted) {
+    if (std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end()) continue;
+    std::vector<std::string> names;
+    for (const Operator implemented : kernel.operators) names.push_back(name(implemented));
+    throw std::invalid_argument(
+        fmt::format("operator '{}': {} implements {}", name(op), kernel.name, fmt::join(names, ", ")));
+  }
+  return wanted.empty() ? kernel.operators : wanted;
+}
+
+/// Judges the cases at the same time; none of those after the first finding where `only_first`, and none that have not
+/// begun when the search is over.
+std::vector<std::optional<CaseResult>> judge_all(const Kernel& kernel, const std::vector<Case>& cases, int jobs,
+                                                 bool only_first, const std::function<bool()>& is_over) {
+  std::vector<std::optional<CaseResult>> results(cases.size());
+  std::exception_ptr error;
+  std::atomic<std::size_t> last = cases.size();
+#pragma omp parallel for schedule(dynamic) num_threads(jobs)
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    if (i > last || is_over()) continue;
+    try {
+      results[i] = judge(kernel, cases[i]);
+      if (only_first && is_finding(results[i]->verdict))
+        for (std::size_t seen = last; i < seen && !last.compare_exchange_weak(seen, i);) continue;
+    } catch (...) {
+#pragma omp critical
+      error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
+  return results;
+}
+
+void add(const CaseResult& result, SearchSummary& summary) {
+  OperatorTally& tally = summary.operators[result.c.op];
+  ++tally.cases;
+  tally.rows += result.rows();
+  tally.undecided_rows += result.undecided();
+  ++tally.verdicts[result.verdict];
+  for (const OutputSummary& output : result.outputs) tally.worst_r = std::max(tally.worst_r, output.worst_r);
+}
+
+}  // namespace
+
+CaseSource::CaseSource(std::vector<Operator> operators, std::uint64_t seed)
+    : operators_(std::move(operators)), random_(seed) {}
+
+Case CaseSource::next() {
+  if (cases_ % kSwarmCases == 0) {
+    swarm_ = swarms_ == 0 ? whole_swarm() : any_swarm()(random_.split()).value();
+    ++swarms_;
+  }
+  const Operator op = operators_[static_cast<std::size_t>(cases_++) % operators_.size()];
+  const rc::Gen<Case> generator = any_case(op, swarm_);
+  Case best;
+  std::int64_t most = -1;
+  for (int i = 0; i < kCandidates; ++i) {
+    Case candidate = generator(random_.split()).value();
+    const std::int64_t pairs = kept_.count_new(candidate);
+    drawn_.add(candidate);
+    if (pairs > most) best = std::move(candidate);
+    most = std::max(most, pairs);
+  }
+  kept_.add(best);
+  return normalised(best);
+}
+
+SearchSummary search(const Kernel& kernel, const SearchOptions& options, const SearchObserver& observer) {
+  CaseSource source(operators_to_search(kernel, options.operators), options.seed);
+  const int jobs = options.jobs > 0 ? options.jobs : omp_get_max_threads();
+  const OneThreadEach one_thread_each;
+  const Stopwatch stopwatch;
+  const auto is_over = [&] {
+    return stopwatch.seconds() >= options.seconds || (options.is_stopped && options.is_stopped());
+  };
+  SearchSummary summary;
+  for (const Operator op : operators_to_search(kernel, options.operators)) summary.operators[op];
+  bool has_ended = false;
+  for (std::int64_t begin = 0; begin < options.cases && !has_ended && !is_over(); begin += kSwarmCases) {
+    std::vector<Case> cases;
+    while (std::ssize(cases) < std::min<std::int64_t>(kSwarmCases, options.cases - begin))
+      cases.push_back(source.next());
+    if (observer.swarm) observer.swarm(source.swarm());
+    const auto results = judge_all(kernel, cases, jobs, !options.keeps_going, is_over);
+    for (std::size_t i = 0; i < results.size() && !has_ended; ++i) {
+      if (!results[i]) continue;
+      const CaseResult& result = *results[i];
+      add(result, summary);
+      if (observer.judged) observer.judged(result);
+      if (!is_finding(result.verdict)) continue;
+      const double seconds = stopwatch.seconds();
+      const Shrunk shrunk = shrink(kernel, result, options.is_stopped);
+      if (observer.found)
+        observer.found({begin + static_cast<std::int64_t>(i) + 1, seconds, result, shrunk.result, shrunk.judgements});
+      has_ended = !options.keeps_going;
+    }
+  }
+  summary.seconds = stopwatch.seconds();
+  summary.swarms = source.swarms();
+  summary.pairs = source.pairs();
+  summary.drawn_pairs = source.drawn_pairs();
+  return summary;
+}
+
+std::int64_t SearchSummary::cases() const {
+  std::int64_t sum = 0;
+  for (const auto& [op, tally] : operators) sum += tally.cases;
+  return sum;
+}
+
+std::int64_t SearchSummary::rows() const {
+  std::int64_t sum = 0;
+  for (const auto& [op, tally] : operators) sum += tally.rows;
+  return sum;
+}
+
+std::int64_t SearchSummary::count(Verdict verdict) const {
+  std::int64_t sum = 0;
+  for (const auto& [op, tally] : operators)
+    if (const auto found = tally.verdicts.find(verdict); found != tally.verdicts.end()) sum += found->second;
+  return sum;
+}
+
+int exit_code(const SearchSummary& summary) {
+  for (const Verdict verdict : kVerdicts)
+    if (is_finding(verdict) && summary.count(verdict) > 0) return 1;
+  for (const auto& [op, tally] : summary.operators) {
+    const auto unsupported = tally.verdicts.find(Verdict::not_supported);
+    if (tally.cases == (unsupported == tally.verdicts.end() ? 0 : unsupported->second)) return 3;
+  }
+  return summary.count(Verdict::undecided) > 0 ? 3 : 0;
+}
+
+}  // namespace attnspec::fuzz

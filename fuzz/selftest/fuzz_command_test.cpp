@@ -1,0 +1,139 @@
+// fuzz and defects as their users run them: exit codes, files of findings, the printed command, one line for bad input.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "verify/case.hpp"
+#include "verify/regimes.hpp"
+#include "verify/safetensors.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Outcome {
+  int code;
+  std::string out, err;
+};
+
+struct FuzzCommand : testing::Test {
+  fs::path directory = fs::temp_directory_path() / ("attnspec_fuzz_" + std::to_string(::getpid()));
+  FuzzCommand() { fs::create_directory(directory); }
+  ~FuzzCommand() override { fs::remove_all(directory); }
+
+  /// Runs the program with a shell in the directory of its own.
+  Outcome run(const std::string& arguments, const std::string& before = "") const {
+    const fs::path err_path = directory / "err";
+    FILE* pipe = popen(
+        ("cd " + directory.string() + " && " + before + " " ATTNSPEC_PROGRAM " " + arguments + " 2>err").c_str(), "r");
+    Outcome result;
+    std::array<char, 4096> buffer;
+    while (const std::size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) result.out.append(buffer.data(), n);
+    result.code = WEXITSTATUS(pclose(pipe));
+    std::ifstream err(err_path);
+    result.err.assign(std::istreambuf_iterator<char>(err), {});
+    return result;
+  }
+
+  void expect_one_line(const std::string& arguments, const std::string& line) const {
+    const Outcome result = run(arguments);
+    EXPECT_EQ(result.code, 2) << arguments;
+    EXPECT_EQ(result.out, "") << arguments;
+    EXPECT_EQ(result.err, "attnspec: " + line + "\n") << arguments;
+  }
+};
+
+std::string line_with(const std::string& text, const std::string& part) {
+  const std::size_t at = text.find(part);
+  if (at == std::string::npos) return "";
+  const std::size_t begin = text.rfind('\n', at) + 1;
+  return text.substr(begin, text.find('\n', at) - begin);
+}
+
+TEST_F(FuzzCommand, PassesACorrectKernel) {
+  const Outcome result = run("fuzz model:moba --cases 40 --seed 1");
+  EXPECT_EQ(result.code, 0) << result.out << result.err;
+  EXPECT_NE(result.out.find("40 cases and "), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("seed 1"), std::string::npos);
+  EXPECT_NE(result.out.find("at 95 % the kernel fails on fewer than 0.075 of such cases (3 / 40)"), std::string::npos)
+      << result.out;
+  EXPECT_FALSE(fs::exists(directory / "findings"));
+}
+
+TEST_F(FuzzCommand, WritesFindingsThatReplay) {
+  const Outcome found = run("fuzz defect:one_key_dropped --cases 50 --seed 3");
+  EXPECT_EQ(found.code, 1) << found.out << found.err;
+  const std::string failure = line_with(found.out, "FAIL "), command = line_with(found.out, ".case' --kernel");
+  ASSERT_NE(command, "") << found.out;
+  const Outcome again = run(command.substr(command.find("./attnspec ") + std::string("./attnspec ").size()));
+  EXPECT_EQ(again.code, 1) << again.err;
+  EXPECT_NE(again.out.find(failure), std::string::npos) << again.out;
+
+  const std::size_t begin = command.find('\'') + 1;
+  const fs::path file = directory / command.substr(begin, command.rfind('\'') - begin);
+  EXPECT_EQ(failure.find("FAIL " + file.parent_path().filename().string() + " defect:"), 0u) << failure;
+  const auto cases = attnspec::verify::read_case_file(file.string());
+  ASSERT_EQ(cases.size(), 1u);
+  const auto tensors = attnspec::verify::read_safetensors(fs::path(file).replace_extension(".safetensors").string());
+  EXPECT_EQ(tensors.meta("case"), attnspec::verify::print(cases[0]));
+  EXPECT_EQ(tensors.meta("failure"), failure);
+  const attnspec::verify::Inputs inputs = attnspec::verify::make_inputs(cases[0]);
+  const auto& k = tensors.at("k");
+  EXPECT_EQ(k.shape, (std::vector<std::int64_t>{inputs.k.tokens, inputs.k.heads, inputs.k.dim}));
+  std::size_t at = 0;
+  for (std::int64_t token = 0; token < inputs.k.tokens; ++token)
+    for (std::int64_t head = 0; head < inputs.k.heads; ++head)
+      for (std::int64_t d = 0; d < inputs.k.dim; ++d) EXPECT_EQ(k.values[at++], inputs.k.at(token, head)[d]);
+  for (const char* name : {"q", "v", "do"}) EXPECT_NO_THROW(tensors.at(name));
+}
+
+TEST_F(FuzzCommand, GoesOnAndTellsSwarms) {
+  const Outcome result = run("fuzz defect:delta_missing --cases 45 --seed 1 --keep-going --verbose --findings found");
+  EXPECT_EQ(result.code, 1);
+  EXPECT_NE(result.out.find("45 cases and "), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("cases with findings, "), std::string::npos) << result.out;
+  EXPECT_NE(result.err.find("swarm: everything\nswarm: "), std::string::npos) << result.err;
+  EXPECT_TRUE(fs::exists(directory / "found" / "value-out-of-bound"));
+}
+
+TEST_F(FuzzCommand, EndsWithTheSummaryWhenItIsInterrupted) {
+  const Outcome result = run("fuzz model:moba --seconds 60", "timeout --foreground --preserve-status --signal=INT 1");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
+}
+
+TEST_F(FuzzCommand, FindsDefects) {
+  const Outcome result = run("defects future_token_visible delta_missing");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("2 of 2 defects caught; seed 0; cases until then: median "), std::string::npos)
+      << result.out;
+  EXPECT_NE(line_with(result.out, "delta_missing").find(" dq "), std::string::npos) << result.out;
+  const Outcome missed = run("defects importance_of_one_head --cases 1");
+  EXPECT_EQ(missed.code, 1);
+  EXPECT_NE(missed.out.find("NOT CAUGHT"), std::string::npos) << missed.out;
+  EXPECT_NE(missed.out.find("0 of 1 defects caught; seed 0\n"), std::string::npos) << missed.out;
+}
+
+TEST_F(FuzzCommand, GivesOneLineForBadInput) {
+  expect_one_line("fuzz", "KERNEL is required");
+  expect_one_line("fuzz model:moba --operator window",
+                  "operator 'window': model:moba implements dense, selected, moba_select, moba");
+  expect_one_line("fuzz model:moba --cases 1 --findings /proc/nowhere", "/proc/nowhere: cannot be written");
+  expect_one_line("defects nowhere", "defect 'nowhere': is not known (list defects)");
+  EXPECT_EQ(run("fuzz model:mobba").code, 2);
+  EXPECT_EQ(run("fuzz model:moba --cases 0").code, 2);
+  EXPECT_EQ(run("fuzz model:moba --seconds -1").code, 2);
+  EXPECT_EQ(run("fuzz model:moba --seed x").code, 2);
+  EXPECT_EQ(run("fuzz model:moba --jobs 0").code, 2);
+  EXPECT_EQ(run("defects --cases 0").code, 2);
+  EXPECT_NE(run("fuzz --help").out.find("--keep-going"), std::string::npos);
+}
+
+}  // namespace

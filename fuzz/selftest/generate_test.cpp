@@ -1,0 +1,131 @@
+// Generated cases are valid, small, on edges, and the same for the same seed.
+
+#include "fuzz/generate.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "fuzz/classes.hpp"
+#include "fuzz/search.hpp"
+
+namespace attnspec::fuzz {
+namespace {
+
+using namespace verify;
+
+std::vector<Case> first_cases(const std::vector<Operator>& operators, std::uint64_t seed, int cases) {
+  CaseSource source(operators, seed);
+  std::vector<Case> result;
+  for (int i = 0; i < cases; ++i) result.push_back(source.next());
+  return result;
+}
+
+class Generated : public testing::TestWithParam<Operator> {};
+
+TEST_P(Generated, AreValidAndPrintAsTheyAre) {
+  for (const Case& c : first_cases({GetParam()}, 1, 300)) {
+    EXPECT_EQ(c.op, GetParam());
+    ASSERT_NO_THROW(validate(c)) << print(c);
+    ASSERT_EQ(parse_case(print(c)), c);
+  }
+}
+
+TEST_P(Generated, AreSmall) {
+  std::vector<std::int64_t> tokens;
+  for (const Case& c : first_cases({GetParam()}, 2, 200))
+    tokens.push_back(std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}));
+  std::sort(tokens.begin(), tokens.end());
+  EXPECT_LT(tokens[100], 100);
+  EXPECT_GT(tokens[198], 100);
+}
+
+INSTANTIATE_TEST_SUITE_P(Operators, Generated, testing::ValuesIn(kOperators),
+                         [](const auto& instance) { return name(instance.param); });
+
+TEST(Generate, TheSameSeedGivesTheSameCases) {
+  const std::vector<Operator> all(std::begin(kOperators), std::end(kOperators));
+  EXPECT_EQ(first_cases(all, 3, 100), first_cases(all, 3, 100));
+  EXPECT_NE(first_cases(all, 3, 100), first_cases(all, 4, 100));
+}
+
+/// What other machines and compilers must draw too. It changes only with the generator.
+TEST(Generate, TheFirstCasesAreKnown) {
+  const std::vector<Case> cases = first_cases({Operator::moba, Operator::nsa}, 0, 2);
+  EXPECT_EQ(print(cases[0]),
+            "moba(lens=63+1+65+64,q_lens=69+5+41+64,dk=1,dv=7,top_k=1,gate=window,dtype=fp16,regime=captured:layer0,"
+            "seed=789432)");
+  EXPECT_EQ(print(cases[1]),
+            "nsa(lens=115+32+0+16+4+1+9+12,q_lens=115+32+0+16+1+0+9+12,heads=3,kv_heads=1,dk=4,dv=2,block=12,compress_"
+            "block=9,compress_stride=3,top_n=10,initial_blocks=0,local_blocks=1,window=135,shared_kv=1,scale=0.01,"
+            "dtype=fp16,regime=head_tagged,seed=518410)");
+}
+
+TEST(Generate, EveryParameterClassOccurs) {
+  std::set<std::size_t> seen;
+  const std::vector<Operator> all(std::begin(kOperators), std::end(kOperators));
+  for (const Case& c : first_cases(all, 5, 3000))
+    for (const std::size_t i : classes_of(c)) seen.insert(i);
+  for (std::size_t i = 0; i < parameter_classes().size(); ++i)
+    EXPECT_TRUE(seen.count(i)) << parameter_classes()[i].name;
+}
+
+TEST(Swarm, DrawsOnlyWhatItHas) {
+  Swarm swarm = whole_swarm();
+  for (std::size_t i = 0; i < axes().size(); ++i) {
+    const auto only = [&](const std::string& axis, const std::string& alternative) {
+      if (axes()[i].name != axis) return;
+      for (std::size_t k = 0; k < swarm.enabled[i].size(); ++k)
+        swarm.enabled[i][k] = axes()[i].alternatives[k].name == alternative;
+    };
+    only("regime", "tie");
+    only("heads", "one");
+    only("causal", "no");
+  }
+  EXPECT_EQ(describe(swarm, {Operator::moba}), "heads: one; causal: no; regime: tie");
+  EXPECT_EQ(describe(swarm, {Operator::window}), "heads: one; regime: tie");
+  EXPECT_EQ(describe(whole_swarm(), {Operator::moba}), "everything");
+  rc::Random random(6);
+  for (int i = 0; i < 100; ++i) {
+    const Case c = normalised(any_case(Operator::moba, swarm)(random.split()).value());
+    EXPECT_EQ(c.regime, "tie");
+    EXPECT_EQ(c.heads, 1);
+    EXPECT_FALSE(c.causal);
+  }
+}
+
+TEST(Swarm, AlwaysHasSomething) {
+  rc::Random random(7);
+  for (int i = 0; i < 100; ++i)
+    for (const auto& enabled : any_swarm()(random.split()).value().enabled)
+      EXPECT_TRUE(std::any_of(enabled.begin(), enabled.end(), [](bool is_enabled) { return is_enabled; }));
+}
+
+TEST(PairCoverage, CountsPairsOnceForEachOperator) {
+  PairCoverage coverage;
+  const Case moba = parse_case("moba(lens=40,block=16)"), dense = parse_case("dense(lens=40)");
+  const auto classes = static_cast<std::int64_t>(classes_of(moba).size());
+  EXPECT_EQ(coverage.count_new(moba), classes * (classes - 1) / 2);
+  coverage.add(moba);
+  EXPECT_EQ(coverage.size(), classes * (classes - 1) / 2);
+  EXPECT_EQ(coverage.count_new(moba), 0);
+  EXPECT_GT(coverage.count_new(dense), 0);
+  const Case other = parse_case("moba(lens=40,block=16,dtype=fp16)");
+  EXPECT_EQ(coverage.count_new(other), classes - 1);
+}
+
+TEST(CaseSource, SteersTowardsUnseenPairs) {
+  CaseSource steered({Operator::moba}, 8);
+  for (int i = 0; i < 300; ++i) steered.next();
+  PairCoverage unsteered;
+  rc::Random random(8);
+  for (int i = 0; i < 300; ++i)
+    unsteered.add(normalised(any_case(Operator::moba, whole_swarm())(random.split()).value()));
+  EXPECT_GT(steered.pairs(), unsteered.size());
+  EXPECT_GT(static_cast<double>(steered.pairs()), 0.9 * static_cast<double>(steered.drawn_pairs()));
+}
+
+}  // namespace
+}  // namespace attnspec::fuzz

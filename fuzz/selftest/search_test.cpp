@@ -1,0 +1,205 @@
+// The search finds every planted defect, accuses no benign variation, and shrinks what it finds.
+
+#include "fuzz/search.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+
+#include "fuzz/shrink.hpp"
+#include "verify/kernel.hpp"
+#include "verify/model/defects.hpp"
+#include "verify/model/variations.hpp"
+#include "verify/report.hpp"
+
+namespace attnspec::fuzz {
+namespace {
+
+using namespace verify;
+
+std::vector<Found> findings(const Kernel& kernel, const SearchOptions& options) {
+  std::vector<Found> all;
+  SearchObserver observer;
+  observer.found = [&](const Found& found) { all.push_back(found); };
+  search(kernel, options, observer);
+  return all;
+}
+
+class Defects : public testing::TestWithParam<std::string> {};
+
+/// Whether `simpler` has no more tokens, heads and features.
+void expect_no_larger(const Case& simpler, const Case& c) {
+  EXPECT_LE(std::accumulate(simpler.lens.begin(), simpler.lens.end(), std::int64_t{0}),
+            std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}));
+  EXPECT_LE(simpler.heads, c.heads);
+  EXPECT_LE(simpler.dk, c.dk);
+  EXPECT_LE(simpler.dv, c.dv);
+}
+
+TEST_P(Defects, AreFoundWithin200CasesAndShrunk) {
+  const Kernel kernel = find_kernel("defect:" + GetParam());
+  SearchOptions options;
+  options.cases = 200;
+  const std::vector<Found> found = findings(kernel, options);
+  ASSERT_EQ(found.size(), 1u);
+  const CaseResult& shrunk = found[0].shrunk;
+  EXPECT_TRUE(is_finding(shrunk.verdict));
+  EXPECT_EQ(shrunk.c.op, found[0].drawn.c.op);
+  expect_no_larger(shrunk.c, found[0].drawn.c);
+  EXPECT_LE(std::accumulate(shrunk.c.lens.begin(), shrunk.c.lens.end(), std::int64_t{0}), 64) << print(shrunk.c);
+  EXPECT_EQ(parse_case(print(shrunk.c)), shrunk.c);
+  EXPECT_EQ(judge(kernel, shrunk.c).verdict, shrunk.verdict);
+}
+
+std::vector<std::string> defect_names() {
+  std::vector<std::string> names;
+  for (const model::Defect& defect : model::defects()) names.push_back(defect.name);
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::ValuesIn(defect_names()),
+                         [](const auto& instance) { return instance.param; });
+
+class Variations : public testing::TestWithParam<std::string> {};
+
+/// Another seed for each of them, so that all of them see many cases.
+TEST_P(Variations, AreNotAccusedIn100Cases) {
+  SearchOptions options;
+  options.operators = {Operator::dense, Operator::selected,       Operator::moba_select,
+                       Operator::moba,  Operator::nsa_compressed, Operator::window};
+  options.cases = 100;
+  for (const char letter : GetParam()) options.seed = 31 * options.seed + static_cast<unsigned char>(letter);
+  for (const Found& found : findings(find_kernel("benign:" + GetParam()), options))
+    ADD_FAILURE() << failure_line(found.shrunk, found.shrunk.findings.front());
+}
+
+std::vector<std::string> variation_names() {
+  std::vector<std::string> names;
+  for (const model::Variation& variation : model::variations()) names.push_back(variation.name);
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Benign, Variations, testing::ValuesIn(variation_names()),
+                         [](const auto& instance) { return instance.param; });
+
+/// The cases judged, in order.
+std::vector<std::string> judged(const Kernel& kernel, SearchOptions options) {
+  std::vector<std::string> cases;
+  SearchObserver observer;
+  observer.judged = [&](const CaseResult& result) { cases.push_back(print(result.c)); };
+  search(kernel, options, observer);
+  return cases;
+}
+
+TEST(Search, JudgesTheSameCasesForTheSameSeed) {
+  SearchOptions options;
+  options.seed = 9;
+  options.cases = 45;
+  const Kernel kernel = find_kernel("model:moba");
+  const auto cases = judged(kernel, options);
+  EXPECT_EQ(cases.size(), 45u);
+  options.jobs = 1;
+  EXPECT_EQ(judged(kernel, options), cases);
+}
+
+TEST(Search, EndsAtTheFirstFindingWhateverTheJobs) {
+  SearchOptions options;
+  options.seed = 10;
+  options.cases = 200;
+  const Kernel kernel = find_kernel("defect:top_k_one_is_dense");
+  const auto cases = judged(kernel, options);
+  options.jobs = 1;
+  EXPECT_EQ(judged(kernel, options), cases);
+  const std::vector<Found> found = findings(kernel, options);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].number, std::ssize(cases));
+  EXPECT_EQ(print(found[0].drawn.c), cases.back());
+}
+
+TEST(Search, GoesOnWhenAskedTo) {
+  SearchOptions options;
+  options.cases = 60;
+  options.keeps_going = true;
+  EXPECT_EQ(judged(find_kernel("defect:delta_missing"), options).size(), 60u);
+  EXPECT_GT(findings(find_kernel("defect:delta_missing"), options).size(), 30u);
+}
+
+TEST(Search, EndsWhenItIsStoppedOrTheTimeIsOver) {
+  SearchOptions options;
+  int asked = 0;
+  options.is_stopped = [&] { return ++asked > 10; };
+  options.jobs = 1;
+  EXPECT_LT(judged(find_kernel("model:moba"), options).size(), 20u);
+  options.is_stopped = {};
+  options.seconds = 0.1;
+  EXPECT_LT(search(find_kernel("model:moba"), options).seconds, 10);
+}
+
+TEST(Search, CountsWhatIsNotSupportedApart) {
+  Kernel kernel = find_kernel("model:moba");
+  kernel.unsupported = [](const Case& c) -> std::optional<std::string> {
+    if (c.dtype == Format::fp32) return "no fp32";
+    return {};
+  };
+  SearchOptions options;
+  options.cases = 100;
+  const SearchSummary summary = search(kernel, options);
+  EXPECT_EQ(summary.cases(), 100);
+  EXPECT_GT(summary.count(Verdict::not_supported), 10);
+  EXPECT_EQ(summary.count(Verdict::pass) + summary.count(Verdict::not_supported), 100);
+  EXPECT_EQ(exit_code(summary), 0);
+  kernel.unsupported = [](const Case&) { return std::optional<std::string>("nothing"); };
+  options.cases = 10;
+  EXPECT_EQ(exit_code(search(kernel, options)), 3);
+}
+
+TEST(Search, RejectsAnOperatorThatTheKernelLacks) {
+  SearchOptions options;
+  options.operators = {Operator::window};
+  EXPECT_THROW(search(find_kernel("model:moba"), options), std::invalid_argument);
+}
+
+TEST(ExitCode, TellsFindingsFromWhatIsInconclusive) {
+  SearchSummary summary;
+  summary.operators[Operator::moba] = {.cases = 2, .verdicts = {{Verdict::pass, 2}}};
+  EXPECT_EQ(exit_code(summary), 0);
+  summary.operators[Operator::dense];
+  EXPECT_EQ(exit_code(summary), 3) << "no case of dense";
+  summary.operators[Operator::dense] = {.cases = 1, .verdicts = {{Verdict::undecided, 1}}};
+  EXPECT_EQ(exit_code(summary), 3);
+  summary.operators[Operator::moba].verdicts[Verdict::stray_read] = 1;
+  EXPECT_EQ(exit_code(summary), 1);
+}
+
+TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
+  const Kernel kernel = find_kernel("defect:wrong_gqa_map");
+  const CaseResult failing =
+      judge(kernel, parse_case("selected(lens=40+0+17,q_lens=30+0+20,heads=6,kv_heads=3,dk=40,dv=24,block=12,top_k=5,"
+                               "scale=0.3,dtype=fp16,layout=contiguous,regime=spiky,seed=4711)"));
+  ASSERT_TRUE(is_finding(failing.verdict));
+  const Shrunk shrunk = shrink(kernel, failing);
+  EXPECT_LE(shrunk.judgements, kMostJudgements);
+  const Case& c = shrunk.result.c;
+  EXPECT_EQ(c.lens, std::vector<std::int64_t>{1});
+  EXPECT_EQ(c.q_lens, c.lens);
+  EXPECT_EQ(c.heads, 4);  // two kv heads of two query heads each: without them the map is right
+  EXPECT_EQ(c.kv_heads, 2);
+  EXPECT_EQ(c.block, 1);
+  EXPECT_EQ(c.regime, "normal");
+  EXPECT_EQ(c.dtype, Format::bf16);
+  EXPECT_EQ(c.layout, Layout::strided);
+  EXPECT_EQ(c.scale, default_scale(c.dk));
+}
+
+TEST(Shrink, StopsWhenItIsTold) {
+  const Kernel kernel = find_kernel("defect:delta_missing");
+  const CaseResult failing = judge(kernel, parse_case("moba(lens=80,block=16)"));
+  const Shrunk shrunk = shrink(kernel, failing, [] { return true; });
+  EXPECT_EQ(shrunk.judgements, 0);
+  EXPECT_EQ(shrunk.result.c, failing.c);
+}
+
+}  // namespace
+}  // namespace attnspec::fuzz

@@ -1,0 +1,31 @@
+// Shrinking: from a case on which a kernel fails to the simplest one on which it fails.
+#pragma once
+
+#include <rapidcheck.h>
+
+#include <functional>
+
+#include "verify/judge.hpp"
+
+namespace attnspec::fuzz {
+
+/// One way to make a case simpler: cases that are, the simplest first. Some may be invalid.
+using Simpler = std::function<rc::Seq<verify::Case>(const verify::Case&)>;
+
+/// Every way, in the order of what matters: sequences, lengths, queries, heads, features, blocks, the other parameters
+/// to their defaults, the regime, the seed.
+const std::vector<Simpler>& ways_to_simplify();
+
+struct Shrunk {
+  verify::CaseResult result;    // of the simplest case found
+  std::int64_t judgements = 0;  // cases judged on the way
+};
+
+/// Judgements of one shrinking, at most.
+inline constexpr std::int64_t kMostJudgements = 400;
+
+/// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on. stop: ends
+/// it early, empty: never. The operator never changes.
+Shrunk shrink(const verify::Kernel& kernel, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
+
+}  // namespace attnspec::fuzz
