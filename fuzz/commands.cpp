@@ -92,8 +92,7 @@ int replay(const std::string& target, const std::string& kernel) {
   std::vector<CaseResult> results;
   for (const Case& c : cases) {
     for (const Kernel& k : judged) {
-      const bool implements = std::find(k.operators.begin(), k.operators.end(), c.op) != k.operators.end();
-      if (kernel.empty() && !implements) continue;
+      if (kernel.empty() && !implements(k, c.op)) continue;
       results.push_back(judge(for_operator(k, c.op), c));
       fmt::print("{}", details(results.back()));
       for (const Finding& finding : results.back().findings) fmt::print("{}\n", failure_line(results.back(), finding));
@@ -110,7 +109,7 @@ void print_calibrations(const std::vector<Calibration>& all, std::string Calibra
   for (const Calibration& c : all)
     if (std::find(names.begin(), names.end(), c.*key) == names.end()) names.push_back(c.*key);
   for (const std::string& name : names) {
-    for (const char* output : {"o", "lse", "dq", "dk", "dv"}) {
+    for (const char* output : kCalibratedOutputs) {
       std::int64_t rows = 0, alarms = 0;
       double worst_r = 0, worst_z = 0, least = HUGE_VAL, most = 0;
       for (const Calibration& c : all) {
@@ -119,7 +118,7 @@ void print_calibrations(const std::vector<Calibration>& all, std::string Calibra
         worst_r = std::max(worst_r, c.worst_r), worst_z = std::max(worst_z, c.worst_z);
         if (c.median_r >= 0) least = std::min(least, c.median_r), most = std::max(most, c.median_r);
       }
-      fmt::print("{:<50} {:<4} {:>10} {:>7} {:>8.2f} {:>8.2f}  {}\n", name, output, rows, alarms, worst_r, worst_z,
+      fmt::print("{:<50} {:<7} {:>10} {:>7} {:>8.2f} {:>8.2f}  {}\n", name, output, rows, alarms, worst_r, worst_z,
                  most > 0 ? fmt::format("{:.2f} .. {:.2f}", least, most) : "-");
     }
   }
@@ -151,7 +150,7 @@ int calibrate(const CalibrateOptions& options) {
   if (error) std::rethrow_exception(error);
   std::vector<Calibration> all;
   for (const auto& some : results) all.insert(all.end(), some.begin(), some.end());
-  fmt::print("{:<50} {:<4} {:>10} {:>7} {:>8} {:>8}  {}\n", "", "", "rows", "alarms", "worst R", "worst z",
+  fmt::print("{:<50} {:<7} {:>10} {:>7} {:>8} {:>8}  {}\n", "", "", "rows", "alarms", "worst R", "worst z",
              "medians of R where n_eff >= 8");
   print_calibrations(all, &Calibration::regime);
   print_calibrations(all, &Calibration::profile);

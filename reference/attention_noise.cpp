@@ -8,8 +8,6 @@ namespace attnspec::reference {
 
 namespace {
 
-double square(double x) { return x * x; }
-
 /// What the predictions of one row share.
 struct Parts {
   const Profile& profile;
@@ -116,7 +114,7 @@ void add_worst(const Parts& parts, RowNoise& noise) {
   const auto& [profile, in, row] = std::tie(parts.profile, parts.in, parts.row);
   const double rescaling = 4 * unit_roundoff(Format::fp32) * parts.offset, accumulated = (parts.n + 4) * parts.u;
   const Vector score = (parts.scores.worst.array() + rescaling) * row.weights.array();
-  const Rows magnitudes(in.kv.v_magnitudes.data(), in.kv.v_magnitudes.rows(), in.kv.v_magnitudes.cols());
+  const Rows magnitudes = view(in.kv.v_magnitudes);
   const double partial = profile.partial == Format::fp32 ? 0 : unit_roundoff(profile.partial);
   noise.worst =
       combination(parts.rounding_worst_case + score + (accumulated + partial) * row.weights, magnitudes, in.visible);

@@ -9,10 +9,6 @@ namespace attnspec::reference {
 
 namespace {
 
-double square(double x) { return x * x; }
-
-Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
-
 /// Elementwise rounding_variance, rounding_worst.
 Vector variances(const Vector& x, Format format) {
   return x.unaryExpr([&](double value) { return rounding_variance(value, format); });

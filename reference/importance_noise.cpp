@@ -6,16 +6,6 @@
 
 namespace attnspec::reference {
 
-Matrix overlap_weights(const NsaProblem& problem, std::int64_t num_compressed, std::int64_t num_blocks) {
-  Matrix weights = Matrix::Zero(num_compressed, num_blocks);
-  for (std::int64_t i = 0; i < num_compressed; ++i) {
-    const std::int64_t first = i * problem.compress_stride, last = first + problem.compress_block - 1;
-    for (std::int64_t j = first / problem.block; j <= last / problem.block; ++j)
-      weights(i, j) = overlap_weight(problem, j, i);
-  }
-  return weights;
-}
-
 Vector importance_margins(const Profile& profile, const NsaProblem& problem, const Matrix& q, const KeyValues& keys,
                           std::int64_t t) {
   const Profile fp32{.input = profile.input, .weights = Format::fp32, .output = Format::fp32};

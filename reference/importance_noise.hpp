@@ -6,14 +6,11 @@
 
 namespace attnspec::reference {
 
-/// W [N_c, num_blocks]: row i holds the overlap weights of compression block i.
-Matrix overlap_weights(const NsaProblem& problem, std::int64_t num_compressed, std::int64_t num_blocks);
-
 /// e_j = min(worst case, kappa deviations) of p'_j, [c + 1]: p_slc of a head is attention whose values are the rows of
 /// W, computed in fp32, and p' its sum over the group.
 ///
-/// q [G, dk] as `importance` takes it; keys: K~ and W of the sequence and kv head. Without a visible compressed row all
-/// margins are 0.
+/// q [G, dk] as `importance` takes it; keys: K~ and overlap_weights of the sequence and kv head. Without a visible
+/// compressed row all margins are 0.
 Vector importance_margins(const Profile& profile, const NsaProblem& problem, const Matrix& q, const KeyValues& keys,
                           std::int64_t t);
 

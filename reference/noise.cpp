@@ -7,14 +7,6 @@
 
 namespace attnspec::reference {
 
-namespace {
-
-Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
-
-double square(double x) { return x * x; }
-
-}  // namespace
-
 double rounding_variance(double x, Format format) {
   const double s = subnormal_spacing(format), normal = kRounding * unit_roundoff(format) * x;
   return std::max(normal * normal, std::min(x * x, s * s / 12));
@@ -187,7 +179,8 @@ double Covariance::along(const Vector& w) const {
   if (errors.along_centred.size() > 0)
     result += (errors.along_centred.array() * (products_with_y - with_centre).square()).sum();
   for (const Vector& direction : errors.shared) result += square(direction.dot(w));
-  return result + (errors.separate + rounding).dot(w.cwiseAbs2());
+  result += (errors.separate + rounding).dot(w.cwiseAbs2());
+  return and_of == nullptr ? result : result + and_of->along(w);
 }
 
 Matrix Covariance::matrix() const {
@@ -204,6 +197,7 @@ Matrix Covariance::matrix() const {
   }
   for (const Vector& direction : errors.shared) result.noalias() += direction * direction.transpose();
   result.diagonal() += errors.separate + rounding;
+  if (and_of != nullptr) result += and_of->matrix();
   return result;
 }
 

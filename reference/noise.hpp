@@ -1,5 +1,5 @@
-// The noise a correct kernel makes: what the predictions of attention_noise, gradient_noise and gate_noise share.
-// docs/numerics.md derives each term under the tag given here.
+// The noise a correct kernel makes: what the predictions of attention_noise, gradient_noise, gate_noise and
+// importance_noise share. docs/numerics.md derives each term under the tag given here.
 //
 // Every stage is judged on the inputs it really had, so no prediction knows about the stage before: o on the kernel's
 // own selection; the gradients on the o, lse and selection the backward was given.
@@ -15,6 +15,8 @@
 #include "reference/tensor.hpp"
 
 namespace attnspec::reference {
+
+inline double square(double x) { return x * x; }
 
 /// C: standard deviation of one rounding over u |x|, for a mantissa spread log-uniformly: sqrt(1/(8 ln 2)).
 inline constexpr double kRounding = 0.42466;
@@ -138,8 +140,9 @@ struct Covariance {
   const RowErrors& errors;
   Rows y;
   std::span<const KeyRange> visible;
-  const Vector& centre;    // [dim]
-  const Vector& rounding;  // [dim]
+  const Vector& centre;                // [dim]
+  const Vector& rounding;              // [dim]
+  const Covariance* and_of = nullptr;  // of an independent part of the same row, such as another branch of NSA
 
   /// <w, C w>: the variance of <w, error>.
   double along(const Vector& w) const;

@@ -16,13 +16,31 @@ double overlap_weight(const NsaProblem& problem, std::int64_t j, std::int64_t i)
   return static_cast<double>(std::max<std::int64_t>(0, end - begin)) / static_cast<double>(problem.compress_stride);
 }
 
+namespace {
+
+/// The selection blocks that compression block i overlaps.
+struct Overlap {
+  std::int64_t first, last;
+};
+
+Overlap overlap(const NsaProblem& problem, std::int64_t i) {
+  const std::int64_t first = i * problem.compress_stride, last = first + problem.compress_block - 1;
+  return {first / problem.block, last / problem.block};
+}
+
+}  // namespace
+
+Matrix overlap_weights(const NsaProblem& problem, std::int64_t num_compressed, std::int64_t num_blocks) {
+  Matrix weights = Matrix::Zero(num_compressed, num_blocks);
+  for (std::int64_t i = 0; i < num_compressed; ++i)
+    for (auto [j, last] = overlap(problem, i); j <= last; ++j) weights(i, j) = overlap_weight(problem, j, i);
+  return weights;
+}
+
 Vector block_weights(const NsaProblem& problem, const Vector& p_cmp, std::int64_t t) {
   Vector p_slc = Vector::Zero(t < 0 ? 0 : t / problem.block + 1);
-  for (std::int64_t i = 0; i < p_cmp.size(); ++i) {
-    const std::int64_t first = i * problem.compress_stride, last = first + problem.compress_block - 1;
-    for (std::int64_t j = first / problem.block; j <= last / problem.block; ++j)
-      p_slc[j] += overlap_weight(problem, j, i) * p_cmp[i];
-  }
+  for (std::int64_t i = 0; i < p_cmp.size(); ++i)
+    for (auto [j, last] = overlap(problem, i); j <= last; ++j) p_slc[j] += overlap_weight(problem, j, i) * p_cmp[i];
   return p_slc;
 }
 

@@ -23,6 +23,9 @@ Softmax compressed_weights(const NsaProblem& problem, const Row& q, const Rows& 
 /// W_ji = |tokens in both compression block i and selection block j| / d. Equation I2.
 double overlap_weight(const NsaProblem& problem, std::int64_t j, std::int64_t i);
 
+/// W [num_compressed, num_blocks]: row i holds the overlap weights of compression block i, which ends in those blocks.
+Matrix overlap_weights(const NsaProblem& problem, std::int64_t num_compressed, std::int64_t num_blocks);
+
 /// p_slc_j = sum_i W_ji p_cmp_i for the blocks 0 .. c that begin at t or before. Paper eq. 9. Equation I3.
 ///
 /// p_cmp [m(t)]; result [c + 1]. t < 0: no blocks.

@@ -16,6 +16,9 @@ using Rows = Eigen::Map<const Matrix>;
 /// One row of one head, a view into a packed tensor or a vector of its own: [dim].
 using Row = Eigen::Ref<const Vector>;
 
+/// All rows of a matrix, which must outlive the view.
+inline Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
+
 /// A packed tensor of doubles, [tokens, heads, dim], zero when made. In memory the rows of one head lie together.
 struct Tensor {
   std::int64_t tokens = 0, heads = 0, dim = 0;

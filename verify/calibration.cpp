@@ -31,8 +31,9 @@ Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
   using Sizes = std::vector<std::int64_t>;
   Case c;
   c.regime = regime, c.dtype = dtype, c.seed = seed;
-  c.op = pick(
-      std::vector{Operator::dense, Operator::selected, Operator::moba, Operator::nsa_compressed, Operator::window});
+  c.op = pick(std::vector{Operator::dense, Operator::selected, Operator::moba, Operator::nsa_compress,
+                          Operator::nsa_compressed, Operator::window, Operator::nsa, Operator::nsa, Operator::nsa,
+                          Operator::nsa, Operator::nsa});
   c.lens = {6 + random.below(70, draws++), random.below(30, draws++)};
   c.q_lens = c.lens;
   c.kv_heads = pick(Sizes{1, 2, 3});
@@ -44,6 +45,12 @@ Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
   c.compress_stride = pick(Sizes{1, 2});
   c.compress_block = c.compress_stride * pick(Sizes{1, 2});
   c.window = pick(Sizes{3, 10, 40});
+  c.phi = pick(std::vector{reference::Phi::mean, reference::Phi::linear, reference::Phi::mlp});
+  c.activation =
+      pick(std::vector{reference::Activation::relu, reference::Activation::silu, reference::Activation::gelu});
+  c.top_n = pick(Sizes{3, 5});
+  c.hidden = pick(Sizes{12, 24});
+  c.shared_phi = random.below(2, draws++) != 0;
   c.causal = random.below(4, draws++) != 0;
   c.scale = default_scale(c.dk) * pick(std::vector{1.0, 1.0, 2.0, -1.0});
   return parse_case(print(c));
@@ -74,7 +81,7 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   const Kernel moba = find_kernel(profile.kernel(Operator::moba)), nsa = find_kernel(profile.kernel(Operator::window));
   const Format output_format = reference::make_profile(profile.dtype, profile.departures).output;
   std::map<std::string, Samples> outputs;
-  for (const char* output : {"o", "lse", "dq", "dk", "dv"}) outputs[output];
+  for (const char* output : kCalibratedOutputs) outputs[output];
   std::mutex mutex;
   const auto is_enough = [&] {
     return std::all_of(outputs.begin(), outputs.end(), [&](const auto& o) { return o.second.result.rows >= rows; });
@@ -82,16 +89,18 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   for (std::uint64_t i = 0; !is_enough(); ++i) {
     const Case c = random_case(regime, profile.dtype, seed + i);
     judge(is_nsa(c.op) ? nsa : moba, c,
-          [&](const std::string& name, const RowComparison& row, const reference::Covariance* covariance) {
+          [&](const std::string& name, const RowComparison& row, const reference::Vector& expected,
+              const reference::Covariance* covariance) {
             const std::lock_guard lock(mutex);
-            Samples& samples = outputs.at(name);
+            const auto output = outputs.find(name);
+            Samples& samples = output == outputs.end() ? outputs.at("dphi") : output->second;
             Calibration& result = samples.result;
             if (row.fault != RowFault::none && result.alarms++ == 0)
               result.first_alarm = replay_command(profile.kernel(c.op), c);
             result.worst_r = std::max(result.worst_r, row.r);
             result.worst_z = std::max(result.worst_z, row.z);
             if (result.rows++ % kSampled == 0 && covariance != nullptr && row.r > 0 &&
-                rounds_freely(covariance->centre, output_format) &&
+                rounds_freely(expected, name == "rows" ? profile.dtype : output_format) &&
                 reference::effective_terms(covariance->matrix()) >= kManyTerms)
               samples.r.push_back(row.r);
           });

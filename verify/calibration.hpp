@@ -24,6 +24,10 @@ struct CalibratedProfile {
 /// The plain arithmetic of every format, each departure from it, and some together.
 std::vector<CalibratedProfile> calibrated_profiles();
 
+/// The outputs that are calibrated: those of every attention, and of NSA its compressed rows, the gradients of what phi
+/// reads and of its parameters, and of the gates.
+inline constexpr const char* kCalibratedOutputs[] = {"o", "lse", "dq", "dk", "dv", "rows", "dtokens", "dphi", "dgates"};
+
 /// What was seen of one output in one regime and profile.
 struct Calibration {
   std::string regime, profile, output;

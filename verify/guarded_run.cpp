@@ -23,7 +23,7 @@ struct Written {
 
 /// Runs the call with all memory around its tensors filled one way, and adds what it wrote where it must not.
 Written run_among(Surroundings surroundings, const GuardedCall& call, std::vector<MemoryFault>& faults) {
-  const auto stray = [&](const char* tensor, const char* what) {
+  const auto stray = [&](const std::string& tensor, const char* what) {
     faults.push_back({Verdict::stray_write, tensor, what});
   };
   const std::byte unwritten = surroundings == Surroundings::nan ? std::byte{0xff} : std::byte{0x5a};
@@ -81,7 +81,7 @@ std::vector<MemoryFault> run_guarded(const GuardedCall& call) {
   if (!faults.empty() || first == second) return faults;
   std::size_t differing = 0;
   while (differing < call.outputs.size() && first.outputs[differing] == second.outputs[differing]) ++differing;
-  const char* tensor = differing < call.outputs.size() ? call.outputs[differing].name : "selection";
+  const std::string tensor = differing < call.outputs.size() ? call.outputs[differing].name : "selection";
   if (run_among(Surroundings::numbers, call, faults) == second) {
     faults.push_back(
         {Verdict::stray_read, tensor, "its bits depend on memory outside the tensors, or some were never written"});

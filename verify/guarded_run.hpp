@@ -15,7 +15,7 @@ namespace attnspec::verify {
 
 /// A tensor of a call, by name.
 struct NamedTensor {
-  const char* name;
+  std::string name;
   std::reference_wrapper<HostTensor> tensor;
 };
 

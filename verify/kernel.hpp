@@ -118,6 +118,8 @@ struct Kernel {
   std::function<void(const NsaBackwardCall&)> nsa_backward;            // empty: forward only
 };
 
+bool implements(const Kernel& kernel, Operator op);
+
 /// The kernel as it is judged on one operator: without a backward where it has none of it.
 Kernel for_operator(const Kernel& kernel, Operator op);
 

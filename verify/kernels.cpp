@@ -41,6 +41,10 @@ Kernel make_model(const ModelKernel& kernel, std::string name, const reference::
 
 }  // namespace
 
+bool implements(const Kernel& kernel, Operator op) {
+  return std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end();
+}
+
 const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> all = [] {
     std::vector<Kernel> models;

@@ -49,7 +49,7 @@ Axis shape_axis() {
 
 Axis head_axis() {
   Axis axis;
-  for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {2, 2}, {2, 1}, {3, 1}, {6, 2}})
+  for (const auto& [heads, kv_heads] : {std::pair{1, 1}, {2, 2}, {2, 1}, {3, 1}, {4, 2}})
     axis.push_back([heads = heads, kv_heads = kv_heads](Case& c) { c.heads = heads, c.kv_heads = kv_heads; });
   return axis;
 }
@@ -67,9 +67,7 @@ Axis moba_axis() {
   for (const auto& [gate, top_k, causal] : {Rule{Gate::top_k, 1, true},
                                             {Gate::top_k, 2, true},
                                             {Gate::top_k, 3, true},
-                                            {Gate::top_k, 8, true},
                                             {Gate::top_k, 65, true},
-                                            {Gate::window, 1, true},
                                             {Gate::window, 3, true},
                                             {Gate::sink, 2, true},
                                             {Gate::sink, 4, true},
@@ -114,6 +112,50 @@ Axis compressed_axis() {
   return axis;
 }
 
+/// phi, with blocks for NSA's other parts.
+Axis compress_axis() {
+  Axis axis;
+  struct Rule {
+    int l, d;
+    reference::Phi phi;
+    reference::Activation activation;
+    int hidden;
+    bool shared;
+  };
+  using reference::Activation, reference::Phi;
+  for (const Rule& r : {Rule{8, 4, Phi::mean, Activation::silu, 64, false},
+                        {16, 2, Phi::mean, Activation::silu, 64, false},
+                        {8, 4, Phi::linear, Activation::silu, 64, false},
+                        {32, 16, Phi::linear, Activation::silu, 64, true},
+                        {8, 4, Phi::mlp, Activation::silu, 24, true},
+                        {4, 4, Phi::mlp, Activation::gelu, 64, false},
+                        {8, 2, Phi::mlp, Activation::relu, 7, false},
+                        {1, 1, Phi::mlp, Activation::gelu, 16, true}})
+    axis.push_back([r](Case& c) {
+      c.compress_block = r.l, c.compress_stride = r.d;
+      c.phi = r.phi, c.activation = r.activation, c.hidden = r.hidden, c.shared_phi = r.shared;
+    });
+  return axis;
+}
+
+/// The whole of NSA: the rules of its compression, with selections and windows that are small and large beside them.
+Axis nsa_axis() {
+  Axis axis;
+  struct Rule {
+    int blocks, n, initial, local, window;  // a selection block is `blocks` compression blocks long
+    bool shared_kv;
+  };
+  const std::vector<Rule> rules{{2, 3, 1, 2, 20, false}, {1, 5, 0, 1, 1, true}, {4, 12, 2, 3, 64, false}};
+  const Axis compressions = compress_axis();
+  for (std::size_t i = 0; i < compressions.size(); ++i)
+    axis.push_back([compress = compressions[i], r = rules[i % rules.size()]](Case& c) {
+      compress(c);
+      c.block = r.blocks * c.compress_block;
+      c.top_n = r.n, c.initial = r.initial, c.local = r.local, c.window = r.window, c.shared_kv = r.shared_kv;
+    });
+  return axis;
+}
+
 Axis window_axis() {
   Axis axis;
   for (const int window : {1, 2, 16, 31, 64, 1000}) axis.push_back([window](Case& c) { c.window = window; });
@@ -126,6 +168,8 @@ Axis rule_axis(Operator op) {
     case Operator::selected: return selected_axis();
     case Operator::nsa_compressed: return compressed_axis();
     case Operator::window: return window_axis();
+    case Operator::nsa_compress: return compress_axis();
+    case Operator::nsa: return nsa_axis();
     default: return moba_axis();
   }
 }
@@ -176,6 +220,20 @@ std::vector<Case> captured_cases(Operator op, const std::string& file) {
   decode.kv_heads = 1, decode.top_k = 5, decode.seed = 2;
   decode.dtype = Format::fp32;
   return {normalised(whole), normalised(packed), normalised(decode)};
+}
+
+/// NSA with more than 128 selection blocks of several tokens, in every format.
+std::vector<Case> many_block_cases(Operator op) {
+  std::vector<Case> cases;
+  if (op != Operator::nsa_compressed && op != Operator::nsa) return cases;
+  for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32}) {
+    Case c;
+    c.op = op;
+    set_lengths(c, 8, {1100}, {300});
+    c.heads = 2, c.compress_block = 4, c.compress_stride = 2, c.top_n = 9, c.dtype = dtype;
+    cases.push_back(normalised(c));
+  }
+  return cases;
 }
 
 }  // namespace
@@ -236,6 +294,7 @@ std::vector<Case> level_cases(Operator op, int level) {
       cases.push_back(normalised(c));
     }
   }
+  for (const Case& c : many_block_cases(op)) cases.push_back(c);
   for (const std::string& file : captured_names())
     for (const Case& c : captured_cases(op, file)) cases.push_back(c);
   return cases;

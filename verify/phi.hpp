@@ -36,6 +36,13 @@ inline constexpr std::array<PhiPart<T>, 6> kPhiParts{{{"position", &PhiTensors<T
                                                       {"w2", &PhiTensors<T>::w2},
                                                       {"b2", &PhiTensors<T>::b2}}};
 
+/// convert(tensor) of each of the six.
+template <class T, class Convert>
+auto map_parts(T& phi, const Convert& convert) {
+  return PhiTensors<decltype(convert(phi.w))>{convert(phi.position), convert(phi.w),  convert(phi.w1),
+                                              convert(phi.b1),       convert(phi.w2), convert(phi.b2)};
+}
+
 /// All parameters zero, in the shapes that the problem asks for.
 PhiTensors<reference::Tensor> zero_parameters(const reference::NsaProblem& problem, std::int64_t features);
 

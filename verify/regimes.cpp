@@ -211,6 +211,48 @@ void fill_levers(const Case& c, Inputs& in) {
   });
 }
 
+/// One sign for every feature of a kv head, or of one of several directions it has.
+double sign_of(const Random& random, std::int64_t kv_head, std::int64_t direction, std::int64_t d) {
+  return random.bits(static_cast<std::uint64_t>((kv_head * 64 + direction) * 4096 + d)) & 1 ? 1 : -1;
+}
+
+void fill_edge_spike(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  constexpr double kScore = 12;  // of the spike: e^12 times the weight of a key of score 0
+  const Random base(c.seed, "base"), q(c.seed, "q"), k(c.seed, "k"), choice(c.seed, "edge");
+  const auto positions = key_positions(c);
+  // From the start of the compression block that reaches over the edge, or the last key before it.
+  const std::int64_t edge = block_of(c) * (1 + choice.below(3, 0));
+  const std::int64_t first = edge - (compresses(c.op) ? c.compress_stride : 1);
+  const std::int64_t end = first + (compresses(c.op) ? c.compress_block : 1);
+  const double shift = c.scale == 0 ? 1 : kScore / (c.scale * static_cast<double>(c.dk));
+  fill(c, in.q, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return sign_of(base, head / (c.heads / c.kv_heads), 0, d) +
+           0.25 * q.normal(static_cast<std::uint64_t>((token * c.heads + head) * c.dk + d));
+  });
+  fill(c, in.k, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    const std::int64_t j = positions[static_cast<std::size_t>(token)];
+    return (first <= j && j < end ? shift * sign_of(base, head, 0, d) : 0) +
+           k.normal(static_cast<std::uint64_t>((token * c.kv_heads + head) * c.dk + d));
+  });
+}
+
+void fill_disagreeing_heads(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const Random base(c.seed, "base"), q(c.seed, "q"), k(c.seed, "k");
+  const auto positions = key_positions(c);
+  const std::int64_t group = c.heads / c.kv_heads, directions = std::max<std::int64_t>(2, group);
+  fill(c, in.q, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    return sign_of(base, head / group, head % group, d) +
+           0.5 * q.normal(static_cast<std::uint64_t>((token * c.heads + head) * c.dk + d));
+  });
+  fill(c, in.k, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    const std::int64_t b = positions[static_cast<std::size_t>(token)] / block_of(c);
+    return sign_of(base, head, b % directions, d) +
+           0.5 * k.normal(static_cast<std::uint64_t>((token * c.kv_heads + head) * c.dk + d));
+  });
+}
+
 std::string captured_path(const std::string& name) {
   return (std::filesystem::path(activations_directory()) / (name + ".safetensors")).string();
 }
@@ -348,6 +390,16 @@ const std::vector<Regime>& regimes() {
       {.name = "levers",
        .mistake = "blocks of little weight with values 2^10 times larger: light blocks skipped",
        .fill = fill_levers},
+      {.name = "edge_spike",
+       .mistake = "nearly all weight lies on one key, or one compression block, at a block's edge: edges off by one, "
+                  "importance credited to one of two blocks",
+       .fill = fill_edge_spike},
+      {.name = "disagreeing_heads",
+       .mistake = "every head of a group wants other blocks: one head that decides for all",
+       .fill = fill_disagreeing_heads},
+      {.name = "underflow",
+       .mistake = "scores spread over hundreds: all weights but one vanish, most importances are 0 in fp32",
+       .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 16, 16, 1, 1); }},
       {.name = "subnormal",
        .mistake = "values at the smallest normal number: results flushed to zero, gradients that vanish",
        .fill = fill_subnormal},

@@ -64,8 +64,9 @@ std::string replay_command(const std::string& kernel, const Case& c) {
 std::string failure_line(const CaseResult& result, const Finding& f) {
   std::string place = f.output;
   if (f.token >= 0) {
-    place += fmt::format("[seq={},token={},head={}", f.sequence, f.token, f.head);
-    place += f.d >= 0 && f.output != "lse" ? fmt::format(",d={}]", f.d) : "]";
+    place += f.sequence >= 0 ? fmt::format("[seq={},token={},head={}", f.sequence, f.token, f.head)
+                             : fmt::format("[row={},set={}", f.token, f.head);
+    place += f.d >= 0 && !f.output.ends_with("lse") ? fmt::format(",d={}]", f.d) : "]";
   }
   std::string line = fmt::format("FAIL {} {} {} => ", name(f.verdict), result.kernel, place);
   if (!f.detail.empty()) {
@@ -82,18 +83,20 @@ std::string failure_line(const CaseResult& result, const Finding& f) {
 std::string details(const CaseResult& result) {
   std::string text = fmt::format("{}\n{}  {}\n", print(result.c), result.kernel, result.profile);
   if (!result.outputs.empty())
-    text += fmt::format("  {:<10} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "output", "rows", "worst R", "rms R", "undecided",
+    text += fmt::format("  {:<18} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "output", "rows", "worst R", "rms R", "undecided",
                         "wrong");
   for (const OutputSummary& output : result.outputs) {
     const double rms = output.rows > 0 ? std::sqrt(output.sum_r_squared / static_cast<double>(output.rows)) : 0;
     const bool has_r = output.output != "selection";
-    text += fmt::format("  {:<10} {:>9} {:>9} {:>9} {:>9} {:>9}\n", output.output, output.rows,
+    text += fmt::format("  {:<18} {:>9} {:>9} {:>9} {:>9} {:>9}\n", output.output, output.rows,
                         has_r ? fmt::format("{:.2f}", output.worst_r) : "-", has_r ? fmt::format("{:.2f}", rms) : "-",
                         output.undecided, output.findings);
   }
-  std::vector<std::string> directions;
-  for (const Direction& d : result.directions) directions.push_back(fmt::format("{} {:.1f}", d.fault, d.z()));
-  if (!directions.empty()) text += fmt::format("  o, in deviations: {}\n", fmt::join(directions, ", "));
+  for (const auto& [output, directions] : result.directions) {
+    std::vector<std::string> faults;
+    for (const Direction& d : directions) faults.push_back(fmt::format("{} {:.1f}", d.fault, d.z()));
+    text += fmt::format("  {}, in deviations: {}\n", output, fmt::join(faults, ", "));
+  }
   return text +
          fmt::format("verdict: {}{}\n", name(result.verdict), result.reason.empty() ? "" : " (" + result.reason + ")");
 }

@@ -23,6 +23,13 @@ double decode_fp16(std::uint16_t bits) {
   return bits >> 15 != 0 ? -magnitude : magnitude;
 }
 
+reference::Tensor load(const TensorView& view) {
+  reference::Tensor tensor(view.tokens, view.heads, view.dim);
+  for (std::int64_t token = 0; token < view.tokens; ++token)
+    for (std::int64_t head = 0; head < view.heads; ++head) tensor.row(token, head) = view.row(token, head);
+  return tensor;
+}
+
 namespace {
 
 /// Elements before the first row and after the last.

@@ -69,6 +69,9 @@ struct TensorView {
   }
 };
 
+/// A copy of a tensor in somebody's memory.
+reference::Tensor load(const TensorView& view);
+
 /// A selection [tokens, heads, slots] in somebody's memory, contiguous; -1 = empty slot.
 struct SelectionView {
   std::int32_t* data = nullptr;

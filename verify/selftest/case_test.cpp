@@ -5,21 +5,16 @@
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
-#include <filesystem>
 #include <fstream>
 
 #include "verify/regimes.hpp"
+#include "verify/selftest/testing.hpp"
 
 namespace attnspec::verify {
 namespace {
 
 std::string rejection(const std::string& text) {
-  try {
-    parse_case(text);
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "";
+  return message_of<std::invalid_argument>([&] { parse_case(text); });
 }
 
 /// Any valid case.
@@ -29,10 +24,10 @@ rc::Gen<Case> any_case() {
     c.op = *rc::gen::elementOf(std::vector<Operator>(std::begin(kOperators), std::end(kOperators)));
     c.lens = *rc::gen::nonEmpty(rc::gen::container<std::vector<std::int64_t>>(rc::gen::inRange<std::int64_t>(0, 300)));
     c.q_lens = c.lens;
-    if (*rc::gen::arbitrary<bool>())
+    if (c.op != Operator::nsa_compress && *rc::gen::arbitrary<bool>())
       for (std::int64_t& length : c.q_lens) length = *rc::gen::inRange<std::int64_t>(0, 300);
     c.kv_heads = *rc::gen::inRange(1, 5);
-    c.heads = c.kv_heads * *rc::gen::inRange(1, 5);
+    c.heads = c.op == Operator::nsa_compress ? 1 : c.kv_heads * *rc::gen::inRange(1, 5);
     c.dk = *rc::gen::inRange(1, 200);
     c.scale = default_scale(c.dk);
     c.dtype = *rc::gen::element(Format::bf16, Format::fp16, Format::fp32);
@@ -45,15 +40,25 @@ rc::Gen<Case> any_case() {
       c.dv = *rc::gen::inRange(1, 200);
       if (*rc::gen::arbitrary<bool>()) c.scale = *rc::gen::element(0.0, -0.1, 1e-30, 1.0 / 3, 5e300);
     }
-    if (c.op == Operator::window) c.window = *rc::gen::inRange(1, 1000);
-    if (c.op == Operator::nsa_compressed) {
+    if (compresses(c.op)) {
+      c.phi = *rc::gen::element(reference::Phi::mean, reference::Phi::linear, reference::Phi::mlp);
+      c.activation =
+          *rc::gen::element(reference::Activation::relu, reference::Activation::silu, reference::Activation::gelu);
+      c.hidden = *rc::gen::inRange(1, 100);
+      c.shared_phi = *rc::gen::arbitrary<bool>();
+    }
+    if (c.op == Operator::nsa) c.shared_kv = *rc::gen::arbitrary<bool>();
+    if (c.op == Operator::window || c.op == Operator::nsa) c.window = *rc::gen::inRange(1, 1000);
+    if (is_nsa(c.op) && c.op != Operator::window) {
       c.compress_stride = *rc::gen::inRange(1, 20);
       c.compress_block = c.compress_stride * *rc::gen::inRange(1, 4);
+    }
+    if (c.op == Operator::nsa_compressed || c.op == Operator::nsa) {
       c.block = c.compress_stride * *rc::gen::inRange(3, 9);
       c.initial = *rc::gen::inRange(0, 3);
       c.local = *rc::gen::inRange(1, 4);
       c.top_n = c.initial + c.local + *rc::gen::inRange(0, 20);
-    } else if (c.op != Operator::dense && c.op != Operator::window) {
+    } else if (selects(c.op) || c.op == Operator::selected) {
       c.block = *rc::gen::inRange(1, 600);
       c.top_k = *rc::gen::inRange(2, 100);
     }
@@ -88,8 +93,9 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(rejection("nsa_compressed(compress_stride=5)"),
             "compress_stride=5: must divide compress_block=32 and block=64");
   EXPECT_EQ(rejection("window(window=0)"), "window=0: must be at least 1");
-  EXPECT_EQ(rejection("mobba(lens=4)"),
-            "operator 'mobba': is none of dense, selected, moba_select, moba, nsa_compressed, window");
+  EXPECT_EQ(
+      rejection("mobba(lens=4)"),
+      "operator 'mobba': is none of dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa");
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "
@@ -133,18 +139,13 @@ TEST(Case, RejectsCapturedSlicesThatDoNotFit) {
 }
 
 TEST(CaseFile, NamesFileAndLine) {
-  const auto path = std::filesystem::temp_directory_path() / "attnspec_case_file_test.cases";
-  std::ofstream(path) << "# why\n\nmoba(lens=4) # tiny\n  dense(lens=5)\n";
-  EXPECT_EQ(read_case_file(path.string()).size(), 2u);
-  std::ofstream(path) << "moba(lens=4)\nmoba(lens=x)\n";
-  try {
-    read_case_file(path.string());
-    FAIL();
-  } catch (const std::invalid_argument& error) {
-    EXPECT_EQ(error.what(), path.string() + ":2: lens=x: is not a whole number");
-  }
-  std::filesystem::remove(path);
-  EXPECT_THROW(read_case_file(path.string()), std::runtime_error);
+  const TemporaryPath file("some.cases");
+  std::ofstream(file.path()) << "# why\n\nmoba(lens=4) # tiny\n  dense(lens=5)\n";
+  EXPECT_EQ(read_case_file(file.string()).size(), 2u);
+  std::ofstream(file.path()) << "moba(lens=4)\nmoba(lens=x)\n";
+  EXPECT_EQ(message_of<std::invalid_argument>([&] { read_case_file(file.string()); }),
+            file.string() + ":2: lens=x: is not a whole number");
+  EXPECT_THROW(read_case_file(TemporaryPath("none.cases").string()), std::runtime_error);
 }
 
 }  // namespace

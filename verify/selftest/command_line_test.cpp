@@ -2,13 +2,14 @@
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <array>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 
+#include "verify/selftest/testing.hpp"
+
+namespace attnspec {
 namespace {
 
 struct Outcome {
@@ -18,15 +19,13 @@ struct Outcome {
 
 /// Runs the program with a shell, so that quoting is the user's.
 Outcome run(const std::string& arguments, const std::string& environment = "") {
-  const auto err_path = std::filesystem::temp_directory_path() / ("attnspec_err_" + std::to_string(::getpid()));
-  FILE* pipe = popen((environment + " " ATTNSPEC_PROGRAM " " + arguments + " 2>" + err_path.string()).c_str(), "r");
+  const TemporaryPath err("err");
+  FILE* pipe = popen((environment + " " ATTNSPEC_PROGRAM " " + arguments + " 2>" + err.string()).c_str(), "r");
   Outcome result;
   std::array<char, 4096> buffer;
   while (const std::size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) result.out.append(buffer.data(), n);
   result.code = WEXITSTATUS(pclose(pipe));
-  std::ifstream err(err_path);
-  result.err.assign(std::istreambuf_iterator<char>(err), {});
-  std::filesystem::remove(err_path);
+  result.err = read_file(err.path());
   return result;
 }
 
@@ -72,13 +71,12 @@ TEST(CommandLine, GivesOneLineForBadInput) {
 }
 
 TEST(CommandLine, NamesATruncatedGoldenFile) {
-  const auto directory = std::filesystem::temp_directory_path() / ("attnspec_golden_" + std::to_string(::getpid()));
-  std::filesystem::create_directory(directory);
-  std::ofstream(directory / "moba_9.safetensors", std::ios::binary) << std::string("\x10\0\0\0\0\0\0\0{}", 10);
-  expect_one_line("golden",
-                  (directory / "moba_9.safetensors").string() + ": truncated: its header has 16 bytes, the file 10",
+  const TemporaryPath directory("golden");
+  std::filesystem::create_directory(directory.path());
+  const std::filesystem::path file = directory.path() / "moba_9.safetensors";
+  std::ofstream(file, std::ios::binary) << std::string("\x10\0\0\0\0\0\0\0{}", 10);
+  expect_one_line("golden", file.string() + ": truncated: its header has 16 bytes, the file 10",
                   "ATTNSPEC_GOLDEN_DIR=" + directory.string());
-  std::filesystem::remove_all(directory);
 }
 
 TEST(CommandLine, ReplaysACase) {
@@ -103,12 +101,11 @@ TEST(CommandLine, CalibratesARegime) {
 }
 
 TEST(CommandLine, ReplaysACaseFile) {
-  const auto path = std::filesystem::temp_directory_path() / ("attnspec_cases_" + std::to_string(::getpid()));
-  std::ofstream(path) << "moba(lens=5)  # a comment\ndense(lens=6)\n";
-  const Outcome result = run("replay " + path.string());
+  const TemporaryPath file("some.cases");
+  std::ofstream(file.path()) << "moba(lens=5)  # a comment\ndense(lens=6)\n";
+  const Outcome result = run("replay " + file.string());
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_NE(result.out.find("dense(lens=6)"), std::string::npos);
-  std::filesystem::remove(path);
 }
 
 TEST(CommandLine, PrintsAReplayCommandThatRepeatsTheFinding) {
@@ -141,3 +138,4 @@ TEST(CommandLine, ListsWhatThereIs) {
 }
 
 }  // namespace
+}  // namespace attnspec

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
+#include <cstddef>
 #include <map>
 #include <string>
 
@@ -53,32 +53,27 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"own_block_only_forced", "selection"},
                                                   {"empty_slot_is_block_zero", "selection"}};
 
-class Defects : public testing::TestWithParam<std::string> {};
+/// Defects and variations by their index in the list.
+class Defects : public testing::TestWithParam<std::size_t> {};
+class Variations : public testing::TestWithParam<std::size_t> {};
 
 TEST_P(Defects, AreRejectedByLevelOne) {
-  const std::string name = "defect:" + GetParam();
-  const Kernel kernel = find_kernel(name);
+  const std::string name = model::defects().at(GetParam()).name;
+  const Kernel kernel = find_kernel("defect:" + name);
   for (const Case& c : level_cases(kernel.operators.front(), 1)) {
     const CaseResult result = judge(kernel, c);
     if (!is_finding(result.verdict)) continue;
-    EXPECT_EQ(result.findings.front().output, kShowsIn.at(GetParam()));
+    EXPECT_EQ(result.findings.front().output, kShowsIn.at(name));
     return;
   }
   FAIL() << "not rejected";
 }
 
-std::vector<std::string> names() {
-  std::vector<std::string> result;
-  for (const model::Defect& defect : model::defects()) result.push_back(defect.name);
-  return result;
-}
-
-class Variations : public testing::TestWithParam<std::string> {};
-
-/// Every eighth case of level 1, other ones for other variations.
+/// Every eighth case of level 1, other ones for the next variation.
 TEST_P(Variations, AreAccepted) {
-  const Kernel kernel = find_kernel("benign:" + GetParam());
-  std::size_t i = std::hash<std::string>()(GetParam());
+  const std::string name = model::variations().at(GetParam()).name;
+  const Kernel kernel = find_kernel("benign:" + name);
+  std::size_t i = GetParam();
   for (const Operator op : kernel.operators) {
     for (const Case& c : level_cases(op, 1)) {
       if (i++ % 8 != 0) continue;
@@ -88,17 +83,11 @@ TEST_P(Variations, AreAccepted) {
   }
 }
 
-std::vector<std::string> variation_names() {
-  std::vector<std::string> result;
-  for (const model::Variation& variation : model::variations()) result.push_back(variation.name);
-  return result;
-}
+INSTANTIATE_TEST_SUITE_P(Benign, Variations, testing::Range<std::size_t>(0, model::variations().size()),
+                         [](const auto& instance) { return model::variations().at(instance.param).name; });
 
-INSTANTIATE_TEST_SUITE_P(Benign, Variations, testing::ValuesIn(variation_names()),
-                         [](const auto& instance) { return instance.param; });
-
-INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::ValuesIn(names()),
-                         [](const auto& instance) { return instance.param; });
+INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::Range<std::size_t>(0, model::defects().size()),
+                         [](const auto& instance) { return model::defects().at(instance.param).name; });
 
 }  // namespace
 }  // namespace attnspec::verify

@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <bit>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "reference/moba.hpp"
 #include "verify/random.hpp"
@@ -15,13 +18,22 @@ namespace {
 
 using reference::Tensor;
 
+/// Every tensor of a case.
+std::vector<const Tensor*> tensors(const Inputs& in) {
+  std::vector<const Tensor*> all{&in.q,          &in.k,        &in.v,        &in.d_o,  &in.k_selected,
+                                 &in.v_selected, &in.k_window, &in.v_window, &in.gates};
+  for (const auto& [name, tensor] : kPhiParts<Tensor>)
+    for (const auto* phi : {&in.phi_k, &in.phi_v}) all.push_back(&(phi->*tensor));
+  return all;
+}
+
 /// FNV-1a over the bits of every input.
 std::uint64_t fingerprint(const Inputs& inputs) {
   std::uint64_t hash = 0xcbf29ce484222325u;
   const auto add = [&](std::uint64_t bits) {
     for (int byte = 0; byte < 8; ++byte) hash = (hash ^ (bits >> (8 * byte) & 0xff)) * 0x100000001b3u;
   };
-  for (const Tensor* tensor : {&inputs.q, &inputs.k, &inputs.v, &inputs.d_o})
+  for (const Tensor* tensor : tensors(inputs))
     for (std::int64_t token = 0; token < tensor->tokens; ++token)
       for (std::int64_t head = 0; head < tensor->heads; ++head)
         for (const double x : tensor->row(token, head)) add(std::bit_cast<std::uint64_t>(x));
@@ -57,12 +69,47 @@ TEST(Inputs, AreExactInTheirFormat) {
   for (const Regime& regime : regimes()) {
     const std::string name = regime.name == std::string("captured") ? "captured:layer4" : regime.name;
     for (const char* dtype : {"bf16", "fp16", "fp32"}) {
-      const Case c = parse_case("moba(lens=70,heads=2,regime=" + name + ",dtype=" + dtype + ")");
-      const Inputs inputs = make_inputs(c);
-      for (const Tensor* tensor : {&inputs.q, &inputs.k, &inputs.v, &inputs.d_o})
-        for (const double x : tensor->values) ASSERT_EQ(x, reference::round_to(x, c.dtype)) << name << " " << dtype;
+      for (const char* op : {"moba(", "nsa(compress_block=8,compress_stride=4,hidden=8,phi=mlp,"}) {
+        const Case c = parse_case(op + ("lens=70,heads=2,regime=" + name + ",dtype=" + dtype + ")"));
+        const Inputs inputs = make_inputs(c);
+        for (const Tensor* tensor : tensors(inputs))
+          for (const double x : tensor->values) ASSERT_EQ(x, reference::round_to(x, c.dtype)) << name << " " << dtype;
+      }
     }
   }
+}
+
+TEST(Inputs, OfNsaAreSharedByTheBranchesOnlyWhereTheCaseSaysSo) {
+  const Inputs own = make_inputs(parse_case("nsa(lens=40)")),
+               shared = make_inputs(parse_case("nsa(lens=40,shared_kv=1)"));
+  EXPECT_NE(own.k.values, own.k_selected.values);
+  EXPECT_NE(own.v_selected.values, own.v_window.values);
+  EXPECT_EQ(shared.k.values, shared.k_window.values);
+  EXPECT_EQ(shared.v.values, shared.v_selected.values);
+  const auto [least, most] = std::minmax_element(own.gates.values.begin(), own.gates.values.end());
+  EXPECT_EQ(*least, 0);
+  EXPECT_EQ(*most, 1);
+}
+
+TEST(EdgeSpikeRegime, PutsNearlyAllWeightOnOneKeyAtABlocksEdge) {
+  const Case c = parse_case("nsa_compressed(lens=400,regime=edge_spike,compress_block=32,compress_stride=16,block=64)");
+  const Inputs in = make_inputs(c);
+  Eigen::VectorXd scores = c.scale * (in.k.rows(0, in.k.tokens, 0) * in.q.row(399, 0));
+  Eigen::Index spike = 0;
+  EXPECT_GT(scores.maxCoeff(&spike), 8);
+  EXPECT_EQ(spike % 4, 3);  // its tokens are the last 16 of a selection block and the first 16 of the next
+  scores[spike] = 0;
+  EXPECT_LT(scores.maxCoeff(), 6);
+}
+
+TEST(DisagreeingHeadsRegime, MakesTheHeadsOfAGroupWantOtherBlocks) {
+  const Case c = parse_case("moba(lens=320,heads=2,kv_heads=1,block=16,regime=disagreeing_heads)");
+  const Inputs in = make_inputs(c);
+  const reference::Matrix pooled = reference::pool_keys(in.k.rows(0, 320, 0), 16);
+  Eigen::Index first = 0, second = 0;
+  (pooled * in.q.row(319, 0)).maxCoeff(&first);
+  (pooled * in.q.row(319, 1)).maxCoeff(&second);
+  EXPECT_NE(first % 2, second % 2);
 }
 
 TEST(Random, NormalHasMeanZeroAndVarianceOne) {

@@ -20,8 +20,6 @@ namespace {
 
 using namespace reference;
 
-double square(double x) { return x * x; }
-
 TEST(RowLimit, IsOnePlusKappaForOneDirectionAndShrinksWithMany) {
   const Vector x = Vector::Constant(8, 2);
   EXPECT_NEAR(effective_terms(x * x.transpose()), 1, 1e-12);
@@ -98,9 +96,8 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryProfile) {
     const Vector dk = sum.dk.row(3).transpose(), dv = sum.dv.row(3).transpose();
     const GradientNoise dk_noise = key_gradient_noise(profile, key_terms, 3, dk);
     const GradientNoise dv_noise = value_gradient_noise(profile, key_terms, 3, dv);
-    const Rows q(key_terms.q.data(), 1, 16), rows_d_o(key_terms.d_o.data(), 1, 8);
-    expect_consistent({dk_noise.errors, q, {&one, 1}, dk, dk_noise.noise.rounding}, dk_noise.noise.variance);
-    expect_consistent({dv_noise.errors, rows_d_o, {&one, 1}, dv, dv_noise.noise.rounding}, dv_noise.noise.variance);
+    expect_consistent({dk_noise.errors, view(key_terms.q), {&one, 1}, dk, dk_noise.noise.rounding}, dk_noise.noise.variance);
+    expect_consistent({dv_noise.errors, view(key_terms.d_o), {&one, 1}, dv, dv_noise.noise.rounding}, dv_noise.noise.variance);
   }
 }
 
@@ -156,7 +153,7 @@ TEST(ScoreMargins, GrowWithTheRoundingOfMeanKeysAndStayBelowTheWorstCase) {
   OneRow r;
   const Matrix pooled = pool_keys(r.keys.k, 16);
   const PoolNoise noise = pool_noise(r.keys.k, pooled, 16);
-  const Vector scores = gate_scores(r.in.q, Rows(pooled.data(), pooled.rows(), 16));
+  const Vector scores = gate_scores(r.in.q, view(pooled));
   const Vector fp32 = score_margins(r.profile, r.in.q, pooled, noise, scores);
   r.profile.pooled = Format::bf16;
   const Vector bf16 = score_margins(r.profile, r.in.q, pooled, noise, scores);
@@ -176,7 +173,7 @@ TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
   const Inputs in = make_inputs(c);
   const std::int64_t rows = in.k.tokens;
   const Matrix weights = overlap_weights(problem, rows, 25);
-  const KeyValues keys(in.k.rows(0, rows, 0), Rows(weights.data(), rows, 25));
+  const KeyValues keys(in.k.rows(0, rows, 0), view(weights));
   const std::int64_t t = 330;
   const Matrix q = group_queries(problem, in.q, t, 0);
   const Vector exact = importance(problem, q, keys.k, t).importance;

@@ -12,28 +12,29 @@
 namespace attnspec::reference {
 namespace {
 
-/// <do, o> as a function of whatever `value` is part of, differentiated numerically.
-double slope(const Module& module, double& value) {
-  const auto product = [&] {
-    const Tensor o = module.forward().o;
-    return std::inner_product(o.values.begin(), o.values.end(), module.d_o.values.begin(), 0.0);
-  };
+double product(const Tensor& a, const Tensor& b) {
+  return std::inner_product(a.values.begin(), a.values.end(), b.values.begin(), 0.0);
+}
+
+/// A function of whatever `value` is part of, differentiated numerically.
+template <class Function>
+double slope(double& value, const Function& function) {
   const double centre = value;
   value = centre + 1e-5;
-  const double above = product();
+  const double above = function();
   value = centre - 1e-5;
-  const double below = product();
+  const double below = function();
   value = centre;
   return (above - below) / 2e-5;
 }
 
 template <class Values>
 void expect_slopes(const Module& module, Values& values, const Values& gradient, const char* name) {
+  const auto loss = [&] { return product(module.forward().o, module.d_o); };
   const auto size = static_cast<std::size_t>(values.size());
   for (std::size_t n = 0; n < size; n += 1 + size / 40) {
     const double expected = gradient.data()[n];
-    EXPECT_NEAR(slope(module, values.data()[n]), expected, 3e-8 * std::max(1.0, std::abs(expected)))
-        << name << " " << n;
+    EXPECT_NEAR(slope(values.data()[n], loss), expected, 3e-8 * std::max(1.0, std::abs(expected))) << name << " " << n;
   }
 }
 
@@ -120,16 +121,7 @@ TEST(NsaGates, AreTheSigmoidOfALinearLayerAndItsSlopes) {
   const Tensor d_gates = filled(Tensor(3, 2, 3), "dgates");
   const GateLayerGradients d = gates_backward(layer, x, gates(layer, x), d_gates);
   const auto expect_slope = [&](double& value, double gradient) {
-    const auto product = [&] {
-      const Tensor g = gates(layer, x);
-      return std::inner_product(g.values.begin(), g.values.end(), d_gates.values.begin(), 0.0);
-    };
-    const double centre = value;
-    value = centre + 1e-5;
-    const double above = product();
-    value = centre - 1e-5;
-    EXPECT_NEAR((above - product()) / 2e-5, gradient, 1e-9);
-    value = centre;
+    EXPECT_NEAR(slope(value, [&] { return product(gates(layer, x), d_gates); }), gradient, 1e-9);
   };
   for (Eigen::Index n = 0; n < 12; ++n) expect_slope(layer.w.data()[n], d.layer.w.data()[n]);
   for (Eigen::Index n = 0; n < 6; ++n) expect_slope(layer.b[n], d.layer.b[n]);

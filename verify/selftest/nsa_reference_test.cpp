@@ -9,6 +9,7 @@
 
 #include "reference/dense.hpp"
 #include "verify/selftest/nsa_module.hpp"
+#include "verify/selftest/testing.hpp"
 
 namespace attnspec::reference {
 namespace {
@@ -51,12 +52,7 @@ Module cut(const Module& module, KeyRange queries, KeyRange keys) {
 
 std::string rejection(NsaProblem problem, std::int64_t NsaProblem::*field, std::int64_t value) {
   problem.*field = value;
-  try {
-    validate(problem);
-  } catch (const InvalidProblem& error) {
-    return error.what();
-  }
-  return "";
+  return message_of<InvalidProblem>([&] { validate(problem); });
 }
 
 TEST(NsaValidate, NamesFieldAndValue) {

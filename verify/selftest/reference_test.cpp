@@ -8,6 +8,7 @@
 #include "reference/dense.hpp"
 #include "reference/moba.hpp"
 #include "reference/softmax.hpp"
+#include "verify/selftest/testing.hpp"
 
 namespace attnspec::reference {
 namespace {
@@ -15,12 +16,7 @@ namespace {
 /// The message of the InvalidProblem that the problem is rejected with; empty when it is accepted.
 template <class... Problem>
 std::string rejection(const Problem&... problem) {
-  try {
-    validate(problem...);
-  } catch (const InvalidProblem& error) {
-    return error.what();
-  }
-  return "";
+  return message_of<InvalidProblem>([&] { validate(problem...); });
 }
 
 AttentionProblem one_sequence(std::int64_t tokens) { return {{0, tokens}, {0, tokens}, 1, 1, 1, 1, 1, true}; }

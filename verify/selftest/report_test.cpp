@@ -3,10 +3,10 @@
 #include "verify/report.hpp"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <pugixml.hpp>
+
+#include "verify/selftest/testing.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -67,11 +67,11 @@ TEST(ExitCode, IsZeroOneOrThree) {
 }
 
 TEST(Junit, HoldsEveryCaseAndItsFindings) {
-  const auto path = std::filesystem::temp_directory_path() / ("attnspec_junit_" + std::to_string(::getpid()) + ".xml");
-  write_junit(path.string(),
+  const TemporaryPath file("junit.xml");
+  write_junit(file.string(),
               {result_with(Verdict::pass), result_with(Verdict::value_out_of_bound), result_with(Verdict::undecided)});
   pugi::xml_document document;
-  ASSERT_TRUE(document.load_file(path.c_str()));
+  ASSERT_TRUE(document.load_file(file.path().c_str()));
   const pugi::xml_node suite = document.child("testsuites").child("testsuite");
   EXPECT_STREQ(suite.attribute("name").value(), "model:x moba");
   EXPECT_EQ(suite.attribute("tests").as_int(), 3);
@@ -81,7 +81,6 @@ TEST(Junit, HoldsEveryCaseAndItsFindings) {
       std::string(suite.find_child([](pugi::xml_node n) { return n.child("failure"); }).child("failure").text().get())
           .substr(0, 5),
       "FAIL ");
-  std::filesystem::remove(path);
   EXPECT_THROW(write_junit("/nonexistent/directory/x.xml", {}), std::runtime_error);
 }
 

@@ -3,23 +3,19 @@
 #include "verify/safetensors.hpp"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
-#include <iterator>
 
 #include "verify/golden.hpp"
+#include "verify/selftest/testing.hpp"
 
 namespace attnspec::verify {
 namespace {
 
-namespace fs = std::filesystem;
-
 struct SafetensorsFile : testing::Test {
-  fs::path path = fs::temp_directory_path() / ("attnspec_" + std::to_string(::getpid()) + ".safetensors");
-  ~SafetensorsFile() override { fs::remove(path); }
+  TemporaryPath temporary{"some.safetensors"};
+  const std::string path = temporary.string();
 
   void write(const std::string& header, const std::string& data, std::uint64_t size) {
     std::ofstream file(path, std::ios::binary);
@@ -29,15 +25,11 @@ struct SafetensorsFile : testing::Test {
   void write(const std::string& header, const std::string& data) { write(header, data, header.size()); }
 
   std::string failure() const {
-    try {
-      read_safetensors(path.string());
-    } catch (const std::runtime_error& error) {
-      const std::string message = error.what();
-      EXPECT_EQ(message.find(path.string()), 0u) << message;
-      EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-      return message.substr(path.string().size() + 2);
-    }
-    return "";
+    const std::string message = message_of<std::runtime_error>([&] { read_safetensors(path); });
+    if (message.empty()) return "";
+    EXPECT_EQ(message.find(path), 0u) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    return message.substr(path.size() + 2);
   }
 };
 
@@ -46,7 +38,7 @@ TEST_F(SafetensorsFile, GivesTensorsOfEveryDtype) {
       R"({"__metadata__":{"block":"16"},"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},)"
       R"("b":{"dtype":"F16","shape":[1,1],"data_offsets":[4,6]},"c":{"dtype":"I32","shape":[1],"data_offsets":[6,10]}})",
       std::string("\x80\x3f\x00\xc0", 4) + std::string("\x00\x38", 2) + std::string("\xff\xff\xff\xff", 4));
-  const Safetensors file = read_safetensors(path.string());
+  const Safetensors file = read_safetensors(path);
   EXPECT_EQ(file.at("a").values, (std::vector<double>{1, -2}));
   EXPECT_EQ(file.at("b").values, (std::vector<double>{0.5}));
   EXPECT_EQ(file.at("c").values, (std::vector<double>{-1}));
@@ -84,8 +76,7 @@ TEST_F(SafetensorsFile, FailsInOneLineWhenItIsBroken) {
 }
 
 TEST_F(SafetensorsFile, FailsAtEveryLengthItCanBeTruncatedTo) {
-  std::ifstream whole(golden_files().front(), std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(whole), {}};
+  const std::string bytes = read_file(golden_files().front());
   for (std::size_t size = 0; size < bytes.size(); size += 1 + bytes.size() / 97) {
     std::ofstream(path, std::ios::binary) << bytes.substr(0, size);
     EXPECT_NE(failure(), "") << size;
@@ -95,19 +86,16 @@ TEST_F(SafetensorsFile, FailsAtEveryLengthItCanBeTruncatedTo) {
 TEST(Golden, TellsAWrongResultFromARightOne) {
   const std::string path = golden_files().front();
   for (const GoldenComparison& comparison : compare_golden(path)) EXPECT_TRUE(comparison.agrees()) << comparison.tensor;
-  std::ifstream whole(path, std::ios::binary);
-  std::string bytes{std::istreambuf_iterator<char>(whole), {}};
-  const fs::path changed =
-      fs::temp_directory_path() / ("attnspec_golden_" + std::to_string(::getpid()) + ".safetensors");
+  std::string bytes = read_file(path);
   const std::size_t dk_begins = bytes.find('}', bytes.find("\"dk\":{")) + 1;
   ASSERT_LT(dk_begins, bytes.size());
   std::uint64_t header = 0;
   std::copy_n(bytes.data(), sizeof header, reinterpret_cast<char*>(&header));
   bytes[8 + header + 8 * 100 + 5] ^= 1;  // a middle bit of one number of dk, the first tensor
-  std::ofstream(changed, std::ios::binary) << bytes;
+  const TemporaryPath changed("changed.safetensors");
+  std::ofstream(changed.path(), std::ios::binary) << bytes;
   for (const GoldenComparison& comparison : compare_golden(changed.string()))
     EXPECT_EQ(comparison.agrees(), comparison.tensor != "dk");
-  fs::remove(changed);
 }
 
 TEST(Golden, CoversMobaAndNsa) {

@@ -3,20 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 #include <regex>
 #include <set>
 #include <string>
 #include <utility>
 
+#include "verify/selftest/testing.hpp"
+
+namespace attnspec {
 namespace {
 
 using Pairs = std::set<std::pair<std::string, std::string>>;  // equation, function
-
-std::string read(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 /// Every match of a pattern.
 std::vector<std::smatch> matches(const std::string& text, const std::string& pattern) {
@@ -27,7 +24,7 @@ std::vector<std::smatch> matches(const std::string& text, const std::string& pat
 /// "**M2** `pool_keys`" at the head of a paragraph; a method by its own name.
 Pairs in_document() {
   Pairs pairs;
-  const std::string text = read(ATTNSPEC_SOURCE_DIR "/docs/specification.md");
+  const std::string text = read_file(ATTNSPEC_SOURCE_DIR "/docs/specification.md");
   for (const auto& match : matches(text, "\n\\*\\*([A-Z][0-9]+)\\*\\* `(?:[A-Za-z]+::)?([a-z_]+)`"))
     pairs.insert({match[1], match[2]});
   return pairs;
@@ -38,7 +35,7 @@ Pairs in_reference() {
   Pairs pairs;
   for (const auto& entry : std::filesystem::directory_iterator(ATTNSPEC_SOURCE_DIR "/reference")) {
     if (entry.path().extension() != ".hpp") continue;
-    const std::string text = read(entry.path());
+    const std::string text = read_file(entry.path());
     for (const auto& comment : matches(text, "((?:[ ]*///[^\n]*\n)+)[^\n(]*?([a-z_]+)\\(")) {
       const std::string words = std::regex_replace(comment[1].str(), std::regex("\n *///"), "");
       for (const auto& list : matches(words, "Equations? ([A-Z][0-9]+(?:, [A-Z][0-9]+)*)")) {
@@ -63,12 +60,12 @@ TEST(Specification, NamesForEveryEquationTheFunctionThatNamesIt) {
 
 /// A tag "F1" derived in docs/numerics.md under a bold heading of that name.
 TEST(Numerics, DerivesEveryTagThatTheNoisePredictionUses) {
-  const std::string document = read(ATTNSPEC_SOURCE_DIR "/docs/numerics.md");
+  const std::string document = read_file(ATTNSPEC_SOURCE_DIR "/docs/numerics.md");
   std::set<std::string> derived, used;
   for (const auto& match : matches(document, "\n\\*\\*([A-Z][0-9]+) ")) derived.insert(match[1]);
   for (const auto& entry : std::filesystem::directory_iterator(ATTNSPEC_SOURCE_DIR "/reference")) {
     if (entry.path().filename().string().find("noise") == std::string::npos) continue;
-    const std::string text = read(entry.path());
+    const std::string text = read_file(entry.path());
     for (const auto& match : matches(text, "(?:[Tt]ags?|//|to) ([A-Z][0-9])\\b")) used.insert(match[1]);
   }
   EXPECT_GE(derived.size(), 18u);
@@ -76,3 +73,4 @@ TEST(Numerics, DerivesEveryTagThatTheNoisePredictionUses) {
 }
 
 }  // namespace
+}  // namespace attnspec

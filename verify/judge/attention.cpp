@@ -1,0 +1,219 @@
+#include "verify/judge/attention.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <utility>
+
+namespace attnspec::verify {
+
+using namespace reference;
+
+struct AttentionJudge::ForwardRow {
+  std::vector<KeyRange> visible;
+  AttendedRow expected;
+  AttentionNoise noise;
+  Vector observed_o, observed_lse;
+  RowComparison o, lse;
+
+  bool is_right() const { return o.fault == RowFault::none && lse.fault == RowFault::none; }
+  Covariance covariance(const KeyValues& keys) const {
+    return {noise.errors, keys.v, visible, expected.o, noise.o.rounding};
+  }
+};
+
+AttentionJudge::AttentionJudge(const Profile& profile, AttentionStage stage)
+    : profile_(profile), stage_(std::move(stage)), sequences_(sequences(stage_.problem)) {
+  const AttentionProblem& problem = stage_.problem;
+  states_.assign(static_cast<std::size_t>(stage_.q.tokens * problem.heads), RowState::usable);
+  for (const Sequence& sequence : sequences_)
+    for (std::int64_t g = 0; g < problem.kv_heads; ++g)
+      keys_.emplace_back(stage_.k.rows(sequence.k_begin, sequence.k_end, g),
+                         stage_.v.rows(sequence.k_begin, sequence.k_end, g));
+}
+
+void AttentionJudge::exclude(std::int64_t token, std::int64_t head) { state(token, head) = RowState::excluded; }
+
+RowInputs AttentionJudge::row_inputs(const Sequence& sequence, std::int64_t token, std::int64_t head,
+                                     std::span<const KeyRange> visible) const {
+  return {stage_.q.row(token, head), keys(sequence, kv_head(stage_.problem, head)), visible, stage_.problem.scale};
+}
+
+std::vector<KeyRange> AttentionJudge::visible(const Sequence& sequence, std::int64_t token,
+                                              std::span<const std::int32_t> blocks) const {
+  return visible_keys(blocks, stage_.reach(sequence, token), sequence.num_keys(), stage_.block);
+}
+
+AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std::int64_t token, std::int64_t head,
+                                                   std::span<const std::int32_t> blocks) const {
+  std::vector<KeyRange> ranges = visible(sequence, token, blocks);
+  const RowInputs in = row_inputs(sequence, token, head, ranges);
+  AttendedRow expected = attend(in.q, in.kv.k, in.kv.v, ranges, in.scale);
+  AttentionNoise noise = attention_noise(profile_, in, expected);
+  ForwardRow row{std::move(ranges),
+                 std::move(expected),
+                 std::move(noise),
+                 stage_.o.row(token, head),
+                 stage_.lse.row(token, head),
+                 {},
+                 {}};
+  row.o = compare_row(row.expected.o, row.observed_o, row.noise.o, profile_.output, row.covariance(in.kv));
+  row.lse = compare_number(row.expected.lse, row.observed_lse[0], row.noise.lse, Format::fp32);
+  return row;
+}
+
+std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(const Sequence& sequence,
+                                                                             std::int64_t token, std::int64_t head,
+                                                                             const std::vector<Blocks>& candidates) {
+  std::optional<ForwardRow> row;
+  const auto slots = stage_.selection.row(token, head);
+  for (const Blocks& blocks : candidates) {
+    row.emplace(compare(sequence, token, head, blocks));
+    std::fill(slots.begin(), slots.end(), -1);
+    std::copy(blocks.begin(), blocks.end(), slots.begin());
+    if (row->is_right()) break;
+  }
+  return row;
+}
+
+void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,
+                                   CaseResult& result) {
+  Tally o(observe, stage_.branch, "o"), lse(observe, stage_.branch, "lse");
+  DirectionTest directions(profile_);
+  for_each_query(stage_.problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    if (state(token, head) == RowState::excluded) return;
+    const std::optional<ForwardRow> row =
+        candidates ? compare_candidates(sequence, token, head, candidates(sequence, token, head))
+                   : compare(sequence, token, head, selected_blocks(stage_.problem, stage_.selection, token, head));
+    if (!row) {
+      state(token, head) = RowState::undecided;
+      o.add_undecided();
+      return lse.add_undecided();
+    }
+    const Place place{sequence.index, token - sequence.q_begin, head};
+    const RowInputs in = row_inputs(sequence, token, head, row->visible);
+    const Covariance covariance = row->covariance(in.kv);
+    o.add(place, row->o, row->expected.o, row->observed_o, &covariance);
+    lse.add(place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
+    if (row->observed_o.allFinite() && !row->visible.empty()) {
+      const std::int64_t next = stage_.reach(sequence, token).end;
+      directions.add(in, row->expected, covariance, row->noise.o.variance.sum(), row->observed_o - row->expected.o,
+                     next < sequence.num_keys() ? next : -1);
+    }
+  });
+  o.finish(result);
+  lse.finish(result);
+  add_directions(directions, zero_mean_values, result);
+}
+
+void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const {
+  const std::string output = stage_.branch.empty() ? "o" : stage_.branch + ".o";
+  result.directions.push_back({output, {test.directions().begin(), test.directions().end()}});
+  if (!zero_mean_values) return;
+  for (const Direction& direction : test.directions())
+    if (std::abs(direction.z()) > kKappa)
+      result.add({.output = output,
+                  .detail = fmt::format("errors of all rows add up as if: {}; {:.3g} deviations, limit {}",
+                                        direction.fault, direction.z(), kKappa)});
+}
+
+std::string AttentionJudge::why_no_backward() const {
+  if (!std::all_of(states_.begin(), states_.end(), [](RowState s) { return s == RowState::usable; }))
+    return "backward not judged: the selection it would be given is not known";
+  for (std::int64_t token = 0; token < stage_.q.tokens; ++token)
+    for (std::int64_t head = 0; head < stage_.problem.heads; ++head)
+      if (!stage_.o.row(token, head).allFinite() || !(stage_.lse.load(token, head, 0) < HUGE_VAL))
+        return "backward not judged: the o and lse it would be given are not finite";
+  return "";
+}
+
+QueryGradient AttentionJudge::query_gradient(const Profile& profile, std::int64_t sequence_index, std::int64_t token,
+                                             std::int64_t head, const Tensor& d_o) const {
+  const Sequence& sequence = sequences_[static_cast<std::size_t>(sequence_index)];
+  std::vector<KeyRange> ranges =
+      visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
+  const RowInputs in = row_inputs(sequence, token, head, ranges);
+  const Vector o = stage_.o.row(token, head);
+  const RowGiven given{d_o.row(token, head), o, stage_.lse.load(token, head, 0)};
+  const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, ranges, in.scale, given.d_o, o, given.lse);
+  Vector expected = reference::query_gradient(row, in.kv.k, ranges, in.scale);
+  GradientNoise noise = query_gradient_noise(profile, in, gradient_terms(profile, in, given, row), row, expected);
+  return {std::move(ranges), std::move(expected), std::move(noise), in.kv};
+}
+
+void AttentionJudge::judge_query_gradients(const Tensor& d_o, const TensorView& dq, const RowObserver& observe,
+                                           CaseResult& result) const {
+  Tally tally(observe, stage_.branch, "dq");
+  for_each_query(stage_.problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    const QueryGradient gradient = query_gradient(profile_, sequence.index, token, head, d_o);
+    const Vector observed = dq.row(token, head);
+    const Covariance covariance = gradient.covariance();
+    tally.add({sequence.index, token - sequence.q_begin, head},
+              compare_row(gradient.expected, observed, gradient.noise.noise, profile_.output, covariance),
+              gradient.expected, observed, &covariance);
+  });
+  tally.finish(result);
+}
+
+void AttentionJudge::judge_key_gradients(const Tensor& d_o, const TensorView& dk_view, const TensorView& dv_view,
+                                         const RowObserver& observe, CaseResult& result) const {
+  Tally dk(observe, stage_.branch, "dk"), dv(observe, stage_.branch, "dv");
+  for (const Sequence& sequence : sequences_) {
+    const auto chunks = key_chunks(sequence, stage_.block);
+    for (std::int64_t g = 0; g < stage_.problem.kv_heads; ++g) {
+      const auto rows = queries_by_block(stage_.problem, sequence, g, stage_.block, stage_.selection);
+#pragma omp parallel for schedule(dynamic)
+      for (std::size_t c = 0; c < chunks.size(); ++c)
+        judge_chunk(chunks[c], sequence, g, rows[static_cast<std::size_t>(chunks[c].block)], d_o, dk_view, dv_view, dk,
+                    dv);
+    }
+  }
+  dk.finish(result);
+  dv.finish(result);
+}
+
+void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence, std::int64_t g,
+                                 const std::vector<QueryRow>& selecting, const Tensor& d_o, const TensorView& dk_view,
+                                 const TensorView& dv_view, Tally& dk, Tally& dv) const {
+  const AttentionProblem& problem = stage_.problem;
+  const std::int64_t first = chunk.keys.begin, keys = chunk.keys.end - first;
+  struct Seeing {
+    QueryRow row;
+    KeyRange keys;
+  };
+  std::vector<Seeing> seeing;
+  for (const QueryRow& row : selecting)
+    if (const KeyRange range = visible_in(chunk, stage_.reach(sequence, row.token)); range.begin < range.end)
+      seeing.push_back({row, range});
+  KeyGradient sum{Matrix::Zero(keys, problem.dk), Matrix::Zero(keys, problem.dv)};
+  KeyTerms terms(std::ssize(seeing), keys, problem.dk, problem.dv, problem.scale,
+                 static_cast<double>(selecting.size()));
+  for (std::size_t i = 0; i < seeing.size(); ++i) {
+    const auto& [query, range] = seeing[i];
+    const RowInputs in = row_inputs(sequence, query.token, query.head, {&range, 1});
+    const Vector o = stage_.o.row(query.token, query.head);
+    const RowGiven given{d_o.row(query.token, query.head), o, stage_.lse.load(query.token, query.head, 0)};
+    const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, in.visible, in.scale, given.d_o, o, given.lse);
+    add_key_gradient(row, range, first, in.q, given.d_o, in.scale, sum);
+    terms.set(profile_, static_cast<std::int64_t>(i), first, in, given, row, gradient_terms(profile_, in, given, row));
+  }
+  terms.complete();
+  for (std::int64_t key = 0; key < keys; ++key) {
+    const auto compare_key = [&](Tally& tally, const Matrix& sums, const TensorView& view, const Matrix& summed,
+                                 const auto& predict) {
+      const Vector expected = sums.row(key).transpose(), observed = view.row(sequence.k_begin + first + key, g);
+      const auto [errors, noise] = predict(profile_, terms, key, expected);
+      const KeyRange all{0, summed.rows()};
+      const Covariance covariance{
+          errors, {summed.data(), summed.rows(), summed.cols()}, {&all, 1}, expected, noise.rounding};
+      tally.add({sequence.index, first + key, g}, compare_row(expected, observed, noise, profile_.output, covariance),
+                expected, observed, &covariance);
+    };
+    compare_key(dk, sum.dk, dk_view, terms.q, key_gradient_noise);
+    compare_key(dv, sum.dv, dv_view, terms.d_o, value_gradient_noise);
+  }
+}
+
+}  // namespace attnspec::verify

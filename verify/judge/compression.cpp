@@ -1,0 +1,95 @@
+#include "verify/judge/compression.hpp"
+
+#include <functional>
+#include <utility>
+
+#include "reference/compression_gradient_noise.hpp"
+
+namespace attnspec::verify {
+
+using namespace reference;
+
+namespace {
+
+void compare(Tally& tally, const Place& place, const PredictedRow& row, const Vector& observed, Format format) {
+  const Covariance covariance = row.covariance();
+  tally.add(place, compare_row(row.expected, observed, row.sum.noise, format, covariance), row.expected, observed,
+            &covariance);
+}
+
+/// The parameters that the kv head reads.
+std::size_t set_of(const CompressionStage& stage, std::int64_t kv_head) {
+  return stage.problem.shared_phi ? 0 : static_cast<std::size_t>(kv_head);
+}
+
+/// Every row of the gradient of one parameter, of one set.
+void judge_parameter(const Profile& profile, const TensorView& view, std::int64_t set,
+                     const std::function<PredictedRow(std::int64_t row)>& predict, Tally& tally) {
+#pragma omp parallel for schedule(dynamic)
+  for (std::int64_t i = 0; i < view.tokens; ++i)
+    compare(tally, {-1, i, set}, predict(i), view.row(i, set), profile.output);
+}
+
+}  // namespace
+
+void judge_compressed_rows(const Profile& profile, const CompressionStage& stage, const TensorView& rows,
+                           const RowObserver& observe, CaseResult& result) {
+  const NsaProblem& problem = stage.problem;
+  Tally tally(observe, stage.branch, "rows");
+  std::vector<CompressionNoise> noise;  // [sets]
+  for (const PhiParameters& parameters : stage.phi) noise.emplace_back(profile, problem, parameters);
+  const std::vector<std::int64_t> offsets = compressed_offsets(problem);
+  for (const Sequence& sequence : sequences(problem.attention)) {
+    const std::int64_t first = offsets[static_cast<std::size_t>(sequence.index)];
+    const std::int64_t count = num_compressed(problem, sequence.num_keys());
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t begin = sequence.k_begin + i * problem.compress_stride;
+        const Rows x = stage.tokens.rows(begin, begin + problem.compress_block, g);
+        compare(tally, {sequence.index, i, g}, noise[set_of(stage, g)].row(x), rows.row(first + i, g), profile.input);
+      }
+    }
+  }
+  tally.finish(result);
+}
+
+void judge_compression_gradients(const Profile& profile, const CompressionStage& stage, const Tensor& d_rows,
+                                 const TensorView& d_tokens, const PhiTensors<TensorView>& d_phi,
+                                 const RowObserver& observe, CaseResult& result) {
+  const NsaProblem& problem = stage.problem;
+  std::vector<CompressionGradientNoise> noise;  // [sets]
+  for (std::size_t set = 0; set < stage.phi.size(); ++set)
+    noise.emplace_back(profile, problem, stage.phi, stage.tokens, d_rows, static_cast<std::int64_t>(set));
+  Tally tokens(observe, stage.branch, "dtokens");
+  for (const Sequence& sequence : sequences(problem.attention)) {
+#pragma omp parallel for collapse(2) schedule(dynamic)
+    for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g)
+      for (std::int64_t token = sequence.k_begin; token < sequence.k_end; ++token)
+        compare(tokens, {sequence.index, token - sequence.k_begin, g}, noise[set_of(stage, g)].token(token, g),
+                d_tokens.row(token, g), profile.output);
+  }
+  tokens.finish(result);
+  for (const auto& [name, part] : kPhiParts<TensorView>) {
+    const TensorView& view = d_phi.*part;
+    if (view.tokens == 0) continue;
+    Tally tally(observe, stage.branch, std::string("d") + name);
+    for (std::size_t set = 0; set < noise.size(); ++set)
+      judge_parameter(
+          profile, view, static_cast<std::int64_t>(set),
+          [&, part = part](std::int64_t i) {
+            using Views = PhiTensors<TensorView>;
+            const CompressionGradientNoise& of_set = noise[set];
+            if (part == &Views::position) return of_set.position(i);
+            if (part == &Views::w) return of_set.w(i);
+            if (part == &Views::w1) return of_set.w1(i);
+            if (part == &Views::b1) return of_set.b1();
+            if (part == &Views::w2) return of_set.w2(i);
+            return of_set.b2();
+          },
+          tally);
+    tally.finish(result);
+  }
+}
+
+}  // namespace attnspec::verify

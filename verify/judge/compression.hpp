@@ -1,0 +1,29 @@
+// Judging NSA's compression: its rows, and the gradients of tokens and parameters from the gradient of the rows.
+#pragma once
+
+#include <string>
+
+#include "verify/judge/tally.hpp"
+#include "verify/phi.hpp"
+#include "verify/storage.hpp"
+
+namespace attnspec::verify {
+
+/// A compression that a kernel computed: nsa_compress, or phi of nsa's keys or values.
+struct CompressionStage {
+  std::string branch;  // "", phi_k or phi_v
+  const reference::NsaProblem& problem;
+  const reference::Tensor& tokens;
+  reference::PhiHeads phi;
+};
+
+/// rows [compressed rows, Hkv, features], the kernel's.
+void judge_compressed_rows(const reference::Profile& profile, const CompressionStage& stage, const TensorView& rows,
+                           const RowObserver& observe, CaseResult& result);
+
+/// d_rows is what the backward was given or, in nsa, what it stored; d_tokens and d_phi are the kernel's.
+void judge_compression_gradients(const reference::Profile& profile, const CompressionStage& stage,
+                                 const reference::Tensor& d_rows, const TensorView& d_tokens,
+                                 const PhiTensors<TensorView>& d_phi, const RowObserver& observe, CaseResult& result);
+
+}  // namespace attnspec::verify

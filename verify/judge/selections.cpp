@@ -1,0 +1,89 @@
+#include "verify/judge/selections.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+namespace attnspec::verify {
+
+using namespace reference;
+
+namespace {
+Rows as_rows(const Matrix& m) { return {m.data(), m.rows(), m.cols()}; }
+}  // namespace
+
+RuleOfRow moba_rule(const Profile& profile, const MobaProblem& problem, const Tensor& q, const Tensor& k, bool exact) {
+  struct Pooled {
+    Matrix means;
+    PoolNoise noise;
+  };
+  const AttentionProblem& attention = problem.attention;
+  auto pooled = std::make_shared<std::vector<Pooled>>();  // [sequences * Hkv]
+  for (const Sequence& sequence : sequences(attention)) {
+    for (std::int64_t g = 0; g < attention.kv_heads; ++g) {
+      const Rows keys = k.rows(sequence.k_begin, sequence.k_end, g);
+      Matrix means = pool_keys(keys, problem.block);
+      PoolNoise noise = pool_noise(keys, means, problem.block);
+      pooled->push_back({std::move(means), std::move(noise)});
+    }
+  }
+  return [&, pooled, exact](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    const auto& [means, noise] =
+        (*pooled)[static_cast<std::size_t>(sequence.index * attention.kv_heads + kv_head(attention, head))];
+    const Vector scores = gate_scores(q.row(token, head), Rows(means.data(), means.rows(), means.cols()));
+    const Vector margins =
+        exact ? Vector(Vector::Zero(scores.size())) : score_margins(profile, q.row(token, head), means, noise, scores);
+    return selection_rule(problem, sequence.position(token), sequence.num_keys(), scores, margins);
+  };
+}
+
+RuleOfRow nsa_rule(const Profile& profile, const NsaProblem& problem, const Tensor& q, const Tensor& k) {
+  struct Weighed {
+    std::vector<Matrix> overlaps;  // [sequences]
+    std::vector<KeyValues> keys;   // [sequences * Hkv], whose values are the overlaps
+  };
+  const AttentionProblem& attention = problem.attention;
+  const std::vector<std::int64_t> offsets = compressed_offsets(problem);
+  auto weighed = std::make_shared<Weighed>();
+  for (const Sequence& sequence : sequences(attention)) {
+    const auto s = static_cast<std::size_t>(sequence.index);
+    weighed->overlaps.push_back(
+        overlap_weights(problem, offsets[s + 1] - offsets[s], num_blocks(sequence.num_keys(), problem.block)));
+  }
+  for (const Sequence& sequence : sequences(attention)) {
+    const auto s = static_cast<std::size_t>(sequence.index);
+    for (std::int64_t g = 0; g < attention.kv_heads; ++g)
+      weighed->keys.emplace_back(k.rows(offsets[s], offsets[s + 1], g), as_rows(weighed->overlaps[s]));
+  }
+  return [&, weighed](const Sequence& sequence, std::int64_t token, std::int64_t g) {
+    const KeyValues& keys = weighed->keys[static_cast<std::size_t>(sequence.index * attention.kv_heads + g)];
+    const std::int64_t t = sequence.position(token);
+    const Matrix queries = group_queries(problem, q, token, g);
+    return importance_rule(problem, t, importance(problem, queries, keys.k, t).importance,
+                           importance_margins(profile, problem, queries, keys, t));
+  };
+}
+
+std::vector<QueryRow> judge_selection(const AttentionProblem& problem, std::int64_t block, const RuleOfRow& rule,
+                                      Selection& exported, const RowObserver& observe, CaseResult& result) {
+  Tally tally(observe, "", "selection");
+  std::vector<QueryRow> emptied;
+  AttentionProblem rows = problem;
+  rows.heads = exported.heads;
+  for_each_query(rows, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    const auto row = exported.row(token, head);
+    std::string wrong = malformed(row, num_blocks(sequence.num_keys(), block));
+    if (!wrong.empty()) {
+      std::fill(row.begin(), row.end(), -1);
+#pragma omp critical(attnspec_emptied)
+      emptied.push_back({token, head});
+    } else {
+      wrong = inadmissible(rule(sequence, token, head), row);
+    }
+    tally.add_selection({sequence.index, token - sequence.q_begin, head}, wrong);
+  });
+  tally.finish(result);
+  return emptied;
+}
+
+}  // namespace attnspec::verify

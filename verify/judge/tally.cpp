@@ -1,0 +1,78 @@
+#include "verify/judge/tally.hpp"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+namespace attnspec::verify {
+
+Tally::Tally(const RowObserver& observe, std::string branch, std::string output)
+    : observe_(observe), output_(std::move(output)) {
+  summary_.output = branch.empty() ? output_ : branch + "." + output_;
+}
+
+void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
+                const reference::Covariance* covariance) {
+  if (observe_) observe_(output_, row, expected, covariance);
+  if (row.fault == RowFault::none) return pass(row.r);
+  fail({.verdict = row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
+        .sequence = place.sequence,
+        .token = place.token,
+        .head = place.head,
+        .d = row.d,
+        .observed = observed[row.d],
+        .expected = expected[row.d],
+        .bound = row.bound,
+        .r = row.r,
+        .limit = row.fault == RowFault::row ? row.limit : 0});
+}
+
+void Tally::add_selection(const Place& place, const std::string& wrong) {
+  if (wrong.empty()) return pass(0);
+  fail({.verdict = Verdict::selection_mismatch,
+        .sequence = place.sequence,
+        .token = place.token,
+        .head = place.head,
+        .detail = wrong});
+}
+
+void Tally::add_undecided() {
+  const std::lock_guard lock(mutex_);
+  ++summary_.undecided;
+}
+
+void Tally::pass(double r) {
+  const std::lock_guard lock(mutex_);
+  ++summary_.rows;
+  summary_.worst_r = std::max(summary_.worst_r, r);
+  summary_.sum_r_squared += r * r;
+}
+
+void Tally::fail(Finding finding) {
+  const std::lock_guard lock(mutex_);
+  ++summary_.rows;
+  ++summary_.findings;
+  summary_.worst_r = std::max(summary_.worst_r, finding.r);
+  finding.output = summary_.output;
+  findings_.push_back(std::move(finding));
+  if (findings_.size() > 4 * kMostFindings) keep_first();
+}
+
+void Tally::finish(CaseResult& result) {
+  keep_first();
+  for (Finding& finding : findings_) {
+    result.verdict = std::max(result.verdict, finding.verdict);
+    if (result.findings.size() < kMostFindings) result.findings.push_back(std::move(finding));
+  }
+  if (summary_.undecided > 0) result.verdict = std::max(result.verdict, Verdict::undecided);
+  result.outputs.push_back(std::move(summary_));
+}
+
+void Tally::keep_first() {
+  const auto position = [](const Finding& f) { return std::tuple(f.sequence, f.token, f.head); };
+  std::sort(findings_.begin(), findings_.end(),
+            [&](const Finding& a, const Finding& b) { return position(a) < position(b); });
+  if (findings_.size() > kMostFindings) findings_.resize(kMostFindings);
+}
+
+}  // namespace attnspec::verify

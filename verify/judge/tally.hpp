@@ -1,0 +1,47 @@
+// Collecting what was compared of one output.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "verify/result.hpp"
+
+namespace attnspec::verify {
+
+/// Where a row is; see Finding.
+struct Place {
+  std::int64_t sequence, token, head;
+};
+
+/// The rows of one output, from many threads.
+class Tally {
+ public:
+  /// branch: "" or the branch of nsa that the output belongs to.
+  Tally(const RowObserver& observe, std::string branch, std::string output);
+
+  /// A row that was compared. covariance: nullptr where it is a single number.
+  void add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
+           const reference::Covariance* covariance);
+  /// A row of a selection; wrong is empty where it is right.
+  void add_selection(const Place& place, const std::string& wrong);
+  /// A row that could not be decided.
+  void add_undecided();
+
+  /// Moves everything into the result.
+  void finish(CaseResult& result);
+
+ private:
+  void pass(double r);
+  void fail(Finding finding);
+  void keep_first();
+
+  const RowObserver& observe_;
+  std::string output_;
+  std::mutex mutex_;
+  OutputSummary summary_;
+  std::vector<Finding> findings_;
+};
+
+}  // namespace attnspec::verify

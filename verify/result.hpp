@@ -1,0 +1,67 @@
+// What the judge found out about a case.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "verify/case.hpp"
+#include "verify/compare.hpp"
+#include "verify/direction.hpp"
+#include "verify/verdict.hpp"
+
+namespace attnspec::verify {
+
+/// One row, or one tensor, that is wrong.
+struct Finding {
+  Verdict verdict = Verdict::value_out_of_bound;
+  std::string output{};                                 // selection, o, lse, dq, ...; a branch of nsa before a dot
+  std::int64_t sequence = -1, token = -1, head = -1;  // token in its sequence, -1: a tensor. A parameter of phi has no
+                                                      // sequence: token is its row, head its set
+  std::int64_t d = -1;                                // -1: a row
+  double observed = 0, expected = 0, bound = 0;
+  double r = 0, limit = 0;  // of the row; limit 0 where an element decided
+  std::string detail{};       // of a selection or a tensor: what is wrong with it
+};
+
+/// What was judged of one output.
+struct OutputSummary {
+  std::string output;
+  std::int64_t rows = 0;      // judged: (token, head) pairs
+  std::int64_t findings = 0;  // of them wrong
+  std::int64_t undecided = 0;
+  double worst_r = 0;
+  double sum_r_squared = 0;  // information: mean square far below 1 means more exact than declared
+};
+
+/// Errors that all rows of one o share.
+struct Directions {
+  std::string output;
+  std::vector<Direction> directions;
+};
+
+struct CaseResult {
+  Case c;
+  std::string kernel;
+  Verdict verdict = Verdict::pass;
+  std::string reason;                  // of not_supported, or why the backward was not judged
+  std::vector<OutputSummary> outputs;  // in the order they were judged
+  std::vector<Finding> findings;       // the first kMostFindings, by output and position
+  std::vector<Directions> directions;  // of every o that was judged
+  std::string profile;                 // the arithmetic judged against
+
+  std::int64_t rows() const;
+  std::int64_t undecided() const;
+  /// Adds a finding about a whole tensor.
+  void add(Finding finding);
+};
+
+/// Findings kept per case.
+inline constexpr std::size_t kMostFindings = 20;
+
+/// A row of an output as it was compared. output: without the branch it belongs to. covariance: nullptr for lse.
+using RowObserver = std::function<void(const std::string& output, const RowComparison& row, const Vector& expected,
+                                       const reference::Covariance* covariance)>;
+
+}  // namespace attnspec::verify

@@ -1,0 +1,221 @@
+// The judge accepts the model kernel of NSA, whole and in parts, and finds what is wrong in any of its outputs.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "verify/judge.hpp"
+
+namespace attnspec::verify {
+namespace {
+
+const Kernel& model_kernel() {
+  static const Kernel kernel = find_kernel("model:nsa");
+  return kernel;
+}
+
+Verdict verdict(const Kernel& kernel, const std::string& text) { return judge(kernel, parse_case(text)).verdict; }
+
+/// Rows judged of every output.
+std::map<std::string, std::int64_t> rows_of(const CaseResult& result) {
+  std::map<std::string, std::int64_t> rows;
+  for (const OutputSummary& output : result.outputs) rows[output.output] += output.rows;
+  return rows;
+}
+
+constexpr const char* kCase =
+    "nsa(lens=70+3,heads=4,kv_heads=2,dk=24,dv=16,block=16,compress_block=8,compress_stride=4,top_n=4,window=20,"
+    "phi=mlp,hidden=12)";
+
+TEST(NsaJudge, JudgesEveryRowOfEveryOutput) {
+  const CaseResult result = judge(model_kernel(), parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::pass);
+  std::map<std::string, std::int64_t> expected{
+      {"selection", 73 * 2}, {"o", 73 * 4}, {"dq", 73 * 4}, {"dgates", 73 * 4}};
+  for (const char* branch : {"compressed", "selected", "window"}) {
+    const std::int64_t keys = branch[0] == 'c' ? 16 * 2 : 73 * 2;  // the short sequence has no compressed row
+    for (const char* output : {"o", "lse"}) expected[std::string(branch) + "." + output] = 73 * 4;
+    for (const char* output : {"dk", "dv"}) expected[std::string(branch) + "." + output] = keys;
+  }
+  for (const auto& [phi, features] : {std::pair("phi_k.", 24), std::pair("phi_v.", 16)}) {
+    const std::string prefix = phi;
+    expected[prefix + "rows"] = 16 * 2;
+    expected[prefix + "dtokens"] = 73 * 2;
+    expected[prefix + "dposition"] = 8 * 2;
+    expected[prefix + "dw1"] = 8 * features * 2;
+    expected[prefix + "dw2"] = 12 * 2;
+    expected[prefix + "db1"] = expected[prefix + "db2"] = 2;
+  }
+  EXPECT_EQ(rows_of(result), expected);
+}
+
+TEST(NsaJudge, AcceptsEveryPhiAndCorner) {
+  for (const char* phi : {"phi=mean", "phi=linear", "phi=linear,shared_phi=1", "phi=mlp,hidden=5,activation=relu",
+                          "phi=mlp,hidden=5,activation=gelu,shared_phi=1"}) {
+    const std::string nsa =
+        std::string("nsa(heads=2,kv_heads=1,dk=16,block=16,compress_block=8,compress_stride=4,") + phi;
+    for (const char* rest : {",lens=40+0+5+17)", ",lens=60,q_lens=3,dtype=fp16)", ",lens=30+0,q_lens=33+2,dtype=fp32)",
+                             ",lens=50,shared_kv=1,layout=contiguous)"})
+      EXPECT_EQ(verdict(model_kernel(), nsa + rest), Verdict::pass) << nsa << rest;
+    const std::string compress = std::string("nsa_compress(kv_heads=3,dk=10,compress_block=6,compress_stride=3,") + phi;
+    for (const char* rest : {",lens=40+0+5+17)", ",lens=30,dtype=fp32)", ",lens=5,dtype=fp16)"})
+      EXPECT_EQ(verdict(model_kernel(), compress + rest), Verdict::pass) << compress << rest;
+  }
+}
+
+/// One element far off, in the middle of a tensor.
+void spoil(const TensorView& view) {
+  const std::int64_t token = view.tokens / 2, d = view.dim / 2;
+  const double x = view.load(token, 0, d);
+  view.store(token, 0, d, x + 1 + std::abs(x));
+}
+
+TEST(NsaJudge, FindsAnElementThatIsOffInAnyOutputOfTheForward) {
+  using Output = TensorView NsaCall::*;
+  for (const auto& [name, output] : {std::pair<std::string, Output>("o", &NsaCall::o),
+                                     {"phi_k.rows", &NsaCall::k_compressed},
+                                     {"phi_v.rows", &NsaCall::v_compressed}}) {
+    Kernel kernel = model_kernel();
+    kernel.nsa = [output = output](const NsaCall& call) {
+      model_kernel().nsa(call);
+      spoil(call.*output);
+    };
+    const CaseResult result = judge(kernel, parse_case(kCase));
+    EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
+    ASSERT_FALSE(result.findings.empty());
+    EXPECT_TRUE(std::any_of(result.findings.begin(), result.findings.end(), [&, name = name](const Finding& f) {
+      return f.output == name;
+    })) << name;
+  }
+  using Branch = BranchCall NsaCall::*;
+  for (const auto& [name, branch] : {std::pair<std::string, Branch>("compressed", &NsaCall::compressed),
+                                     {"selected", &NsaCall::selected},
+                                     {"window", &NsaCall::window}}) {
+    for (const bool is_lse : {false, true}) {
+      Kernel kernel = model_kernel();
+      kernel.nsa = [branch = branch, is_lse](const NsaCall& call) {
+        model_kernel().nsa(call);
+        spoil(is_lse ? (call.*branch).lse : (call.*branch).o);
+      };
+      const CaseResult result = judge(kernel, parse_case(kCase));
+      EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
+      ASSERT_FALSE(result.findings.empty());
+      EXPECT_EQ(result.findings[0].output, name + (is_lse ? ".lse" : ".o"));
+    }
+  }
+}
+
+TEST(NsaJudge, FindsAnElementThatIsOffInAnyGradient) {
+  using Output = std::function<TensorView(const NsaBackwardCall&)>;
+  const std::map<std::string, Output> outputs{
+      {"dq", [](const auto& call) { return call.dq; }},
+      {"dgates", [](const auto& call) { return call.d_gates; }},
+      {"compressed.dk", [](const auto& call) { return call.dk_compressed; }},
+      {"compressed.dv", [](const auto& call) { return call.dv_compressed; }},
+      {"selected.dk", [](const auto& call) { return call.selected.dk; }},
+      {"selected.dv", [](const auto& call) { return call.selected.dv; }},
+      {"window.dk", [](const auto& call) { return call.window.dk; }},
+      {"window.dv", [](const auto& call) { return call.window.dv; }},
+      {"phi_k.dtokens", [](const auto& call) { return call.compressed.dk; }},
+      {"phi_v.dtokens", [](const auto& call) { return call.compressed.dv; }},
+      {"phi_k.dposition", [](const auto& call) { return call.d_phi_k.position; }},
+      {"phi_k.dw1", [](const auto& call) { return call.d_phi_k.w1; }},
+      {"phi_k.db1", [](const auto& call) { return call.d_phi_k.b1; }},
+      {"phi_v.dw2", [](const auto& call) { return call.d_phi_v.w2; }},
+      {"phi_v.db2", [](const auto& call) { return call.d_phi_v.b2; }},
+  };
+  for (const auto& [name, output] : outputs) {
+    Kernel kernel = model_kernel();
+    kernel.nsa_backward = [output = output](const NsaBackwardCall& call) {
+      model_kernel().nsa_backward(call);
+      spoil(output(call));
+    };
+    const CaseResult result = judge(kernel, parse_case(kCase));
+    EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
+    ASSERT_FALSE(result.findings.empty()) << name;
+    EXPECT_EQ(result.findings[0].output, name);
+  }
+}
+
+TEST(NsaJudge, FindsACompressedRowThatIsOff) {
+  Kernel kernel = model_kernel();
+  kernel.compress = [](const CompressCall& call) {
+    model_kernel().compress(call);
+    spoil(call.rows);
+  };
+  const CaseResult result = judge(kernel, parse_case("nsa_compress(lens=70,dk=16,compress_block=8,compress_stride=4)"));
+  EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
+  ASSERT_EQ(result.findings.size(), 1u);
+  EXPECT_EQ(result.findings[0].output, "rows");
+  EXPECT_EQ(result.findings[0].token, 8);
+}
+
+TEST(NsaJudge, JudgesEveryBranchOnTheCompressedRowsTheKernelStored) {
+  Kernel kernel = model_kernel();
+  kernel.nsa = [](const NsaCall& call) {  // compresses other tokens: wrong rows, and the rest right for these rows
+    reference::Tensor other = load(call.window.k);
+    HostTensor tokens(call.q.format, Layout::contiguous, other);
+    NsaCall with_other = call;
+    with_other.compressed.k = tokens.view();
+    model_kernel().nsa(with_other);
+  };
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
+  for (const OutputSummary& output : result.outputs)
+    EXPECT_EQ(output.findings > 0, output.output == "phi_k.rows") << output.output;
+}
+
+TEST(NsaJudge, ExcludesRowsOfAGroupWhoseSelectionIsMalformed) {
+  Kernel kernel = model_kernel();
+  kernel.nsa = [](const NsaCall& call) {
+    model_kernel().nsa(call);
+    std::int32_t* row = call.selection.data + (50 * 2 + 1) * call.selection.slots;
+    row[1] = row[0];
+  };
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::selection_mismatch);
+  ASSERT_EQ(result.findings.size(), 1u);
+  EXPECT_NE(result.reason, "");
+  auto rows = rows_of(result);
+  EXPECT_EQ(rows["selected.o"], 73 * 4 - 2);
+  EXPECT_EQ(rows["window.o"], 73 * 4);
+}
+
+TEST(NsaJudge, AcceptsFusedBranchesWhereDeclared) {
+  const std::string text = "nsa(lens=200,heads=2,kv_heads=1,dk=64,block=16,compress_block=8,compress_stride=4,top_n=5)";
+  Kernel kernel = find_kernel("model:nsa+fused_branches+fp32_weights+fp32_out");
+  EXPECT_EQ(verdict(kernel, text), Verdict::pass);
+  kernel.departures = {"fp32_weights", "fp32_out"};
+  EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);  // g do was not rounded
+  kernel = find_kernel("model:nsa+fp32_weights+fp32_out");
+  EXPECT_EQ(verdict(kernel, text), Verdict::pass);
+  kernel.departures = {"fused_branches", "fp32_weights", "fp32_out"};
+  EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);
+}
+
+TEST(NsaJudge, FindsWritesOutsideTheParametersGradients) {
+  Kernel kernel = model_kernel();
+  kernel.compress_backward = [](const CompressBackwardCall& call) {
+    model_kernel().compress_backward(call);
+    static_cast<std::uint16_t*>(call.d_phi.w.data)[-1] = 0;
+  };
+  const CaseResult result =
+      judge(kernel, parse_case("nsa_compress(lens=70,dk=16,compress_block=8,compress_stride=4,phi=linear)"));
+  EXPECT_EQ(result.verdict, Verdict::stray_write);
+  EXPECT_EQ(result.findings[0].output, "dw");
+}
+
+TEST(NsaJudge, RunsAKernelWithoutABackward) {
+  Kernel kernel = model_kernel();
+  kernel.nsa_backward = {};
+  kernel.compress_backward = {};
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::pass);
+  EXPECT_EQ(rows_of(result).count("dq"), 0u);
+  EXPECT_EQ(verdict(kernel, "nsa_compress()"), Verdict::pass);
+}
+
+}  // namespace
+}  // namespace attnspec::verify

@@ -1,0 +1,20 @@
+#include "verify/verdict.hpp"
+
+namespace attnspec::verify {
+
+const char* name(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::pass: return "pass";
+    case Verdict::not_supported: return "not-supported";
+    case Verdict::undecided: return "undecided";
+    case Verdict::value_out_of_bound: return "value-out-of-bound";
+    case Verdict::non_finite: return "non-finite";
+    case Verdict::selection_mismatch: return "selection-mismatch";
+    case Verdict::nondeterministic: return "nondeterministic";
+    case Verdict::stray_read: return "stray-read";
+    case Verdict::stray_write: return "stray-write";
+  }
+  return "";
+}
+
+}  // namespace attnspec::verify
