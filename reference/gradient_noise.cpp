@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <numeric>
 
 namespace attnspec::reference {
 
@@ -17,36 +15,9 @@ Vector worsts(const Vector& x, Format format) {
   return x.unaryExpr([&](double value) { return rounding_worst(value, format); });
 }
 
-/// One error for each group: together its members move the sum along sum_g weights_j y_j. E6. A member that takes no
-/// part has variance 0.
-void add_shared(const Groups& groups, const Vector& weights, const Vector& variances, double scale,
-                const std::function<Vector(Eigen::Index)>& y, RowErrors& errors) {
-  for (const auto& group : groups) {
-    Vector sum = Vector::Zero(y(group[0]).size());
-    double variance = 0;
-    for (const Eigen::Index j : group) {
-      sum += weights[j] * y(j);
-      variance = std::max(variance, variances[j]);
-    }
-    errors.shared.push_back(scale * std::sqrt(variance) * sum);
-  }
-}
-
 /// Groups of equal dS: they have equal P.
 Groups equal_d_scores(const Groups& equal_weights, const Vector& d_scores) {
   return equal_weights.empty() ? Groups{} : equal_groups(d_scores);
-}
-
-/// The noise of a sum of n terms: variance, worst case and floor, then the output's rounding. factor: the largest a
-/// kernel multiplies a sum with at its end.
-RowNoise finished(const Profile& profile, Vector variance, Vector worst, Vector floor, double n, double factor,
-                  const Vector& gradient) {
-  RowNoise noise(gradient.size());
-  noise.variance = std::move(variance);
-  noise.worst = (1 + 4 * unit_roundoff(profile.weights)) * worst;  // products of two roundings
-  noise.floor = floor.array() + (n + 2) * kFlushed * factor;
-  add_output_rounding(gradient, profile.output, noise);
-  return noise;
 }
 
 }  // namespace
@@ -115,7 +86,8 @@ GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, 
   const Vector floor = terms.ds_floor.any() ? Vector(sigma * combination(terms.ds_floor, magnitudes, in.visible))
                                             : Vector::Zero(dq.size());
   result.noise = finished(profile, variance(errors, in.kv.k, in.kv.k_squares, in.visible, dq), worst, floor, n,
-                          std::max(1.0, sigma), dq);
+                          std::max(1.0, sigma));
+  add_output_rounding(dq, profile.output, result.noise);
   return result;
 }
 
@@ -155,44 +127,9 @@ void KeyTerms::set(const Profile& profile, std::int64_t i, std::int64_t first, c
 }
 
 void KeyTerms::complete() {
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(q.rows()));
-  std::iota(rows.begin(), rows.end(), 0);
-  equal_q = repeated(rows, repeated_rows(view(q)));
-  equal_d_o = repeated(rows, repeated_rows(view(d_o)));
+  equal_q = equal_rows(view(q));
+  equal_d_o = equal_rows(view(d_o));
 }
-
-namespace {
-
-/// A sum of weights_t y_t over rows, and the errors of the weights.
-struct WeightedRows {
-  const Matrix &y, &squares, &magnitudes;            // [rows, dim]
-  Vector weights, variance, worst, floor, rounding;  // [rows]
-  double scale;
-  Groups equal;              // rows with equal weights
-  const Groups& equal_rows;  // of y
-};
-
-/// The noise of such a sum of n terms. errors: those that it has beside them. E5, E6.
-GradientNoise sum_noise(const Profile& profile, const WeightedRows& sum, double n, RowErrors errors,
-                        const Vector& gradient) {
-  const double u = accumulator_roundoff(profile), sigma = std::abs(sum.scale);
-  const KeyRange all{0, sum.y.rows()};
-  const Rows magnitudes = view(sum.magnitudes);
-  const auto y = [&](Eigen::Index t) -> Vector { return sum.y.row(t).transpose(); };
-  errors.along = square(sigma) * (sum.variance + accumulation_variance(u, n, 1, 0) * sum.weights.cwiseAbs2());
-  errors.along_centre += accumulation_variance(u, n, 0, 1);
-  add_shared(sum.equal, Vector::Ones(sum.y.rows()), sum.rounding, sigma, y, errors);
-  add_drifts(u, sum.weights, sum.equal_rows, sigma, y, gradient, errors);  // A6
-  const Vector worst = sum.worst + (n + 2) * u * sum.weights.cwiseAbs();
-  const Vector floor = sum.floor.any() ? Vector(sigma * combination(sum.floor, magnitudes, {&all, 1}))
-                                       : Vector(Vector::Zero(gradient.size()));
-  RowNoise noise =
-      finished(profile, variance(errors, view(sum.y), sum.squares, {&all, 1}, gradient),
-               sigma * combination(worst, magnitudes, {&all, 1}), floor, n, std::max(1.0, sigma), gradient);
-  return {std::move(errors), std::move(noise)};
-}
-
-}  // namespace
 
 GradientNoise key_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dk) {
   if (terms.q.rows() == 0) return {RowErrors(dk.size()), RowNoise(dk.size())};
@@ -200,11 +137,14 @@ GradientNoise key_gradient_noise(const Profile& profile, const KeyTerms& terms, 
   RowErrors errors(dk.size());
   add_shared(terms.equal_d_o, terms.p.row(key), terms.dp_variance.row(key), std::abs(terms.scale), q, errors);
   add_shared(terms.equal_q, terms.ds.row(key), terms.score_variance.row(key), std::abs(terms.scale), q, errors);
-  return sum_noise(profile,
-                   {terms.q, terms.q_squares, terms.q_magnitudes, terms.ds.row(key), terms.ds_variance.row(key),
-                    terms.ds_worst.row(key), terms.ds_floor.row(key), terms.ds_rounding.row(key), terms.scale,
-                    equal_d_scores(equal_groups(terms.p.row(key)), terms.ds.row(key)), terms.equal_q},
-                   terms.num_terms, std::move(errors), dk);
+  GradientNoise result =
+      sum_noise(profile,
+                {terms.q, terms.q_squares, terms.q_magnitudes, terms.ds.row(key), terms.ds_variance.row(key),
+                 terms.ds_worst.row(key), terms.ds_floor.row(key), terms.ds_rounding.row(key), terms.scale,
+                 equal_d_scores(equal_groups(terms.p.row(key)), terms.ds.row(key)), terms.equal_q},
+                terms.num_terms, std::move(errors), dk);
+  add_output_rounding(dk, profile.output, result.noise);
+  return result;
 }
 
 GradientNoise value_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dv) {
@@ -216,11 +156,14 @@ GradientNoise value_gradient_noise(const Profile& profile, const KeyTerms& terms
   add_shared(
       terms.equal_q, terms.p.row(key), terms.score_variance.row(key), 1,
       [&](Eigen::Index t) -> Vector { return terms.d_o.row(t).transpose(); }, errors);
-  return sum_noise(profile,
-                   {terms.d_o, terms.d_o_squares, terms.d_o_magnitudes, terms.p.row(key), terms.p_variance.row(key),
-                    terms.p_worst.row(key), terms.p_floor.row(key), terms.p_rounding.row(key), 1,
-                    equal_groups(terms.p.row(key), ascending), terms.equal_d_o},
-                   terms.num_terms, std::move(errors), dv);
+  GradientNoise result =
+      sum_noise(profile,
+                {terms.d_o, terms.d_o_squares, terms.d_o_magnitudes, terms.p.row(key), terms.p_variance.row(key),
+                 terms.p_worst.row(key), terms.p_floor.row(key), terms.p_rounding.row(key), 1,
+                 equal_groups(terms.p.row(key), ascending), terms.equal_d_o},
+                terms.num_terms, std::move(errors), dv);
+  add_output_rounding(dv, profile.output, result.noise);
+  return result;
 }
 
 }  // namespace attnspec::reference

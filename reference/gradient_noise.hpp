@@ -2,9 +2,7 @@
 // E1 to E6. The o, lse and selection that the backward was given are exact here.
 #pragma once
 
-#include <vector>
-
-#include "reference/noise.hpp"
+#include "reference/sum_noise.hpp"
 
 namespace attnspec::reference {
 
@@ -29,11 +27,7 @@ struct GradientTerms {
 GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const RowGiven& given,
                              const RowGradient& row);
 
-/// Noise of one row of a gradient, and the errors it is made of, before the rounding to the output format.
-struct GradientNoise {
-  RowErrors errors;
-  RowNoise noise;
-};
+using GradientNoise = SumNoise;
 
 /// dq [dk]: `query_gradient` of the same row. A row without keys has no noise. Its errors sum the keys. Tags E5, E6.
 GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,

@@ -1,5 +1,6 @@
-// The noise a correct kernel makes: what the predictions of attention_noise, gradient_noise, gate_noise and
-// importance_noise share. docs/numerics.md derives each term under the tag given here.
+// The noise a correct kernel makes: what the predictions of attention_noise, gradient_noise, compression_noise,
+// compression_gradient_noise, gate_noise, nsa_gate_noise and importance_noise share; sums of rows are in sum_noise.
+// docs/numerics.md derives each term under the tag given here.
 //
 // Every stage is judged on the inputs it really had, so no prediction knows about the stage before: o on the kernel's
 // own selection; the gradients on the o, lse and selection the backward was given.

@@ -22,23 +22,6 @@ Vector activation_slopes(const NsaProblem& problem, const Vector& hidden) {
   return hidden.unaryExpr([&](double x) { return activation_slope(problem.activation, x); });
 }
 
-/// A compression block: its tokens in the packed tensor, and its compressed row.
-struct Block {
-  std::int64_t begin, end;  // tokens
-  std::int64_t row;
-};
-
-std::vector<Block> blocks(const NsaProblem& problem) {
-  std::vector<Block> result;
-  for (const Sequence& sequence : sequences(problem.attention)) {
-    for (std::int64_t i = 0; i < num_compressed(problem, sequence.num_keys()); ++i) {
-      const std::int64_t begin = sequence.k_begin + i * problem.compress_stride;
-      result.push_back({begin, begin + problem.compress_block, static_cast<std::int64_t>(result.size())});
-    }
-  }
-  return result;
-}
-
 std::size_t phi_index(const NsaProblem& problem, std::int64_t g) {
   return problem.shared_phi ? 0 : static_cast<std::size_t>(g);
 }
@@ -52,6 +35,17 @@ std::int64_t num_compressed(const NsaProblem& problem, std::int64_t num_keys) {
 
 std::int64_t num_visible_compressed(const NsaProblem& problem, std::int64_t t) {
   return num_compressed(problem, t + 1);
+}
+
+std::vector<CompressionBlock> compression_blocks(const NsaProblem& problem) {
+  std::vector<CompressionBlock> result;
+  for (const Sequence& sequence : sequences(problem.attention)) {
+    for (std::int64_t i = 0; i < num_compressed(problem, sequence.num_keys()); ++i) {
+      const std::int64_t begin = sequence.k_begin + i * problem.compress_stride;
+      result.push_back({begin, begin + problem.compress_block, static_cast<std::int64_t>(result.size())});
+    }
+  }
+  return result;
 }
 
 std::vector<std::int64_t> compressed_offsets(const NsaProblem& problem) {
@@ -106,7 +100,7 @@ CompressedBlock compress_block(const NsaProblem& problem, const PhiParameters& p
 Tensor compress(const NsaProblem& problem, const PhiHeads& phi, const Tensor& tokens) {
   Tensor rows(compressed_offsets(problem).back(), problem.attention.kv_heads, tokens.dim);
   for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g)
-    for (const auto& [begin, end, row] : blocks(problem))
+    for (const auto& [begin, end, row] : compression_blocks(problem))
       rows.row(row, g) = compress_block(problem, phi[phi_index(problem, g)], tokens.rows(begin, end, g)).row;
   return rows;
 }
@@ -168,7 +162,7 @@ CompressionGradients compress_backward(const NsaProblem& problem, const PhiHeads
   CompressionGradients sum{Tensor(tokens.tokens, tokens.heads, tokens.dim), zero_phi(problem, tokens.dim)};
   for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g) {
     const std::size_t parameters = phi_index(problem, g);
-    for (const auto& [begin, end, row] : blocks(problem)) {
+    for (const auto& [begin, end, row] : compression_blocks(problem)) {
       const Matrix d_x = compress_block_backward(problem, phi[parameters], tokens.rows(begin, end, g),
                                                  d_rows.row(row, g), sum.phi[parameters]);
       for (std::int64_t s = 0; s < d_x.rows(); ++s) sum.tokens.row(begin + s, g) += d_x.row(s);

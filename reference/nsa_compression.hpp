@@ -24,6 +24,15 @@ std::int64_t num_visible_compressed(const NsaProblem& problem, std::int64_t t);
 /// Where the compressed rows of each sequence begin in the packed tensor, as k_offsets for tokens: [num_sequences + 1].
 std::vector<std::int64_t> compressed_offsets(const NsaProblem& problem);
 
+/// A compression block: its tokens in the packed tensor, and its compressed row.
+struct CompressionBlock {
+  std::int64_t begin, end;  // tokens
+  std::int64_t row;
+};
+
+/// The blocks of every sequence, in the order of their rows.
+std::vector<CompressionBlock> compression_blocks(const NsaProblem& problem);
+
 /// Parameters of phi for keys or for values, of one kv head or shared by all; or their gradients. What a kind of phi
 /// does not have is empty. Features are those of the rows it compresses: dk or dv.
 struct PhiParameters {

@@ -206,8 +206,7 @@ void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence
       const Vector expected = sums.row(key).transpose(), observed = view.row(sequence.k_begin + first + key, g);
       const auto [errors, noise] = predict(profile_, terms, key, expected);
       const KeyRange all{0, summed.rows()};
-      const Covariance covariance{
-          errors, {summed.data(), summed.rows(), summed.cols()}, {&all, 1}, expected, noise.rounding};
+      const Covariance covariance{errors, reference::view(summed), {&all, 1}, expected, noise.rounding};
       tally.add({sequence.index, first + key, g}, compare_row(expected, observed, noise, profile_.output, covariance),
                 expected, observed, &covariance);
     };

@@ -8,10 +8,6 @@ namespace attnspec::verify {
 
 using namespace reference;
 
-namespace {
-Rows as_rows(const Matrix& m) { return {m.data(), m.rows(), m.cols()}; }
-}  // namespace
-
 RuleOfRow moba_rule(const Profile& profile, const MobaProblem& problem, const Tensor& q, const Tensor& k, bool exact) {
   struct Pooled {
     Matrix means;
@@ -30,7 +26,7 @@ RuleOfRow moba_rule(const Profile& profile, const MobaProblem& problem, const Te
   return [&, pooled, exact](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     const auto& [means, noise] =
         (*pooled)[static_cast<std::size_t>(sequence.index * attention.kv_heads + kv_head(attention, head))];
-    const Vector scores = gate_scores(q.row(token, head), Rows(means.data(), means.rows(), means.cols()));
+    const Vector scores = gate_scores(q.row(token, head), view(means));
     const Vector margins =
         exact ? Vector(Vector::Zero(scores.size())) : score_margins(profile, q.row(token, head), means, noise, scores);
     return selection_rule(problem, sequence.position(token), sequence.num_keys(), scores, margins);
@@ -53,7 +49,7 @@ RuleOfRow nsa_rule(const Profile& profile, const NsaProblem& problem, const Tens
   for (const Sequence& sequence : sequences(attention)) {
     const auto s = static_cast<std::size_t>(sequence.index);
     for (std::int64_t g = 0; g < attention.kv_heads; ++g)
-      weighed->keys.emplace_back(k.rows(offsets[s], offsets[s + 1], g), as_rows(weighed->overlaps[s]));
+      weighed->keys.emplace_back(k.rows(offsets[s], offsets[s + 1], g), view(weighed->overlaps[s]));
   }
   return [&, weighed](const Sequence& sequence, std::int64_t token, std::int64_t g) {
     const KeyValues& keys = weighed->keys[static_cast<std::size_t>(sequence.index * attention.kv_heads + g)];

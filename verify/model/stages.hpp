@@ -122,12 +122,6 @@ struct Stages {
   // the blocks taken. scores [m], lse: of one head; importance [c + 1].
   void (*add_importance)(const Work&, const std::vector<float>& scores, float lse, std::vector<float>& importance);
   Blocks (*choose_important)(const Work&, const std::vector<float>& importance);
-  // Compression: the first token of block i in the packed tensor, what phi reads for kv head g, its activation, and one
-  // row from the tokens x [l, features] of its block.
-  std::int64_t (*block_start)(const CompressWork&, std::int64_t i);
-  Parameters (*load_parameters)(const NsaProblem&, const PhiTensors<TensorView>& phi, std::int64_t g);
-  float (*activation)(reference::Activation kind, float x);
-  std::vector<float> (*compress)(const Stages&, const CompressWork&, const Parameters& phi, const Rows& x);
   // Step 4, restore the order of the queries.
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax.
@@ -136,6 +130,12 @@ struct Stages {
   float (*delta)(const Work&, const float* d_o, const float* o);
   void (*attend_backward)(const Stages&, const Work&, const BlockQueries&, const BackwardRows&, Gradients& sums);
   void (*store)(const Rows&, const TensorView& to, std::int64_t begin, std::int64_t head, float factor);
+  // Compression: the first token of block i in the packed tensor, what phi reads for kv head g, its activation, and one
+  // row from the tokens x [l, features] of its block.
+  std::int64_t (*block_start)(const CompressWork&, std::int64_t i);
+  Parameters (*load_parameters)(const NsaProblem&, const PhiTensors<TensorView>& phi, std::int64_t g);
+  float (*activation)(reference::Activation kind, float x);
+  std::vector<float> (*compress)(const Stages&, const CompressWork&, const Parameters& phi, const Rows& x);
   // Backward of compression: the activation's derivative; the gradients of one block's tokens, adding those of the
   // parameters; their sum over the blocks of a token, from `begin` on; the sum over the kv heads that share parameters.
   float (*slope)(reference::Activation kind, float x);

@@ -96,8 +96,10 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryProfile) {
     const Vector dk = sum.dk.row(3).transpose(), dv = sum.dv.row(3).transpose();
     const GradientNoise dk_noise = key_gradient_noise(profile, key_terms, 3, dk);
     const GradientNoise dv_noise = value_gradient_noise(profile, key_terms, 3, dv);
-    expect_consistent({dk_noise.errors, view(key_terms.q), {&one, 1}, dk, dk_noise.noise.rounding}, dk_noise.noise.variance);
-    expect_consistent({dv_noise.errors, view(key_terms.d_o), {&one, 1}, dv, dv_noise.noise.rounding}, dv_noise.noise.variance);
+    expect_consistent({dk_noise.errors, view(key_terms.q), {&one, 1}, dk, dk_noise.noise.rounding},
+                      dk_noise.noise.variance);
+    expect_consistent({dv_noise.errors, view(key_terms.d_o), {&one, 1}, dv, dv_noise.noise.rounding},
+                      dv_noise.noise.variance);
   }
 }
 

@@ -1,0 +1,157 @@
+#include "reference/compression_noise.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace attnspec::reference {
+
+namespace {
+
+/// The error of rounding x to a format. x beyond its range: none.
+double rounding_error(double x, Format format) {
+  const double rounded = round_to(x, format);
+  return std::isfinite(rounded) ? rounded - x : 0;
+}
+
+/// Largest slope of an activation.
+double steepest(Activation kind) { return kind == Activation::relu ? 1 : kind == Activation::silu ? 1.1 : 1.13; }
+
+/// Largest slope within kappa deviations of x.
+double steepest(Activation kind, double x, double deviation) {
+  double slope = std::abs(activation_slope(kind, x));
+  for (const double side : {-kKappa, kKappa})
+    slope = std::max(slope, std::abs(activation_slope(kind, x + side * deviation)));
+  return slope;
+}
+
+/// What fp32 does to an activation, at worst. P2.
+double activation_error(Activation kind, double x) {
+  const double u32 = unit_roundoff(Format::fp32);
+  if (kind == Activation::relu) return 0;
+  if (kind == Activation::gelu) return 4 * u32 * std::abs(x);
+  const double s = 1 / (1 + std::exp(-x));
+  return std::abs(x) * s * ((1 - s) * (kExpError + 2 * u32 * std::abs(x)) + 3 * u32);
+}
+
+/// A bias b beside the n - 1 other terms of a sum. A2.
+void add_bias(const Profile& profile, double n, const Vector& b, SumNoise& sum) {
+  const double u = accumulator_roundoff(profile);
+  const Vector added = accumulation_variance(u, n, 1, 0) * b.cwiseAbs2();
+  sum.errors.separate += added;
+  sum.noise.variance += added;
+  sum.noise.worst += (n + 2) * u * b.cwiseAbs();
+}
+
+/// W^T z: the z round by z_error, if they are rounded. P1.
+SumNoise product_of_inputs(const Profile& profile, const SummedRows& w, const BlockNoise& block, double n,
+                           const Vector& product) {
+  return sum_noise(profile,
+                   {*w.y,
+                    w.squares,
+                    w.magnitudes,
+                    block.z,
+                    block.z_error.cwiseAbs2(),
+                    block.z_error.cwiseAbs(),
+                    block.z_floor,
+                    {},
+                    1,
+                    {},
+                    w.equal,
+                    w.y->transpose() * block.z_error},
+                   n, RowErrors(product.size()), product);
+}
+
+}  // namespace
+
+double roundings_of_mean(double l) { return std::exp2(std::round(std::log2(l))) == l ? 0 : 2; }
+
+SummedRows::SummedRows(Matrix rows)
+    : squares(rows.cwiseAbs2()), magnitudes(rows.cwiseAbs()), equal(equal_rows(view(rows))) {
+  y = std::make_shared<const Matrix>(std::move(rows));
+}
+
+CompressionNoise::CompressionNoise(const Profile& profile, const NsaProblem& problem, PhiParameters phi)
+    : profile_(profile), problem_(problem), phi_(std::move(phi)), w_(phi_.w), w1_(phi_.w1), w2_(phi_.w2) {}
+
+BlockNoise CompressionNoise::block(const Rows& x) const {
+  const CompressedBlock exact = compress_block(problem_, phi_, x);
+  BlockNoise block;
+  block.row = exact.row;
+  if (problem_.phi == Phi::mean) return block;
+  block.z = exact.input;
+  block.z_error = block.z.unaryExpr([&](double z) { return rounding_error(z, profile_.weights); });
+  block.z_floor = block.z.unaryExpr([](double z) { return std::abs(z) < kFlushed ? std::abs(z) : 0; });  // A5
+  if (problem_.phi == Phi::linear) return block;
+  block.hidden = exact.hidden;
+  add_hidden(block);
+  add_activation(block);
+  return block;
+}
+
+void CompressionNoise::add_hidden(BlockNoise& block) const {
+  const double n = static_cast<double>(block.z.size()) + 1;
+  const Vector rounding = w1_.squares.transpose() * block.z_error.cwiseAbs2();
+  block.hidden_move = phi_.w1.transpose() * block.z_error;
+  BlockNoise exact = block;
+  exact.z_error.setZero();
+  SumNoise hidden = product_of_inputs(profile_, w1_, exact, n, block.hidden);
+  add_bias(profile_, n, phi_.b1, hidden);
+  block.hidden_accumulation = hidden.noise.variance;
+  block.hidden_noise = std::move(hidden.noise);
+  for (Eigen::Index u = 0; u < rounding.size(); ++u) {
+    const double move = square(block.hidden_move[u]);
+    block.hidden_noise.variance[u] += rounding[u] + (move > 16 * rounding[u] ? move : 0);
+  }
+  block.hidden_noise.worst += w1_.magnitudes.transpose() * block.z_error.cwiseAbs();
+}
+
+void CompressionNoise::add_activation(BlockNoise& block) const {
+  const Activation kind = problem_.activation;
+  const RowNoise& before = block.hidden_noise;
+  RowNoise& noise = block.act_noise = RowNoise(block.hidden.size());
+  block.act = block.act_move = block.hidden;
+  for (Eigen::Index u = 0; u < block.hidden.size(); ++u) {
+    const double hidden = block.hidden[u], act = activation(kind, hidden), error = activation_error(kind, hidden);
+    block.act[u] = act;
+    block.act_move[u] = activation(kind, hidden + block.hidden_move[u]) - act;
+    noise.variance[u] =
+        square(steepest(kind, hidden, std::sqrt(before.variance[u]))) * before.variance[u] + square(kRounding * error);
+    noise.worst[u] = steepest(kind) * before.worst[u] + error;
+    const bool vanishes = may_flush(act, profile_.weights) || (kind != Activation::relu && std::abs(act) < 0x1p-115);
+    noise.floor[u] = steepest(kind) * before.floor[u] + (vanishes ? std::abs(act) : 0);  // A5; exp overflows
+  }
+  add_output_rounding(block.act, profile_.weights, noise);
+}
+
+PredictedRow CompressionNoise::mean_row(const Rows& x, const Vector& row) const {
+  const double l = static_cast<double>(x.rows()), u = unit_roundoff(Format::fp32);
+  const Matrix terms = x / l;
+  const FeatureSum sum = feature_sum(u, terms, equal_rows(view(terms)), row);
+  RowErrors errors(row.size());
+  errors.separate = sum.variance + roundings_of_mean(l) * square(kRounding * u) * row.cwiseAbs2();
+  RowNoise noise = finished(profile_, errors.separate, sum.worst, Vector::Zero(row.size()), l, 1);
+  return stored(row, {std::move(errors), std::move(noise)}, profile_.input);
+}
+
+PredictedRow CompressionNoise::row(const Rows& x) const {
+  const BlockNoise block = this->block(x);
+  if (problem_.phi == Phi::mean) return mean_row(x, block.row);
+  if (problem_.phi == Phi::linear)
+    return stored(block.row, product_of_inputs(profile_, w_, block, static_cast<double>(block.z.size()), block.row),
+                  profile_.input, w_.y);
+  const double n = static_cast<double>(block.act.size()) + 1;
+  const RowNoise& act = block.act_noise;
+  SumNoise sum = sum_noise(profile_,
+                           {*w2_.y, w2_.squares, w2_.magnitudes, block.act, act.variance, act.worst, act.floor,
+                            act.variance, 1, equal_groups(block.act), w2_.equal, phi_.w2.transpose() * block.act_move},
+                           n, RowErrors(block.row.size()), block.row);
+  add_bias(profile_, n, phi_.b2, sum);
+  return stored(block.row, std::move(sum), profile_.input, w2_.y);
+}
+
+PredictedRow compressed_row_noise(const Profile& profile, const NsaProblem& problem, const PhiParameters& phi,
+                                  const Rows& x) {
+  return CompressionNoise(profile, problem, phi).row(x);
+}
+
+}  // namespace attnspec::reference

@@ -1,0 +1,60 @@
+// The predicted noise of the rows that NSA's compression phi makes. docs/numerics.md, tags P1 and P2.
+//
+// Letters as in nsa_compression.hpp: l tokens of a block, x its tokens; and z = x + position.
+#pragma once
+
+#include "reference/nsa_compression.hpp"
+#include "reference/sum_noise.hpp"
+
+namespace attnspec::reference {
+
+/// Rows that are summed, with the squares and magnitudes that predictions sum.
+struct SummedRows {
+  std::shared_ptr<const Matrix> y;  // [n, dim]
+  Matrix squares, magnitudes;       // [n, dim]
+  Groups equal;                     // of equal rows
+
+  explicit SummedRows(Matrix rows = {});
+};
+
+/// What 1 / l and the product with it round: nothing if l is a power of two. P1.
+double roundings_of_mean(double l);
+
+/// What a kernel makes of the tokens of one block on the way to its row, and how far it may lie from the exact numbers.
+/// The linear phi has z alone, the mean nothing.
+struct BlockNoise {
+  Vector row;                              // [features], the exact row
+  Vector z, z_error, z_floor;              // [l features]; z_error: what rounding z to the format of products does
+  Vector hidden, hidden_move;              // [hidden], before the activation; the move that the z_error make
+  Vector act, act_move;                    // [hidden], after it
+  Vector hidden_accumulation;              // [hidden], the part of hidden's variance that z_error do not make
+  RowNoise hidden_noise{0}, act_noise{0};  // [hidden]
+};
+
+/// The noise of compressed rows, for one set of parameters.
+class CompressionNoise {
+ public:
+  CompressionNoise(const Profile& profile, const NsaProblem& problem, PhiParameters phi);
+
+  /// x [l, features], the tokens of a block; the row is stored in the profile's input format. Tags P1, P2.
+  PredictedRow row(const Rows& x) const;
+
+  /// Tags P1, P2.
+  BlockNoise block(const Rows& x) const;
+
+ private:
+  void add_hidden(BlockNoise& block) const;
+  void add_activation(BlockNoise& block) const;
+  PredictedRow mean_row(const Rows& x, const Vector& row) const;
+
+  Profile profile_;
+  NsaProblem problem_;
+  PhiParameters phi_;
+  SummedRows w_, w1_, w2_;
+};
+
+/// The noise of a compressed row; with many rows of the same parameters make one CompressionNoise instead.
+PredictedRow compressed_row_noise(const Profile& profile, const NsaProblem& problem, const PhiParameters& phi,
+                                  const Rows& x);
+
+}  // namespace attnspec::reference

@@ -1,0 +1,85 @@
+#include "reference/sum_noise.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace attnspec::reference {
+
+PredictedRow stored(Vector expected, SumNoise sum, Format format, std::shared_ptr<const Matrix> y) {
+  add_output_rounding(expected, format, sum.noise);
+  sum.noise.floor *= 1 + unit_roundoff(format);
+  return {std::move(expected), std::move(sum), std::move(y)};
+}
+
+Groups equal_rows(const Rows& y) {
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(y.rows()));
+  std::iota(rows.begin(), rows.end(), 0);
+  return repeated(rows, repeated_rows(y));
+}
+
+void add_shared(const Groups& groups, const Vector& weights, const Vector& variances, double scale,
+                const std::function<Vector(Eigen::Index)>& y, RowErrors& errors) {
+  for (const auto& group : groups) {
+    Vector sum = Vector::Zero(y(group[0]).size());
+    double variance = 0;
+    for (const Eigen::Index j : group) {
+      sum += weights[j] * y(j);
+      variance = std::max(variance, variances[j]);
+    }
+    errors.shared.push_back(scale * std::sqrt(variance) * sum);
+  }
+}
+
+RowNoise finished(const Profile& profile, Vector variance, Vector worst, Vector floor, double n, double factor) {
+  RowNoise noise(variance.size());
+  noise.variance = std::move(variance);
+  noise.worst = (1 + 4 * unit_roundoff(profile.weights)) * worst;  // products of two roundings
+  noise.floor = floor.array() + (n + 2) * kFlushed * factor;
+  return noise;
+}
+
+namespace {
+
+/// Adds a move that is known as a direction of its own, where independent errors hardly move the sum that far. P1.
+void add_move(const Vector& move, Vector& variance, RowErrors& errors) {
+  if (move.size() == 0) return;
+  const Vector squares = move.cwiseAbs2();
+  if (squares.sum() <= 2 * variance.sum() && (squares.array() <= 16 * variance.array()).all()) return;
+  errors.shared.push_back(move);
+  variance += squares;
+}
+
+}  // namespace
+
+SumNoise sum_noise(const Profile& profile, const WeightedRows& sum, double n, RowErrors errors, const Vector& centre) {
+  const double u = accumulator_roundoff(profile), sigma = std::abs(sum.scale);
+  const KeyRange all{0, sum.y.rows()};
+  const Rows magnitudes = view(sum.magnitudes);
+  const auto y = [&](Eigen::Index t) -> Vector { return sum.y.row(t).transpose(); };
+  errors.along = square(sigma) * (sum.variance + accumulation_variance(u, n, 1, 0) * sum.weights.cwiseAbs2());
+  errors.along_centre += accumulation_variance(u, n, 0, 1);
+  add_shared(sum.equal, Vector::Ones(sum.y.rows()), sum.rounding, sigma, y, errors);
+  add_drifts(u, sum.weights, sum.equal_rows, sigma, y, centre, errors);  // A6
+  Vector total = variance(errors, view(sum.y), sum.squares, {&all, 1}, centre);
+  add_move(sum.move, total, errors);
+  const Vector worst = sum.worst + (n + 2) * u * sum.weights.cwiseAbs();
+  const Vector floor = sum.floor.any() ? Vector(sigma * combination(sum.floor, magnitudes, {&all, 1}))
+                                       : Vector(Vector::Zero(centre.size()));
+  RowNoise noise = finished(profile, std::move(total), sigma * combination(worst, magnitudes, {&all, 1}), floor, n,
+                            std::max(1.0, sigma));
+  return {std::move(errors), std::move(noise)};
+}
+
+FeatureSum feature_sum(double roundoff, const Matrix& terms, const Groups& equal, const Vector& sum) {
+  const auto n = static_cast<double>(terms.rows());
+  RowErrors drifts(sum.size());
+  add_drifts(
+      roundoff, Vector::Ones(terms.rows()), equal, 1,
+      [&](Eigen::Index t) -> Vector { return terms.row(t).transpose(); }, sum, drifts);
+  return {drifts.separate + accumulation_variance(roundoff, n, 1, 0) * terms.cwiseAbs2().colwise().sum().transpose() +
+              accumulation_variance(roundoff, n, 0, 1) * sum.cwiseAbs2(),
+          (n + 2) * roundoff * terms.cwiseAbs().colwise().sum().transpose()};
+}
+
+}  // namespace attnspec::reference
