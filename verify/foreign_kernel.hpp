@@ -17,11 +17,14 @@ namespace attnspec::verify {
 /// make_foreign_kernel throws, or how the child ended.
 Kernel load_kernel(const std::string& path, std::chrono::milliseconds patience = std::chrono::seconds(10));
 
-/// A kernel described by the C interface, under the given name. What it points to must live as long as the result.
-///
 /// Throws std::invalid_argument, one line that names the kernel: another version, a struct smaller than that version's,
-/// a missing or unknown name, operator, departure or device, an operator without a function. Its calls throw CallFailed
-/// with the message that the kernel returned.
+/// a missing text, an unknown operator, departure or device, an operator without a function.
+void check_declaration(const AttnspecKernel& declared, const std::string& name);
+
+/// A kernel described by the C interface, under the given name. What it points to must live as long as the result. Its
+/// calls throw CallFailed.
+///
+/// Throws what check_declaration throws, and std::invalid_argument when the kernel needs a GPU and there is none.
 Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& name);
 
 }  // namespace attnspec::verify

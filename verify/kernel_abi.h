@@ -6,9 +6,9 @@
  * Tensors are DLPack's DLTensor with ndim 3: [tokens, heads, dim], the tokens of all sequences packed one after the
  * other. dtype is bfloat16 {kDLBfloat, 16, 1}, float16 {kDLFloat, 16, 1} or float32 {kDLFloat, 32, 1}; byte_offset is
  * 0. strides, never NULL, count elements: strides[2] is 1, the other two may be larger than a packed tensor's, and
- * differ from tensor to tensor. data is aligned to an element, no more is promised. What lies between the rows is not
- * the kernel's: it may neither write it nor depend on it. A tensor may have no tokens. Where a comment says "or
- * absent", data may be NULL.
+ * differ from tensor to tensor. data is aligned to 16 bytes, and so are all rows if they are a multiple of 16 bytes
+ * long. What lies between the rows is not the kernel's: it may neither write it nor depend on it. A tensor may have no
+ * tokens. data is NULL only where a tensor is absent, which comments say, and in workspace_bytes.
  *
  * H query heads, Hkv key/value heads, dk and dv features: all of them are read off the shapes. Query head h reads
  * key/value head h / (H / Hkv).
@@ -229,7 +229,7 @@ typedef struct AttnspecMobaBackward {
 
 typedef struct AttnspecNsaCompressBackward {
   uint64_t struct_size;
-  const AttnspecNsaCompress* forward; /* its rows may be absent */
+  const AttnspecNsaCompress* forward; /* its rows are not to be read */
   DLTensor d_rows;                    /* given: [compressed rows, Hkv, f] */
   DLTensor d_tokens;
   AttnspecPhi d_phi;

@@ -27,8 +27,8 @@ std::string last_dl_error(const std::string& file) {
   return text.starts_with(file + ": ") ? text.substr(file.size() + 2) : text;
 }
 
-/// Loads the library into this process and reads its declaration.
-Kernel load_here(const std::string& path) {
+/// Loads the library into this process. Its declaration has not been checked.
+const AttnspecKernel& load_here(const std::string& path) {
   const std::string file = path.find('/') == std::string::npos ? "./" + path : path;
   void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr)
@@ -37,10 +37,10 @@ Kernel load_here(const std::string& path) {
   if (symbol == nullptr) throw std::invalid_argument(fmt::format("kernel '{}': does not export attnspec_kernel", path));
   const AttnspecKernel* declared = reinterpret_cast<decltype(&attnspec_kernel)>(symbol)();
   if (declared == nullptr) throw std::invalid_argument(fmt::format("kernel '{}': attnspec_kernel returned NULL", path));
-  return make_foreign_kernel(*declared, path);
+  return *declared;
 }
 
-/// What the child does: loads the library, silently, and writes "ok" or the error to the pipe.
+/// What the child does: loads the library, silently, checks its declaration, and writes "ok" or the error to the pipe.
 [[noreturn]] void load_in_child(const std::string& path, int pipe_end) {
   for (const int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) std::signal(signal, SIG_DFL);
   const rlimit no_core{0, 0};
@@ -50,7 +50,7 @@ Kernel load_here(const std::string& path) {
   dup2(nowhere, STDERR_FILENO);
   std::string said = "ok";
   try {
-    load_here(path);
+    check_declaration(load_here(path), path);
   } catch (const std::exception& error) {
     said = error.what();
   } catch (...) {
@@ -107,7 +107,7 @@ Kernel load_kernel(const std::string& path, std::chrono::milliseconds patience) 
   if (!std::filesystem::exists(path))
     throw std::invalid_argument(fmt::format("kernel '{}': there is no such file", path));
   try_in_child(path, patience);
-  return load_here(path);
+  return make_foreign_kernel(load_here(path), path);
 }
 
 }  // namespace attnspec::verify
