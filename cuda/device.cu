@@ -1,8 +1,18 @@
 #include <cuda_runtime.h>
 
+#include <stdexcept>
+
 #include "cuda/device.hpp"
 
 namespace attnspec::cuda {
+
+namespace {
+
+void require(cudaError_t status) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+}
+
+}  // namespace
 
 Devices find_devices() {
   int count = 0;
@@ -17,6 +27,36 @@ Devices find_devices() {
   }
   if (devices.names.empty()) devices.why_none = "no GPU found";
   return devices;
+}
+
+DeviceCopies::DeviceCopies() {
+  cudaStream_t stream;
+  require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  stream_ = stream;
+}
+
+DeviceCopies::~DeviceCopies() {
+  for (const Span& span : spans_) cudaFree(span.device);
+  cudaStreamDestroy(static_cast<cudaStream_t>(stream_));
+}
+
+void* DeviceCopies::copy(void* host, std::int64_t bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  for (const Span& span : spans_)
+    if (span.host == host && span.bytes == size) return span.device;
+  void* device;
+  require(cudaMalloc(&device, size));
+  spans_.push_back({host, device, size});
+  require(cudaMemcpyAsync(device, host, size, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream_)));
+  return device;
+}
+
+void DeviceCopies::collect() {
+  const auto stream = static_cast<cudaStream_t>(stream_);
+  require(cudaStreamSynchronize(stream));
+  for (const Span& span : spans_)
+    require(cudaMemcpyAsync(span.host, span.device, span.bytes, cudaMemcpyDeviceToHost, stream));
+  require(cudaStreamSynchronize(stream));
 }
 
 }  // namespace attnspec::cuda

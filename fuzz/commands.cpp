@@ -41,7 +41,7 @@ std::vector<CaseResult> run(const std::vector<Job>& jobs) {
   Progress progress(jobs.size());
   std::size_t lines = 0, unprinted = 0, failed = 0;
   for (const Job& job : jobs) {
-    results.push_back(judge(*job.kernel, job.c));
+    results.push_back(judge(for_operator(*job.kernel, job.c.op), job.c));
     const CaseResult& result = results.back();
     if (is_finding(result.verdict)) ++failed;
     if (lines < kMostLines && !result.findings.empty()) {
@@ -93,7 +93,7 @@ int replay(const std::string& target, const std::string& kernel) {
   for (const Case& c : cases) {
     for (const Kernel& k : judged) {
       if (kernel.empty() && !implements(k, c.op)) continue;
-      results.push_back(judge(k, c));
+      results.push_back(judge(for_operator(k, c.op), c));
       fmt::print("{}", details(results.back()));
       for (const Finding& finding : results.back().findings) fmt::print("{}\n", failure_line(results.back(), finding));
     }

@@ -10,9 +10,6 @@ namespace {
 /// What no kernel leaves in a selection.
 constexpr std::int32_t kUnwritten = 0x7f7f7f7f;
 
-/// Entries before and after a selection.
-constexpr std::ptrdiff_t kGuard = 64;
-
 /// Everything a kernel wrote in one run.
 struct Written {
   std::vector<std::vector<std::byte>> outputs;
@@ -51,25 +48,28 @@ Written run_among(Surroundings surroundings, const GuardedCall& call, std::vecto
 
 }  // namespace
 
-SelectionView HostSelection::view() { return {entries_.data() + kGuard, shape_.tokens, shape_.heads, shape_.slots}; }
+SelectionView HostSelection::view() {
+  return {entries_.data() + kGuardElements, shape_.tokens, shape_.heads, shape_.slots};
+}
 
 reference::Selection HostSelection::values() const {
   reference::Selection result = shape_;
-  std::copy(entries_.begin() + kGuard, entries_.end() - kGuard, result.blocks.begin());
+  std::copy(entries_.begin() + kGuardElements, entries_.end() - kGuardElements, result.blocks.begin());
   return result;
 }
 
 void HostSelection::prepare(const reference::Selection& selection, SelectionUse use, Surroundings with) {
   shape_ = selection;
-  entries_.assign(selection.blocks.size() + 2 * kGuard, with == Surroundings::nan ? kUnwritten : ~kUnwritten);
-  if (use == SelectionUse::read) std::copy(selection.blocks.begin(), selection.blocks.end(), entries_.begin() + kGuard);
+  entries_.assign(selection.blocks.size() + 2 * kGuardElements, with == Surroundings::nan ? kUnwritten : ~kUnwritten);
+  if (use == SelectionUse::read)
+    std::copy(selection.blocks.begin(), selection.blocks.end(), entries_.begin() + kGuardElements);
   prepared_ = entries_;
 }
 
 bool HostSelection::is_intact(SelectionUse use) const {
   std::vector<std::int32_t> expected = prepared_;
   if (use != SelectionUse::read)
-    std::copy(entries_.begin() + kGuard, entries_.end() - kGuard, expected.begin() + kGuard);
+    std::copy(entries_.begin() + kGuardElements, entries_.end() - kGuardElements, expected.begin() + kGuardElements);
   return entries_ == expected;
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -92,11 +93,18 @@ struct NsaBackwardCall {
   PhiTensors<TensorView> d_phi_k, d_phi_v;  // written
 };
 
+/// A kernel said that it could not do a call that its limits allow. what() is one line with its name and its message.
+class CallFailed : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 struct Kernel {
   std::string name;     // kind:name, as on the command line
   std::string summary;  // one line
   std::vector<Operator> operators;
-  reference::Departures departures;  // the arithmetic it declares, beside the plain one of its inputs' format
+  std::vector<Operator> forward_only;  // those of them without a backward, though others may have one
+  reference::Departures departures;    // the arithmetic it declares, beside the plain one of its inputs' format
   /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
   bool exports_selection = true;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
@@ -112,12 +120,16 @@ struct Kernel {
 
 bool implements(const Kernel& kernel, Operator op);
 
+/// The kernel as it is judged on one operator: without a backward where it has none of it.
+Kernel for_operator(const Kernel& kernel, Operator op);
+
 /// The built-in kernels that this machine can run.
 const std::vector<Kernel>& kernels();
 
 /// The kernel of that name: built in; defect:NAME, the model kernel with one planted defect; benign:NAME, the model
 /// kernel done in another way that is as right; each of them with departures from its plain arithmetic appended,
-/// model:moba+rounded_sum+fp32_out. Throws std::invalid_argument that names it and lists the kernels.
+/// model:moba+rounded_sum+fp32_out. PATH.so is somebody else's, see foreign_kernel.hpp; it declares its own departures.
+/// Throws std::invalid_argument that names it and lists the kernels, or says what is wrong with the library.
 Kernel find_kernel(std::string_view name);
 
 }  // namespace attnspec::verify

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "verify/foreign_kernel.hpp"
 #include "verify/kernel.hpp"
 #include "verify/model/defects.hpp"
 #include "verify/model/model.hpp"
@@ -53,7 +54,20 @@ const std::vector<Kernel>& kernels() {
   return all;
 }
 
+Kernel for_operator(const Kernel& kernel, Operator op) {
+  Kernel result = kernel;
+  if (std::find(kernel.forward_only.begin(), kernel.forward_only.end(), op) == kernel.forward_only.end()) return result;
+  result.backward = {};
+  result.compress_backward = {};
+  result.nsa_backward = {};
+  return result;
+}
+
 Kernel find_kernel(std::string_view text) {
+  if (text.ends_with(".so")) return load_kernel(std::string(text));
+  if (text.find(".so+") != std::string_view::npos)
+    throw std::invalid_argument(
+        fmt::format("kernel '{}': a library declares its own departures, none can be added to them", text));
   const auto [name, departures] = reference::parse_departures(text);
   std::vector<std::string> names;
   for (const Kernel& kernel : kernels()) {
@@ -69,8 +83,8 @@ Kernel find_kernel(std::string_view text) {
     if (name == fmt::format("benign:{}", variation.name))
       return model::make_kernel(std::string(text), variation.what, all_operators(), variation.stages, departures);
   throw std::invalid_argument(fmt::format(
-      "kernel '{}': is not known; there are {}, defect:NAME (list defects) and benign:NAME (list variations)", name,
-      fmt::join(names, ", ")));
+      "kernel '{}': is not known; there are {}, defect:NAME (list defects), benign:NAME (list variations) and PATH.so",
+      name, fmt::join(names, ", ")));
 }
 
 }  // namespace attnspec::verify

@@ -30,13 +30,6 @@ reference::Tensor load(const TensorView& view) {
   return tensor;
 }
 
-namespace {
-
-/// Elements before the first row and after the last.
-constexpr std::int64_t kGuard = 64;
-
-}  // namespace
-
 template <class Visit>
 void HostTensor::for_each_row(const Visit& visit) const {
   for (std::int64_t token = 0; token < tokens_; ++token)
@@ -52,9 +45,9 @@ HostTensor::HostTensor(Format format, Layout layout, std::int64_t tokens, std::i
       dim_(dim),
       head_stride_(dim + (layout == Layout::strided ? 8 : 0)),
       token_stride_(heads * head_stride_ + (layout == Layout::strided ? 16 : 0)),
-      first_(kGuard + (layout == Layout::strided ? 24 : 0)),
-      bytes_(static_cast<std::size_t>((first_ + tokens * token_stride_ + kGuard) * bytes_of(format)), std::byte{0xff}) {
-}
+      first_(kGuardElements + (layout == Layout::strided ? 24 : 0)),
+      bytes_(static_cast<std::size_t>((first_ + tokens * token_stride_ + kGuardElements) * bytes_of(format)),
+             std::byte{0xff}) {}
 
 HostTensor::HostTensor(Format format, Layout layout, const reference::Tensor& values)
     : HostTensor(format, layout, values.tokens, values.heads, values.dim) {

@@ -87,6 +87,9 @@ enum class Layout {
 /// What lies in memory that a kernel has no business with.
 enum class Surroundings { nan, numbers };
 
+/// Elements that are the harness's before the first row of any of its tensors, and after the last.
+inline constexpr std::int64_t kGuardElements = 64;
+
 /// A tensor that the harness owns, between guard bands. What lies outside its rows (bands and gaps) is the harness's: a
 /// kernel must neither write it nor depend on it.
 class HostTensor {

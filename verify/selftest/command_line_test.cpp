@@ -40,8 +40,11 @@ void expect_one_line(const std::string& arguments, const std::string& line, cons
 TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line(
       "check model:mobba",
-      "kernel 'model:mobba': is not known; there are model:moba, model:nsa, defect:NAME (list defects) and benign:NAME "
-      "(list variations)");
+      "kernel 'model:mobba': is not known; there are model:moba, model:nsa, defect:NAME (list defects), benign:NAME "
+      "(list variations) and PATH.so");
+  expect_one_line("check ./nowhere.so", "kernel './nowhere.so': there is no such file");
+  expect_one_line("check ./nowhere.so+fp32_out",
+                  "kernel './nowhere.so+fp32_out': a library declares its own departures, none can be added to them");
   expect_one_line("check model:moba+exact",
                   "departure 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
                   "rounded_partials, fp32_out, fused_branches");

@@ -1,0 +1,67 @@
+#include "verify/c_api.h"
+
+#include <fmt/format.h>
+
+#include <exception>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "verify/foreign_kernel.hpp"
+#include "verify/judge.hpp"
+#include "verify/levels.hpp"
+#include "verify/report.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+std::vector<Case> given_cases(const char* text) {
+  std::vector<Case> cases;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    if (!line.empty()) cases.push_back(parse_case(line));
+  if (cases.empty()) throw std::invalid_argument("cases: there is none");
+  return cases;
+}
+
+std::vector<Case> all_cases(const Kernel& kernel, int level) {
+  if (level < 1 || level > kMostLevel)
+    throw std::invalid_argument(fmt::format("level={}: must be in 1 .. {}", level, kMostLevel));
+  std::vector<Case> cases;
+  for (const Operator op : kernel.operators)
+    for (const Case& c : level_cases(op, level)) cases.push_back(c);
+  return cases;
+}
+
+template <class Print>
+int check(const Kernel& kernel, const std::vector<Case>& cases, bool with_details, const Print& print) {
+  std::vector<CaseResult> results;
+  for (const Case& c : cases) {
+    results.push_back(judge(for_operator(kernel, c.op), c));
+    if (with_details) print(details(results.back()));
+    if (!results.back().findings.empty()) print(failure_line(results.back(), results.back().findings.front()) + "\n");
+  }
+  print(table(results));
+  return exit_code(results);
+}
+
+}  // namespace
+
+}  // namespace attnspec::verify
+
+int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, const char* cases, int details,
+                   AttnspecPrint print, void* context) {
+  using namespace attnspec::verify;
+  const auto say = [&](const std::string& text) { print(text.c_str(), context); };
+  try {
+    const Kernel judged = make_foreign_kernel(*kernel, name);
+    return check(judged, cases == nullptr ? all_cases(judged, level) : given_cases(cases), details != 0, say);
+  } catch (const std::bad_alloc&) {
+    say("attnspec: the case needs more memory than there is\n");
+  } catch (const std::exception& error) {
+    say(fmt::format("attnspec: {}\n", error.what()));
+  }
+  return 2;
+}

@@ -1,0 +1,213 @@
+#include "verify/foreign_kernel.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+
+#include "cuda/device.hpp"
+#include "reference/moba.hpp"
+#include "reference/nsa_compression.hpp"
+#include "reference/nsa_selection.hpp"
+#include "verify/foreign_calls.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+// ---- Sizes of a case, before it has tensors ----
+
+std::int64_t sum(const std::vector<std::int64_t>& lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+}
+
+TensorView packed(Format format, std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
+  return {nullptr, format, tokens, heads, dim, heads * dim, dim};
+}
+
+PhiTensors<TensorView> packed_phi(const Case& c, const reference::NsaProblem& nsa, std::int64_t features) {
+  const PhiTensors<reference::Tensor> zero = zero_parameters(nsa, features);
+  PhiTensors<TensorView> views;
+  for (std::size_t i = 0; i < kPhiParts<TensorView>.size(); ++i) {
+    const reference::Tensor& tensor = zero.*kPhiParts<reference::Tensor>[i].tensor;
+    views.*kPhiParts<TensorView>[i].tensor = packed(c.dtype, tensor.tokens, tensor.heads, tensor.dim);
+  }
+  return views;
+}
+
+std::int64_t workspace_bytes(const ForeignCalls& calls, Format output, const Case& c) {
+  const reference::MobaProblem moba = problem_of(c);
+  const reference::NsaProblem nsa = nsa_problem_of(c);
+  const std::int64_t queries = sum(query_rows(c)), keys = sum(key_rows(c));
+  const TensorView q = packed(c.dtype, queries, c.heads, c.dk), k = packed(c.dtype, keys, c.kv_heads, c.dk),
+                   v = packed(c.dtype, keys, c.kv_heads, c.dv), o = packed(output, queries, c.heads, c.dv),
+                   lse = packed(Format::fp32, queries, c.heads, 1);
+  const auto selection = [&](std::int64_t heads, std::int64_t slots) {
+    return SelectionView{nullptr, queries, heads, slots};
+  };
+  if (compresses(c.op)) {
+    const std::int64_t rows = reference::compressed_offsets(nsa).back();
+    const TensorView compressed = packed(c.dtype, rows, c.kv_heads, c.dk);
+    if (c.op == Operator::nsa_compress)
+      return calls.workspace_bytes(CompressCall{nsa, k, packed_phi(c, nsa, c.dk), compressed, {}});
+    const BranchCall branch{k, v, o, lse};
+    const NsaCall call{nsa,
+                       q,
+                       branch,
+                       branch,
+                       branch,
+                       packed(c.dtype, queries, c.heads, 3),
+                       packed_phi(c, nsa, c.dk),
+                       packed_phi(c, nsa, c.dv),
+                       compressed,
+                       packed(c.dtype, rows, c.kv_heads, c.dv),
+                       selection(c.kv_heads, reference::selection_slots(nsa)),
+                       o,
+                       {}};
+    return calls.workspace_bytes(call);
+  }
+  ForwardCall call{c.op, moba, nsa, q, k, {}, {}, {}, {}, {}};
+  if (c.op == Operator::selected) call.selection = selection(c.shared_selection ? c.kv_heads : c.heads, c.top_k);
+  if (selects(c.op)) call.selection = selection(c.heads, reference::selection_slots(moba));
+  if (c.op == Operator::nsa_compressed) call.selection = selection(c.kv_heads, reference::selection_slots(nsa));
+  if (attends(c.op)) call.v = v, call.o = o, call.lse = lse;
+  return calls.workspace_bytes(call);
+}
+
+// ---- Limits ----
+
+/// Why a size is outside a limit; empty when it is not.
+std::string outside(const char* size, std::int64_t value, const AttnspecLimit& limit) {
+  if (limit.largest > 0 && value > limit.largest)
+    return fmt::format("{} {} is above its limit {}", size, value, limit.largest);
+  if (limit.multiple_of > 0 && value % limit.multiple_of != 0)
+    return fmt::format("{} {} is not a multiple of {}", size, value, limit.multiple_of);
+  return "";
+}
+
+/// The first limit that excludes the case.
+std::optional<std::string> unsupported(const AttnspecLimits& limits, const Case& c) {
+  const bool queries = c.op != Operator::nsa_compress, nsa = c.op == Operator::nsa;
+  const bool chooses = c.op == Operator::nsa_compressed || nsa;
+  if (limits.dtypes != 0 && (limits.dtypes & bit_of(c.dtype)) == 0)
+    return fmt::format("dtype {} is none of its own", reference::name(c.dtype));
+  if (selects(c.op) && limits.gates != 0 && (limits.gates & bit_of(c.gate)) == 0) return "the gate is none of its own";
+  if (compresses(c.op) && limits.phis != 0 && (limits.phis & bit_of(c.phi)) == 0) return "phi is none of its own";
+  if (limits.only_causal != 0 && !c.causal) return "it is causal only";
+  if (limits.only_equal_dims != 0 && attends(c.op) && c.dk != c.dv)
+    return fmt::format("it needs dk = dv, not {} and {}", c.dk, c.dv);
+  if (limits.only_equal_lengths != 0 && queries && c.q_lens != c.lens) return "it needs as many queries as keys";
+  std::vector<std::string> reasons{outside("dk", c.dk, limits.dk)};
+  if (attends(c.op)) reasons.push_back(outside("dv", c.dv, limits.dv));
+  if (queries) reasons.push_back(outside("group", c.heads / c.kv_heads, limits.group));
+  if (selects(c.op) || c.op == Operator::selected || chooses) {
+    reasons.push_back(outside("block", c.block, limits.block));
+    reasons.push_back(chooses ? outside("top_n", c.top_n, limits.top_k) : outside("top_k", c.top_k, limits.top_k));
+  }
+  if (compresses(c.op) || chooses)
+    reasons.push_back(outside("compress_block", c.compress_block, limits.compress_block));
+  if (c.op == Operator::window || nsa) reasons.push_back(outside("window", c.window, limits.window));
+  for (std::string& reason : reasons)
+    if (!reason.empty()) return std::move(reason);
+  return std::nullopt;
+}
+
+// ---- The declaration ----
+
+[[noreturn]] void reject(const std::string& name, const std::string& why) {
+  throw std::invalid_argument(fmt::format("kernel '{}': {}", name, why));
+}
+
+/// Rejects what is no line of text.
+std::string line(const std::string& name, const char* field, const char* text) {
+  if (text == nullptr) reject(name, fmt::format("{} is NULL", field));
+  if (std::strchr(text, '\n') != nullptr) reject(name, fmt::format("{} is more than one line", field));
+  return text;
+}
+
+reference::Departures departures_of(const AttnspecKernel& kernel, const std::string& name) {
+  const std::string text = line(name, "departures", kernel.departures);
+  try {
+    return reference::parse_departures(text.empty() ? "" : "+" + text).departures;
+  } catch (const std::invalid_argument& error) {
+    reject(name, error.what());
+  }
+}
+
+/// The functions of an operator that a kernel has.
+struct HasFunctions {
+  Operator op;
+  bool forward, backward;
+};
+std::vector<HasFunctions> all_functions(const AttnspecKernel& k) {
+  return {{Operator::dense, k.dense != nullptr, k.dense_backward != nullptr},
+          {Operator::selected, k.selected != nullptr, k.selected_backward != nullptr},
+          {Operator::moba_select, k.moba_select != nullptr, false},
+          {Operator::moba, k.moba != nullptr, k.moba_backward != nullptr},
+          {Operator::nsa_compress, k.nsa_compress != nullptr, k.nsa_compress_backward != nullptr},
+          {Operator::nsa_compressed, k.nsa_compressed != nullptr, k.nsa_compressed_backward != nullptr},
+          {Operator::window, k.window != nullptr, k.window_backward != nullptr},
+          {Operator::nsa, k.nsa != nullptr, k.nsa_backward != nullptr}};
+}
+
+}  // namespace
+
+void check_declaration(const AttnspecKernel& kernel, const std::string& name) {
+  if (kernel.abi_version != ATTNSPEC_ABI_VERSION)
+    reject(name, fmt::format("abi_version={}: this attnspec has version {}", kernel.abi_version, ATTNSPEC_ABI_VERSION));
+  if (kernel.struct_size < sizeof(AttnspecKernel))
+    reject(name, fmt::format("struct_size={}: in version {} it is at least {}", kernel.struct_size,
+                             ATTNSPEC_ABI_VERSION, sizeof(AttnspecKernel)));
+  if (kernel.device_type != kDLCPU && kernel.device_type != kDLCUDA)
+    reject(name, fmt::format("device_type={}: is neither kDLCPU nor kDLCUDA", kernel.device_type));
+  line(name, "name", kernel.name);
+  line(name, "summary", kernel.summary);
+  departures_of(kernel, name);
+  if (kernel.operators == 0) reject(name, "declares no operator");
+  if (kernel.operators >> std::size(kOperators) != 0)
+    reject(name, fmt::format("operators={:#x}: has bits of no operator", kernel.operators));
+  for (const HasFunctions& functions : all_functions(kernel))
+    if ((kernel.operators & bit_of(functions.op)) != 0 && !functions.forward)
+      reject(name, fmt::format("operator {} is declared without a function", verify::name(functions.op)));
+  if ((kernel.operators & ATTNSPEC_MOBA_SELECT) != 0 && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
+    reject(name, "operator moba_select needs the promise ATTNSPEC_EXPORTS_SELECTION");
+}
+
+Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& name) {
+  check_declaration(declared, name);
+  if (declared.device_type == kDLCUDA)
+    if (const std::string why = cuda::find_devices().why_none; !why.empty())
+      reject(name, "needs a CUDA device: " + why);
+  const AttnspecKernel abi = declared;  // without what a later version has at the end
+  Kernel kernel;
+  kernel.name = name;
+  kernel.summary = fmt::format("{}: {}", abi.name, abi.summary);
+  kernel.departures = departures_of(abi, name);
+  bool attention_backward = false;
+  for (const HasFunctions& functions : all_functions(abi)) {
+    if ((abi.operators & bit_of(functions.op)) == 0) continue;
+    kernel.operators.push_back(functions.op);
+    if (!functions.backward) kernel.forward_only.push_back(functions.op);
+    attention_backward = attention_backward || (functions.backward && !compresses(functions.op));
+  }
+  kernel.exports_selection = (abi.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
+  kernel.unsupported = [limits = abi.limits](const Case& c) { return unsupported(limits, c); };
+  const auto calls = std::make_shared<ForeignCalls>(abi, name);
+  if (abi.workspace_bytes != nullptr)
+    kernel.workspace_bytes = [calls, departures = kernel.departures](const Case& c) {
+      return workspace_bytes(*calls, reference::make_profile(c.dtype, departures).output, c);
+    };
+  kernel.forward = [calls](const ForwardCall& call) { calls->forward(call); };
+  kernel.compress = [calls](const CompressCall& call) { calls->forward(call); };
+  kernel.nsa = [calls](const NsaCall& call) { calls->forward(call); };
+  if (attention_backward) kernel.backward = [calls](const BackwardCall& call) { calls->backward(call); };
+  if (abi.nsa_compress_backward != nullptr)
+    kernel.compress_backward = [calls](const CompressBackwardCall& call) { calls->backward(call); };
+  if (abi.nsa_backward != nullptr)
+    kernel.nsa_backward = [calls](const NsaBackwardCall& call) { calls->backward(call); };
+  return kernel;
+}
+
+}  // namespace attnspec::verify

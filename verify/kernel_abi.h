@@ -1,0 +1,330 @@
+/* The C interface of kernels that attnspec judges: a shared library exports one function, attnspec_kernel.
+ *
+ * docs/how_to_verify_your_kernel.md leads through it, docs/specification.md says what each operator computes. This file
+ * is C99 and C++, and needs DLPack's header alone.
+ *
+ * Tensors are DLPack's DLTensor with ndim 3: [tokens, heads, dim], the tokens of all sequences packed one after the
+ * other. dtype is bfloat16 {kDLBfloat, 16, 1}, float16 {kDLFloat, 16, 1} or float32 {kDLFloat, 32, 1}; byte_offset is
+ * 0. strides, never NULL, count elements: strides[2] is 1, the other two may be larger than a packed tensor's, and
+ * differ from tensor to tensor. data is aligned to 16 bytes, and so are all rows if they are a multiple of 16 bytes
+ * long. What lies between the rows is not the kernel's: it may neither write it nor depend on it. A tensor may have no
+ * tokens. data is NULL only where a tensor is absent, which comments say, and in workspace_bytes.
+ *
+ * H query heads, Hkv key/value heads, dk and dv features: all of them are read off the shapes. Query head h reads
+ * key/value head h / (H / Hkv).
+ *
+ * A selection is an int32 tensor {kDLInt, 32, 1} [query tokens, heads, slots], packed: key blocks, counted from 0 in
+ * their sequence, each at most once in a row and in any order; -1 is an empty slot. There are enough slots for every
+ * row. All slots are written: the unused ones with -1.
+ *
+ * Every output tensor is written whole, and holds other bytes before every call. A query that sees no key has o = 0,
+ * lse = -infinity and dq = 0; a key that no query sees has dk = dv = 0.
+ *
+ * Calls come one at a time. A function returns NULL, or one line that says why it could not do the call; the text must
+ * live until the next call. Tensors are in the memory of the device that the kernel names; every struct, shape and
+ * offset is in host memory. Nothing that a call was given may be used after it has returned; on a GPU the work may
+ * still be under way on its stream.
+ */
+#ifndef ATTNSPEC_KERNEL_ABI_H
+#define ATTNSPEC_KERNEL_ABI_H
+
+#include <dlpack/dlpack.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Within a version, structs that carry their size may grow at their end, and no other changes. struct_size and
+ * abi_version begin AttnspecKernel in every version. */
+#define ATTNSPEC_ABI_VERSION 1
+
+/* Operators, as bits. */
+enum {
+  ATTNSPEC_DENSE = 1,
+  ATTNSPEC_SELECTED = 2,
+  ATTNSPEC_MOBA_SELECT = 4,
+  ATTNSPEC_MOBA = 8,
+  ATTNSPEC_NSA_COMPRESS = 16,
+  ATTNSPEC_NSA_COMPRESSED = 32,
+  ATTNSPEC_WINDOW = 64,
+  ATTNSPEC_NSA = 128
+};
+
+/* Formats of q, k and v, as bits. */
+enum { ATTNSPEC_BF16 = 1, ATTNSPEC_FP16 = 2, ATTNSPEC_FP32 = 4 };
+
+/* Which past blocks a MoBA query attends to beside its own: the best by score; the most recent; the first and the most
+ * recent. */
+enum { ATTNSPEC_GATE_TOP_K = 1, ATTNSPEC_GATE_WINDOW = 2, ATTNSPEC_GATE_SINK = 4 };
+
+/* How NSA's phi makes one row out of a compression block, and the activation between the layers of its MLP. */
+enum { ATTNSPEC_PHI_MEAN = 1, ATTNSPEC_PHI_LINEAR = 2, ATTNSPEC_PHI_MLP = 4 };
+enum { ATTNSPEC_RELU = 1, ATTNSPEC_SILU = 2, ATTNSPEC_GELU = 4 };
+
+/* What a kernel promises, as bits. */
+enum {
+  ATTNSPEC_EXPORTS_SELECTION = 1, /* moba writes the selection it used. Without it a row is judged on every selection
+                                     that it may have used. moba_select must promise it */
+  ATTNSPEC_DETERMINISTIC = 2      /* the same call gives the same bits. The judge of this version demands it of all */
+};
+
+/* ---- Parameters: what a call is given ---- */
+
+/* The head of every forward struct. Sequence s has the query tokens q_offsets[s] .. q_offsets[s + 1] - 1, and the key
+ * tokens likewise. It may be empty. Query i of it, of Tq, stands at position i + T - Tq among its T keys: the last
+ * query at the last key. Under causality it sees the keys up to that position. */
+typedef struct AttnspecCall {
+  uint64_t struct_size; /* bytes of the struct that this is the head of */
+  int64_t num_sequences;
+  const int64_t* q_offsets; /* [num_sequences + 1], host memory */
+  const int64_t* k_offsets; /* [num_sequences + 1], host memory, in tokens */
+  double scale;             /* softmax scale; any finite number */
+  int32_t causal;           /* 1 or 0 */
+  int32_t reserved;         /* 0 */
+  void* stream;             /* cudaStream_t that the work goes to; NULL on the host */
+  void* workspace;          /* on the kernel's device, holding anything; NULL where workspace_bytes is 0 */
+  int64_t workspace_bytes;  /* at least as many as the kernel asked for */
+} AttnspecCall;
+
+/* Attention to all keys. */
+typedef struct AttnspecDense {
+  AttnspecCall call;
+  DLTensor q;   /* [query tokens, H, dk] */
+  DLTensor k;   /* [key tokens, Hkv, dk] */
+  DLTensor v;   /* [key tokens, Hkv, dv] */
+  DLTensor o;   /* written: [query tokens, H, dv]; float32 where the kernel declares fp32_out, else the dtype of q */
+  DLTensor lse; /* written: [query tokens, H, 1], float32, natural logarithm */
+} AttnspecDense;
+
+/* Attention to given key blocks. */
+typedef struct AttnspecSelected {
+  AttnspecCall call;
+  int64_t block;      /* tokens in a key block; the last one of a sequence may be short */
+  DLTensor q, k, v;   /* as for dense */
+  DLTensor selection; /* [query tokens, H or Hkv, slots]; blocks of the future add nothing under causality */
+  DLTensor o, lse;    /* written */
+} AttnspecSelected;
+
+/* The blocks that each query of MoBA attends to. */
+typedef struct AttnspecMobaSelect {
+  AttnspecCall call;  /* its scale is not read */
+  int64_t block;      /* tokens in a key block */
+  int64_t top_k;      /* blocks per query, its own included */
+  int32_t gate;       /* one of ATTNSPEC_GATE_ */
+  int32_t reserved;   /* 0 */
+  DLTensor q, k;      /* as for dense */
+  DLTensor selection; /* written: [query tokens, H, slots] */
+} AttnspecMobaSelect;
+
+/* Mixture of block attention: moba_select, and attention to what it selected. */
+typedef struct AttnspecMoba {
+  AttnspecCall call;
+  int64_t block, top_k;
+  int32_t gate;
+  int32_t reserved;
+  DLTensor q, k, v;   /* as for dense */
+  DLTensor selection; /* written by the forward, unless ATTNSPEC_EXPORTS_SELECTION is not promised; read by the
+                         backward */
+  DLTensor o, lse;    /* written */
+} AttnspecMoba;
+
+/* The parameters of NSA's phi, or their gradients, in the dtype of the tokens: [rows, sets, columns] with Hkv sets or
+ * one for all heads. l tokens of a compression block, f features of a token. What a kind of phi does not have is
+ * absent. */
+typedef struct AttnspecPhi {
+  DLTensor position; /* [l, sets, f], linear and mlp: added to the tokens of a block */
+  DLTensor w;        /* [l f, sets, f], linear; row s f + i reads feature i of token s */
+  DLTensor w1;       /* [l f, sets, hidden], mlp; rows likewise */
+  DLTensor b1;       /* [1, sets, hidden], mlp */
+  DLTensor w2;       /* [hidden, sets, f], mlp */
+  DLTensor b2;       /* [1, sets, f], mlp */
+} AttnspecPhi;
+
+/* The sizes of NSA. Sequence s has the compressed rows row_offsets[s] .. row_offsets[s + 1] - 1; row i of it is made of
+ * its tokens i compress_stride .. i compress_stride + compress_block - 1. */
+typedef struct AttnspecNsaSizes {
+  const int64_t* row_offsets; /* [num_sequences + 1], host memory */
+  int64_t compress_block;     /* tokens of a compression block l */
+  int64_t compress_stride;    /* tokens from the start of one to the start of the next */
+  int64_t block;              /* tokens of a selection block */
+  int64_t top_n;              /* blocks per query, forced ones included */
+  int64_t initial_blocks;     /* forced: the first of the sequence */
+  int64_t local_blocks;       /* forced: the query's own and those before it */
+  int64_t window;             /* keys of the window, the query's own included */
+  int32_t phi;                /* one of ATTNSPEC_PHI_ */
+  int32_t activation;         /* one of ATTNSPEC_RELU, ATTNSPEC_SILU, ATTNSPEC_GELU; of the mlp */
+} AttnspecNsaSizes;
+
+/* One compressed row of each compression block. There are no queries: q_offsets are all 0. */
+typedef struct AttnspecNsaCompress {
+  AttnspecCall call;
+  AttnspecNsaSizes sizes; /* its selection and window are not read */
+  DLTensor tokens;        /* [key tokens, Hkv, f] */
+  AttnspecPhi phi;
+  DLTensor rows; /* written: [compressed rows, Hkv, f], in the dtype of the tokens */
+} AttnspecNsaCompress;
+
+/* NSA's attention to compressed rows, of which a query sees those whose tokens all stand at its position or before; and
+ * the blocks of tokens that it says are important. */
+typedef struct AttnspecNsaCompressed {
+  AttnspecCall call;
+  AttnspecNsaSizes sizes; /* its window and phi are not read */
+  DLTensor q;             /* [query tokens, H, dk] */
+  DLTensor k, v;          /* [compressed rows, Hkv, dk and dv] */
+  DLTensor selection;     /* written: [query tokens, Hkv, slots]; absent in the backward */
+  DLTensor o, lse;        /* written: as for dense */
+} AttnspecNsaCompressed;
+
+/* NSA's sliding window: a query at position t sees the keys t - window + 1 .. t. */
+typedef struct AttnspecWindow {
+  AttnspecCall call;
+  int64_t window;   /* keys */
+  DLTensor q, k, v; /* as for dense */
+  DLTensor o, lse;  /* written */
+} AttnspecWindow;
+
+/* What one branch of NSA reads, and what it gives before its gate. Branches may share their k and v. */
+typedef struct AttnspecBranch {
+  DLTensor k, v;   /* [key tokens, Hkv, dk and dv] */
+  DLTensor o, lse; /* written: as for dense */
+} AttnspecBranch;
+
+/* The whole of NSA. Its parts are outputs too, for the backward and for the judge. */
+typedef struct AttnspecNsa {
+  AttnspecCall call;
+  AttnspecNsaSizes sizes;
+  DLTensor q; /* [query tokens, H, dk] */
+  AttnspecBranch compressed, selected, window;
+  DLTensor gates; /* [query tokens, H, 3], after the sigmoid: of the compressed, selected and window branch */
+  AttnspecPhi phi_k, phi_v;
+  DLTensor k_compressed, v_compressed; /* written: [compressed rows, Hkv, dk and dv], in the dtype of q */
+  DLTensor selection;                  /* written: [query tokens, Hkv, slots] */
+  DLTensor o;                          /* written: as for dense */
+} AttnspecNsa;
+
+/* ---- Parameters of the backward: what the forward was given and what it gave, now to be read; and the gradients ----
+ *
+ * Gradients are written, have the shape of their tensor and the dtype of o, but for d_o and d_rows, which are given, in
+ * the dtype of q. dk and dv are summed over the query heads of a group. Nothing flows through a selection. */
+
+typedef struct AttnspecDenseBackward {
+  uint64_t struct_size; /* bytes of this struct */
+  const AttnspecDense* forward;
+  DLTensor d_o; /* given: [query tokens, H, dv] */
+  DLTensor dq, dk, dv;
+} AttnspecDenseBackward;
+
+typedef struct AttnspecSelectedBackward {
+  uint64_t struct_size;
+  const AttnspecSelected* forward;
+  DLTensor d_o, dq, dk, dv;
+} AttnspecSelectedBackward;
+
+typedef struct AttnspecMobaBackward {
+  uint64_t struct_size;
+  const AttnspecMoba* forward;
+  DLTensor d_o, dq, dk, dv;
+} AttnspecMobaBackward;
+
+typedef struct AttnspecNsaCompressBackward {
+  uint64_t struct_size;
+  const AttnspecNsaCompress* forward; /* its rows are not to be read */
+  DLTensor d_rows;                    /* given: [compressed rows, Hkv, f] */
+  DLTensor d_tokens;
+  AttnspecPhi d_phi;
+} AttnspecNsaCompressBackward;
+
+typedef struct AttnspecNsaCompressedBackward {
+  uint64_t struct_size;
+  const AttnspecNsaCompressed* forward;
+  DLTensor d_o, dq, dk, dv; /* dk and dv of the compressed rows */
+} AttnspecNsaCompressedBackward;
+
+typedef struct AttnspecWindowBackward {
+  uint64_t struct_size;
+  const AttnspecWindow* forward;
+  DLTensor d_o, dq, dk, dv;
+} AttnspecWindowBackward;
+
+typedef struct AttnspecBranchGradients {
+  DLTensor dk, dv; /* of the branch's own k and v, also where branches share theirs */
+} AttnspecBranchGradients;
+
+typedef struct AttnspecNsaBackward {
+  uint64_t struct_size;
+  const AttnspecNsa* forward; /* its o is not to be read */
+  DLTensor d_o;               /* given */
+  DLTensor dq;                /* summed over the branches */
+  AttnspecBranchGradients compressed, selected, window;
+  DLTensor d_gates;
+  DLTensor dk_compressed, dv_compressed;
+  AttnspecPhi d_phi_k, d_phi_v;
+} AttnspecNsaBackward;
+
+/* ---- The kernel ---- */
+
+/* A size that a kernel can do: at most `largest`, and a multiple of `multiple_of`. 0: any. */
+typedef struct AttnspecLimit {
+  int64_t largest, multiple_of;
+} AttnspecLimit;
+
+/* What a kernel cannot do, as data, so that it is known before there are inputs. All zero: it can do everything. */
+typedef struct AttnspecLimits {
+  uint32_t dtypes; /* of ATTNSPEC_BF16 ..., those it can do; 0: all */
+  uint32_t gates;  /* of ATTNSPEC_GATE_, those it can do; 0: all */
+  uint32_t phis;   /* of ATTNSPEC_PHI_, those it can do; 0: all */
+  int32_t only_causal;
+  int32_t only_equal_dims;     /* dk = dv */
+  int32_t only_equal_lengths;  /* of every sequence as many queries as keys */
+  AttnspecLimit dk, dv, group; /* group: H / Hkv */
+  AttnspecLimit block, top_k;  /* of selected: slots; of NSA: selection blocks and top_n */
+  AttnspecLimit compress_block, window;
+} AttnspecLimits;
+
+/* A kernel: data and functions, constant for as long as the library is loaded. */
+typedef struct AttnspecKernel {
+  uint64_t struct_size;   /* sizeof(AttnspecKernel) */
+  int32_t abi_version;    /* ATTNSPEC_ABI_VERSION */
+  int32_t device_type;    /* kDLCPU or kDLCUDA: where tensors and workspace are */
+  const char* name;       /* letters, digits and _ */
+  const char* summary;    /* one line */
+  const char* departures; /* its arithmetic, as departures from that of its inputs' dtype: "rounded_sum+fp32_out", or
+                             "" (./attnspec list departures) */
+  uint32_t operators;     /* of ATTNSPEC_DENSE ...; each needs its forward function */
+  uint32_t promises;      /* of ATTNSPEC_EXPORTS_SELECTION ... */
+
+  /* Bytes of workspace that a call needs; below 0 is an error. op: one operator; params: the operator's forward struct,
+   * also for a backward, with data NULL in its tensors, whose strides are those of packed ones. NULL: no call needs
+   * any. */
+  int64_t (*workspace_bytes)(uint32_t op, int32_t is_backward, const void* params);
+
+  /* A forward for each operator of `operators`; a backward may be NULL: forward only. */
+  const char* (*dense)(const AttnspecDense*);
+  const char* (*dense_backward)(const AttnspecDenseBackward*);
+  const char* (*selected)(const AttnspecSelected*);
+  const char* (*selected_backward)(const AttnspecSelectedBackward*);
+  const char* (*moba_select)(const AttnspecMobaSelect*);
+  const char* (*moba)(const AttnspecMoba*);
+  const char* (*moba_backward)(const AttnspecMobaBackward*);
+  const char* (*nsa_compress)(const AttnspecNsaCompress*);
+  const char* (*nsa_compress_backward)(const AttnspecNsaCompressBackward*);
+  const char* (*nsa_compressed)(const AttnspecNsaCompressed*);
+  const char* (*nsa_compressed_backward)(const AttnspecNsaCompressedBackward*);
+  const char* (*window)(const AttnspecWindow*);
+  const char* (*window_backward)(const AttnspecWindowBackward*);
+  const char* (*nsa)(const AttnspecNsa*);
+  const char* (*nsa_backward)(const AttnspecNsaBackward*);
+
+  AttnspecLimits limits;
+} AttnspecKernel;
+
+/* What a library exports. Called once, or again with the same result. */
+#define ATTNSPEC_EXPORT __attribute__((visibility("default")))
+ATTNSPEC_EXPORT const AttnspecKernel* attnspec_kernel(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
