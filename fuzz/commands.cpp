@@ -8,9 +8,12 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "cuda/device.hpp"
+#include "fuzz/judging.hpp"
 #include "fuzz/progress.hpp"
 #include "verify/calibration.hpp"
 #include "verify/golden.hpp"
@@ -30,19 +33,14 @@ using namespace verify;
 /// Failure lines printed before the rest are only counted.
 constexpr std::size_t kMostLines = 20;
 
-struct Job {
-  const Kernel* kernel;
-  Case c;
-};
-
-/// Judges the jobs in order, prints the failure lines as they come, and remembers the results.
+/// Judges the jobs, prints the failure lines in their order as they come, and remembers the results.
 std::vector<CaseResult> run(const std::vector<Job>& jobs) {
+  std::vector<std::optional<CaseResult>> done(jobs.size());
   std::vector<CaseResult> results;
   Progress progress(jobs.size());
   std::size_t lines = 0, unprinted = 0, failed = 0;
-  for (const Job& job : jobs) {
-    results.push_back(judge(for_operator(*job.kernel, job.c.op), job.c));
-    const CaseResult& result = results.back();
+  const auto print_next = [&] {
+    const CaseResult& result = results.emplace_back(std::move(*done[results.size()]));
     if (is_finding(result.verdict)) ++failed;
     if (lines < kMostLines && !result.findings.empty()) {
       progress.clear();
@@ -53,7 +51,13 @@ std::vector<CaseResult> run(const std::vector<Job>& jobs) {
       ++unprinted;
     }
     progress.step(failed);
-  }
+  };
+  judge_all(
+      jobs, jobs_at_once(0, jobs), [](std::size_t) { return false; },
+      [&](std::size_t i, CaseResult result) {
+        done[i] = std::move(result);
+        while (results.size() < jobs.size() && done[results.size()]) print_next();
+      });
   if (unprinted > 0) fmt::print("... and {} more cases with findings\n", unprinted);
   return results;
 }
@@ -93,7 +97,7 @@ int replay(const std::string& target, const std::string& kernel) {
   for (const Case& c : cases) {
     for (const Kernel& k : judged) {
       if (kernel.empty() && !implements(k, c.op)) continue;
-      results.push_back(judge(for_operator(k, c.op), c));
+      results.push_back(judge(k, c));
       fmt::print("{}", details(results.back()));
       for (const Finding& finding : results.back().findings) fmt::print("{}\n", failure_line(results.back(), finding));
     }

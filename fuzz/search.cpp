@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <exception>
 #include <optional>
 #include <stdexcept>
 #include <utility>
 
+#include "fuzz/judging.hpp"
 #include "fuzz/shrink.hpp"
 
 namespace attnspec::fuzz {
@@ -55,24 +55,16 @@ std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vecto
 
 /// Judges the cases at the same time; none of those after the first finding where `only_first`, and none that have not
 /// begun when the search is over.
-std::vector<std::optional<CaseResult>> judge_all(const Kernel& kernel, const std::vector<Case>& cases, int jobs,
-                                                 bool only_first, const std::function<bool()>& is_over) {
-  std::vector<std::optional<CaseResult>> results(cases.size());
-  std::exception_ptr error;
-  std::atomic<std::size_t> last = cases.size();
-#pragma omp parallel for schedule(dynamic) num_threads(jobs)
-  for (std::size_t i = 0; i < cases.size(); ++i) {
-    if (i > last || is_over()) continue;
-    try {
-      results[i] = judge(kernel, cases[i]);
-      if (only_first && is_finding(results[i]->verdict))
-        for (std::size_t seen = last; i < seen && !last.compare_exchange_weak(seen, i);) continue;
-    } catch (...) {
-#pragma omp critical
-      error = std::current_exception();
-    }
-  }
-  if (error) std::rethrow_exception(error);
+std::vector<std::optional<CaseResult>> judge_swarm(const std::vector<Job>& jobs, int at_once, bool only_first,
+                                                   const std::function<bool()>& is_over) {
+  std::vector<std::optional<CaseResult>> results(jobs.size());
+  std::atomic<std::size_t> last = jobs.size();  // that is judged
+  judge_all(
+      jobs, at_once, [&](std::size_t i) { return i > last || is_over(); },
+      [&](std::size_t i, CaseResult result) {
+        if (only_first && is_finding(result.verdict)) last = std::min<std::size_t>(last, i);
+        results[i] = std::move(result);
+      });
   return results;
 }
 
@@ -112,7 +104,6 @@ Case CaseSource::next() {
 
 SearchSummary search(const Kernel& kernel, const SearchOptions& options, const SearchObserver& observer) {
   CaseSource source(operators_to_search(kernel, options.operators), options.seed);
-  const int jobs = options.jobs > 0 ? options.jobs : omp_get_max_threads();
   const OneThreadEach one_thread_each;
   const Stopwatch stopwatch;
   const auto is_over = [&] {
@@ -122,11 +113,11 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
   for (const Operator op : operators_to_search(kernel, options.operators)) summary.operators[op];
   bool has_ended = false;
   for (std::int64_t begin = 0; begin < options.cases && !has_ended && !is_over(); begin += kSwarmCases) {
-    std::vector<Case> cases;
-    while (std::ssize(cases) < std::min<std::int64_t>(kSwarmCases, options.cases - begin))
-      cases.push_back(source.next());
+    std::vector<Job> jobs;
+    while (std::ssize(jobs) < std::min<std::int64_t>(kSwarmCases, options.cases - begin))
+      jobs.push_back({&kernel, source.next()});
     if (observer.swarm) observer.swarm(source.swarm());
-    const auto results = judge_all(kernel, cases, jobs, !options.keeps_going, is_over);
+    const auto results = judge_swarm(jobs, jobs_at_once(options.jobs, jobs), !options.keeps_going, is_over);
     for (std::size_t i = 0; i < results.size() && !has_ended; ++i) {
       if (!results[i]) continue;
       const CaseResult& result = *results[i];

@@ -39,7 +39,7 @@ template <class Print>
 int check(const Kernel& kernel, const std::vector<Case>& cases, bool with_details, const Print& print) {
   std::vector<CaseResult> results;
   for (const Case& c : cases) {
-    results.push_back(judge(for_operator(kernel, c.op), c));
+    results.push_back(judge(kernel, c));
     if (with_details) print(details(results.back()));
     if (!results.back().findings.empty()) print(failure_line(results.back(), results.back().findings.front()) + "\n");
   }

@@ -183,6 +183,7 @@ Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& na
   const AttnspecKernel abi = declared;  // without what a later version has at the end
   Kernel kernel;
   kernel.name = name;
+  kernel.is_reentrant = false;
   kernel.summary = fmt::format("{}: {}", abi.name, abi.summary);
   kernel.departures = departures_of(abi, name);
   bool attention_backward = false;

@@ -93,7 +93,8 @@ struct NsaBackwardCall {
   PhiTensors<TensorView> d_phi_k, d_phi_v;  // written
 };
 
-/// A kernel said that it could not do a call that its limits allow. what() is one line with its name and its message.
+/// What a kernel's function throws when it cannot do a call that its limits allow: the verdict call_failed. what() is
+/// one line with the kernel's name and its message.
 class CallFailed : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -105,6 +106,7 @@ struct Kernel {
   std::vector<Operator> operators;
   std::vector<Operator> forward_only;  // those of them without a backward, though others may have one
   reference::Departures departures;    // the arithmetic it declares, beside the plain one of its inputs' format
+  bool is_reentrant = true;            // whether it may be called from several threads at the same time
   /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
   bool exports_selection = true;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
@@ -119,9 +121,6 @@ struct Kernel {
 };
 
 bool implements(const Kernel& kernel, Operator op);
-
-/// The kernel as it is judged on one operator: without a backward where it has none of it.
-Kernel for_operator(const Kernel& kernel, Operator op);
 
 /// The built-in kernels that this machine can run.
 const std::vector<Kernel>& kernels();

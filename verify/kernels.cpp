@@ -54,15 +54,6 @@ const std::vector<Kernel>& kernels() {
   return all;
 }
 
-Kernel for_operator(const Kernel& kernel, Operator op) {
-  Kernel result = kernel;
-  if (std::find(kernel.forward_only.begin(), kernel.forward_only.end(), op) == kernel.forward_only.end()) return result;
-  result.backward = {};
-  result.compress_backward = {};
-  result.nsa_backward = {};
-  return result;
-}
-
 Kernel find_kernel(std::string_view text) {
   if (text.ends_with(".so")) return load_kernel(std::string(text));
   if (text.find(".so+") != std::string_view::npos)

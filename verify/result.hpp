@@ -16,13 +16,13 @@ namespace attnspec::verify {
 /// One row, or one tensor, that is wrong.
 struct Finding {
   Verdict verdict = Verdict::value_out_of_bound;
-  std::string output{};                                 // selection, o, lse, dq, ...; a branch of nsa before a dot
+  std::string output{};                               // selection, o, lse, dq, ...; a branch of nsa before a dot
   std::int64_t sequence = -1, token = -1, head = -1;  // token in its sequence, -1: a tensor. A parameter of phi has no
                                                       // sequence: token is its row, head its set
   std::int64_t d = -1;                                // -1: a row
   double observed = 0, expected = 0, bound = 0;
   double r = 0, limit = 0;  // of the row; limit 0 where an element decided
-  std::string detail{};       // of a selection or a tensor: what is wrong with it
+  std::string detail{};     // of a selection or a tensor: what is wrong with it
 };
 
 /// What was judged of one output.

@@ -13,6 +13,7 @@ const char* name(Verdict verdict) {
     case Verdict::nondeterministic: return "nondeterministic";
     case Verdict::stray_read: return "stray-read";
     case Verdict::stray_write: return "stray-write";
+    case Verdict::call_failed: return "call-failed";
   }
   return "";
 }

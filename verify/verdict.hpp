@@ -14,11 +14,12 @@ enum class Verdict {
   nondeterministic,    // two runs on the same memory gave different bits
   stray_read,          // the outputs depend on memory outside the tensors
   stray_write,         // memory outside the outputs was written
+  call_failed,         // the kernel reported an error in a case that its limits allow
 };
 inline constexpr Verdict kVerdicts[] = {
-    Verdict::pass,       Verdict::not_supported,      Verdict::undecided,        Verdict::value_out_of_bound,
-    Verdict::non_finite, Verdict::selection_mismatch, Verdict::nondeterministic, Verdict::stray_read,
-    Verdict::stray_write};
+    Verdict::pass,        Verdict::not_supported,      Verdict::undecided,        Verdict::value_out_of_bound,
+    Verdict::non_finite,  Verdict::selection_mismatch, Verdict::nondeterministic, Verdict::stray_read,
+    Verdict::stray_write, Verdict::call_failed};
 
 /// kebab-case, stable.
 const char* name(Verdict verdict);

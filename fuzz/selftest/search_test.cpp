@@ -67,8 +67,6 @@ class Variations : public testing::TestWithParam<std::string> {};
 /// Another seed for each of them, so that all of them see many cases.
 TEST_P(Variations, AreNotAccusedIn100Cases) {
   SearchOptions options;
-  options.operators = {Operator::dense, Operator::selected,       Operator::moba_select,
-                       Operator::moba,  Operator::nsa_compressed, Operator::window};
   options.cases = 100;
   for (const char letter : GetParam()) options.seed = 31 * options.seed + static_cast<unsigned char>(letter);
   for (const Found& found : findings(find_kernel("benign:" + GetParam()), options))

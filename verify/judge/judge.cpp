@@ -1,8 +1,34 @@
 #include "verify/judge.hpp"
 
+#include <algorithm>
+
 #include "verify/judge/cases.hpp"
 
 namespace attnspec::verify {
+
+namespace {
+
+/// The kernel as it is judged on one operator: without a backward where it has none of it.
+Kernel for_operator(const Kernel& kernel, Operator op) {
+  Kernel result = kernel;
+  if (std::find(kernel.forward_only.begin(), kernel.forward_only.end(), op) == kernel.forward_only.end()) return result;
+  result.backward = {};
+  result.compress_backward = {};
+  result.nsa_backward = {};
+  return result;
+}
+
+void judge_operator(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
+  if (c.op == Operator::nsa_compress) {
+    judge_compression(kernel, c, observe, result);
+  } else if (c.op == Operator::nsa) {
+    judge_nsa(kernel, c, observe, result);
+  } else {
+    judge_attention(kernel, c, observe, result);
+  }
+}
+
+}  // namespace
 
 CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe) {
   CaseResult result;
@@ -14,12 +40,10 @@ CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe
     return result;
   }
   result.profile = describe(make_profile(c.dtype, kernel.departures));
-  if (c.op == Operator::nsa_compress) {
-    judge_compression(kernel, c, observe, result);
-  } else if (c.op == Operator::nsa) {
-    judge_nsa(kernel, c, observe, result);
-  } else {
-    judge_attention(kernel, c, observe, result);
+  try {
+    judge_operator(for_operator(kernel, c.op), c, observe, result);
+  } catch (const CallFailed& failure) {
+    result.add({.verdict = Verdict::call_failed, .output = "call", .detail = failure.what()});
   }
   return result;
 }
