@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 
 #include "verify/golden.hpp"
@@ -48,13 +49,13 @@ TEST_F(SafetensorsFile, GivesTensorsOfEveryDtype) {
 }
 
 TEST_F(SafetensorsFile, IsReadAsItWasWritten) {
-  Safetensors written{path.string(), {{"case", "moba()"}}, {}};
+  Safetensors written{path, {{"case", "moba()"}}, {}};
   for (const char* dtype : {"BF16", "F16", "F32", "F64", "I32", "I64"})
     written.tensors[dtype] = {{2, 1, 2}, dtype, {1, -2, 96, 0}};
   written.tensors["rounded"] = {{1}, "BF16", {1 + 0x1p-12}};
   written.tensors["empty"] = {{0, 3}, "F32", {}};
   write_safetensors(written);
-  const Safetensors read = read_safetensors(path.string());
+  const Safetensors read = read_safetensors(path);
   EXPECT_EQ(read.metadata, written.metadata);
   EXPECT_EQ(read.tensors.size(), 8u);
   for (const char* dtype : {"BF16", "F16", "F32", "F64", "I32", "I64"}) {
@@ -66,20 +67,13 @@ TEST_F(SafetensorsFile, IsReadAsItWasWritten) {
 }
 
 TEST_F(SafetensorsFile, IsNotWrittenWhereItCannotBe) {
-  const auto failure_of = [](const Safetensors& file) -> std::string {
-    try {
-      write_safetensors(file);
-    } catch (const std::runtime_error& error) {
-      return error.what();
-    }
-    return "";
+  const auto failure_of = [](const Safetensors& file) {
+    return message_of<std::runtime_error>([&] { write_safetensors(file); });
   };
   EXPECT_EQ(failure_of({"/nonexistent/x", {}, {}}), "/nonexistent/x: cannot be written");
-  EXPECT_EQ(failure_of({path.string(), {}, {{"a", {{1}, "F8", {0}}}}}),
-            path.string() + ": tensor a: dtype F8 is not known");
-  EXPECT_EQ(failure_of({path.string(), {}, {{"a", {{2}, "F32", {0}}}}}),
-            path.string() + ": tensor a: has 1 values, its shape 2");
-  EXPECT_FALSE(fs::exists(path));
+  EXPECT_EQ(failure_of({path, {}, {{"a", {{1}, "F8", {0}}}}}), path + ": tensor a: dtype F8 is not known");
+  EXPECT_EQ(failure_of({path, {}, {{"a", {{2}, "F32", {0}}}}}), path + ": tensor a: has 1 values, its shape 2");
+  EXPECT_FALSE(std::filesystem::exists(path));
 }
 
 TEST_F(SafetensorsFile, FailsInOneLineWhenItIsBroken) {
