@@ -20,8 +20,9 @@ Stages with(const Change& change) {
 
 float exp_by_exp2(float x) { return std::exp2(x * 1.44269504f); }
 
-/// What exp is on a GPU: 22 bits.
+/// What exp is on a GPU: 22 bits, and 1 of 0.
 float coarse_exp(float x) {
+  if (x == 0) return 1;
   return std::exp(x) * (std::fmod(std::abs(x), 0x1p-12f) < 0x1p-13f ? 1 + 0x1p-22f : 1 - 0x1p-22f);
 }
 
