@@ -1,6 +1,6 @@
 #include "verify/judge/cases.hpp"
 #include "verify/judge/compression.hpp"
-#include "verify/judge/nsa_tensors.hpp"
+#include "verify/judge/phi_memory.hpp"
 #include "verify/judge/runner.hpp"
 #include "verify/regimes.hpp"
 

@@ -8,7 +8,7 @@
 #include "verify/judge/attention.hpp"
 #include "verify/judge/cases.hpp"
 #include "verify/judge/compression.hpp"
-#include "verify/judge/nsa_tensors.hpp"
+#include "verify/judge/phi_memory.hpp"
 #include "verify/judge/runner.hpp"
 #include "verify/judge/selections.hpp"
 #include "verify/regimes.hpp"
