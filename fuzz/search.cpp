@@ -104,6 +104,7 @@ Case CaseSource::next() {
 
 SearchSummary search(const Kernel& kernel, const SearchOptions& options, const SearchObserver& observer) {
   CaseSource source(operators_to_search(kernel, options.operators), options.seed);
+  const int at_once = jobs_at_once(options.jobs, {{&kernel, {}}});
   const OneThreadEach one_thread_each;
   const Stopwatch stopwatch;
   const auto is_over = [&] {
@@ -117,7 +118,7 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
     while (std::ssize(jobs) < std::min<std::int64_t>(kSwarmCases, options.cases - begin))
       jobs.push_back({&kernel, source.next()});
     if (observer.swarm) observer.swarm(source.swarm());
-    const auto results = judge_swarm(jobs, jobs_at_once(options.jobs, jobs), !options.keeps_going, is_over);
+    const auto results = judge_swarm(jobs, at_once, !options.keeps_going, is_over);
     for (std::size_t i = 0; i < results.size() && !has_ended; ++i) {
       if (!results[i]) continue;
       const CaseResult& result = *results[i];

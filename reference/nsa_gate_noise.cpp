@@ -29,10 +29,12 @@ PredictedRow gate_gradient_noise(const Profile& profile, const Row& d_o, const B
   Vector expected(3), worst(3);
   RowErrors errors(3);
   for (Eigen::Index b = 0; b < 3; ++b) {
-    const Vector terms = d_o.cwiseProduct(outputs[static_cast<std::size_t>(b)]), magnitudes = terms.cwiseAbs();
+    const Matrix terms = d_o.cwiseProduct(outputs[static_cast<std::size_t>(b)]);  // [dv, 1]
+    const Vector magnitudes = terms.cwiseAbs();
     expected[b] = terms.sum();
     errors.separate[b] = accumulation_variance(u, n, terms.squaredNorm(), expected[b]) +
-                         square(magnitudes.sum()) * repetition_variance(u, sorted(magnitudes));  // A6
+                         square(magnitudes.sum()) * repetition_variance(u, sorted(magnitudes)) +  // A6
+                         order_variance(u, Vector::Ones(d_o.size()), terms, {})[0];               // A7
     worst[b] = (n + 2) * u * magnitudes.sum();
   }
   RowNoise noise = finished(profile, errors.separate, worst, Vector::Zero(3), n, 1);

@@ -32,8 +32,7 @@ Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
   Case c;
   c.regime = regime, c.dtype = dtype, c.seed = seed;
   c.op = pick(std::vector{Operator::dense, Operator::selected, Operator::moba, Operator::nsa_compress,
-                          Operator::nsa_compressed, Operator::window, Operator::nsa, Operator::nsa, Operator::nsa,
-                          Operator::nsa, Operator::nsa});
+                          Operator::nsa_compressed, Operator::window, Operator::nsa});
   c.lens = {6 + random.below(70, draws++), random.below(30, draws++)};
   c.q_lens = c.lens;
   c.kv_heads = pick(Sizes{1, 2, 3});
@@ -84,10 +83,11 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   // kernel rounds.
   const bool truncates_alone = arithmetic.weights != Format::fp32 && arithmetic.output == Format::fp32;
   std::map<std::string, Samples> outputs;
-  for (const char* output : kCalibratedOutputs) outputs[output];
+  for (const CalibratedOutput& output : kCalibratedOutputs) outputs[output.name];
   std::mutex mutex;
   const auto is_enough = [&] {
-    return std::all_of(outputs.begin(), outputs.end(), [&](const auto& o) { return o.second.result.rows >= rows; });
+    return std::all_of(std::begin(kCalibratedOutputs), std::end(kCalibratedOutputs),
+                       [&](const CalibratedOutput& o) { return outputs.at(o.name).result.rows >= rows / o.share; });
   };
   for (std::uint64_t i = 0; !is_enough(); ++i) {
     const Case c = random_case(regime, profile.dtype, seed + i);
