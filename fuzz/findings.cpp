@@ -42,8 +42,8 @@ std::map<std::string, SafeTensor> input_tensors(const Case& c) {
         written.values.insert(written.values.end(), tensor.at(token, head), tensor.at(token, head) + tensor.dim);
   };
   add("q", inputs.q), add("k", inputs.k), add("v", inputs.v), add("do", inputs.d_o), add("gates", inputs.gates);
-  add("k_selected", inputs.k_selected), add("v_selected", inputs.v_selected);
-  add("k_window", inputs.k_window), add("v_window", inputs.v_window);
+  add("selected.k", inputs.k_selected), add("selected.v", inputs.v_selected);
+  add("window.k", inputs.k_window), add("window.v", inputs.v_window);
   for (const auto& [name, tensor] : kPhiParts<reference::Tensor>) {
     add(fmt::format("phi_k.{}", name), inputs.phi_k.*tensor);
     add(fmt::format("phi_v.{}", name), inputs.phi_v.*tensor);

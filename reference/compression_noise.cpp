@@ -149,9 +149,4 @@ PredictedRow CompressionNoise::row(const Rows& x) const {
   return stored(block.row, std::move(sum), profile_.input, w2_.y);
 }
 
-PredictedRow compressed_row_noise(const Profile& profile, const NsaProblem& problem, const PhiParameters& phi,
-                                  const Rows& x) {
-  return CompressionNoise(profile, problem, phi).row(x);
-}
-
 }  // namespace attnspec::reference

@@ -53,8 +53,4 @@ class CompressionNoise {
   SummedRows w_, w1_, w2_;
 };
 
-/// The noise of a compressed row; with many rows of the same parameters make one CompressionNoise instead.
-PredictedRow compressed_row_noise(const Profile& profile, const NsaProblem& problem, const PhiParameters& phi,
-                                  const Rows& x);
-
 }  // namespace attnspec::reference

@@ -7,9 +7,9 @@
 namespace attnspec::reference {
 
 Vector importance_margins(const Profile& profile, const NsaProblem& problem, const Matrix& q, const KeyValues& keys,
-                          std::int64_t t) {
+                          std::int64_t t, const Vector& importance) {
   const Profile fp32{.input = profile.input, .weights = Format::fp32, .output = Format::fp32};
-  const std::int64_t blocks = t < 0 ? 0 : t / problem.block + 1;
+  const Eigen::Index blocks = importance.size();
   const KeyRange visible{0, num_visible_compressed(problem, t)};
   Vector variance = Vector::Zero(blocks), worst = variance, floor = variance;
   if (visible.end == 0) return variance;
@@ -23,7 +23,6 @@ Vector importance_margins(const Profile& profile, const NsaProblem& problem, con
     floor += noise.o.floor.head(blocks);
   }
   const double u32 = unit_roundoff(Format::fp32), heads = static_cast<double>(q.rows());
-  const Vector importance = reference::importance(problem, q, keys.k, t).importance;
   variance += accumulation_variance(u32, heads, 0, 1) * importance.cwiseAbs2();
   worst += heads * u32 * importance;
   return worst.cwiseMin(kKappa * variance.cwiseSqrt()) + floor;

@@ -9,9 +9,9 @@ namespace attnspec::reference {
 /// e_j = min(worst case, kappa deviations) of p'_j, [c + 1]: p_slc of a head is attention whose values are the rows of
 /// W, computed in fp32, and p' its sum over the group.
 ///
-/// q [G, dk] as `importance` takes it; keys: K~ and overlap_weights of the sequence and kv head. Without a visible
-/// compressed row all margins are 0.
+/// importance [c + 1] as `importance` gives it; q [G, dk] as it takes it; keys: K~ and overlap_weights of the sequence
+/// and kv head. Without a visible compressed row all margins are 0.
 Vector importance_margins(const Profile& profile, const NsaProblem& problem, const Matrix& q, const KeyValues& keys,
-                          std::int64_t t);
+                          std::int64_t t, const Vector& importance);
 
 }  // namespace attnspec::reference

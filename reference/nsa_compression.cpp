@@ -22,15 +22,15 @@ Vector activation_slopes(const NsaProblem& problem, const Vector& hidden) {
   return hidden.unaryExpr([&](double x) { return activation_slope(problem.activation, x); });
 }
 
-std::size_t phi_index(const NsaProblem& problem, std::int64_t g) {
-  return problem.shared_phi ? 0 : static_cast<std::size_t>(g);
-}
-
 }  // namespace
 
 std::int64_t num_compressed(const NsaProblem& problem, std::int64_t num_keys) {
   if (num_keys < problem.compress_block) return 0;
   return (num_keys - problem.compress_block) / problem.compress_stride + 1;
+}
+
+std::size_t phi_index(const NsaProblem& problem, std::int64_t g) {
+  return problem.shared_phi ? 0 : static_cast<std::size_t>(g);
 }
 
 std::int64_t num_visible_compressed(const NsaProblem& problem, std::int64_t t) {

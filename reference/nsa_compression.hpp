@@ -47,6 +47,9 @@ struct PhiParameters {
 /// phi for keys or for values: one set of parameters for each kv head, or a single one where they are shared.
 using PhiHeads = std::vector<PhiParameters>;
 
+/// Which of the PhiHeads a kv head has.
+std::size_t phi_index(const NsaProblem& problem, std::int64_t kv_head);
+
 /// All parameters of phi zero, in the shapes that the problem asks for.
 PhiHeads zero_phi(const NsaProblem& problem, std::int64_t features);
 

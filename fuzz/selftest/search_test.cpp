@@ -53,13 +53,15 @@ TEST_P(Defects, AreFoundWithin200CasesAndShrunk) {
   EXPECT_EQ(judge(kernel, shrunk.c).verdict, shrunk.verdict);
 }
 
-std::vector<std::string> defect_names() {
+/// The names in a list of defects or variations.
+template <class List>
+std::vector<std::string> names_of(const List& list) {
   std::vector<std::string> names;
-  for (const model::Defect& defect : model::defects()) names.push_back(defect.name);
+  for (const auto& entry : list) names.push_back(entry.name);
   return names;
 }
 
-INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::ValuesIn(defect_names()),
+INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::ValuesIn(names_of(model::defects())),
                          [](const auto& instance) { return instance.param; });
 
 class Variations : public testing::TestWithParam<std::string> {};
@@ -73,13 +75,7 @@ TEST_P(Variations, AreNotAccusedIn100Cases) {
     ADD_FAILURE() << failure_line(found.shrunk, found.shrunk.findings.front());
 }
 
-std::vector<std::string> variation_names() {
-  std::vector<std::string> names;
-  for (const model::Variation& variation : model::variations()) names.push_back(variation.name);
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Benign, Variations, testing::ValuesIn(variation_names()),
+INSTANTIATE_TEST_SUITE_P(Benign, Variations, testing::ValuesIn(names_of(model::variations())),
                          [](const auto& instance) { return instance.param; });
 
 /// The cases judged, in order.

@@ -109,7 +109,7 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
 }
 
 void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const {
-  const std::string output = stage_.branch.empty() ? "o" : stage_.branch + ".o";
+  const std::string output = output_name(stage_.branch, "o");
   result.directions.push_back({output, {test.directions().begin(), test.directions().end()}});
   if (!zero_mean_values) return;
   for (const Direction& direction : test.directions())

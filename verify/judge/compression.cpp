@@ -11,23 +11,11 @@ using namespace reference;
 
 namespace {
 
-void compare(Tally& tally, const Place& place, const PredictedRow& row, const Vector& observed, Format format) {
-  const Covariance covariance = row.covariance();
-  tally.add(place, compare_row(row.expected, observed, row.sum.noise, format, covariance), row.expected, observed,
-            &covariance);
-}
-
-/// The parameters that the kv head reads.
-std::size_t set_of(const CompressionStage& stage, std::int64_t kv_head) {
-  return stage.problem.shared_phi ? 0 : static_cast<std::size_t>(kv_head);
-}
-
 /// Every row of the gradient of one parameter, of one set.
 void judge_parameter(const Profile& profile, const TensorView& view, std::int64_t set,
                      const std::function<PredictedRow(std::int64_t row)>& predict, Tally& tally) {
 #pragma omp parallel for schedule(dynamic)
-  for (std::int64_t i = 0; i < view.tokens; ++i)
-    compare(tally, {-1, i, set}, predict(i), view.row(i, set), profile.output);
+  for (std::int64_t i = 0; i < view.tokens; ++i) tally.add({-1, i, set}, predict(i), view.row(i, set), profile.output);
 }
 
 }  // namespace
@@ -38,16 +26,17 @@ void judge_compressed_rows(const Profile& profile, const CompressionStage& stage
   Tally tally(observe, stage.branch, "rows");
   std::vector<CompressionNoise> noise;  // [sets]
   for (const PhiParameters& parameters : stage.phi) noise.emplace_back(profile, problem, parameters);
+  const std::vector<CompressionBlock> blocks = compression_blocks(problem);
   const std::vector<std::int64_t> offsets = compressed_offsets(problem);
   for (const Sequence& sequence : sequences(problem.attention)) {
-    const std::int64_t first = offsets[static_cast<std::size_t>(sequence.index)];
-    const std::int64_t count = num_compressed(problem, sequence.num_keys());
+    const auto s = static_cast<std::size_t>(sequence.index);
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t begin = sequence.k_begin + i * problem.compress_stride;
-        const Rows x = stage.tokens.rows(begin, begin + problem.compress_block, g);
-        compare(tally, {sequence.index, i, g}, noise[set_of(stage, g)].row(x), rows.row(first + i, g), profile.input);
+      for (std::int64_t row = offsets[s]; row < offsets[s + 1]; ++row) {
+        const CompressionBlock& block = blocks[static_cast<std::size_t>(row)];
+        tally.add({sequence.index, row - offsets[s], g},
+                  noise[phi_index(problem, g)].row(stage.tokens.rows(block.begin, block.end, g)), rows.row(row, g),
+                  profile.input);
       }
     }
   }
@@ -66,8 +55,8 @@ void judge_compression_gradients(const Profile& profile, const CompressionStage&
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g)
       for (std::int64_t token = sequence.k_begin; token < sequence.k_end; ++token)
-        compare(tokens, {sequence.index, token - sequence.k_begin, g}, noise[set_of(stage, g)].token(token, g),
-                d_tokens.row(token, g), profile.output);
+        tokens.add({sequence.index, token - sequence.k_begin, g}, noise[phi_index(problem, g)].token(token, g),
+                   d_tokens.row(token, g), profile.output);
   }
   tokens.finish(result);
   for (const auto& [name, part] : kPhiParts<TensorView>) {

@@ -22,6 +22,12 @@ using namespace reference;
 constexpr Branch kBranches[] = {Branch::compressed, Branch::selected, Branch::window};
 constexpr const char* kBranchNames[] = {"compressed", "selected", "window"};
 
+/// The one of three that belongs to a branch.
+template <class Array>
+auto& of(Array& all, Branch branch) {
+  return all[static_cast<std::size_t>(branch)];
+}
+
 /// What one branch reads and writes. k and v of the compressed branch are tokens.
 struct BranchTensors {
   HostTensor &k, &v;  // several branches may share theirs
@@ -101,6 +107,12 @@ class NsaCase {
       return;
     }
     run_backward(selection);
+    judge_backward(judges, phi_k, phi_v);
+  }
+
+ private:
+  void judge_backward(const std::array<AttentionJudge, 3>& judges, const CompressionStage& phi_k,
+                      const CompressionStage& phi_v) {
     std::array<Tensor, 3> d_o;
     for (const Branch branch : kBranches) of(d_o, branch) = branch_d_o(branch);
     judge_query_gradients(judges, d_o);
@@ -117,12 +129,6 @@ class NsaCase {
                                 observe_, result_);
     judge_compression_gradients(profile_, phi_v, load(dv_compressed_.view()), compressed.dv.view(), views(d_phi_v_),
                                 observe_, result_);
-  }
-
- private:
-  template <class T>
-  static T& of(std::array<T, 3>& all, Branch branch) {
-    return all[static_cast<std::size_t>(branch)];
   }
 
   HostTensor output(std::int64_t tokens, std::int64_t heads, std::int64_t dim) const {
@@ -152,7 +158,7 @@ class NsaCase {
   std::vector<NamedTensor> kept() {
     std::vector<NamedTensor> list{{"phi_k.rows", k_compressed_}, {"phi_v.rows", v_compressed_}};
     for (const Branch branch : kBranches) {
-      const std::string prefix = std::string(kBranchNames[static_cast<std::size_t>(branch)]) + ".";
+      const std::string prefix = std::string(of(kBranchNames, branch)) + ".";
       list.push_back({prefix + "o", of(branches_, branch).o});
       list.push_back({prefix + "lse", of(branches_, branch).lse});
     }
@@ -258,12 +264,8 @@ class NsaCase {
     for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
       std::array<Vector, 3> o;
       for (std::size_t b = 0; b < 3; ++b) o[b] = branches_[b].o.view().row(token, head);
-      const PredictedRow row = predict(BranchRows{o[0], o[1], o[2]}, token, head);
-      const Covariance covariance = row.covariance();
-      const Vector observed = view.row(token, head);
-      tally.add({sequence.index, token - sequence.q_begin, head},
-                compare_row(row.expected, observed, row.sum.noise, profile_.output, covariance), row.expected, observed,
-                &covariance);
+      tally.add({sequence.index, token - sequence.q_begin, head}, predict(BranchRows{o[0], o[1], o[2]}, token, head),
+                view.row(token, head), profile_.output);
     });
     tally.finish(result_);
   }

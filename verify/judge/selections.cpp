@@ -55,8 +55,8 @@ RuleOfRow nsa_rule(const Profile& profile, const NsaProblem& problem, const Tens
     const KeyValues& keys = weighed->keys[static_cast<std::size_t>(sequence.index * attention.kv_heads + g)];
     const std::int64_t t = sequence.position(token);
     const Matrix queries = group_queries(problem, q, token, g);
-    return importance_rule(problem, t, importance(problem, queries, keys.k, t).importance,
-                           importance_margins(profile, problem, queries, keys, t));
+    const Vector importance = reference::importance(problem, queries, keys.k, t).importance;
+    return importance_rule(problem, t, importance, importance_margins(profile, problem, queries, keys, t, importance));
   };
 }
 

@@ -6,9 +6,13 @@
 
 namespace attnspec::verify {
 
-Tally::Tally(const RowObserver& observe, std::string branch, std::string output)
+std::string output_name(const std::string& branch, const std::string& output) {
+  return branch.empty() ? output : branch + "." + output;
+}
+
+Tally::Tally(const RowObserver& observe, const std::string& branch, std::string output)
     : observe_(observe), output_(std::move(output)) {
-  summary_.output = branch.empty() ? output_ : branch + "." + output_;
+  summary_.output = output_name(branch, output_);
 }
 
 void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
@@ -25,6 +29,12 @@ void Tally::add(const Place& place, const RowComparison& row, const Vector& expe
         .bound = row.bound,
         .r = row.r,
         .limit = row.fault == RowFault::row ? row.limit : 0});
+}
+
+void Tally::add(const Place& place, const reference::PredictedRow& row, const Vector& observed, Format format) {
+  const reference::Covariance covariance = row.covariance();
+  add(place, compare_row(row.expected, observed, row.sum.noise, format, covariance), row.expected, observed,
+      &covariance);
 }
 
 void Tally::add_selection(const Place& place, const std::string& wrong) {

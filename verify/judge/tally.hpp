@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "reference/sum_noise.hpp"
 #include "verify/result.hpp"
 
 namespace attnspec::verify {
@@ -15,15 +16,20 @@ struct Place {
   std::int64_t sequence, token, head;
 };
 
+/// "o", or "window.o" of a branch of nsa.
+std::string output_name(const std::string& branch, const std::string& output);
+
 /// The rows of one output, from many threads.
 class Tally {
  public:
   /// branch: "" or the branch of nsa that the output belongs to.
-  Tally(const RowObserver& observe, std::string branch, std::string output);
+  Tally(const RowObserver& observe, const std::string& branch, std::string output);
 
   /// A row that was compared. covariance: nullptr where it is a single number.
   void add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
            const reference::Covariance* covariance);
+  /// A row that was predicted with all it is compared by, in the format it is stored in.
+  void add(const Place& place, const reference::PredictedRow& row, const Vector& observed, Format format);
   /// A row of a selection; wrong is empty where it is right.
   void add_selection(const Place& place, const std::string& wrong);
   /// A row that could not be decided.

@@ -179,7 +179,7 @@ TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
   const std::int64_t t = 330;
   const Matrix q = group_queries(problem, in.q, t, 0);
   const Vector exact = importance(problem, q, keys.k, t).importance;
-  const Vector margins = importance_margins(make_profile(Format::bf16), problem, q, keys, t);
+  const Vector margins = importance_margins(make_profile(Format::bf16), problem, q, keys, t, exact);
   ASSERT_EQ(margins.size(), 21);
   Vector computed = Vector::Zero(21);
   for (Eigen::Index h = 0; h < 4; ++h) {
@@ -198,7 +198,8 @@ TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
     EXPECT_LE(std::abs(computed[j] - exact[j]), margins[j]);
     EXPECT_LE(margins[j], 1e-4 * exact[j]);
   }
-  EXPECT_TRUE(importance_margins(make_profile(Format::bf16), problem, q, keys, 5).isZero());  // no visible row
+  EXPECT_TRUE(
+      importance_margins(make_profile(Format::bf16), problem, q, keys, 5, Vector::Zero(1)).isZero());  // no visible row
 }
 
 /// Correct kernels whose errors spread over many roundings show a root mean square R near 1.
