@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory_resource>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -16,6 +17,7 @@
 #include "verify/case.hpp"
 #include "verify/phi.hpp"
 #include "verify/storage.hpp"
+#include "verify/verdict.hpp"
 
 namespace attnspec::verify {
 
@@ -93,11 +95,14 @@ struct NsaBackwardCall {
   PhiTensors<TensorView> d_phi_k, d_phi_v;  // written
 };
 
-/// What a kernel's function throws when it cannot do a call that its limits allow: the verdict call_failed. what() is
-/// one line with the kernel's name and its message.
+/// What a kernel's function throws when a call that its limits allow came to nothing. what() is one line with the
+/// kernel's name and its message, or how it ended.
 class CallFailed : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit CallFailed(const std::string& message, Verdict how = Verdict::call_failed)
+      : std::runtime_error(message), verdict(how) {}
+
+  Verdict verdict;  // call_failed: it said so; crash; hang
 };
 
 struct Kernel {
@@ -109,6 +114,8 @@ struct Kernel {
   bool is_reentrant = true;            // whether it may be called from several threads at the same time
   /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
   bool exports_selection = true;
+  /// Where the tensors of its calls must lie.
+  std::pmr::memory_resource* memory = std::pmr::get_default_resource();
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
   std::function<std::optional<std::string>(const Case&)> unsupported;
   std::function<std::int64_t(const Case&)> workspace_bytes;  // of a forward or backward call; empty: none

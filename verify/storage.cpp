@@ -38,7 +38,8 @@ void HostTensor::for_each_row(const Visit& visit) const {
             static_cast<std::size_t>(dim_ * bytes_of(format_)));
 }
 
-HostTensor::HostTensor(Format format, Layout layout, std::int64_t tokens, std::int64_t heads, std::int64_t dim)
+HostTensor::HostTensor(Format format, Layout layout, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
+                       std::pmr::memory_resource* memory)
     : format_(format),
       tokens_(tokens),
       heads_(heads),
@@ -47,10 +48,10 @@ HostTensor::HostTensor(Format format, Layout layout, std::int64_t tokens, std::i
       token_stride_(heads * head_stride_ + (layout == Layout::strided ? 16 : 0)),
       first_(kGuardElements + (layout == Layout::strided ? 24 : 0)),
       bytes_(static_cast<std::size_t>((first_ + tokens * token_stride_ + kGuardElements) * bytes_of(format)),
-             std::byte{0xff}) {}
+             std::byte{0xff}, memory) {}
 
-HostTensor::HostTensor(Format format, Layout layout, const reference::Tensor& values)
-    : HostTensor(format, layout, values.tokens, values.heads, values.dim) {
+HostTensor::HostTensor(Format format, Layout layout, const reference::Tensor& values, std::pmr::memory_resource* memory)
+    : HostTensor(format, layout, values.tokens, values.heads, values.dim, memory) {
   const TensorView to = view();
 #pragma omp parallel for
   for (std::int64_t token = 0; token < tokens_; ++token)
@@ -74,7 +75,7 @@ void HostTensor::surround(Surroundings with) {
     std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size,
                 surrounded_.begin() + static_cast<std::ptrdiff_t>(first));
   });
-  bytes_ = surrounded_;
+  std::copy(surrounded_.begin(), surrounded_.end(), bytes_.begin());
 }
 
 void HostTensor::fill_rows(std::byte with) {
@@ -98,7 +99,7 @@ bool HostTensor::outside_is_intact() const {
     std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size,
                 expected.begin() + static_cast<std::ptrdiff_t>(first));
   });
-  return bytes_ == expected;
+  return std::equal(bytes_.begin(), bytes_.end(), expected.begin(), expected.end());
 }
 
 }  // namespace attnspec::verify

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory_resource>
 #include <vector>
 
 #include "reference/format.hpp"
@@ -94,9 +95,12 @@ inline constexpr std::int64_t kGuardElements = 64;
 /// kernel must neither write it nor depend on it.
 class HostTensor {
  public:
-  HostTensor(Format format, Layout layout, std::int64_t tokens, std::int64_t heads, std::int64_t dim);
+  /// It lies in the memory given.
+  HostTensor(Format format, Layout layout, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
+             std::pmr::memory_resource* memory = std::pmr::get_default_resource());
   /// A copy of a tensor whose values are exact in the format.
-  HostTensor(Format format, Layout layout, const reference::Tensor& values);
+  HostTensor(Format format, Layout layout, const reference::Tensor& values,
+             std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
   TensorView view();
 
@@ -116,7 +120,8 @@ class HostTensor {
   Format format_;
   std::int64_t tokens_, heads_, dim_;
   std::int64_t head_stride_, token_stride_, first_;  // in elements
-  std::vector<std::byte> bytes_, surrounded_;
+  std::pmr::vector<std::byte> bytes_;
+  std::vector<std::byte> surrounded_;
 };
 
 }  // namespace attnspec::verify

@@ -12,8 +12,11 @@ const char* name(Verdict verdict) {
     case Verdict::selection_mismatch: return "selection-mismatch";
     case Verdict::nondeterministic: return "nondeterministic";
     case Verdict::stray_read: return "stray-read";
+    case Verdict::law_broken: return "law-broken";
     case Verdict::stray_write: return "stray-write";
     case Verdict::call_failed: return "call-failed";
+    case Verdict::hang: return "hang";
+    case Verdict::crash: return "crash";
   }
   return "";
 }

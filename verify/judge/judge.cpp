@@ -43,7 +43,7 @@ CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe
   try {
     judge_operator(for_operator(kernel, c.op), c, observe, result);
   } catch (const CallFailed& failure) {
-    result.add({.verdict = Verdict::call_failed, .output = "call", .detail = failure.what()});
+    result.add({.verdict = failure.verdict, .output = "call", .detail = failure.what()});
   }
   return result;
 }

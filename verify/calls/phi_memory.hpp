@@ -4,17 +4,11 @@
 #include <string>
 #include <vector>
 
-#include "verify/guarded_run.hpp"
+#include "verify/calls/guarded_run.hpp"
 #include "verify/phi.hpp"
 #include "verify/storage.hpp"
 
 namespace attnspec::verify {
-
-/// A copy in memory; of gradients only the shapes matter.
-inline PhiTensors<HostTensor> host_parameters(Format format, Layout layout,
-                                              const PhiTensors<reference::Tensor>& parameters) {
-  return map_parts(parameters, [&](const reference::Tensor& tensor) { return HostTensor(format, layout, tensor); });
-}
 
 inline PhiTensors<TensorView> views(PhiTensors<HostTensor>& parameters) {
   return map_parts(parameters, [](HostTensor& tensor) { return tensor.view(); });

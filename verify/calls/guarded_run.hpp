@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory_resource>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ enum class SelectionUse { read, written, ignored };
 /// A selection in memory of its own, between guards: a kernel's copy, apart from the judge's.
 class HostSelection {
  public:
+  explicit HostSelection(std::pmr::memory_resource* memory) : entries_(memory) {}
+
   SelectionView view();
   /// The blocks as they are now, in the shape of the last `prepare`.
   reference::Selection values() const;
@@ -36,7 +39,8 @@ class HostSelection {
 
  private:
   reference::Selection shape_;
-  std::vector<std::int32_t> entries_, prepared_;
+  std::pmr::vector<std::int32_t> entries_;
+  std::vector<std::int32_t> prepared_;
 };
 
 struct GuardedCall {

@@ -1,4 +1,4 @@
-#include "verify/guarded_run.hpp"
+#include "verify/calls/guarded_run.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -63,14 +63,14 @@ void HostSelection::prepare(const reference::Selection& selection, SelectionUse 
   entries_.assign(selection.blocks.size() + 2 * kGuardElements, with == Surroundings::nan ? kUnwritten : ~kUnwritten);
   if (use == SelectionUse::read)
     std::copy(selection.blocks.begin(), selection.blocks.end(), entries_.begin() + kGuardElements);
-  prepared_ = entries_;
+  prepared_.assign(entries_.begin(), entries_.end());
 }
 
 bool HostSelection::is_intact(SelectionUse use) const {
   std::vector<std::int32_t> expected = prepared_;
   if (use != SelectionUse::read)
     std::copy(entries_.begin() + kGuardElements, entries_.end() - kGuardElements, expected.begin() + kGuardElements);
-  return entries_ == expected;
+  return std::equal(entries_.begin(), entries_.end(), expected.begin(), expected.end());
 }
 
 std::vector<MemoryFault> run_guarded(const GuardedCall& call) {

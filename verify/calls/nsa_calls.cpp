@@ -1,0 +1,120 @@
+#include "verify/calls/nsa_calls.hpp"
+
+#include "reference/nsa_compression.hpp"
+#include "reference/nsa_selection.hpp"
+#include "verify/calls/phi_memory.hpp"
+
+namespace attnspec::verify {
+
+using reference::Selection;
+
+NsaCalls::NsaCalls(const Kernel& kernel, const Case& c, const Inputs& in)
+    : Calls(kernel, c),
+      problem_(nsa_problem_of(c)),
+      queries_(in.q.tokens),
+      tokens_(in.k.tokens),
+      compressed_rows_(reference::compressed_offsets(problem_).back()),
+      q_(input(in.q)),
+      gates_(input(in.gates)),
+      d_o_(input(in.d_o)),
+      k_(input(in.k)),
+      v_(input(in.v)),
+      k_selected_(input(in.k_selected)),
+      v_selected_(input(in.v_selected)),
+      k_window_(input(in.k_window)),
+      v_window_(input(in.v_window)),
+      phi_k_(input(in.phi_k)),
+      phi_v_(input(in.phi_v)),
+      k_compressed(compressed(compressed_rows_, c.kv_heads, c.dk)),
+      v_compressed(compressed(compressed_rows_, c.kv_heads, c.dv)),
+      o(output(queries_, c.heads, c.dv)),
+      branches{branch(k_, v_), branch(c.shared_kv ? k_ : k_selected_, c.shared_kv ? v_ : v_selected_),
+               branch(c.shared_kv ? k_ : k_window_, c.shared_kv ? v_ : v_window_)},
+      dq(output(queries_, c.heads, c.dk)),
+      d_gates(output(queries_, c.heads, 3)),
+      dk_compressed(output(compressed_rows_, c.kv_heads, c.dk)),
+      dv_compressed(output(compressed_rows_, c.kv_heads, c.dv)),
+      d_phi_k(output_like(in.phi_k)),
+      d_phi_v(output_like(in.phi_v)) {}
+
+void NsaCalls::forward(CaseResult& result) {
+  const Selection blank(queries_, case_.kv_heads, reference::selection_slots(problem_));
+  run(
+      inputs(), forward_outputs(), blank, SelectionUse::written, [&] { kernel_.nsa(call()); }, result);
+}
+
+void NsaCalls::backward(const Selection& selection, CaseResult& result) {
+  std::vector<NamedTensor> read = inputs();
+  read.push_back({"do", d_o_});
+  for (const NamedTensor& tensor : kept()) read.push_back(tensor);
+  run(
+      read, backward_outputs(), selection, SelectionUse::read,
+      [&] {
+        NsaCall forward = call();
+        forward.o = {};
+        kernel_.nsa_backward({forward, d_o_.view(), dq.view(), branches[0].gradients(), branches[1].gradients(),
+                              branches[2].gradients(), d_gates.view(), dk_compressed.view(), dv_compressed.view(),
+                              views(d_phi_k), views(d_phi_v)});
+      },
+      result);
+}
+
+std::vector<NamedTensor> NsaCalls::forward_outputs() {
+  std::vector<NamedTensor> list = kept();
+  list.push_back({"o", o});
+  return list;
+}
+
+std::vector<NamedTensor> NsaCalls::backward_outputs() {
+  std::vector<NamedTensor> list{{"dq", dq},
+                                {"dgates", d_gates},
+                                {"compressed.dk", dk_compressed},
+                                {"compressed.dv", dv_compressed},
+                                {"phi_k.dtokens", branches[0].dk},
+                                {"phi_v.dtokens", branches[0].dv},
+                                {"selected.dk", branches[1].dk},
+                                {"selected.dv", branches[1].dv},
+                                {"window.dk", branches[2].dk},
+                                {"window.dv", branches[2].dv}};
+  append_parts(list, "phi_k.d", d_phi_k);
+  append_parts(list, "phi_v.d", d_phi_v);
+  return list;
+}
+
+BranchTensors NsaCalls::branch(HostTensor& k, HostTensor& v) const {
+  return {k,
+          v,
+          output(queries_, case_.heads, case_.dv),
+          statistics(queries_, case_.heads),
+          output(tokens_, case_.kv_heads, case_.dk),
+          output(tokens_, case_.kv_heads, case_.dv)};
+}
+
+std::vector<NamedTensor> NsaCalls::inputs() {
+  std::vector<NamedTensor> list{{"q", q_}, {"gates", gates_}, {"k", k_}, {"v", v_}};
+  if (!case_.shared_kv)
+    list.insert(
+        list.end(),
+        {{"selected.k", k_selected_}, {"selected.v", v_selected_}, {"window.k", k_window_}, {"window.v", v_window_}});
+  append_parts(list, "phi_k.", phi_k_);
+  append_parts(list, "phi_v.", phi_v_);
+  return list;
+}
+
+std::vector<NamedTensor> NsaCalls::kept() {
+  std::vector<NamedTensor> list{{"phi_k.rows", k_compressed}, {"phi_v.rows", v_compressed}};
+  for (const reference::Branch branch : kBranches) {
+    const std::string prefix = std::string(of(kBranchNames, branch)) + ".";
+    list.push_back({prefix + "o", of(branches, branch).o});
+    list.push_back({prefix + "lse", of(branches, branch).lse});
+  }
+  return list;
+}
+
+NsaCall NsaCalls::call() {
+  return {problem_,      q_.view(),     branches[0].call(), branches[1].call(),  branches[2].call(),
+          gates_.view(), views(phi_k_), views(phi_v_),      k_compressed.view(), v_compressed.view(),
+          selection(),   o.view(),      workspace()};
+}
+
+}  // namespace attnspec::verify
