@@ -33,6 +33,15 @@ inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }
 /// Whether it makes compressed rows out of tokens, with phi.
 inline bool compresses(Operator op) { return op == Operator::nsa_compress || op == Operator::nsa; }
 
+/// What the next call of a session differs in from the one before it.
+enum class SessionStep {
+  contents,  // other numbers in the same place
+  moved,     // the same in another place
+  shape,     // the first sequence half as long, in the same place
+  offsets,   // the sequences' lengths change places, which leaves every shape as it is
+  again,     // the first call once more, in its place
+};
+
 struct Case {
   Operator op = Operator::moba;
   std::vector<std::int64_t> lens{256};    // keys of each sequence
@@ -56,6 +65,7 @@ struct Case {
   Layout layout = Layout::strided;
   std::string regime = "normal";
   std::uint64_t seed = 0;
+  std::vector<SessionStep> session;  // the steps of calls that follow on the same kernel; see session.hpp
 
   bool operator==(const Case&) const = default;
 };

@@ -68,6 +68,7 @@ std::string failure_line(const CaseResult& result, const Finding& f) {
                              : fmt::format("[row={},set={}", f.token, f.head);
     place += f.d >= 0 && !f.output.ends_with("lse") ? fmt::format(",d={}]", f.d) : "]";
   }
+  if (!f.call.empty()) place += fmt::format(" ({})", f.call);
   std::string line = fmt::format("FAIL {} {} {} => ", name(f.verdict), result.kernel, place);
   if (!f.detail.empty()) {
     line += f.detail;
