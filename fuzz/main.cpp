@@ -10,6 +10,7 @@
 
 #include "fuzz/commands.hpp"
 #include "verify/levels.hpp"
+#include "verify/report.hpp"
 
 namespace {
 
@@ -95,7 +96,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    fmt::print(stderr, "attnspec: {}\n", error.what());
+    fmt::print(stderr, "{}", attnspec::verify::error_line(error));
     return kCouldNotRun;
   }
   check_options.patience = fuzz_options.patience = verify::Seconds(patience);
@@ -122,7 +123,7 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "attnspec: the case needs more memory than there is\n");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "attnspec: {}\n", error.what());
+    fmt::print(stderr, "{}", attnspec::verify::error_line(error));
   }
   return kCouldNotRun;
 }

@@ -62,7 +62,7 @@ int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, co
   } catch (const std::bad_alloc&) {
     say("attnspec: the case needs more memory than there is\n");
   } catch (const std::exception& error) {
-    say(fmt::format("attnspec: {}\n", error.what()));
+    say(error_line(error));
   }
   return 2;
 }

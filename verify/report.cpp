@@ -57,6 +57,15 @@ std::string number(double x) { return fmt::format("{:a} ({:.6g})", x, x); }
 
 }  // namespace
 
+std::string error_line(const std::exception& error) {
+  std::string line = "attnspec: ";
+  for (const char* c = error.what(); *c != '\0'; ++c) {
+    const auto code = static_cast<unsigned char>(*c);
+    line += code < 0x20 || code == 0x7f ? fmt::format("\\x{:02x}", code) : std::string(1, *c);
+  }
+  return line + "\n";
+}
+
 std::string replay_command(const std::string& kernel, const Case& c) {
   return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
 }
