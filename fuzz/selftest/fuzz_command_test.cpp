@@ -132,6 +132,13 @@ TEST_F(FuzzCommand, EndsWithTheSummaryWhenItIsInterrupted) {
   EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
 }
 
+/// Ctrl-C reaches the whole process group.
+TEST_F(FuzzCommand, IsInterruptedWithoutHarmToAKernelOfAnotherProcess) {
+  const Outcome result = run("fuzz " ATTNSPEC_EXAMPLE " --seconds 60", "timeout --preserve-status --signal=INT 1");
+  EXPECT_EQ(result.code, 0) << result.out << result.err;
+  EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
+}
+
 TEST_F(FuzzCommand, FindsDefects) {
   const Outcome result = run("defects future_token_visible delta_missing");
   EXPECT_EQ(result.code, 0) << result.err;

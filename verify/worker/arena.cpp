@@ -19,6 +19,9 @@ namespace {
 /// Of an allocation: a cache line, and what GPUs like.
 constexpr std::size_t kAlignment = 256;
 
+/// Bytes that stay the arena's when everything was given back; more go to the machine.
+constexpr std::size_t kMostKept = std::size_t{256} << 20;
+
 std::runtime_error no_memory() {
   return std::runtime_error(fmt::format("no memory to share with a kernel: {}", std::strerror(errno)));
 }
@@ -61,7 +64,9 @@ void* Arena::do_allocate(std::size_t bytes, std::size_t alignment) {
 }
 
 void Arena::do_deallocate(void*, std::size_t, std::size_t) {
-  if (--allocations_ == 0) used_ = 0;
+  if (--allocations_ > 0) return;
+  if (used_ > kMostKept) madvise(memory_.bytes().data(), memory_.bytes().size(), MADV_REMOVE);
+  used_ = 0;
 }
 
 }  // namespace attnspec::verify

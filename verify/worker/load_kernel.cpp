@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <stdexcept>
+#include <system_error>
 
 #include "verify/worker/worker.hpp"
 
@@ -49,7 +50,7 @@ Kernel load_kernel(const std::string& name, Seconds patience) {
   const std::size_t function = name.rfind(".py:");
   const bool is_python = !name.ends_with(".so");
   const std::string file = is_python ? name.substr(0, function + 3) : name;
-  if (!std::filesystem::exists(file))
+  if (std::error_code error; !std::filesystem::exists(file, error))
     throw std::invalid_argument(fmt::format("kernel '{}': there is no such file", name));
   const std::vector<std::string> command =
       is_python ? std::vector<std::string>{find_python(name),
