@@ -41,10 +41,11 @@ class Writer {
   }
   template <class T>
   void put(T* address) {
-    const auto offset = address == nullptr ? -1 : reinterpret_cast<std::byte*>(address) - arena_.data();
-    if (offset < -1 || offset > std::ssize(arena_))
+    if (address == nullptr) return put(std::int64_t{-1});
+    const std::int64_t offset = reinterpret_cast<std::byte*>(address) - arena_.data();
+    if (offset < 0 || offset > std::ssize(arena_))
       throw std::logic_error("a tensor of a call does not lie in the kernel's memory");
-    put(static_cast<std::int64_t>(offset));
+    put(offset);
   }
   void put(const std::span<std::byte>& bytes) {
     put(bytes.data());
@@ -102,14 +103,12 @@ class Reader {
     bytes = {begin, static_cast<std::size_t>(get<std::int64_t>())};
   }
   void get(std::string& text) {
-    const auto size = get<std::int64_t>();
+    const std::int64_t size = get_size();
     text.assign(reinterpret_cast<const char*>(take(size)), static_cast<std::size_t>(size));
   }
   template <class T>
   void get(std::vector<T>& values) {
-    const auto size = get<std::int64_t>();
-    if (size > std::ssize(bytes_)) take(size);
-    values.resize(static_cast<std::size_t>(size));
+    values.resize(static_cast<std::size_t>(get_size()));
     for (T& value : values) get(value);
   }
   void get(const reference::MobaProblem&) { get(problems_->moba); }
@@ -124,8 +123,17 @@ class Reader {
     return value;
   }
 
-  const std::byte* take(std::int64_t size) {
+  /// Of what comes next; each element of it has a byte at least.
+  std::int64_t get_size() {
+    const auto size = get<std::int64_t>();
+    require(size);
+    return size;
+  }
+  void require(std::int64_t size) const {
     if (size < 0 || size > std::ssize(bytes_)) throw std::runtime_error("a message is too short");
+  }
+  const std::byte* take(std::int64_t size) {
+    require(size);
     const std::byte* taken = bytes_.data();
     bytes_ = bytes_.subspan(static_cast<std::size_t>(size));
     return taken;

@@ -19,27 +19,28 @@ bool has_numpy(const std::string& python) {
   return Process({python, "-c", test}, {}).wait() == 0;
 }
 
-/// The Python that the environment names, or the first on the PATH that has NumPy.
+/// The program that an environment variable names; empty where it is not set.
+std::string named_program(const char* variable, const std::string& kernel) {
+  const char* program = std::getenv(variable);
+  if (program == nullptr) return "";
+  if (programs(program).empty())
+    throw std::invalid_argument(fmt::format("kernel '{}': {}={}: cannot be run", kernel, variable, program));
+  return program;
+}
+
+/// The Python for kernels in Python: the first on the PATH that has NumPy, unless the environment names another.
 std::string find_python(const std::string& kernel) {
-  if (const char* named = std::getenv("ATTNSPEC_PYTHON")) {
-    if (programs(named).empty())
-      throw std::invalid_argument(fmt::format("kernel '{}': ATTNSPEC_PYTHON={}: cannot be run", kernel, named));
-    return named;
-  }
+  if (std::string named = named_program("ATTNSPEC_PYTHON", kernel); !named.empty()) return named;
   for (const std::string& python : programs("python3"))
     if (has_numpy(python)) return python;
   throw std::invalid_argument(
       fmt::format("kernel '{}': there is no python3 with NumPy on the PATH (ATTNSPEC_PYTHON names another)", kernel));
 }
 
-/// The program for shared libraries.
+/// The program for shared libraries: that of this build, unless the environment names another.
 std::string find_worker(const std::string& kernel) {
-  const char* named = std::getenv("ATTNSPEC_WORKER");
-  const std::string program = named != nullptr ? named : ATTNSPEC_WORKER_PROGRAM;
-  if (programs(program).empty())
-    throw std::invalid_argument(
-        fmt::format("kernel '{}': attnspec_worker: {} cannot be run (ATTNSPEC_WORKER names another)", kernel, program));
-  return program;
+  std::string named = named_program("ATTNSPEC_WORKER", kernel);
+  return named.empty() ? ATTNSPEC_WORKER_PROGRAM : named;
 }
 
 }  // namespace
@@ -52,14 +53,11 @@ Kernel load_kernel(const std::string& name, Seconds patience) {
   const std::string file = is_python ? name.substr(0, function + 3) : name;
   if (std::error_code error; !std::filesystem::exists(file, error))
     throw std::invalid_argument(fmt::format("kernel '{}': there is no such file", name));
-  const std::vector<std::string> command =
-      is_python ? std::vector<std::string>{find_python(name),
-                                           "-u",
-                                           ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py",
-                                           "serve",
-                                           ATTNSPEC_C_LIBRARY,
-                                           name}
-                : std::vector<std::string>{find_worker(name), name};
+  std::vector<std::string> command{is_python ? find_python(name) : find_worker(name)};
+  if (is_python)
+    command.insert(command.end(),
+                   {"-u", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py", "serve", ATTNSPEC_C_LIBRARY});
+  command.push_back(name);
   const auto worker = std::make_shared<Worker>(command, name, patience);
   Kernel kernel = make_kernel(
       worker->declaration(), name, [worker](const AnyCall& call) { worker->run(call); },

@@ -62,15 +62,16 @@ int Process::end() {
 }
 
 std::vector<std::string> programs(const std::string& name) {
-  std::vector<std::string> found;
-  std::string folders = name.find('/') != std::string::npos ? ""
-                        : std::getenv("PATH") == nullptr    ? ""
-                                                            : std::getenv("PATH");
-  if (folders.empty()) return access(name.c_str(), X_OK) == 0 ? std::vector{name} : found;
-  std::istringstream list(folders);
-  for (std::string folder; std::getline(list, folder, ':');)
-    if (const std::string path = folder + "/" + name; access(path.c_str(), X_OK) == 0) found.push_back(path);
-  return found;
+  const char* path = std::getenv("PATH");
+  std::vector<std::string> candidates;
+  if (name.find('/') != std::string::npos) {
+    candidates.push_back(name);
+  } else {
+    std::istringstream folders(path == nullptr ? "" : path);
+    for (std::string folder; std::getline(folders, folder, ':');) candidates.push_back(folder + "/" + name);
+  }
+  std::erase_if(candidates, [](const std::string& file) { return access(file.c_str(), X_OK) != 0; });
+  return candidates;
 }
 
 }  // namespace attnspec::verify

@@ -33,12 +33,10 @@ std::string how_call_ended(int status) {
 
 std::string name_of(Ask what, const AnyCall& call) {
   if (what == Ask::workspace_bytes) return "workspace_bytes";
-  return std::visit(
-      [](const auto& c) {
-        return requires { c.forward; }
-        ? "backward" : "forward";
-      },
-      call);
+  const auto is_backward = [](const auto& c) {
+    return requires { c.forward; };
+  };
+  return std::visit(is_backward, call) ? "backward" : "forward";
 }
 
 }  // namespace
