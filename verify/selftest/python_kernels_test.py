@@ -163,14 +163,14 @@ class Program(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "bad.py"
             file.write_text(BAD_KERNELS)
-            for name, failure in [
-                ("crashes", "crash {0} call => kernel '{0}': ended by signal SIGSEGV in the forward call"),
-                ("ends", "crash {0} call => kernel '{0}': ended with exit code 0 in the forward call"),
-                ("hangs", "hang {0} call => kernel '{0}': did not return from the forward call within 3 s"),
-                ("raises", "call-failed {0} call => kernel '{0}': RuntimeError: no memory"),
+            for name, patience, failure in [
+                ("crashes", 60, "crash {0} call => kernel '{0}': ended by signal SIGSEGV in the forward call"),
+                ("ends", 60, "crash {0} call => kernel '{0}': ended with exit code 0 in the forward call"),
+                ("hangs", 10, "hang {0} call => kernel '{0}': did not return from the forward call within 10 s"),
+                ("raises", 60, "call-failed {0} call => kernel '{0}': RuntimeError: no memory"),
             ]:
                 kernel = f"{file}:{name}"
-                done = run("replay", "dense(lens=7)", "--kernel", kernel, "--patience", "3")
+                done = run("replay", "dense(lens=7)", "--kernel", kernel, "--patience", str(patience))
                 self.assertEqual(done.returncode, 1, done.stderr)
                 self.assertIn(f"\nFAIL {failure.format(kernel)} | ", done.stdout)
                 self.assertNotIn("never among", done.stdout)
