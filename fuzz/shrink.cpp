@@ -6,6 +6,7 @@
 #include "fuzz/shrink.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <set>
 #include <stdexcept>
@@ -189,7 +190,10 @@ const std::vector<Simpler>& ways_to_simplify() {
 Shrunk shrink(const Kernel& kernel, const CaseResult& failing, const std::function<bool()>& stop) {
   Shrunk shrunk{failing, 0};
   std::set<std::string> judged{print(failing.c)};
-  const auto is_over = [&] { return shrunk.judgements >= kMostJudgements || (stop && stop()); };
+  const auto last = std::chrono::steady_clock::now() + std::chrono::duration<double>(kMostSeconds);
+  const auto is_over = [&] {
+    return shrunk.judgements >= kMostJudgements || std::chrono::steady_clock::now() > last || (stop && stop());
+  };
   /// One step along a way; false where it ends.
   const auto step = [&](const Simpler& simpler) {
     rc::Seq<Case> cases = simpler(shrunk.result.c);
