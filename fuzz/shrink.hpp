@@ -25,7 +25,7 @@ struct Shrunk {
 inline constexpr std::int64_t kMostJudgements = 400;
 
 /// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on. stop: ends
-/// it early, empty: never. The operator never changes.
+/// it early, empty: never. The operator and the law never change.
 Shrunk shrink(const verify::Kernel& kernel, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
 
 }  // namespace attnspec::fuzz

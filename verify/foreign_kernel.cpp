@@ -136,6 +136,21 @@ reference::Departures departures_of(const AttnspecKernel& kernel, const std::str
   }
 }
 
+/// What the promises say of bits. Each needs those before it.
+EqualBits equal_bits(const AttnspecKernel& kernel, const std::string& name) {
+  constexpr std::pair<std::uint32_t, const char*> kPromises[] = {
+      {ATTNSPEC_DETERMINISTIC, "ATTNSPEC_DETERMINISTIC"},
+      {ATTNSPEC_ROW_INDEPENDENT, "ATTNSPEC_ROW_INDEPENDENT"},
+      {ATTNSPEC_BATCH_INVARIANT, "ATTNSPEC_BATCH_INVARIANT"}};
+  int promised = 0;
+  for (int i = 0; i < std::ssize(kPromises); ++i) {
+    if ((kernel.promises & kPromises[i].first) == 0) continue;
+    if (promised < i) reject(name, fmt::format("promise {} needs {}", kPromises[i].second, kPromises[promised].second));
+    promised = i + 1;
+  }
+  return static_cast<EqualBits>(promised);
+}
+
 /// The functions of an operator that a kernel has.
 struct HasFunctions {
   Operator op;
@@ -171,6 +186,7 @@ void check_declaration(const AttnspecKernel& kernel, const std::string& name) {
   for (const HasFunctions& functions : all_functions(kernel))
     if ((kernel.operators & bit_of(functions.op)) != 0 && !functions.forward)
       reject(name, fmt::format("operator {} is declared without a function", verify::name(functions.op)));
+  equal_bits(kernel, name);
   if ((kernel.operators & ATTNSPEC_MOBA_SELECT) != 0 && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
     reject(name, "operator moba_select needs the promise ATTNSPEC_EXPORTS_SELECTION");
 }
@@ -193,6 +209,8 @@ Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& na
     if (!functions.backward) kernel.forward_only.push_back(functions.op);
     attention_backward = attention_backward || (functions.backward && !compresses(functions.op));
   }
+  kernel.equal_bits = equal_bits(abi, name);
+  if ((abi.promises & ATTNSPEC_UNORDERED_BACKWARD) == 0) kernel.equal_bits_backward = kernel.equal_bits;
   kernel.exports_selection = (abi.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
   kernel.unsupported = [limits = abi.limits](const Case& c) { return unsupported(limits, c); };
   const auto calls = std::make_shared<ForeignCalls>(abi, name);
