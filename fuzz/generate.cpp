@@ -368,11 +368,13 @@ void set_law(Draft& draft, Law law) {
     c.lens.push_back(c.lens[0]);
     c.q_lens.push_back(c.q_lens[0]);
   }
+  if (law == Law::power && compresses(c.op) && c.phi != reference::Phi::mean && c.dtype == Format::fp16)
+    c.dtype = Format::bf16;
   if (law == Law::decode) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
 }
 
 Axis law_axis() {
-  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 40)}};
+  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 40)}, true};
   for (const Law law : kLaws)
     axis.alternatives.push_back(
         {name(law), 1, [=](Draft& draft) { set_law(draft, law); }, [=](Operator op) { return has_law(op, law); }});
@@ -425,6 +427,7 @@ Case draw_case(Operator op, const Swarm& swarm) {
         draw(axis, swarm.enabled[i], draft);
     if (axis.name == "queries") complete_shape(draft);
   }
+  if (op == Operator::nsa_compress) draft.c.heads = 1;  // the default that its kv_heads would follow
   draft.c.seed = static_cast<std::uint64_t>(between(0, 999999));
   return draft.c;
 }

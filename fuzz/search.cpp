@@ -56,7 +56,7 @@ std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vecto
   std::vector<Operator> operators = wanted.empty() ? kernel.operators : wanted;
   if (laws.empty()) return operators;
   std::erase_if(operators, [&](Operator op) {
-    return std::none_of(laws.begin(), laws.end(), [&](Law law) { return law != Law::none && has_law(op, law); });
+    return std::none_of(laws.begin(), laws.end(), [&](Law law) { return law == Law::none || has_law(op, law); });
   });
   if (operators.empty()) throw std::invalid_argument(fmt::format("law '{}': no operator has it", name(laws.front())));
   return operators;

@@ -87,6 +87,7 @@ std::vector<Twin> unselected_twins(const FirstCall& first) {
   const bool has_blocks = c.op != Operator::window, has_window = !has_blocks || c.op == Operator::nsa;
   const reference::Selection& selection = c.op == Operator::selected ? first.inputs.selection : first.outputs.selection;
   if (has_blocks && selection.blocks.empty()) return {};
+  if (c.shared_kv) return {};  // the compressed branch reads all values
   std::vector<std::int64_t> blocks = c.lens;
   for (std::int64_t& n : blocks) n = (n + c.block - 1) / c.block;
   std::vector<Twin> twins;

@@ -25,6 +25,7 @@ struct LawInfo {
 /// Of the law, which is not Law::none.
 const LawInfo& info(Law law);
 
+/// law: not Law::none.
 bool has_law(Operator op, Law law);
 
 /// Throws reference::InvalidProblem for a case with a law that its operator does not have, or that needs causality.

@@ -299,7 +299,8 @@ AttnspecKernel mirror() {
   kernel.name = "mirror";
   kernel.departures = "";
   kernel.operators = 255;
-  kernel.promises = ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.dense = forward<Operator::dense>;
   kernel.dense_backward = backward<Operator::dense>;
@@ -317,6 +318,24 @@ AttnspecKernel mirror() {
   kernel.nsa = whole_nsa;
   kernel.nsa_backward = whole_nsa_backward;
   return kernel;
+}
+
+TEST(ForeignKernel, PromisesBitsInOrder) {
+  AttnspecKernel kernel = mirror();
+  EXPECT_EQ(make_foreign_kernel(kernel, "mirror").equal_bits_backward, EqualBits::any_batch);
+  kernel.promises |= ATTNSPEC_UNORDERED_BACKWARD;
+  EXPECT_EQ(make_foreign_kernel(kernel, "mirror").equal_bits, EqualBits::any_batch);
+  EXPECT_EQ(make_foreign_kernel(kernel, "mirror").equal_bits_backward, EqualBits::none);
+  kernel.promises = ATTNSPEC_EXPORTS_SELECTION;
+  EXPECT_EQ(make_foreign_kernel(kernel, "mirror").equal_bits, EqualBits::none);
+  const auto rejection = [&](std::uint32_t promises) {
+    kernel.promises = ATTNSPEC_EXPORTS_SELECTION | promises;
+    return message_of<std::invalid_argument>([&] { make_foreign_kernel(kernel, "mirror"); });
+  };
+  EXPECT_EQ(rejection(ATTNSPEC_ROW_INDEPENDENT),
+            "kernel 'mirror': promise ATTNSPEC_ROW_INDEPENDENT needs ATTNSPEC_DETERMINISTIC");
+  EXPECT_EQ(rejection(ATTNSPEC_DETERMINISTIC | ATTNSPEC_BATCH_INVARIANT),
+            "kernel 'mirror': promise ATTNSPEC_BATCH_INVARIANT needs ATTNSPEC_ROW_INDEPENDENT");
 }
 
 /// Every sixteenth case of level 1 gives the mirror what it gives the model kernel: the same rows with the same errors.
