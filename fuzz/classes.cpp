@@ -144,7 +144,8 @@ void add_numbers(std::vector<ParameterClass>& all) {
        {"dtype fp16", [](const Case& c) { return c.dtype == Format::fp16; }},
        {"dtype fp32", [](const Case& c) { return c.dtype == Format::fp32; }},
        {"strided", [](const Case& c) { return c.layout == Layout::strided; }},
-       {"contiguous", [](const Case& c) { return c.layout == Layout::contiguous; }}});
+       {"contiguous", [](const Case& c) { return c.layout == Layout::contiguous; }},
+       {"several calls", [](const Case& c) { return !c.session.empty(); }}});
   for (const Regime& regime : regimes())
     all.push_back({fmt::format("regime {}", regime.name), [stem = std::string(regime.name)](const Case& c) {
                      return c.regime.compare(0, c.regime.find(':'), stem) == 0;

@@ -2,14 +2,17 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <rapidcheck/state.h>
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <utility>
 
 #include "verify/laws/laws.hpp"
 #include "verify/regimes.hpp"
+#include "verify/session.hpp"
 
 namespace attnspec::fuzz {
 
@@ -17,6 +20,9 @@ namespace {
 
 using namespace verify;
 using reference::Gate;
+
+/// Steps of a session that follow its first call.
+constexpr int kMostSteps = 5;
 
 /// A whole number from least to most, both included.
 std::int64_t between(std::int64_t least, std::int64_t most) {
@@ -361,6 +367,7 @@ Axis regime_axis() {
 void set_law(Draft& draft, Law law) {
   Case& c = draft.c;
   c.law = law;
+  c.session.clear();  // a law has calls of its own
   if (law == Law::future) c.causal = true;
   if (law == Law::unselected) c.shared_kv = false;
   if (law == Law::heads && c.kv_heads == 1 && (c.heads == 1 || is_nsa(c.op))) c.heads *= 2, c.kv_heads = 2;
@@ -445,6 +452,46 @@ Swarm draw_swarm() {
   return swarm;
 }
 
+/// A step as RapidCheck's stateful generation has it: the model is the call before, what runs is the list of steps.
+class Step : public rc::state::Command<Case, std::vector<SessionStep>> {
+ public:
+  explicit Step(SessionStep step) : step_(step) {}
+
+  /// Lengths can only change places where they differ.
+  void checkPreconditions(const Case& before) const override {
+    RC_PRE(step_ != SessionStep::offsets || after(before).lens != before.lens);
+  }
+  void apply(Case& call) const override { call = after(call); }
+  void run(const Case&, std::vector<SessionStep>& steps) const override { steps.push_back(step_); }
+
+ private:
+  Case after(const Case& before) const {
+    Case session = before;
+    session.session = {step_};
+    return session_calls(session).back().c;
+  }
+
+  SessionStep step_;
+};
+
+std::vector<SessionStep> draw_session(const Case& c) {
+  const auto any_step = [](const Case&) {
+    return rc::gen::map(rc::gen::inRange<std::size_t>(0, std::size(kSessionSteps)), [](std::size_t step) {
+      return std::shared_ptr<const Step::CommandType>(std::make_shared<Step>(static_cast<SessionStep>(step)));
+    });
+  };
+  const auto commands = *rc::gen::resize(kMostSteps - 1, rc::state::gen::commands(c, any_step));
+  std::vector<SessionStep> steps;
+  for (const auto& command : commands) command->run(c, steps);
+  return steps;
+}
+
+Axis session_axis() {
+  return {"session", always, {{"one call", 29, [](Draft&) {}}, {"several calls", 1, [](Draft& draft) {
+                                                                  draft.c.session = draw_session(draft.c);
+                                                                }}}};
+}
+
 }  // namespace
 
 const std::vector<Axis>& axes() {
@@ -469,6 +516,7 @@ const std::vector<Axis>& axes() {
                                      dtype_axis(),
                                      layout_axis(),
                                      regime_axis(),
+                                     session_axis(),
                                      law_axis()};
   return all;
 }

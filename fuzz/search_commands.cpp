@@ -85,7 +85,7 @@ void report(const Found& found, const std::string& directory) {
 }  // namespace
 
 int fuzz(const FuzzOptions& given) {
-  const Kernel kernel = find_kernel(given.kernel);
+  const Kernel kernel = find_kernel(given.kernel, given.patience);
   SearchOptions options;
   for (const std::string& name : given.operators) options.operators.push_back(parse_operator(name));
   for (const std::string& name : given.laws) options.laws.push_back(parse_law(name));

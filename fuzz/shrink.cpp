@@ -6,6 +6,7 @@
 #include "fuzz/shrink.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <set>
 #include <stdexcept>
@@ -28,6 +29,15 @@ rc::Seq<Case> each(const Case& c, rc::Seq<std::int64_t> numbers, const Set& set)
   return rc::seq::map(std::move(numbers), [=](std::int64_t number) {
     Case simpler = c;
     set(simpler, number);
+    return simpler;
+  });
+}
+
+/// Calls left out, many at once first.
+rc::Seq<Case> fewer_calls(const Case& c) {
+  return rc::seq::map(rc::shrink::removeChunks(c.session), [=](const std::vector<SessionStep>& steps) {
+    Case simpler = c;
+    simpler.session = steps;
     return simpler;
   });
 }
@@ -147,7 +157,8 @@ bool is_valid(const Case& c) {
 }  // namespace
 
 const std::vector<Simpler>& ways_to_simplify() {
-  static const std::vector<Simpler> all{fewer_sequences,
+  static const std::vector<Simpler> all{fewer_calls,
+                                        fewer_sequences,
                                         shorter,
                                         fewer_queries,
                                         fewer_heads,
@@ -179,7 +190,10 @@ const std::vector<Simpler>& ways_to_simplify() {
 Shrunk shrink(const Kernel& kernel, const CaseResult& failing, const std::function<bool()>& stop) {
   Shrunk shrunk{failing, 0};
   std::set<std::string> judged{print(failing.c)};
-  const auto is_over = [&] { return shrunk.judgements >= kMostJudgements || (stop && stop()); };
+  const auto last = std::chrono::steady_clock::now() + std::chrono::duration<double>(kMostSeconds);
+  const auto is_over = [&] {
+    return shrunk.judgements >= kMostJudgements || std::chrono::steady_clock::now() > last || (stop && stop());
+  };
   /// One step along a way; false where it ends.
   const auto step = [&](const Simpler& simpler) {
     rc::Seq<Case> cases = simpler(shrunk.result.c);

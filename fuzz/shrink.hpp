@@ -21,8 +21,10 @@ struct Shrunk {
   std::int64_t judgements = 0;  // cases judged on the way
 };
 
-/// Judgements of one shrinking, at most.
+/// Judgements of one shrinking, at most, and seconds after which none begins: a kernel that hangs takes all its
+/// patience for each.
 inline constexpr std::int64_t kMostJudgements = 400;
+inline constexpr double kMostSeconds = 120;
 
 /// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on. stop: ends
 /// it early, empty: never. The operator and the law never change.

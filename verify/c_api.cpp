@@ -13,6 +13,7 @@
 #include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
 #include "verify/report.hpp"
+#include "verify/worker/serve.hpp"
 
 namespace attnspec::verify {
 
@@ -63,7 +64,13 @@ int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, co
   } catch (const std::bad_alloc&) {
     say("attnspec: the case needs more memory than there is\n");
   } catch (const std::exception& error) {
-    say(fmt::format("attnspec: {}\n", error.what()));
+    say(error_line(error));
   }
   return 2;
 }
+
+void attnspec_serve(const AttnspecKernel* kernel, const char* name, int socket, int memory) {
+  attnspec::verify::serve(*kernel, name, socket, memory);
+}
+
+void attnspec_refuse(int socket, const char* why) { attnspec::verify::refuse(socket, why); }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <fstream>
@@ -15,6 +16,7 @@
 #include "reference/nsa_compression.hpp"
 #include "verify/laws/laws.hpp"
 #include "verify/regimes.hpp"
+#include "verify/session.hpp"
 
 namespace attnspec::verify {
 
@@ -64,15 +66,44 @@ std::int64_t parse_size(const std::string& key, const std::string& text) {
   return value;
 }
 
-std::vector<std::int64_t> parse_lengths(const std::string& key, const std::string& text) {
-  std::vector<std::int64_t> lengths;
+/// What stands between the plus signs.
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t plus = std::min(text.find('+', begin), text.size());
-    lengths.push_back(parse_size(key, text.substr(begin, plus - begin)));
-    if (lengths.back() < 0) throw InvalidProblem(key, text, "a length is negative, so that the offsets would decrease");
+    parts.push_back(text.substr(begin, plus - begin));
     begin = plus + 1;
   }
+  return parts;
+}
+
+std::vector<std::int64_t> parse_lengths(const std::string& key, const std::string& text) {
+  std::vector<std::int64_t> lengths;
+  for (const std::string& part : split(text)) {
+    lengths.push_back(parse_size(key, part));
+    if (lengths.back() < 0) throw InvalidProblem(key, text, "a length is negative, so that the offsets would decrease");
+  }
   return lengths;
+}
+
+SessionStep parse_step(const std::string& text, const std::string& name_of_step) {
+  const auto step = std::find(std::begin(kSessionSteps), std::end(kSessionSteps), name_of_step);
+  if (step == std::end(kSessionSteps))
+    throw InvalidProblem("session", text,
+                         fmt::format("'{}' is none of {}", name_of_step, fmt::join(kSessionSteps, ", ")));
+  return static_cast<SessionStep>(step - std::begin(kSessionSteps));
+}
+
+std::vector<SessionStep> parse_session(const std::string& text) {
+  std::vector<SessionStep> steps;
+  for (const std::string& part : split(text)) steps.push_back(parse_step(text, part));
+  return steps;
+}
+
+std::string print_session(const std::vector<SessionStep>& steps) {
+  std::vector<std::string> names;
+  for (const SessionStep step : steps) names.push_back(name(step));
+  return fmt::format("{}", fmt::join(names, "+"));
 }
 
 std::string print_number(double value) {
@@ -195,6 +226,8 @@ const std::vector<Field>& fields() {
        [](const Case& c) { return c.regime; }, [](Case& c) { c.regime = "normal"; }},
       {"seed", kAll, [](Case& c, const std::string& text) { c.seed = parse_number<std::uint64_t>("seed", text); },
        [](const Case& c) { return std::to_string(c.seed); }, [](Case& c) { c.seed = 0; }},
+      {"session", kAll, [](Case& c, const std::string& text) { c.session = parse_session(text); },
+       [](const Case& c) { return print_session(c.session); }, [](Case& c) { c.session.clear(); }},
       choice_field("law", kAll, &Case::law, kLawNames, Law::none),
   };
   return all;

@@ -41,6 +41,14 @@ inline constexpr Law kLaws[] = {Law::repeat,  Law::future,  Law::unselected, Law
 const char* name(Law law);
 /// Throws std::invalid_argument that lists the laws.
 Law parse_law(const std::string& text);
+/// What the next call of a session differs in from the one before it.
+enum class SessionStep {
+  contents,  // other numbers in the same place
+  moved,     // the same in another place
+  shape,     // the first sequence half as long, in the same place
+  offsets,   // the sequences' lengths change places, which leaves every shape as it is
+  again,     // the first call once more, in its place
+};
 
 struct Case {
   Operator op = Operator::moba;
@@ -65,6 +73,7 @@ struct Case {
   Layout layout = Layout::strided;
   std::string regime = "normal";
   std::uint64_t seed = 0;
+  std::vector<SessionStep> session;  // the steps of calls that follow on the same kernel; see session.hpp
   Law law = Law::none;
 
   bool operator==(const Case&) const = default;

@@ -279,6 +279,23 @@ std::vector<Case> law_cases(Operator op) {
   return cases;
 }
 
+/// Every step of a session, after one call and after several.
+std::vector<Case> session_cases(Operator op) {
+  using enum SessionStep;
+  Case c;
+  c.op = op;
+  set_lengths(c, 16, {40, 23, 0});
+  c.heads = 2, c.kv_heads = op == Operator::nsa_compress ? 2 : 1, c.dk = c.dv = 16, c.scale = default_scale(c.dk);
+  c.compress_block = 8, c.compress_stride = 4, c.top_n = 4, c.window = 9, c.hidden = 8;
+  std::vector<Case> cases;
+  for (const auto& steps :
+       {std::vector{contents, shape, contents, offsets, again}, {offsets, moved, contents, again}}) {
+    c.session = steps;
+    cases.push_back(normalised(c));
+  }
+  return cases;
+}
+
 }  // namespace
 
 std::vector<std::vector<int>> pairwise(const std::vector<int>& sizes) {
@@ -338,6 +355,7 @@ std::vector<Case> level_cases(Operator op, int level) {
     }
   }
   for (const Case& c : many_block_cases(op)) cases.push_back(c);
+  for (const Case& c : session_cases(op)) cases.push_back(c);
   for (const std::string& file : captured_names())
     for (const Case& c : captured_cases(op, file)) cases.push_back(c);
   for (const Case& c : law_cases(op)) cases.push_back(c);

@@ -57,6 +57,15 @@ std::string number(double x) { return fmt::format("{:a} ({:.6g})", x, x); }
 
 }  // namespace
 
+std::string error_line(const std::exception& error) {
+  std::string line = "attnspec: ";
+  for (const char* c = error.what(); *c != '\0'; ++c) {
+    const auto code = static_cast<unsigned char>(*c);
+    line += code < 0x20 || code == 0x7f ? fmt::format("\\x{:02x}", code) : std::string(1, *c);
+  }
+  return line + "\n";
+}
+
 std::string replay_command(const std::string& kernel, const Case& c) {
   return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
 }
@@ -68,6 +77,7 @@ std::string failure_line(const CaseResult& result, const Finding& f) {
                              : fmt::format("[row={},set={}", f.token, f.head);
     place += f.d >= 0 && !f.output.ends_with("lse") ? fmt::format(",d={}]", f.d) : "]";
   }
+  if (!f.call.empty()) place += fmt::format(" ({})", f.call);
   std::string line = fmt::format("FAIL {} {} {} => ", name(f.verdict), result.kernel, place);
   if (!f.detail.empty()) {
     line += f.detail;

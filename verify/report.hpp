@@ -1,12 +1,16 @@
 // Reports: the failure line, the table, the JUnit file.
 #pragma once
 
+#include <exception>
 #include <string>
 #include <vector>
 
 #include "verify/judge.hpp"
 
 namespace attnspec::verify {
+
+/// An error as the one line that a user is given, "attnspec: ...": control characters that it quotes become escapes.
+std::string error_line(const std::exception& error);
 
 /// The one command that repeats a case alone.
 std::string replay_command(const std::string& kernel, const Case& c);

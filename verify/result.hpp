@@ -23,6 +23,7 @@ struct Finding {
   double observed = 0, expected = 0, bound = 0;
   double r = 0, limit = 0;  // of the row; limit 0 where an element decided
   std::string detail{};     // of a selection or a tensor: what is wrong with it
+  std::string call{};       // of a session: which, "call 3, contents"
 };
 
 /// What was judged of one output.

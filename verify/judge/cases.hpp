@@ -1,4 +1,4 @@
-// Judging a case, one class for each kind of operator.
+// Judging a case: one function for each kind of operator, and one for sessions.
 #pragma once
 
 #include "verify/kernel.hpp"
@@ -14,5 +14,8 @@ void judge_compression(const Kernel& kernel, const Case& c, const RowObserver& o
 
 /// nsa, stage by stage on what the stage before has stored.
 void judge_nsa(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result);
+
+/// The calls of a session one after the other, each judged, until one fails.
+void judge_session(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result);
 
 }  // namespace attnspec::verify

@@ -43,6 +43,10 @@ CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe
     return result;
   }
   result.profile = describe(make_profile(c.dtype, kernel.departures));
+  if (!c.session.empty()) {
+    judge_session(kernel, c, observe, result);
+    return result;
+  }
   try {
     judge_operator(for_operator(kernel, c.op), c, observe, result);
   } catch (const CallFailed& failure) {

@@ -67,6 +67,8 @@ void validate_law(const Case& c) {
     const auto names = names_where([&](Law law) { return has_law(c.op, law); });
     throw reference::InvalidProblem("law", name(c.law), fmt::format("{} has the laws {}", name(c.op), names));
   }
+  if (!c.session.empty())
+    throw reference::InvalidProblem("law", name(c.law), "has calls of its own, beside which there is no session");
   if (c.law == Law::future && !c.causal)
     throw reference::InvalidProblem("law", name(c.law), "needs causal=1, else every query sees the future");
 }
@@ -114,7 +116,8 @@ std::string not_held_line(const std::string& calls, const Kernel& kernel, EqualB
 
 std::string laws_not_held(const Kernel& kernel) {
   std::string lines = not_held_line(kernel.name, kernel, kernel.equal_bits);
-  const bool has_backward = kernel.backward || kernel.compress_backward || kernel.nsa_backward;
+  const bool has_backward = (kernel.backward || kernel.compress_backward || kernel.nsa_backward) &&
+                            kernel.forward_only.size() < kernel.operators.size();
   if (has_backward && kernel.equal_bits_backward < kernel.equal_bits)
     lines += not_held_line("the backward of " + kernel.name, kernel, kernel.equal_bits_backward);
   return lines;

@@ -36,6 +36,8 @@ rc::Gen<Case> any_case() {
     c.causal = is_nsa(c.op) || *rc::gen::arbitrary<bool>();
     c.regime = *rc::gen::element<std::string>("normal", "tie", "near_tie", "very_negative");
     c.seed = *rc::gen::arbitrary<std::uint64_t>();
+    c.session = *rc::gen::container<std::vector<SessionStep>>(rc::gen::element(
+        SessionStep::contents, SessionStep::moved, SessionStep::shape, SessionStep::offsets, SessionStep::again));
     c.dv = c.dk;
     if (attends(c.op)) {
       c.dv = *rc::gen::inRange(1, 200);
@@ -67,7 +69,7 @@ rc::Gen<Case> any_case() {
       c.gate = *rc::gen::element(reference::Gate::top_k, reference::Gate::window, reference::Gate::sink);
     if (c.op == Operator::selected) c.shared_selection = *rc::gen::arbitrary<bool>();
     const Law law = *rc::gen::elementOf(std::vector<Law>(std::begin(kLaws), std::end(kLaws)));
-    if (has_law(c.op, law) && (c.causal || law != Law::future)) c.law = law;
+    if (has_law(c.op, law) && c.session.empty() && (c.causal || law != Law::future)) c.law = law;
     return c;
   });
 }
@@ -102,7 +104,7 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "
-      "causal, scale, dtype, layout, regime, seed, law");
+      "causal, scale, dtype, layout, regime, seed, session, law");
   EXPECT_EQ(rejection("dense(block=4)").substr(0, 34), "case key 'block' with value '4': d");
   EXPECT_EQ(rejection("moba(block=4x)"), "block=4x: is not a whole number");
   EXPECT_EQ(rejection("moba(block=)"), "block=: is not a whole number");
@@ -110,6 +112,8 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(rejection("moba(scale=big)"), "scale=big: is not a number");
   EXPECT_EQ(rejection("moba(seed=-1)"), "seed=-1: is not a whole number");
   EXPECT_EQ(rejection("moba(dtype=fp8)"), "dtype=fp8: is none of bf16, fp16, fp32");
+  EXPECT_EQ(rejection("moba(session=contents+later)"),
+            "session=contents+later: 'later' is none of contents, moved, shape, offsets, again");
   EXPECT_EQ(rejection("moba(gate=random)"), "gate=random: is none of top_k, window, sink");
   EXPECT_EQ(rejection("moba(block=4,block=4)"), "case key 'block': is given twice");
   EXPECT_EQ(rejection("moba(block)"), "case key 'block': has no '='");
@@ -124,6 +128,8 @@ TEST(Case, RejectsLawsThatTheOperatorDoesNotHave) {
             "law=unselected: dense has the laws repeat, future, heads, strides, packing, decode, power");
   EXPECT_EQ(rejection("nsa_compress(law=decode)"),
             "law=decode: nsa_compress has the laws repeat, future, heads, strides, packing, power");
+  EXPECT_EQ(rejection("dense(session=again,law=heads)"),
+            "law=heads: has calls of its own, beside which there is no session");
   EXPECT_EQ(rejection("dense(causal=0,law=future)"), "law=future: needs causal=1, else every query sees the future");
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "verify/regimes.hpp"
+#include "verify/session.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -47,6 +48,14 @@ TEST(Levels, HoldEveryRegimeInEveryDtypeAndTheCapturedActivations) {
       EXPECT_EQ(seen.count(std::string(regime.name) + dtype), 1u) << regime.name;
     }
     for (const std::string& file : captured_names()) EXPECT_EQ(seen.count("captured:" + file + dtype), 1u) << file;
+  }
+}
+
+TEST(Levels, HoldEveryStepOfASession) {
+  for (const Operator op : kOperators) {
+    std::set<SessionStep> seen;
+    for (const Case& c : level_cases(op, 1)) seen.insert(c.session.begin(), c.session.end());
+    EXPECT_EQ(seen.size(), std::size(kSessionSteps)) << name(op);
   }
 }
 

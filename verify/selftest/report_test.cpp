@@ -84,6 +84,10 @@ TEST(Junit, HoldsEveryCaseAndItsFindings) {
   EXPECT_THROW(write_junit("/nonexistent/directory/x.xml", {}), std::runtime_error);
 }
 
+TEST(ErrorLine, IsOneLineWhateverItQuotes) {
+  EXPECT_EQ(error_line(std::runtime_error("case 'a\nb\x7f\xc3\xa9'")), "attnspec: case 'a\\x0ab\\x7f\xc3\xa9'\n");
+}
+
 TEST(Details, ShowEveryOutput) {
   EXPECT_EQ(details(result_with(Verdict::pass)),
             "moba(lens=9)\nmodel:x  \n"

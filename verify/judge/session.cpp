@@ -1,0 +1,98 @@
+#include "verify/session.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory_resource>
+
+#include "verify/judge.hpp"
+#include "verify/judge/cases.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+/// Memory in places. The first allocations after a visit of a place lie where those after its last visit lay, as far as
+/// they are large enough; all others lie where nothing has ever been. It is given back at the end.
+class PlacedMemory : public std::pmr::memory_resource {
+ public:
+  explicit PlacedMemory(std::pmr::memory_resource* upstream) : upstream_(upstream) {}
+  ~PlacedMemory() override {
+    for (const Block& block : all_) upstream_->deallocate(block.data, block.bytes, block.alignment);
+  }
+  PlacedMemory(const PlacedMemory&) = delete;
+  PlacedMemory& operator=(const PlacedMemory&) = delete;
+
+  void visit(std::size_t place) {
+    places_.resize(std::max(places_.size(), place + 1));
+    place_ = place;
+    next_ = 0;
+  }
+
+ private:
+  struct Block {
+    void* data;
+    std::size_t bytes, alignment;
+  };
+
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    std::vector<Block>& blocks = places_.at(place_);
+    blocks.resize(std::max(blocks.size(), next_ + 1));
+    Block& block = blocks[next_++];
+    if (block.bytes < bytes || block.alignment < alignment) {
+      block = {upstream_->allocate(bytes, alignment), bytes, alignment};
+      all_.push_back(block);
+    }
+    return block.data;
+  }
+  void do_deallocate(void*, std::size_t, std::size_t) override {}
+  bool do_is_equal(const memory_resource& other) const noexcept override { return this == &other; }
+
+  std::pmr::memory_resource* upstream_;
+  std::vector<std::vector<Block>> places_;
+  std::vector<Block> all_;
+  std::size_t place_ = 0, next_ = 0;
+};
+
+/// Adds what was judged of one output to what was judged of it before.
+void add(const OutputSummary& output, std::vector<OutputSummary>& sums) {
+  const auto found =
+      std::find_if(sums.begin(), sums.end(), [&](const OutputSummary& sum) { return sum.output == output.output; });
+  if (found == sums.end()) {
+    sums.push_back(output);
+    return;
+  }
+  found->rows += output.rows;
+  found->findings += output.findings;
+  found->undecided += output.undecided;
+  found->worst_r = std::max(found->worst_r, output.worst_r);
+  found->sum_r_squared += output.sum_r_squared;
+}
+
+/// "call 3, contents" of the call after so many.
+std::string describe(std::size_t index, const Case& c) {
+  return fmt::format("call {}, {}", index + 1, index == 0 ? "the first" : name(c.session[index - 1]));
+}
+
+}  // namespace
+
+void judge_session(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
+  PlacedMemory memory(kernel.memory);
+  Kernel placed = kernel;
+  placed.memory = &memory;
+  const std::vector<SessionCall> calls = session_calls(c);
+  for (std::size_t i = 0; i < calls.size() && !is_finding(result.verdict); ++i) {
+    if (kernel.unsupported(calls[i].c)) continue;
+    memory.visit(calls[i].place);
+    CaseResult of_call = judge(placed, calls[i].c, observe);
+    for (const OutputSummary& output : of_call.outputs) add(output, result.outputs);
+    for (Finding& finding : of_call.findings) {
+      finding.call = describe(i, c);
+      result.findings.push_back(std::move(finding));
+    }
+    result.verdict = std::max(result.verdict, of_call.verdict);
+    if (result.reason.empty()) result.reason = of_call.reason;
+  }
+}
+
+}  // namespace attnspec::verify
