@@ -152,6 +152,11 @@ void add_numbers(std::vector<ParameterClass>& all) {
                    }});
 }
 
+void add_laws(std::vector<ParameterClass>& all) {
+  for (const Law law : kLaws)
+    all.push_back({fmt::format("law {}", name(law)), [=](const Case& c) { return c.law == law; }});
+}
+
 std::size_t index(Operator op, std::size_t first, std::size_t second) {
   const std::size_t n = parameter_classes().size();
   return (static_cast<std::size_t>(op) * n + first) * n + second;
@@ -174,6 +179,7 @@ const std::vector<ParameterClass>& parameter_classes() {
     add_blocks(classes);
     add_nsa(classes);
     add_numbers(classes);
+    add_laws(classes);
     return classes;
   }();
   return all;

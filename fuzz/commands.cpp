@@ -18,6 +18,7 @@
 #include "verify/calibration.hpp"
 #include "verify/golden.hpp"
 #include "verify/judge.hpp"
+#include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
 #include "verify/model/defects.hpp"
 #include "verify/model/variations.hpp"
@@ -82,6 +83,7 @@ int check(const CheckOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<CaseResult> results = run(jobs);
   fmt::print("{}", table(results));
+  for (const Kernel& kernel : judged) fmt::print("{}", laws_not_held(kernel));
   fmt::print(stderr, "level {} in {:.1f} s\n", options.level,
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (!options.junit.empty()) write_junit(options.junit, results);
@@ -213,6 +215,17 @@ int list_kernels() {
 int list_regimes() {
   for (const Regime& regime : regimes()) fmt::print("{:<14} {}\n", regime.name, regime.mistake);
   fmt::print("captured files: {}\n", fmt::join(captured_names(), ", "));
+  return 0;
+}
+
+int list_laws() {
+  for (const Law law : kLaws) {
+    std::vector<const char*> operators;
+    for (const Operator op : kOperators)
+      if (has_law(op, law)) operators.push_back(name(op));
+    fmt::print("{:<11} {}\n  operators: {}; needs the promise {}\n", name(law), info(law).sentence,
+               fmt::join(operators, ", "), name(info(law).promise));
+  }
   return 0;
 }
 

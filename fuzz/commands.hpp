@@ -26,6 +26,7 @@ int replay(const std::string& target, const std::string& kernel, verify::Seconds
 struct FuzzOptions {
   std::string kernel;
   std::vector<std::string> operators;  // none: every one the kernel implements
+  std::vector<std::string> laws;       // none: cases of every law and of none; else of these alone
   std::optional<double> seconds;       // none: 60, or no limit where `cases` is given
   std::optional<std::int64_t> cases;   // none: no limit
   std::uint64_t seed = 0;
@@ -60,6 +61,7 @@ int golden(const std::vector<std::string>& files);
 int list_operators();
 int list_kernels();
 int list_regimes();
+int list_laws();
 int list_defects();
 int list_variations();
 int list_departures();

@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "verify/laws/laws.hpp"
 #include "verify/regimes.hpp"
 #include "verify/session.hpp"
 
@@ -362,14 +363,43 @@ Axis regime_axis() {
   return axis;
 }
 
+/// A law, and what it needs to have something to say.
+void set_law(Draft& draft, Law law) {
+  Case& c = draft.c;
+  c.law = law;
+  c.session.clear();  // a law has calls of its own
+  if (law == Law::future) c.causal = true;
+  if (law == Law::unselected) c.shared_kv = false;
+  if (law == Law::heads && c.kv_heads == 1 && (c.heads == 1 || is_nsa(c.op))) c.heads *= 2, c.kv_heads = 2;
+  if (law == Law::packing && c.lens.size() == 1) {
+    c.lens.push_back(c.lens[0]);
+    c.q_lens.push_back(c.q_lens[0]);
+  }
+  if (law == Law::power && compresses(c.op) && c.phi != reference::Phi::mean && c.dtype == Format::fp16)
+    c.dtype = Format::bf16;
+  if (law == Law::decode) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
+}
+
+Axis law_axis() {
+  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 40)}, true};
+  for (const Law law : kLaws)
+    axis.alternatives.push_back(
+        {name(law), 1, [=](Draft& draft) { set_law(draft, law); }, [=](Operator op) { return has_law(op, law); }});
+  return axis;
+}
+
 /// Draws the axis out of the alternatives that the swarm enables.
 void draw(const Axis& axis, const std::vector<bool>& enabled, Draft& draft) {
+  const auto weight = [&](std::size_t i) {
+    const Alternative& one = axis.alternatives[i];
+    return enabled[i] && (!one.has || one.has(draft.c.op)) ? one.weight : 0;
+  };
   std::int64_t sum = 0;
-  for (std::size_t i = 0; i < enabled.size(); ++i) sum += enabled[i] ? axis.alternatives[i].weight : 0;
+  for (std::size_t i = 0; i < enabled.size(); ++i) sum += weight(i);
+  if (sum == 0) return;  // the operator has none of what the swarm has
   std::int64_t left = between(0, sum - 1);
   for (std::size_t i = 0; i < enabled.size(); ++i) {
-    if (!enabled[i]) continue;
-    left -= axis.alternatives[i].weight;
+    left -= weight(i);
     if (left < 0) return axis.alternatives[i].draw(draft);
   }
 }
@@ -404,6 +434,7 @@ Case draw_case(Operator op, const Swarm& swarm) {
         draw(axis, swarm.enabled[i], draft);
     if (axis.name == "queries") complete_shape(draft);
   }
+  if (op == Operator::nsa_compress) draft.c.heads = 1;  // the default that its kv_heads would follow
   draft.c.seed = static_cast<std::uint64_t>(between(0, 999999));
   return draft.c;
 }
@@ -485,7 +516,8 @@ const std::vector<Axis>& axes() {
                                      dtype_axis(),
                                      layout_axis(),
                                      regime_axis(),
-                                     session_axis()};
+                                     session_axis(),
+                                     law_axis()};
   return all;
 }
 
@@ -496,6 +528,14 @@ Swarm whole_swarm() {
 }
 
 rc::Gen<Swarm> any_swarm() { return rc::gen::exec(draw_swarm); }
+
+void keep_laws(const std::vector<Law>& laws, Swarm& swarm) {
+  const auto law = static_cast<std::size_t>(
+      std::find_if(axes().begin(), axes().end(), [](const Axis& axis) { return axis.name == "law"; }) - axes().begin());
+  for (std::size_t i = 0; i < swarm.enabled[law].size(); ++i)
+    swarm.enabled[law][i] =
+        std::any_of(laws.begin(), laws.end(), [&](Law kept) { return axes()[law].alternatives[i].name == name(kept); });
+}
 
 std::string describe(const Swarm& swarm, const std::vector<Operator>& operators) {
   std::vector<std::string> parts;

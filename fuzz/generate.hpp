@@ -28,6 +28,7 @@ struct Alternative {
   std::string name;
   int weight;  // against the others of its axis
   std::function<void(Draft&)> draw;
+  std::function<bool(Operator)> has{};  // whether the operator has it; empty: it does if it has the axis
 };
 
 struct Axis {
@@ -51,6 +52,9 @@ struct Swarm {
 Swarm whole_swarm();
 
 rc::Gen<Swarm> any_swarm();
+
+/// Leaves nothing but cases of these laws.
+void keep_laws(const std::vector<verify::Law>& laws, Swarm& swarm);
 
 /// The alternatives of the axes of these operators that lack some, "regime: tie, levers; causal: no".
 std::string describe(const Swarm& swarm, const std::vector<Operator>& operators);

@@ -37,6 +37,7 @@ int run(int argc, char** argv) {
   auto* fuzzed = app.add_subcommand("fuzz", "search for a case on which a kernel fails, and shrink it");
   fuzzed->add_option("KERNEL", fuzz_options.kernel, "the kernel to judge")->required();
   fuzzed->add_option("--operator", fuzz_options.operators, "only these operators (default: all of the kernel's)");
+  fuzzed->add_option("--law", fuzz_options.laws, "only cases of these laws (default: some of each, most of none)");
   fuzzed->add_option("--seconds", fuzz_options.seconds, "how long (default: 60, or no limit with --cases)")
       ->check(CLI::PositiveNumber);
   fuzzed->add_option("--cases", fuzz_options.cases, "how many cases (default: no limit)")->check(CLI::PositiveNumber);
@@ -82,12 +83,13 @@ int run(int argc, char** argv) {
   golden->add_option("FILE", golden_files,
                      "safetensors files (default: those of ATTNSPEC_GOLDEN_DIR, else the repository's)");
 
-  auto* list =
-      app.add_subcommand("list", "list operators, kernels, regimes, departures, benign variations or planted defects");
+  auto* list = app.add_subcommand(
+      "list", "list operators, kernels, regimes, laws, departures, benign variations or planted defects");
   list->require_subcommand(1);
   auto* operators = list->add_subcommand("operators", "what can be judged");
   auto* kernels = list->add_subcommand("kernels", "the built-in kernels and their declared arithmetic");
   auto* regimes = list->add_subcommand("regimes", "what kinds of numbers a case can hold, and why");
+  auto* laws = list->add_subcommand("laws", "what must hold to the bit, of which operators, by which promise");
   auto* departures = list->add_subcommand("departures", "what a kernel may declare beside the plain arithmetic");
   auto* variations = list->add_subcommand("variations", "benign variations, each a kernel benign:NAME");
   auto* defects = list->add_subcommand("defects", "planted defects, each a kernel defect:NAME");
@@ -109,6 +111,7 @@ int run(int argc, char** argv) {
   if (*operators) return fuzz::list_operators();
   if (*kernels) return fuzz::list_kernels();
   if (*regimes) return fuzz::list_regimes();
+  if (*laws) return fuzz::list_laws();
   if (*departures) return fuzz::list_departures();
   if (*variations) return fuzz::list_variations();
   if (*defects) return fuzz::list_defects();

@@ -13,6 +13,7 @@
 
 #include "fuzz/judging.hpp"
 #include "fuzz/shrink.hpp"
+#include "verify/laws/laws.hpp"
 
 namespace attnspec::fuzz {
 
@@ -42,7 +43,9 @@ class OneThreadEach {
   int before_ = omp_get_max_threads();
 };
 
-std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vector<Operator>& wanted) {
+/// Those of the kernel's operators that are wanted and have one of the laws that are.
+std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vector<Operator>& wanted,
+                                          const std::vector<Law>& laws) {
   for (const Operator op : wanted) {
     if (std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end()) continue;
     std::vector<std::string> names;
@@ -50,7 +53,13 @@ std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vecto
     throw std::invalid_argument(
         fmt::format("operator '{}': {} implements {}", name(op), kernel.name, fmt::join(names, ", ")));
   }
-  return wanted.empty() ? kernel.operators : wanted;
+  std::vector<Operator> operators = wanted.empty() ? kernel.operators : wanted;
+  if (laws.empty()) return operators;
+  std::erase_if(operators, [&](Operator op) {
+    return std::none_of(laws.begin(), laws.end(), [&](Law law) { return law == Law::none || has_law(op, law); });
+  });
+  if (operators.empty()) throw std::invalid_argument(fmt::format("law '{}': no operator has it", name(laws.front())));
+  return operators;
 }
 
 /// Judges the cases at the same time; none of those after the first finding where `only_first`, and none that have not
@@ -108,17 +117,19 @@ void add(const CaseResult& result, SearchSummary& summary) {
   tally.rows += result.rows();
   tally.undecided_rows += result.undecided();
   ++tally.verdicts[result.verdict];
+  if (result.verdict == Verdict::pass) summary.launches += result.launches;
   for (const OutputSummary& output : result.outputs) tally.worst_r = std::max(tally.worst_r, output.worst_r);
 }
 
 }  // namespace
 
-CaseSource::CaseSource(std::vector<Operator> operators, std::uint64_t seed)
-    : operators_(std::move(operators)), random_(seed) {}
+CaseSource::CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<Law> laws)
+    : operators_(std::move(operators)), laws_(std::move(laws)), random_(seed) {}
 
 Case CaseSource::next() {
   if (cases_ % kSwarmCases == 0) {
     swarm_ = swarms_ == 0 ? whole_swarm() : any_swarm()(random_.split()).value();
+    if (!laws_.empty()) keep_laws(laws_, swarm_);
     ++swarms_;
   }
   const Operator op = operators_[static_cast<std::size_t>(cases_++) % operators_.size()];
@@ -137,7 +148,8 @@ Case CaseSource::next() {
 }
 
 SearchSummary search(const Kernel& kernel, const SearchOptions& options, const SearchObserver& observer) {
-  CaseSource source(operators_to_search(kernel, options.operators), options.seed);
+  const std::vector<Operator> operators = operators_to_search(kernel, options.operators, options.laws);
+  CaseSource source(operators, options.seed, options.laws);
   const int at_once = jobs_at_once(options.jobs, {{&kernel, {}}});
   const OneThreadEach one_thread_each;
   const Stopwatch stopwatch;
@@ -145,7 +157,7 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
     return stopwatch.seconds() >= options.seconds || (options.is_stopped && options.is_stopped());
   };
   SearchSummary summary;
-  for (const Operator op : operators_to_search(kernel, options.operators)) summary.operators[op];
+  for (const Operator op : operators) summary.operators[op];
   bool has_ended = false;
   for (std::int64_t begin = 0; begin < options.cases && !has_ended && !is_over(); begin += kSwarmCases) {
     std::vector<Job> jobs;

@@ -26,8 +26,8 @@ inline constexpr int kCandidates = 4;
 /// An endless sequence of cases, the operators in turn.
 class CaseSource {
  public:
-  /// operators: at least one.
-  CaseSource(std::vector<Operator> operators, std::uint64_t seed);
+  /// operators: at least one. laws: all cases are judged by one of them, or none: most by the specification.
+  CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<verify::Law> laws = {});
 
   Case next();
 
@@ -39,6 +39,7 @@ class CaseSource {
 
  private:
   std::vector<Operator> operators_;
+  std::vector<verify::Law> laws_;
   rc::Random random_;
   Swarm swarm_;
   std::int64_t cases_ = 0, swarms_ = 0;
@@ -57,6 +58,7 @@ struct Found {
 
 struct SearchOptions {
   std::vector<Operator> operators;  // none: every one the kernel implements
+  std::vector<verify::Law> laws;    // none: cases of every law and of none; else of these alone
   std::uint64_t seed = 0;
   std::int64_t cases = std::numeric_limits<std::int64_t>::max();  // judged, at most
   double seconds = std::numeric_limits<double>::infinity();       // at most, but for the cases under way
@@ -77,6 +79,7 @@ struct SearchSummary {
   std::map<Operator, OperatorTally> operators;
   double seconds = 0;
   std::int64_t swarms = 0, pairs = 0, drawn_pairs = 0;
+  std::int64_t launches = 0;  // that the law `repeat` found equal
 
   std::int64_t cases() const;
   std::int64_t rows() const;

@@ -15,6 +15,7 @@
 #include "fuzz/progress.hpp"
 #include "fuzz/search.hpp"
 #include "verify/kernel.hpp"
+#include "verify/laws/laws.hpp"
 #include "verify/model/defects.hpp"
 #include "verify/report.hpp"
 
@@ -64,6 +65,9 @@ void print_summary(const SearchSummary& summary, std::uint64_t seed) {
              summary.seconds, summary.seconds > 0 ? static_cast<double>(cases) / summary.seconds : 0, seed);
   fmt::print("{} swarms; {} pairs of parameter classes, of {} that were drawn\n", summary.swarms, summary.pairs,
              summary.drawn_pairs);
+  if (summary.launches > 0)
+    fmt::print("{} launches that were to give equal bits did: at 95 % fewer than {:.2g} of them do not (3 / {})\n",
+               summary.launches, 3 / static_cast<double>(summary.launches), summary.launches);
   if (exit_code(summary) != 1 && passed > 0)
     fmt::print("no finding: at 95 % the kernel fails on fewer than {:.2g} of such cases (3 / {})\n",
                3 / static_cast<double>(passed), passed);
@@ -86,6 +90,7 @@ int fuzz(const FuzzOptions& given) {
   const Kernel kernel = find_kernel(given.kernel, given.patience);
   SearchOptions options;
   for (const std::string& name : given.operators) options.operators.push_back(parse_operator(name));
+  for (const std::string& name : given.laws) options.laws.push_back(parse_law(name));
   options.seed = given.seed;
   options.keeps_going = given.keeps_going;
   options.jobs = given.jobs;
@@ -113,6 +118,7 @@ int fuzz(const FuzzOptions& given) {
   const SearchSummary summary = search(kernel, options, observer);
   progress.clear();
   print_summary(summary, given.seed);
+  fmt::print("{}", laws_not_held(kernel));
   if (found > 0)
     fmt::print("{} case{} with findings, {} after shrinking\n", found, found == 1 ? "" : "s", distinct.size());
   return exit_code(summary);
@@ -147,7 +153,7 @@ int defects(const DefectsOptions& given) {
   options.cases = given.cases;
   options.is_stopped = [] { return is_interrupted != 0; };
   std::vector<std::int64_t> numbers;
-  fmt::print("{:<28} {:<20} {:<10} {:>6} {:>8}  {}\n", "defect", "verdict", "output", "cases", "seconds",
+  fmt::print("{:<28} {:<20} {:<11} {:<15} {:>6} {:>8}  {}\n", "defect", "verdict", "law", "output", "cases", "seconds",
              "shrunk case");
   for (const model::Defect* defect : planted) {
     bool is_caught = false;
@@ -155,12 +161,14 @@ int defects(const DefectsOptions& given) {
     observer.found = [&](const Found& found) {
       is_caught = true;
       numbers.push_back(found.number);
-      fmt::print("{:<28} {:<20} {:<10} {:>6} {:>8.2f}  {}\n", defect->name, name(found.shrunk.verdict),
-                 main_finding(found.shrunk).output, found.number, found.seconds, print(found.shrunk.c));
+      const Law law = found.shrunk.c.law;
+      fmt::print("{:<28} {:<20} {:<11} {:<15} {:>6} {:>8.2f}  {}\n", defect->name, name(found.shrunk.verdict),
+                 law == Law::none ? "-" : name(law), main_finding(found.shrunk).output, found.number, found.seconds,
+                 print(found.shrunk.c));
     };
     const SearchSummary summary = search(find_kernel(fmt::format("defect:{}", defect->name)), options, observer);
     if (!is_caught)
-      fmt::print("{:<28} {:<20} {:<10} {:>6} {:>8.2f}\n", defect->name, "NOT CAUGHT", "-", summary.cases(),
+      fmt::print("{:<28} {:<20} {:<11} {:<15} {:>6} {:>8.2f}\n", defect->name, "NOT CAUGHT", "-", "-", summary.cases(),
                  summary.seconds);
     std::fflush(stdout);
     if (is_interrupted) break;

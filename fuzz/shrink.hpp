@@ -30,7 +30,7 @@ inline constexpr double kMostSeconds = 120;
 using Judge = std::function<verify::CaseResult(const verify::Case&)>;
 
 /// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on. stop: ends
-/// it early, empty: never. The operator never changes.
+/// it early, empty: never. The operator and the law never change.
 Shrunk shrink(const Judge& judge, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
 
 }  // namespace attnspec::fuzz

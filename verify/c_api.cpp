@@ -10,6 +10,7 @@
 
 #include "verify/foreign_kernel.hpp"
 #include "verify/judge.hpp"
+#include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
 #include "verify/report.hpp"
 #include "verify/worker/serve.hpp"
@@ -45,6 +46,7 @@ int check(const Kernel& kernel, const std::vector<Case>& cases, bool with_detail
     if (!results.back().findings.empty()) print(failure_line(results.back(), results.back().findings.front()) + "\n");
   }
   print(table(results));
+  print(laws_not_held(kernel));
   return exit_code(results);
 }
 

@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "reference/nsa_compression.hpp"
+#include "verify/laws/laws.hpp"
 #include "verify/regimes.hpp"
 #include "verify/session.hpp"
 
@@ -123,6 +124,10 @@ constexpr Choice<Layout> kLayouts[] = {{"strided", Layout::strided}, {"contiguou
 constexpr Choice<Phi> kPhis[] = {{"mean", Phi::mean}, {"linear", Phi::linear}, {"mlp", Phi::mlp}};
 constexpr Choice<Activation> kActivations[] = {
     {"relu", Activation::relu}, {"silu", Activation::silu}, {"gelu", Activation::gelu}};
+constexpr Choice<Law> kLawNames[] = {
+    {"none", Law::none},   {"repeat", Law::repeat},   {"future", Law::future},   {"unselected", Law::unselected},
+    {"heads", Law::heads}, {"strides", Law::strides}, {"packing", Law::packing}, {"decode", Law::decode},
+    {"power", Law::power}};
 constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
 constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
 
@@ -223,6 +228,7 @@ const std::vector<Field>& fields() {
        [](const Case& c) { return std::to_string(c.seed); }, [](Case& c) { c.seed = 0; }},
       {"session", kAll, [](Case& c, const std::string& text) { c.session = parse_session(text); },
        [](const Case& c) { return print_session(c.session); }, [](Case& c) { c.session.clear(); }},
+      choice_field("law", kAll, &Case::law, kLawNames, Law::none),
   };
   return all;
 }
@@ -239,12 +245,6 @@ std::string trimmed(std::string_view text) {
   return begin == std::string_view::npos ? "" : std::string(text.substr(begin, end - begin + 1));
 }
 
-std::vector<std::int64_t> compressed_rows(const Case& c) {
-  std::vector<std::int64_t> rows;
-  for (const std::int64_t length : c.lens) rows.push_back(reference::num_compressed(nsa_problem_of(c), length));
-  return rows;
-}
-
 std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& lengths) {
   std::vector<std::int64_t> result{0};
   for (const std::int64_t length : lengths) result.push_back(result.back() + length);
@@ -252,6 +252,14 @@ std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& lengths) {
 }
 
 }  // namespace
+
+const char* name(Law law) {
+  for (const auto& choice : kLawNames)
+    if (choice.value == law) return choice.name;
+  return "";
+}
+
+Law parse_law(const std::string& text) { return parse_choice("law", text, kLawNames); }
 
 const char* name(Operator op) { return kOperatorInfo[static_cast<std::size_t>(op)].name; }
 const char* summary(Operator op) { return kOperatorInfo[static_cast<std::size_t>(op)].summary; }
@@ -321,6 +329,7 @@ void validate(const Case& c) {
     reference::validate(problem_of(c));
   }
   validate_regime(c);
+  validate_law(c);
   const double tokens =
       static_cast<double>(std::max(std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}),
                                    std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0})));
@@ -369,6 +378,12 @@ reference::NsaProblem nsa_problem_of(const Case& c) {
     problem.block = c.compress_block;
   }
   return problem;
+}
+
+std::vector<std::int64_t> compressed_rows(const Case& c) {
+  std::vector<std::int64_t> rows;
+  for (const std::int64_t length : c.lens) rows.push_back(reference::num_compressed(nsa_problem_of(c), length));
+  return rows;
 }
 
 std::vector<std::int64_t> key_rows(const Case& c) {

@@ -33,6 +33,14 @@ inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }
 /// Whether it makes compressed rows out of tokens, with phi.
 inline bool compresses(Operator op) { return op == Operator::nsa_compress || op == Operator::nsa; }
 
+/// What a case is judged by instead of the specification: a relation between calls that any kernel keeps to the bit.
+enum class Law { none, repeat, future, unselected, heads, strides, packing, decode, power };
+inline constexpr Law kLaws[] = {Law::repeat,  Law::future,  Law::unselected, Law::heads,
+                                Law::strides, Law::packing, Law::decode,     Law::power};
+
+const char* name(Law law);
+/// Throws std::invalid_argument that lists the laws.
+Law parse_law(const std::string& text);
 /// What the next call of a session differs in from the one before it.
 enum class SessionStep {
   contents,  // other numbers in the same place
@@ -66,6 +74,7 @@ struct Case {
   std::string regime = "normal";
   std::uint64_t seed = 0;
   std::vector<SessionStep> session;  // the steps of calls that follow on the same kernel; see session.hpp
+  Law law = Law::none;
 
   bool operator==(const Case&) const = default;
 };
@@ -79,7 +88,7 @@ std::string print(const Case& c);
 Case parse_case(std::string_view text);
 
 /// Throws reference::InvalidProblem, naming field and value: sizes that the problem rejects, an unknown regime,
-/// tensors too large to index.
+/// tensors too large to index, a law that the operator does not have.
 void validate(const Case& c);
 
 /// The softmax scale when a case does not give one: dk^-1/2.
@@ -94,6 +103,9 @@ reference::NsaProblem nsa_problem_of(const Case& c);
 
 /// Rows of k and v of each sequence: its keys, or for nsa_compressed its compressed rows.
 std::vector<std::int64_t> key_rows(const Case& c);
+
+/// Compressed rows of each sequence of NSA's.
+std::vector<std::int64_t> compressed_rows(const Case& c);
 
 /// Rows of q of each sequence; none for nsa_compress.
 std::vector<std::int64_t> query_rows(const Case& c);

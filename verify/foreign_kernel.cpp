@@ -132,6 +132,21 @@ reference::Departures departures_of(const AttnspecKernel& kernel, const std::str
   }
 }
 
+/// What the promises say of bits. Each needs those before it.
+EqualBits equal_bits(const AttnspecKernel& kernel, const std::string& name) {
+  constexpr std::pair<std::uint32_t, const char*> kPromises[] = {
+      {ATTNSPEC_DETERMINISTIC, "ATTNSPEC_DETERMINISTIC"},
+      {ATTNSPEC_ROW_INDEPENDENT, "ATTNSPEC_ROW_INDEPENDENT"},
+      {ATTNSPEC_BATCH_INVARIANT, "ATTNSPEC_BATCH_INVARIANT"}};
+  int promised = 0;
+  for (int i = 0; i < std::ssize(kPromises); ++i) {
+    if ((kernel.promises & kPromises[i].first) == 0) continue;
+    if (promised < i) reject(name, fmt::format("promise {} needs {}", kPromises[i].second, kPromises[promised].second));
+    promised = i + 1;
+  }
+  return static_cast<EqualBits>(promised);
+}
+
 /// The functions of an operator that a kernel has.
 struct HasFunctions {
   Operator op;
@@ -166,6 +181,7 @@ void check(const AttnspecKernel& kernel, const std::string& name) {
   for (const HasFunctions& functions : all_functions(kernel))
     if ((kernel.operators & bit_of(functions.op)) != 0 && !functions.forward)
       reject(name, fmt::format("operator {} is declared without a function", verify::name(functions.op)));
+  equal_bits(kernel, name);
   if ((kernel.operators & ATTNSPEC_MOBA_SELECT) != 0 && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
     reject(name, "operator moba_select needs the promise ATTNSPEC_EXPORTS_SELECTION");
   if (kernel.device_type == kDLCUDA)
@@ -185,6 +201,8 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
     declared.operators.push_back(functions.op);
     if (!functions.backward) declared.forward_only.push_back(functions.op);
   }
+  declared.equal_bits = equal_bits(kernel, name);
+  if ((kernel.promises & ATTNSPEC_UNORDERED_BACKWARD) == 0) declared.equal_bits_backward = declared.equal_bits;
   declared.exports_selection = (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
   declared.has_workspace = kernel.workspace_bytes != nullptr;
   declared.limits = kernel.limits;
@@ -200,6 +218,8 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const s
   kernel.departures = declared.departures;
   kernel.operators = declared.operators;
   kernel.forward_only = declared.forward_only;
+  kernel.equal_bits = declared.equal_bits;
+  kernel.equal_bits_backward = declared.equal_bits_backward;
   kernel.exports_selection = declared.exports_selection;
   kernel.unsupported = [limits = declared.limits](const Case& c) { return unsupported(limits, c); };
   if (declared.has_workspace)

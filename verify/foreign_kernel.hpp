@@ -28,6 +28,7 @@ struct Declaration {
   std::string summary;
   reference::Departures departures;
   std::vector<Operator> operators, forward_only;
+  EqualBits equal_bits = EqualBits::none, equal_bits_backward = EqualBits::none;
   bool exports_selection = false;
   bool has_workspace = false;
   AttnspecLimits limits{};

@@ -106,6 +106,17 @@ class CallFailed : public std::runtime_error {
   Verdict verdict;  // call_failed: it said so; crash; hang
 };
 
+/// What a kernel promises: between which calls a row of an output keeps its bits. Each promise includes those before
+/// it.
+enum class EqualBits {
+  none,        // it may sum in another order every time
+  same_call,   // the same call again
+  same_shape,  // calls of equal shape in which all that the row reads is equal, wherever it lies
+  any_batch,   // all calls in which it is, whatever other sequences and queries are in them
+};
+
+const char* name(EqualBits promise);
+
 struct Kernel {
   std::string name;     // kind:name, as on the command line
   std::string summary;  // one line
@@ -115,6 +126,8 @@ struct Kernel {
   bool is_reentrant = true;            // whether it may be called from several threads at the same time
   /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
   bool exports_selection = true;
+  EqualBits equal_bits = EqualBits::none;           // of its forwards
+  EqualBits equal_bits_backward = EqualBits::none;  // of its backwards
   /// Where the tensors of its calls must lie.
   std::pmr::memory_resource* memory = std::pmr::get_default_resource();
   /// Makes the next call its first one. Empty: no call leaves anything behind.

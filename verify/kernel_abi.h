@@ -67,7 +67,12 @@ enum { ATTNSPEC_RELU = 1, ATTNSPEC_SILU = 2, ATTNSPEC_GELU = 4 };
 enum {
   ATTNSPEC_EXPORTS_SELECTION = 1, /* moba writes the selection it used. Without it a row is judged on every selection
                                      that it may have used. moba_select must promise it */
-  ATTNSPEC_DETERMINISTIC = 2      /* the same call gives the same bits. The judge of this version demands it of all */
+  /* Bits. Each of the three needs those before it; what is not promised is not judged (docs/laws.md). */
+  ATTNSPEC_DETERMINISTIC = 2,   /* the same call gives the same bits */
+  ATTNSPEC_ROW_INDEPENDENT = 4, /* in calls of equal shape a row's bits depend on nothing but what it reads: not on other
+                                   rows, nor on strides, nor on which head or sequence it is */
+  ATTNSPEC_BATCH_INVARIANT = 8, /* nor on which other sequences and queries are in the call */
+  ATTNSPEC_UNORDERED_BACKWARD = 16 /* the three hold for forwards alone: a backward may sum in any order */
 };
 
 /* ---- Parameters: what a call is given ---- */

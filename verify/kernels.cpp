@@ -41,6 +41,16 @@ Kernel make_model(const ModelKernel& kernel, std::string name, const reference::
 
 }  // namespace
 
+const char* name(EqualBits promise) {
+  switch (promise) {
+    case EqualBits::none: return "none";
+    case EqualBits::same_call: return "deterministic";
+    case EqualBits::same_shape: return "row-independent";
+    case EqualBits::any_batch: return "batch-invariant";
+  }
+  return "";
+}
+
 bool implements(const Kernel& kernel, Operator op) {
   return std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end();
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "verify/laws/laws.hpp"
 #include "verify/random.hpp"
 #include "verify/regimes.hpp"
 
@@ -257,6 +258,27 @@ std::vector<Case> many_block_cases(Operator op) {
   return cases;
 }
 
+/// Every law of the operator in every format, with some rule and regime each.
+std::vector<Case> law_cases(Operator op) {
+  const Axis rules = rule_axis(op), regimes_of_operator = regime_axis(op), layouts = layout_axis();
+  std::vector<Case> cases;
+  for (const Law law : kLaws) {
+    for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32}) {
+      if (!has_law(op, law)) continue;
+      Case c;
+      c.op = op;
+      set_lengths(c, 8, {37, 0, 16, 50}, {37, 0, 9, 50});
+      c.heads = 4, c.kv_heads = 2, c.dk = 24, c.dv = 16, c.dtype = dtype;
+      c.scale = default_scale(c.dk);
+      c.seed = cases.size();
+      for (const Axis* axis : {&rules, &regimes_of_operator, &layouts}) (*axis)[cases.size() % axis->size()](c);
+      c.law = law, c.causal = true, c.shared_kv = false;
+      cases.push_back(normalised(c));
+    }
+  }
+  return cases;
+}
+
 /// Every step of a session, after one call and after several.
 std::vector<Case> session_cases(Operator op) {
   using enum SessionStep;
@@ -336,6 +358,7 @@ std::vector<Case> level_cases(Operator op, int level) {
   for (const Case& c : session_cases(op)) cases.push_back(c);
   for (const std::string& file : captured_names())
     for (const Case& c : captured_cases(op, file)) cases.push_back(c);
+  for (const Case& c : law_cases(op)) cases.push_back(c);
   return cases;
 }
 

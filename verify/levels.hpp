@@ -12,9 +12,9 @@ namespace attnspec::verify {
 /// sizes: how many values each axis has, each at least 1.
 std::vector<std::vector<int>> pairwise(const std::vector<int>& sizes);
 
-/// The cases of one operator. Level 1: every pair once, and the captured activations, a minute for all operators; level
-/// 2: every pair under eight seeds, half of them with longer sequences, some minutes.
-/// Throws std::runtime_error when a captured file cannot be read.
+/// The cases of one operator. Level 1: every pair once, the captured activations, and every law; a minute for all
+/// operators; level 2: every pair under eight seeds, half of them with longer sequences, some minutes. Throws
+/// std::runtime_error when a captured file cannot be read.
 std::vector<Case> level_cases(Operator op, int level);
 
 inline constexpr int kMostLevel = 2;

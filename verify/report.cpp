@@ -97,7 +97,7 @@ std::string details(const CaseResult& result) {
                         "wrong");
   for (const OutputSummary& output : result.outputs) {
     const double rms = output.rows > 0 ? std::sqrt(output.sum_r_squared / static_cast<double>(output.rows)) : 0;
-    const bool has_r = output.output != "selection";
+    const bool has_r = output.output != "selection" && result.c.law == Law::none;
     text += fmt::format("  {:<18} {:>9} {:>9} {:>9} {:>9} {:>9}\n", output.output, output.rows,
                         has_r ? fmt::format("{:.2f}", output.worst_r) : "-", has_r ? fmt::format("{:.2f}", rms) : "-",
                         output.undecided, output.findings);
@@ -107,6 +107,9 @@ std::string details(const CaseResult& result) {
     for (const Direction& d : directions) faults.push_back(fmt::format("{} {:.1f}", d.fault, d.z()));
     text += fmt::format("  {}, in deviations: {}\n", output, fmt::join(faults, ", "));
   }
+  if (result.launches > 0)
+    text += fmt::format("  {} launches: at 95 % fewer than {:.2g} of them give other bits\n", result.launches,
+                        3 / static_cast<double>(result.launches));
   return text +
          fmt::format("verdict: {}{}\n", name(result.verdict), result.reason.empty() ? "" : " (" + result.reason + ")");
 }

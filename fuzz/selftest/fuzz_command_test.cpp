@@ -157,6 +157,9 @@ TEST_F(FuzzCommand, GivesOneLineForBadInput) {
   expect_one_line("fuzz", "KERNEL is required");
   expect_one_line("fuzz model:moba --operator window",
                   "operator 'window': model:moba implements dense, selected, moba_select, moba");
+  expect_one_line("fuzz model:moba --law future --law slow",
+                  "law=slow: is none of none, repeat, future, unselected, heads, strides, packing, decode, power");
+  expect_one_line("fuzz model:moba --operator dense --law unselected", "law 'unselected': no operator has it");
   expect_one_line("fuzz model:moba --cases 1 --findings /proc/nowhere", "/proc/nowhere: cannot be written");
   expect_one_line("defects nowhere", "defect 'nowhere': is not known (list defects)");
   EXPECT_EQ(run("fuzz model:mobba").code, 2);

@@ -56,11 +56,26 @@ TEST(Generate, TheFirstCasesAreKnown) {
   const std::vector<Case> cases = first_cases({Operator::moba, Operator::nsa}, 0, 2);
   EXPECT_EQ(print(cases[0]),
             "moba(lens=63+1+65+64,q_lens=69+5+41+64,dk=1,dv=7,top_k=1,gate=window,dtype=fp16,regime=head_tagged,"
-            "seed=2046)");
+            "seed=2046,law=repeat)");
   EXPECT_EQ(print(cases[1]),
             "nsa(lens=115+32+0+16+4+1+9+12,q_lens=115+32+0+16+1+0+9+12,heads=3,kv_heads=1,dk=4,dv=2,block=12,compress_"
             "block=9,compress_stride=3,top_n=10,initial_blocks=0,local_blocks=1,window=135,shared_kv=1,scale=0.01,"
             "dtype=fp16,regime=descending_magnitude,seed=518686)");
+}
+
+TEST(Generate, KeepsToTheLawsWanted) {
+  const std::vector<Law> wanted{Law::heads, Law::power};
+  CaseSource source({Operator::moba, Operator::nsa_compress}, 1, wanted);
+  std::set<Law> drawn;
+  std::set<std::int64_t> kv_heads;
+  for (int i = 0; i < 200; ++i) {
+    const Case c = source.next();
+    drawn.insert(c.law);
+    if (c.op == Operator::nsa_compress) kv_heads.insert(c.kv_heads);
+    EXPECT_TRUE(c.law != Law::heads || c.kv_heads > 1 || c.heads > 1) << print(c);
+  }
+  EXPECT_EQ(drawn, std::set<Law>(wanted.begin(), wanted.end()));
+  EXPECT_GT(kv_heads.size(), 2u);
 }
 
 TEST(Generate, EveryParameterClassOccurs) {
@@ -83,9 +98,10 @@ TEST(Swarm, DrawsOnlyWhatItHas) {
     only("regime", "tie");
     only("heads", "one");
     only("causal", "no");
+    only("law", "none");
   }
-  EXPECT_EQ(describe(swarm, {Operator::moba}), "heads: one; causal: no; regime: tie");
-  EXPECT_EQ(describe(swarm, {Operator::window}), "heads: one; regime: tie");
+  EXPECT_EQ(describe(swarm, {Operator::moba}), "heads: one; causal: no; regime: tie; law: none");
+  EXPECT_EQ(describe(swarm, {Operator::window}), "heads: one; regime: tie; law: none");
   EXPECT_EQ(describe(whole_swarm(), {Operator::moba}), "everything");
   rc::Random random(6);
   for (int i = 0; i < 100; ++i) {

@@ -37,14 +37,14 @@ void AttentionCalls::forward(CaseResult& result) {
     if (kernel_.exports_selection) use = SelectionUse::written;
   }
   run(
-      inputs(), forward_outputs(), selection, use, [&] { kernel_.forward(call(true)); }, result);
+      inputs(), forward_outputs(), selection, use, kernel_.equal_bits, [&] { kernel_.forward(call(true)); }, result);
 }
 
 void AttentionCalls::backward(const Selection& selection, CaseResult& result) {
   std::vector<NamedTensor> read = inputs();
   read.insert(read.end(), {{"do", d_o_}, {"o", o}, {"lse", lse}});
   run(
-      read, backward_outputs(), selection, SelectionUse::read,
+      read, backward_outputs(), selection, SelectionUse::read, kernel_.equal_bits_backward,
       [&] {
         kernel_.backward({call(false), d_o_.view(), dq.view(), dk.view(), dv.view()});
       },
@@ -54,6 +54,11 @@ void AttentionCalls::backward(const Selection& selection, CaseResult& result) {
 std::vector<NamedTensor> AttentionCalls::forward_outputs() {
   if (!attends(case_.op)) return {};
   return {{"o", o}, {"lse", lse}};
+}
+
+std::vector<NamedTensor> AttentionCalls::backward_outputs() {
+  const RowsOf keys = case_.op == Operator::nsa_compressed ? RowsOf::compressed_rows : RowsOf::keys;
+  return {{"dq", dq}, {"dk", dk, keys}, {"dv", dv, keys}};
 }
 
 std::vector<NamedTensor> AttentionCalls::inputs() {

@@ -14,7 +14,7 @@ class AttentionCalls : public Calls {
   void backward(const reference::Selection& selection, CaseResult& result) override;
   bool has_backward() const override { return attends(case_.op) && kernel_.backward; }
   std::vector<NamedTensor> forward_outputs() override;
-  std::vector<NamedTensor> backward_outputs() override { return {{"dq", dq}, {"dk", dk}, {"dv", dv}}; }
+  std::vector<NamedTensor> backward_outputs() override;
 
  private:
   std::vector<NamedTensor> inputs();

@@ -15,9 +15,11 @@ Calls::Calls(const Kernel& kernel, const Case& c)
       given_(kernel.memory) {}
 
 void Calls::run(const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
-                const reference::Selection& selection, SelectionUse use, const std::function<void()>& call,
-                CaseResult& result) {
-  for (const auto& [verdict, tensor, what] : run_guarded({inputs, outputs, selection, use, given_, workspace_, call}))
+                const reference::Selection& selection, SelectionUse use, EqualBits promise,
+                const std::function<void()>& call, CaseResult& result) {
+  const bool repeats = promise >= EqualBits::same_call;
+  for (const auto& [verdict, tensor, what] :
+       run_guarded({inputs, outputs, selection, use, given_, workspace_, repeats, call}))
     result.add({.verdict = verdict, .output = tensor, .detail = what});
 }
 

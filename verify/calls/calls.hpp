@@ -41,10 +41,10 @@ class Calls {
  protected:
   Calls(const Kernel& kernel, const Case& c);
 
-  /// Runs a call under guard. selection: what it reads, or the shape of what it writes.
+  /// Runs a call under guard. selection: what it reads, or the shape of what it writes. promise: of such calls.
   void run(const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
-           const reference::Selection& selection, SelectionUse use, const std::function<void()>& call,
-           CaseResult& result);
+           const reference::Selection& selection, SelectionUse use, EqualBits promise,
+           const std::function<void()>& call, CaseResult& result);
 
   std::span<std::byte> workspace();
   /// Where the kernel finds its selection; valid while a call runs.

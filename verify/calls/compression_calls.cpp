@@ -16,14 +16,15 @@ CompressionCalls::CompressionCalls(const Kernel& kernel, const Case& c, const In
 
 void CompressionCalls::forward(CaseResult& result) {
   run(
-      inputs(), forward_outputs(), {}, SelectionUse::ignored, [&] { kernel_.compress(call()); }, result);
+      inputs(), forward_outputs(), {}, SelectionUse::ignored, kernel_.equal_bits, [&] { kernel_.compress(call()); },
+      result);
 }
 
 void CompressionCalls::backward(const reference::Selection&, CaseResult& result) {
   std::vector<NamedTensor> read = inputs();
   read.push_back({"drows", d_rows_});
   run(
-      read, backward_outputs(), {}, SelectionUse::ignored,
+      read, backward_outputs(), {}, SelectionUse::ignored, kernel_.equal_bits_backward,
       [&] {
         kernel_.compress_backward({call(), d_rows_.view(), d_tokens.view(), views(d_phi)});
       },
@@ -31,7 +32,7 @@ void CompressionCalls::backward(const reference::Selection&, CaseResult& result)
 }
 
 std::vector<NamedTensor> CompressionCalls::backward_outputs() {
-  std::vector<NamedTensor> list{{"dtokens", d_tokens}};
+  std::vector<NamedTensor> list{{"dtokens", d_tokens, RowsOf::keys}};
   append_parts(list, "d", d_phi);
   return list;
 }

@@ -25,23 +25,23 @@ Written run_among(Surroundings surroundings, const GuardedCall& call, std::vecto
   };
   const std::byte unwritten = surroundings == Surroundings::nan ? std::byte{0xff} : std::byte{0x5a};
   for (const auto* list : {&call.inputs, &call.outputs})
-    for (const auto& [name, tensor] : *list) tensor.get().surround(surroundings);
-  for (const auto& [name, tensor] : call.outputs) tensor.get().fill_rows(unwritten);
+    for (const auto& [name, tensor, rows] : *list) tensor.get().surround(surroundings);
+  for (const auto& [name, tensor, rows] : call.outputs) tensor.get().fill_rows(unwritten);
   call.workspace.surround(surroundings);
   call.workspace.fill_rows(unwritten);
   call.memory.prepare(call.selection, call.selection_use, surroundings);
   std::vector<std::vector<std::byte>> before;
-  for (const auto& [name, tensor] : call.inputs) before.push_back(tensor.get().rows());
+  for (const auto& [name, tensor, rows] : call.inputs) before.push_back(tensor.get().rows());
   call.run();
   for (std::size_t i = 0; i < call.inputs.size(); ++i)
     if (call.inputs[i].tensor.get().rows() != before[i]) stray(call.inputs[i].name, "an input was written");
   for (const auto* list : {&call.inputs, &call.outputs})
-    for (const auto& [name, tensor] : *list)
+    for (const auto& [name, tensor, rows] : *list)
       if (!tensor.get().outside_is_intact()) stray(name, "memory outside it was written");
   if (!call.workspace.outside_is_intact()) stray("workspace", "memory outside it was written");
   if (!call.memory.is_intact(call.selection_use)) stray("selection", "memory that is not an output was written");
   Written written;
-  for (const auto& [name, tensor] : call.outputs) written.outputs.push_back(tensor.get().rows());
+  for (const auto& [name, tensor, rows] : call.outputs) written.outputs.push_back(tensor.get().rows());
   if (call.selection_use == SelectionUse::written) written.blocks = call.memory.values().blocks;
   return written;
 }
@@ -75,14 +75,15 @@ bool HostSelection::is_intact(SelectionUse use) const {
 
 std::vector<MemoryFault> run_guarded(const GuardedCall& call) {
   std::vector<MemoryFault> faults;
-  const Written first = run_among(Surroundings::nan, call, faults);
+  const Written first = run_among(Surroundings::numbers, call, faults);
   if (!faults.empty()) return faults;
-  const Written second = run_among(Surroundings::numbers, call, faults);
-  if (!faults.empty() || first == second) return faults;
+  const Written second = run_among(Surroundings::nan, call, faults);
+  if (!faults.empty() || !call.repeats || first == second) return faults;
   std::size_t differing = 0;
   while (differing < call.outputs.size() && first.outputs[differing] == second.outputs[differing]) ++differing;
   const std::string tensor = differing < call.outputs.size() ? call.outputs[differing].name : "selection";
-  if (run_among(Surroundings::numbers, call, faults) == second) {
+  const bool first_again = run_among(Surroundings::numbers, call, faults) == first;
+  if (run_among(Surroundings::nan, call, faults) == second && first_again) {
     faults.push_back(
         {Verdict::stray_read, tensor, "its bits depend on memory outside the tensors, or some were never written"});
   } else {

@@ -14,10 +14,14 @@
 
 namespace attnspec::verify {
 
+/// What the rows of an output belong to.
+enum class RowsOf { queries, keys, compressed_rows, parameters };
+
 /// A tensor of a call, by name.
 struct NamedTensor {
   std::string name;
   std::reference_wrapper<HostTensor> tensor;
+  RowsOf rows = RowsOf::queries;  // of an output
 };
 
 /// What a call does with its selection.
@@ -49,6 +53,7 @@ struct GuardedCall {
   SelectionUse selection_use;
   HostSelection& memory;  // where the kernel finds it
   HostTensor& workspace;  // scratch that holds other bytes before every run and may hold any after it
+  bool repeats;           // whether the kernel promises that the same call again gives the same bits
   std::function<void()> run;
 };
 
@@ -59,7 +64,9 @@ struct MemoryFault {
   std::string what;
 };
 
-/// Runs the call among NaN and then among numbers, and compares the bits of its outputs. Those of the last run stay.
+/// Runs the call among numbers and then among NaN. The outputs of the last run stay, to be judged: a number that was
+/// made out of NaN is NaN. So what a call reads outside its tensors shows even where bits may differ from run to run;
+/// where they may not, those of both runs are compared.
 std::vector<MemoryFault> run_guarded(const GuardedCall& call);
 
 }  // namespace attnspec::verify

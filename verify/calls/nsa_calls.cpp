@@ -40,7 +40,8 @@ NsaCalls::NsaCalls(const Kernel& kernel, const Case& c, const Inputs& in)
 void NsaCalls::forward(CaseResult& result) {
   const Selection blank(queries_, case_.kv_heads, reference::selection_slots(problem_));
   run(
-      inputs(), forward_outputs(), blank, SelectionUse::written, [&] { kernel_.nsa(call()); }, result);
+      inputs(), forward_outputs(), blank, SelectionUse::written, kernel_.equal_bits, [&] { kernel_.nsa(call()); },
+      result);
 }
 
 void NsaCalls::backward(const Selection& selection, CaseResult& result) {
@@ -48,7 +49,7 @@ void NsaCalls::backward(const Selection& selection, CaseResult& result) {
   read.push_back({"do", d_o_});
   for (const NamedTensor& tensor : kept()) read.push_back(tensor);
   run(
-      read, backward_outputs(), selection, SelectionUse::read,
+      read, backward_outputs(), selection, SelectionUse::read, kernel_.equal_bits_backward,
       [&] {
         NsaCall forward = call();
         forward.o = {};
@@ -68,14 +69,14 @@ std::vector<NamedTensor> NsaCalls::forward_outputs() {
 std::vector<NamedTensor> NsaCalls::backward_outputs() {
   std::vector<NamedTensor> list{{"dq", dq},
                                 {"dgates", d_gates},
-                                {"compressed.dk", dk_compressed},
-                                {"compressed.dv", dv_compressed},
-                                {"phi_k.dtokens", branches[0].dk},
-                                {"phi_v.dtokens", branches[0].dv},
-                                {"selected.dk", branches[1].dk},
-                                {"selected.dv", branches[1].dv},
-                                {"window.dk", branches[2].dk},
-                                {"window.dv", branches[2].dv}};
+                                {"compressed.dk", dk_compressed, RowsOf::compressed_rows},
+                                {"compressed.dv", dv_compressed, RowsOf::compressed_rows},
+                                {"phi_k.dtokens", branches[0].dk, RowsOf::keys},
+                                {"phi_v.dtokens", branches[0].dv, RowsOf::keys},
+                                {"selected.dk", branches[1].dk, RowsOf::keys},
+                                {"selected.dv", branches[1].dv, RowsOf::keys},
+                                {"window.dk", branches[2].dk, RowsOf::keys},
+                                {"window.dv", branches[2].dv, RowsOf::keys}};
   append_parts(list, "phi_k.d", d_phi_k);
   append_parts(list, "phi_v.d", d_phi_v);
   return list;
@@ -102,7 +103,8 @@ std::vector<NamedTensor> NsaCalls::inputs() {
 }
 
 std::vector<NamedTensor> NsaCalls::kept() {
-  std::vector<NamedTensor> list{{"phi_k.rows", k_compressed}, {"phi_v.rows", v_compressed}};
+  std::vector<NamedTensor> list{{"phi_k.rows", k_compressed, RowsOf::compressed_rows},
+                                {"phi_v.rows", v_compressed, RowsOf::compressed_rows}};
   for (const reference::Branch branch : kBranches) {
     const std::string prefix = std::string(of(kBranchNames, branch)) + ".";
     list.push_back({prefix + "o", of(branches, branch).o});

@@ -16,7 +16,8 @@ inline PhiTensors<TensorView> views(PhiTensors<HostTensor>& parameters) {
 
 /// Adds the six tensors, named by the prefix and position, w, ...
 inline void append_parts(std::vector<NamedTensor>& list, const std::string& prefix, PhiTensors<HostTensor>& phi) {
-  for (const auto& [name, tensor] : kPhiParts<HostTensor>) list.push_back({prefix + name, phi.*tensor});
+  for (const auto& [name, tensor] : kPhiParts<HostTensor>)
+    list.push_back({prefix + name, phi.*tensor, RowsOf::parameters});
 }
 
 }  // namespace attnspec::verify

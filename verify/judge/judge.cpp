@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "verify/judge/cases.hpp"
+#include "verify/laws/laws.hpp"
 
 namespace attnspec::verify {
 
@@ -19,7 +20,9 @@ Kernel for_operator(const Kernel& kernel, Operator op) {
 }
 
 void judge_operator(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
-  if (c.op == Operator::nsa_compress) {
+  if (c.law != Law::none) {
+    judge_law(kernel, c, result);
+  } else if (c.op == Operator::nsa_compress) {
     judge_compression(kernel, c, observe, result);
   } else if (c.op == Operator::nsa) {
     judge_nsa(kernel, c, observe, result);

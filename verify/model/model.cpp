@@ -13,6 +13,7 @@ Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Ope
   kernel.summary = std::move(summary);
   kernel.operators = std::move(operators);
   kernel.departures = departures;
+  kernel.equal_bits = kernel.equal_bits_backward = EqualBits::any_batch;
   kernel.unsupported = [](const Case&) { return std::nullopt; };
   const auto profile_of = [departures](const TensorView& input) { return make_profile(input.format, departures); };
   kernel.forward = [&stages, profile_of](const ForwardCall& call) { run(stages, profile_of(call.q), call); };

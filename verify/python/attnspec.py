@@ -32,6 +32,7 @@ ABI_VERSION = 1
 
 OPERATORS = ["dense", "selected", "moba_select", "moba", "nsa_compress", "nsa_compressed", "window", "nsa"]
 DTYPES = ["bf16", "fp16", "fp32"]
+EQUAL_BITS = ["none", "deterministic", "row-independent", "batch-invariant"]  # each with those before it
 NAMES = {  # of fields that hold one bit
     "gate": ["top_k", "window", "sink"],
     "phi": ["mean", "linear", "mlp"],
@@ -183,16 +184,20 @@ def fields_of(params):
 class Declaration:
     """What a kernel declares beside its functions."""
 
-    def __init__(self, operator, backward=None, departures="", exports_selection=True, summary="", dtypes=(), gates=(),
-                 phis=(), only_causal=False, only_equal_dims=False, only_equal_lengths=False, **limits):
-        """operator: one of OPERATORS; backward: a function, or None. Limits as in kernel_abi.h: dtypes, gates and phis as
+    def __init__(self, operator, backward=None, departures="", exports_selection=True, equal_bits="deterministic",
+                 unordered_backward=False, summary="", dtypes=(), gates=(), phis=(), only_causal=False, only_equal_dims=False, only_equal_lengths=False, **limits):
+        """operator: one of OPERATORS; backward: a function, or None. equal_bits: one of EQUAL_BITS, each of which includes
+        those before it; unordered_backward: it holds for the forward alone. Limits as in kernel_abi.h: dtypes, gates and phis as
         names, each other size as largest or (largest, multiple_of). Raises ValueError that names field and value."""
         if operator not in OPERATORS:
             raise ValueError(f"operator '{operator}': is none of {', '.join(OPERATORS)}")
         if backward is not None and operator not in BACKWARD:
             raise ValueError(f"backward: {operator} has none")
+        if equal_bits not in EQUAL_BITS:
+            raise ValueError(f"equal_bits '{equal_bits}': is none of {', '.join(EQUAL_BITS)}")
+        self.promises = exports_selection + (2 << EQUAL_BITS.index(equal_bits)) - 2 + 16 * unordered_backward
         self.operator, self.backward, self.departures = operator, backward, departures
-        self.exports_selection, self.summary = exports_selection, summary
+        self.summary = summary
         self.limits = Limits(bits("dtype", dtypes, DTYPES), bits("gate", gates, NAMES["gate"]),
                              bits("phi", phis, NAMES["phi"]), only_causal, only_equal_dims, only_equal_lengths)
         for name, limit in limits.items():
@@ -228,7 +233,7 @@ class Bridge:
         self.kernel = Kernel(
             ctypes.sizeof(Kernel), ABI_VERSION, 1, fn.__name__.encode(),
             (declaration.summary or "a Python function").encode(), declaration.departures.encode(),
-            1 << OPERATORS.index(op), 3 if declaration.exports_selection else 2)
+            1 << OPERATORS.index(op), declaration.promises)
         self.kernel.limits = declaration.limits
         self.set(op, fn)
         if declaration.backward is not None:

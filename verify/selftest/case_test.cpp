@@ -7,6 +7,7 @@
 
 #include <fstream>
 
+#include "verify/laws/laws.hpp"
 #include "verify/regimes.hpp"
 #include "verify/selftest/testing.hpp"
 
@@ -67,6 +68,8 @@ rc::Gen<Case> any_case() {
     if (selects(c.op) && c.causal)
       c.gate = *rc::gen::element(reference::Gate::top_k, reference::Gate::window, reference::Gate::sink);
     if (c.op == Operator::selected) c.shared_selection = *rc::gen::arbitrary<bool>();
+    const Law law = *rc::gen::elementOf(std::vector<Law>(std::begin(kLaws), std::end(kLaws)));
+    if (has_law(c.op, law) && c.session.empty() && (c.causal || law != Law::future)) c.law = law;
     return c;
   });
 }
@@ -101,7 +104,7 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "
-      "causal, scale, dtype, layout, regime, seed, session");
+      "causal, scale, dtype, layout, regime, seed, session, law");
   EXPECT_EQ(rejection("dense(block=4)").substr(0, 34), "case key 'block' with value '4': d");
   EXPECT_EQ(rejection("moba(block=4x)"), "block=4x: is not a whole number");
   EXPECT_EQ(rejection("moba(block=)"), "block=: is not a whole number");
@@ -116,6 +119,18 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(rejection("moba(block)"), "case key 'block': has no '='");
   EXPECT_EQ(rejection("moba(regime=odd)").substr(0, 30), "regime=odd: is none of normal,");
   EXPECT_EQ(rejection("moba(regime=normal:x)").substr(0, 20), "regime=normal:x: is ");
+}
+
+TEST(Case, RejectsLawsThatTheOperatorDoesNotHave) {
+  EXPECT_EQ(rejection("moba(law=fast)"),
+            "law=fast: is none of none, repeat, future, unselected, heads, strides, packing, decode, power");
+  EXPECT_EQ(rejection("dense(law=unselected)"),
+            "law=unselected: dense has the laws repeat, future, heads, strides, packing, decode, power");
+  EXPECT_EQ(rejection("nsa_compress(law=decode)"),
+            "law=decode: nsa_compress has the laws repeat, future, heads, strides, packing, power");
+  EXPECT_EQ(rejection("dense(session=again,law=heads)"),
+            "law=heads: has calls of its own, beside which there is no session");
+  EXPECT_EQ(rejection("dense(causal=0,law=future)"), "law=future: needs causal=1, else every query sees the future");
 }
 
 TEST(Case, RejectsInvalidProblems) {

@@ -134,6 +134,7 @@ TEST(CommandLine, ListsWhatThereIs) {
   EXPECT_NE(run("list operators").out.find("moba_select"), std::string::npos);
   EXPECT_NE(run("list kernels").out.find("model:moba"), std::string::npos);
   EXPECT_NE(run("list regimes").out.find("layer0, layer4"), std::string::npos);
+  EXPECT_NE(run("list laws").out.find("needs the promise batch-invariant"), std::string::npos);
   EXPECT_NE(run("list departures").out.find("rounded_partials"), std::string::npos);
   EXPECT_NE(run("list variations").out.find("benign:exp2"), std::string::npos);
   EXPECT_NE(run("list defects").out.find("defect:delta_missing"), std::string::npos);

@@ -190,6 +190,23 @@ Kernel all_of_the_model() {
   return all;
 }
 
+TEST(ForeignKernel, PromisesBitsInOrder) {
+  AttnspecKernel kernel = minimal();
+  const auto promised = [&](std::uint32_t promises) {
+    kernel.promises = promises;
+    const Kernel foreign = make_foreign_kernel(kernel, "x");
+    return std::pair(foreign.equal_bits, foreign.equal_bits_backward);
+  };
+  EXPECT_EQ(promised(0), std::pair(EqualBits::none, EqualBits::none));
+  const std::uint32_t all = ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
+  EXPECT_EQ(promised(all), std::pair(EqualBits::any_batch, EqualBits::any_batch));
+  EXPECT_EQ(promised(all | ATTNSPEC_UNORDERED_BACKWARD), std::pair(EqualBits::any_batch, EqualBits::none));
+  EXPECT_EQ(refusal_of([](auto& k) { k.promises = ATTNSPEC_ROW_INDEPENDENT; }),
+            "kernel 'x': promise ATTNSPEC_ROW_INDEPENDENT needs ATTNSPEC_DETERMINISTIC");
+  EXPECT_EQ(refusal_of([](auto& k) { k.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_BATCH_INVARIANT; }),
+            "kernel 'x': promise ATTNSPEC_BATCH_INVARIANT needs ATTNSPEC_ROW_INDEPENDENT");
+}
+
 /// Every sixteenth case of level 1 gives the mirror, which is the model kernel behind the C interface, what it gives
 /// the model kernel: the same rows with the same errors.
 TEST(Worker, CarriesEveryOperatorThereAndBack) {

@@ -74,6 +74,19 @@ class Check(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("FAIL value-out-of-bound future o[", out)
 
+    def test_is_held_to_the_laws_it_promises(self):
+        cases = [f"dense(lens=9+3,dtype=fp32,law={law})" for law in ("repeat", "packing")]
+        code, out, _ = outcome(lambda: attnspec.check(dense, "dense", cases=cases))
+        self.assertEqual(code, 0, out)
+        self.assertIn("1 pass, 1 not-supported", out)
+        self.assertIn("dense not held to the laws future, heads, strides, packing, decode: it does not promise to be "
+                      "row-independent\n", out)
+        self.assertEqual(attnspec.Declaration("dense", equal_bits="batch-invariant").promises, 15)
+        self.assertEqual(attnspec.Declaration("moba", equal_bits="none", exports_selection=False).promises, 0)
+        self.assertEqual(attnspec.Declaration("dense", unordered_backward=True).promises, 19)
+        with self.assertRaisesRegex(ValueError, "equal_bits 'exact': is none of none, deterministic"):
+            attnspec.Declaration("dense", equal_bits="exact")
+
     def test_finds_outputs_that_were_not_written(self):
         code, out, _ = outcome(lambda: attnspec.check(lambda **_: None, "dense", cases=["dense(lens=7)"]))
         self.assertEqual(code, 1)

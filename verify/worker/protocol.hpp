@@ -33,7 +33,8 @@ void fields(auto& a, Is<Hello> auto& x) { a(x.refusal, x.declaration); }
 void fields(auto& a, Is<Reply> auto& x) { a(x.outcome, x.message, x.workspace_bytes); }
 
 void fields(auto& a, Is<Declaration> auto& x) {
-  a(x.summary, x.departures, x.operators, x.forward_only, x.exports_selection, x.has_workspace, x.limits);
+  a(x.summary, x.departures, x.operators, x.forward_only, x.equal_bits, x.equal_bits_backward, x.exports_selection,
+    x.has_workspace, x.limits);
 }
 void fields(auto& a, Is<AttnspecLimits> auto& x) {
   a(x.dtypes, x.gates, x.phis, x.only_causal, x.only_equal_dims, x.only_equal_lengths, x.dk, x.dv, x.group, x.block,

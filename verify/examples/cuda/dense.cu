@@ -105,7 +105,7 @@ const AttnspecKernel* attnspec_kernel() {
     k.summary = "dense attention, one warp per query row";
     k.departures = "fp32_weights";
     k.operators = ATTNSPEC_DENSE;
-    k.promises = ATTNSPEC_DETERMINISTIC;
+    k.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
     k.dense = dense;
     k.limits.dtypes = ATTNSPEC_BF16 | ATTNSPEC_FP32;
     k.limits.dk.largest = k.limits.dv.largest = kMostDim;

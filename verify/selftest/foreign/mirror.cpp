@@ -179,7 +179,8 @@ AttnspecKernel mirror() {
   kernel.summary = "the model kernel";
   kernel.departures = "";
   kernel.operators = 255;
-  kernel.promises = ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.dense = forward<Operator::dense>;
   kernel.dense_backward = backward<Operator::dense>;

@@ -1,0 +1,121 @@
+#include "verify/laws/changes.hpp"
+
+#include <algorithm>
+
+#include "verify/random.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+/// Twins of one case that change other blocks.
+constexpr std::uint64_t kMostTwins = 2;
+
+std::optional<RowPlace> stay(const RowPlace& row) { return row; }
+
+/// Another finite number, no larger than it or 1.
+double changed(double x, std::int64_t d) { return x == 0 ? 1 : (d % 2 == 0 ? -x : x) / 2; }
+
+void change_row(const Case& c, reference::Tensor& tensor, std::int64_t token, std::int64_t head) {
+  for (std::int64_t d = 0; d < tensor.dim; ++d)
+    tensor.at(token, head)[d] = reference::round_to(changed(tensor.at(token, head)[d], d), c.dtype);
+}
+
+/// Changes the rows of a tensor that `is_changed` names.
+template <class Predicate>
+void change_rows(const Case& c, reference::Tensor& tensor, RowsOf of, const Predicate& is_changed) {
+  if (tensor.values.empty()) return;
+  for_each_row(c, of, tensor.tokens, tensor.heads, [&](const RowPlace& row, std::int64_t token) {
+    if (is_changed(row)) change_row(c, tensor, token, row.head);
+  });
+}
+
+std::int64_t at(const std::vector<std::int64_t>& of_sequences, const RowPlace& row) {
+  return of_sequences[static_cast<std::size_t>(row.sequence)];
+}
+
+/// The position of the last token that a row is made of, or that its query may see.
+std::int64_t position(const Case& c, const RowPlace& row) {
+  const auto s = static_cast<std::size_t>(row.sequence);
+  if (row.of == RowsOf::queries) return row.token + c.lens[s] - c.q_lens[s];
+  if (row.of == RowsOf::compressed_rows) return row.token * c.compress_stride + c.compress_block - 1;
+  return row.token;
+}
+
+/// One of 0 .. n - 1 for each sequence; -1 where n is 0.
+std::vector<std::int64_t> draw_below(const Random& random, const std::vector<std::int64_t>& n) {
+  std::vector<std::int64_t> drawn;
+  for (std::size_t s = 0; s < n.size(); ++s) drawn.push_back(n[s] > 0 ? random.below(n[s], s) : -1);
+  return drawn;
+}
+
+}  // namespace
+
+std::vector<Twin> future_twins(const FirstCall& first) {
+  const Case& c = first.c;
+  std::vector<std::int64_t> choices = c.lens;
+  for (std::int64_t& n : choices) n = std::max<std::int64_t>(0, n - 1);  // something must come after it
+  const std::vector<std::int64_t> last = draw_below(Random(c.seed, "future"), choices);
+  const auto is_later = [&c, last](const RowPlace& row) { return position(c, row) > at(last, row); };
+  Twin twin{c, first.inputs, stay, {}};
+  for (const auto& [tensor, rows] : input_tensors(c)) change_rows(c, twin.inputs.*tensor, rows, is_later);
+  reference::Selection& selection = twin.inputs.selection;
+  if (!selection.blocks.empty())
+    for_each_row(c, RowsOf::queries, selection.tokens, selection.heads, [&](const RowPlace& row, std::int64_t token) {
+      if (is_later(row)) std::ranges::fill(selection.row(token, row.head), -1);
+    });
+  twin.speaks_of = [is_later](const std::string& output, const RowPlace& row) {  // not of sums over later queries
+    return (row.of == RowsOf::queries || output.ends_with("rows")) && !is_later(row);
+  };
+  return {twin};
+}
+
+namespace {
+
+/// Whether a query row may attend to a block, by the selection that it has.
+bool selects_block(const Case& c, const reference::Selection& selection, const std::vector<std::int64_t>& q_offsets,
+                   const RowPlace& row, std::int64_t block) {
+  const std::int64_t head = selection.heads == row.heads ? row.head : row.head / (c.heads / c.kv_heads);
+  const auto blocks = selection.row(at(q_offsets, row) + row.token, head);
+  return std::ranges::find(blocks, block) != blocks.end();
+}
+
+}  // namespace
+
+std::vector<Twin> unselected_twins(const FirstCall& first) {
+  const Case& c = first.c;
+  const bool has_blocks = c.op != Operator::window, has_window = !has_blocks || c.op == Operator::nsa;
+  const reference::Selection& selection = c.op == Operator::selected ? first.inputs.selection : first.outputs.selection;
+  if (has_blocks && selection.blocks.empty()) return {};
+  if (c.shared_kv) return {};  // the compressed branch reads all values
+  std::vector<std::int64_t> blocks = c.lens;
+  for (std::int64_t& n : blocks) n = (n + c.block - 1) / c.block;
+  std::vector<Twin> twins;
+  for (std::uint64_t i = 0; i < kMostTwins; ++i) {
+    const auto block = draw_below(Random(c.seed + i, "block"), blocks),
+               key = draw_below(Random(c.seed + i, "key"), c.lens);
+    Twin twin{c, first.inputs, stay, {}};
+    if (has_blocks)
+      change_rows(c, c.op == Operator::nsa ? twin.inputs.v_selected : twin.inputs.v, RowsOf::keys,
+                  [&](const RowPlace& row) { return row.token / c.block == at(block, row); });
+    if (has_window)
+      change_rows(c, c.op == Operator::nsa ? twin.inputs.v_window : twin.inputs.v, RowsOf::keys,
+                  [&](const RowPlace& row) { return row.token == at(key, row); });
+    const auto offsets = row_offsets(c, RowsOf::queries, 0);
+    twin.speaks_of = [=, &c, &selection](const std::string& output, const RowPlace& row) {
+      if (output == "selection" || output.ends_with("lse")) return true;
+      if (row.of == RowsOf::keys && output.ends_with("dv")) return true;
+      if (output.starts_with("compressed.") || row.of == RowsOf::compressed_rows || output.starts_with("phi_"))
+        return true;
+      if (row.of != RowsOf::queries) return false;
+      const std::int64_t t = position(c, row);
+      const bool sees_key = has_window && at(key, row) <= t && at(key, row) > t - c.window;
+      const bool sees_block = has_blocks && selects_block(c, selection, offsets, row, at(block, row));
+      return !(sees_key && output != "selected.o") && !(sees_block && output != "window.o");
+    };
+    twins.push_back(std::move(twin));
+  }
+  return twins;
+}
+
+}  // namespace attnspec::verify

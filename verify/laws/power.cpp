@@ -1,0 +1,135 @@
+#include "verify/laws/power.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "reference/noise.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+using reference::Tensor;
+
+/// Powers of two that values and the given gradient are multiplied by.
+constexpr int kValues = 3, kGradient = 2;
+/// Numbers below this share of a tensor's largest are taken for 0.
+constexpr double kLeast = 0x1p-6;
+/// Scores of a row may differ by so much: weights are at least 2^-18.
+constexpr double kMostSpread = 12;
+/// Softmax scales below it, but for 0, would make gradients too small.
+constexpr double kLeastScale = 0x1p-10;
+
+double largest(const Tensor& tensor) {
+  double most = 0;
+  for (const double x : tensor.values) most = std::max(most, std::abs(x));
+  return most;
+}
+
+void multiply(const Case& c, Tensor& tensor, double factor) {
+  for (double& x : tensor.values) x = reference::round_to(x * factor, c.dtype);
+}
+
+void drop_small(Tensor& tensor) {
+  const double least = kLeast * largest(tensor);
+  for (double& x : tensor.values)
+    if (std::abs(x) < least) x = 0;
+}
+
+/// Brings the largest number into 1 .. 2.
+void normalise(const Case& c, Tensor& tensor) {
+  if (const double most = largest(tensor); most > 0)
+    multiply(c, tensor, reference::power_of_two(-static_cast<int>(std::floor(std::log2(most)))));
+}
+
+/// The largest difference between two scores of a query with keys of its sequence.
+double score_spread(const Case& c, const Tensor& q, const Tensor& k, RowsOf keys) {
+  const auto q_offsets = row_offsets(c, RowsOf::queries, 0), k_offsets = row_offsets(c, keys, 0);
+  const std::int64_t group = c.heads / c.kv_heads;
+  double spread = 0;
+  for (std::size_t s = 0; s + 1 < q_offsets.size(); ++s) {
+    if (k_offsets[s] == k_offsets[s + 1]) continue;
+    for (std::int64_t h = 0; h < c.heads; ++h) {
+      const reference::Rows of_head = k.rows(k_offsets[s], k_offsets[s + 1], h / group);
+      for (std::int64_t token = q_offsets[s]; token < q_offsets[s + 1]; ++token) {
+        const reference::Vector scores = c.scale * (of_head * q.row(token, h));
+        spread = std::max(spread, scores.maxCoeff() - scores.minCoeff());
+      }
+    }
+  }
+  return spread;
+}
+
+/// That of the tokens; the mean of several of them spreads no more.
+double token_spread(const Case& c, const Inputs& inputs) {
+  const RowsOf keys = c.op == Operator::nsa_compressed ? RowsOf::compressed_rows : RowsOf::keys;
+  double spread = score_spread(c, inputs.q, inputs.k, keys);
+  for (const Tensor* k : {&inputs.k_selected, &inputs.k_window})
+    if (c.op == Operator::nsa) spread = std::max(spread, score_spread(c, inputs.q, *k, keys));
+  return spread;
+}
+
+bool has_linear_values(const Case& c) { return !compresses(c.op) || c.phi == reference::Phi::mean; }
+
+/// Powers of two by which one output depends on the values and on the gradient given.
+struct Degrees {
+  int values, gradient;
+};
+Degrees degrees(const Case& c, const std::string& output) {
+  const std::string last = output.substr(output.rfind('.') + 1);
+  if (output == "selection" || last == "lse" || output == "phi_k.rows") return {0, 0};
+  if (last == "o" || last == "rows") return {1, 0};
+  if (c.op == Operator::nsa_compress || last == "dv" || output.starts_with("phi_v.")) return {0, 1};
+  return {1, 1};
+}
+
+/// Whether everything on the way to an output that scales is stored in formats whose exponents reach far enough: fp16
+/// does not hold P~ and dS alone, which would do no harm.
+bool scales_in_half(const Case& c, const std::string& output, bool has_half_partials) {
+  const auto [values, gradient] = degrees(c, output);
+  if (values == 0 && gradient == 0) return true;
+  if (gradient > 0 || has_half_partials) return false;
+  return c.op != Operator::nsa || (output != "o" && output != "compressed.o");
+}
+
+}  // namespace
+
+void prepare_power(const Case& c, Inputs& inputs) {
+  for (const auto& [member, rows] : input_tensors(c)) {
+    Tensor& tensor = inputs.*member;
+    if (member != &Inputs::gates) normalise(c, tensor);
+    drop_small(tensor);
+  }
+  for (const auto phi : {&Inputs::phi_k, &Inputs::phi_v})
+    for (const auto& [name, part] : kPhiParts<Tensor>) drop_small(inputs.*phi.*part);
+  if (!attends(c.op)) return;
+  for (double spread = token_spread(c, inputs); spread > kMostSpread; spread = token_spread(c, inputs))
+    multiply(c, inputs.q, reference::power_of_two(-static_cast<int>(std::ceil(std::log2(spread / kMostSpread)))));
+}
+
+std::vector<Twin> power_twins(const FirstCall& first) {
+  const Case& c = first.c;
+  if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kLeastScale) return {};
+  if (c.op == Operator::nsa &&
+      score_spread(c, first.inputs.q, first.outputs.at("phi_k.rows").values, RowsOf::compressed_rows) > kMostSpread)
+    return {};
+  const bool is_half = c.dtype == Format::fp16;
+  const int values = has_linear_values(c) ? kValues : 0, gradient = is_half ? 0 : kGradient;
+  if (values == 0 && gradient == 0) return {};
+  Twin twin{c, first.inputs, [](const RowPlace& row) { return row; }, {}};
+  for (Tensor Inputs::*tensor : {&Inputs::v, &Inputs::v_selected, &Inputs::v_window})
+    multiply(c, twin.inputs.*tensor, reference::power_of_two(values));
+  if (c.op == Operator::nsa_compress) multiply(c, twin.inputs.k, reference::power_of_two(values));
+  multiply(c, twin.inputs.d_o, reference::power_of_two(gradient));
+  twin.exponent = [&c, values, gradient](const std::string& output) {
+    const Degrees d = degrees(c, output);
+    return d.values * values + d.gradient * gradient;
+  };
+  const bool has_half_partials = make_profile(c.dtype, first.kernel.departures).partial == Format::fp16;
+  twin.speaks_of = [&c, is_half, has_half_partials](const std::string& output, const RowPlace&) {
+    return !is_half || scales_in_half(c, output, has_half_partials);
+  };
+  return {twin};
+}
+
+}  // namespace attnspec::verify

@@ -1,0 +1,82 @@
+#include "verify/laws/twin.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+namespace attnspec::verify {
+
+using reference::Selection;
+using reference::Tensor;
+
+const Output& Outputs::at(const std::string& name) const {
+  for (const Output& output : tensors)
+    if (output.name == name) return output;
+  throw std::out_of_range(name);
+}
+
+std::vector<std::int64_t> row_offsets(const Case& c, RowsOf of, std::int64_t tokens) {
+  std::vector<std::int64_t> counts{tokens}, offsets{0};
+  if (of == RowsOf::queries) counts = query_rows(c);
+  if (of == RowsOf::keys) counts = c.lens;
+  if (of == RowsOf::compressed_rows) counts = compressed_rows(c);
+  std::partial_sum(counts.begin(), counts.end(), std::back_inserter(offsets));
+  return offsets;
+}
+
+std::vector<InputTensor> input_tensors(const Case& c) {
+  const RowsOf keys = c.op == Operator::nsa_compressed ? RowsOf::compressed_rows : RowsOf::keys;
+  const RowsOf gradients = c.op == Operator::nsa_compress ? RowsOf::compressed_rows : RowsOf::queries;
+  return {{&Inputs::q, RowsOf::queries},
+          {&Inputs::k, keys},
+          {&Inputs::v, keys},
+          {&Inputs::d_o, gradients},
+          {&Inputs::gates, RowsOf::queries},
+          {&Inputs::k_selected, RowsOf::keys},
+          {&Inputs::v_selected, RowsOf::keys},
+          {&Inputs::k_window, RowsOf::keys},
+          {&Inputs::v_window, RowsOf::keys}};
+}
+
+namespace {
+
+/// Calls copy(from token, from head, to token, to head) for every row that is in the twin.
+template <class Copy>
+void copy_rows(const Case& from, const Case& to, RowsOf of, std::int64_t tokens, std::int64_t heads, const Move& move,
+               const Copy& copy) {
+  const std::vector<std::int64_t> offsets = row_offsets(to, of, tokens);
+  for_each_row(from, of, tokens, heads, [&](const RowPlace& row, std::int64_t token) {
+    if (const auto place = move(row))
+      copy(token, row.head, offsets[static_cast<std::size_t>(place->sequence)] + place->token, place->head);
+  });
+}
+
+Tensor moved(const Tensor& tensor, const Case& from, const Case& to, RowsOf of, const Move& move) {
+  if (tensor.values.empty()) return tensor;
+  Tensor result(row_offsets(to, of, tensor.tokens).back(), tensor.heads, tensor.dim);
+  copy_rows(from, to, of, tensor.tokens, tensor.heads, move,
+            [&](std::int64_t token, std::int64_t head, std::int64_t to_token, std::int64_t to_head) {
+              result.row(to_token, to_head) = tensor.row(token, head);
+            });
+  return result;
+}
+
+}  // namespace
+
+Inputs moved(const Case& from, const Inputs& inputs, const Case& to, const Move& move) {
+  Inputs result;
+  for (const auto& [tensor, rows] : input_tensors(from)) result.*tensor = moved(inputs.*tensor, from, to, rows, move);
+  for (const auto phi : {&Inputs::phi_k, &Inputs::phi_v})
+    result.*phi =
+        map_parts(inputs.*phi, [&](const Tensor& tensor) { return moved(tensor, from, to, RowsOf::parameters, move); });
+  const Selection& selection = inputs.selection;
+  if (selection.blocks.empty()) return result;
+  result.selection = Selection(row_offsets(to, RowsOf::queries, 0).back(), selection.heads, selection.slots);
+  copy_rows(from, to, RowsOf::queries, selection.tokens, selection.heads, move,
+            [&](std::int64_t token, std::int64_t head, std::int64_t to_token, std::int64_t to_head) {
+              std::ranges::copy(selection.row(token, head), result.selection.row(to_token, to_head).begin());
+            });
+  return result;
+}
+
+}  // namespace attnspec::verify

@@ -1,0 +1,88 @@
+// What a law compares: the rows of a first call with those of its twins.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "verify/calls/guarded_run.hpp"
+#include "verify/case.hpp"
+#include "verify/kernel.hpp"
+#include "verify/regimes.hpp"
+
+namespace attnspec::verify {
+
+/// Where a row is among the tensors of a case.
+struct RowPlace {
+  RowsOf of;
+  std::int64_t heads;     // of its tensor
+  std::int64_t sequence;  // 0 of parameters
+  std::int64_t token;     // in its sequence
+  std::int64_t head;
+};
+
+/// An output of a call: its numbers, and the format they are stored in.
+struct Output {
+  std::string name;
+  RowsOf rows;
+  Format format;
+  reference::Tensor values;
+};
+
+/// What a kernel made of its inputs.
+struct Outputs {
+  std::vector<Output> tensors;
+  reference::Selection selection;  // without rows where the kernel exports none
+
+  /// Throws std::out_of_range where there is none.
+  const Output& at(const std::string& name) const;
+};
+
+struct FirstCall {
+  const Kernel& kernel;
+  const Case& c;
+  const Inputs& inputs;
+  const Outputs& outputs;
+};
+
+/// Where a row of the first call is in a twin; none where it is not there.
+using Move = std::function<std::optional<RowPlace>(const RowPlace&)>;
+
+/// Another call, and what the law says of it.
+struct Twin {
+  Case c;
+  Inputs inputs;
+  Move move;
+  /// Whether the law speaks of a row of this output; "selection" is one. Asked of rows that the twin has.
+  std::function<bool(const std::string& output, const RowPlace&)> speaks_of;
+  /// The output is that of the first call times 2^exponent. Empty: 0.
+  std::function<int(const std::string& output)> exponent{};
+};
+
+/// The first row of each sequence in a tensor of so many rows, and their number. Parameters are one sequence.
+std::vector<std::int64_t> row_offsets(const Case& c, RowsOf of, std::int64_t tokens);
+
+/// Calls visit(place, packed token) for every row of a tensor.
+template <class Visit>
+void for_each_row(const Case& c, RowsOf of, std::int64_t tokens, std::int64_t heads, const Visit& visit) {
+  const std::vector<std::int64_t> offsets = row_offsets(c, of, tokens);
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+    for (std::int64_t token = offsets[s]; token < offsets[s + 1]; ++token)
+      for (std::int64_t head = 0; head < heads; ++head)
+        visit(RowPlace{of, heads, static_cast<std::int64_t>(s), token - offsets[s], head}, token);
+}
+
+/// A tensor of the inputs.
+struct InputTensor {
+  reference::Tensor Inputs::*tensor;
+  RowsOf rows;
+};
+/// All of them, but for the parameters of phi.
+std::vector<InputTensor> input_tensors(const Case& c);
+
+/// The inputs of a twin: every row of the first call's that is in it.
+Inputs moved(const Case& from, const Inputs& inputs, const Case& to, const Move& move);
+
+}  // namespace attnspec::verify

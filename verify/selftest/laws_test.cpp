@@ -1,0 +1,145 @@
+// Laws: what breaks them is found and named, what they have nothing to say of does not count as passed, and a kernel is
+// held to what it promises.
+
+#include "verify/laws/laws.hpp"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <set>
+#include <string>
+
+#include "verify/judge.hpp"
+#include "verify/levels.hpp"
+#include "verify/model/model.hpp"
+#include "verify/report.hpp"
+
+namespace attnspec::verify {
+namespace {
+
+Kernel model_kernel(Operator op) {
+  return model::make_kernel("model:x", "the model kernel", {op}, model::correct_stages());
+}
+
+/// The model kernel, whose lse is changed after its forward.
+Kernel altered(Operator op, std::function<void(const ForwardCall&)> change) {
+  Kernel kernel = model_kernel(op);
+  kernel.forward = [op, change](const ForwardCall& call) {
+    model_kernel(op).forward(call);
+    change(call);
+  };
+  return kernel;
+}
+
+CaseResult judged(const Kernel& kernel, const char* text) { return judge(kernel, parse_case(text)); }
+
+TEST(Laws, HoldOfTheModelKernelOnLevelOne) {
+  for (const Operator op : kOperators) {
+    std::set<Law> passed;
+    for (const Case& c : level_cases(op, 1)) {
+      if (c.law == Law::none) continue;
+      const CaseResult result = judge(model_kernel(op), c);
+      ASSERT_FALSE(is_finding(result.verdict)) << failure_line(result, result.findings.front());
+      if (result.verdict == Verdict::pass) passed.insert(c.law);
+    }
+    for (const Law law : kLaws) EXPECT_EQ(passed.count(law), has_law(op, law)) << name(op) << " " << name(law);
+  }
+}
+
+/// A row that depends on the last key, which only the last query sees.
+Kernel reading_the_future() {
+  return altered(Operator::dense, [](const ForwardCall& call) {
+    const double last = call.k.load(call.k.tokens - 1, 0, 0);
+    call.lse.store(2, 0, 0, call.lse.load(2, 0, 0) * (1 + 0x1p-23 * (last > 0)));
+  });
+}
+
+TEST(Laws, NameTheLawThePlaceAndBothBitPatterns) {
+  const CaseResult result = judged(reading_the_future(), "dense(lens=9,law=future)");
+  ASSERT_EQ(result.verdict, Verdict::law_broken);
+  const Finding& finding = result.findings.front();
+  EXPECT_EQ(finding.output, "lse");
+  EXPECT_EQ(finding.token, 2);
+  EXPECT_NE(finding.detail.find("law future: 0x"), std::string::npos) << finding.detail;
+  EXPECT_NE(finding.detail.find(" where the first call has 0x"), std::string::npos) << finding.detail;
+  EXPECT_NE(finding.detail.find(", bits "), std::string::npos);
+  EXPECT_NE(failure_line(result, finding).find("FAIL law-broken model:x lse[seq=0,token=2,head=0] => law future"),
+            std::string::npos);
+  EXPECT_EQ(judged(reading_the_future(), "dense(lens=9,law=repeat)").verdict, Verdict::pass);
+}
+
+TEST(Laws, DoNotPassWithoutARowToCompare) {
+  for (const char* text : {"moba(lens=40,law=heads)", "moba(lens=40,law=packing)", "moba(lens=1,law=decode)",
+                           "nsa(lens=40,shared_kv=1,law=unselected)", "dense(lens=0,law=repeat)",
+                           "nsa(lens=40,phi=mlp,dtype=fp16,law=power)"}) {
+    const Case c = parse_case(text);
+    const CaseResult result = judge(model_kernel(c.op), c);
+    EXPECT_EQ(result.verdict, Verdict::not_supported) << text;
+    EXPECT_EQ(result.reason, std::string("law ") + name(c.law) + ": nothing of the case is compared by it");
+  }
+}
+
+TEST(Laws, BindWhoPromises) {
+  Kernel kernel = reading_the_future();
+  kernel.equal_bits = EqualBits::same_call;
+  const CaseResult result = judged(kernel, "dense(lens=9,law=future)");
+  EXPECT_EQ(result.verdict, Verdict::not_supported);
+  EXPECT_EQ(result.reason, "law future: the kernel does not promise to be row-independent");
+  EXPECT_EQ(laws_not_held(kernel),
+            "model:x not held to the laws future, heads, strides, packing, decode: it does not promise to be "
+            "row-independent\n");
+  kernel = model_kernel(Operator::window);
+  EXPECT_EQ(laws_not_held(kernel), "");
+  kernel.equal_bits_backward = EqualBits::none;
+  EXPECT_EQ(laws_not_held(kernel),
+            "the backward of model:x not held to the laws repeat, future, unselected, heads, strides, packing, decode, "
+            "power: it does not promise to be deterministic\n");
+  EXPECT_EQ(judged(kernel, "window(lens=9+3,law=packing)").outputs.size(), 2u) << "o and lse";
+}
+
+/// lse of one row is off by one place every other time.
+Kernel restless(EqualBits promise) {
+  const auto run = std::make_shared<int>(0);
+  Kernel kernel = altered(Operator::dense, [run](const ForwardCall& call) {
+    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) * (1 + 0x1p-23 * ((*run)++ % 3 == 0)));
+  });
+  kernel.equal_bits = promise;
+  return kernel;
+}
+
+TEST(Laws, ACallThatMayDifferIsNotAccusedOfIt) {
+  EXPECT_EQ(judged(restless(EqualBits::same_call), "dense(lens=9)").verdict, Verdict::nondeterministic);
+  EXPECT_EQ(judged(restless(EqualBits::none), "dense(lens=9)").verdict, Verdict::pass);
+  EXPECT_EQ(judged(restless(EqualBits::none), "dense(lens=9,law=repeat)").verdict, Verdict::not_supported);
+}
+
+TEST(Laws, WhatSuchACallReadsOutsideItsTensorsStillShows) {
+  Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
+    const auto* after = static_cast<std::uint16_t*>(call.v.data) + call.v.tokens * call.v.token_stride;
+    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) + 0x1p-30 * decode_bf16(*after));
+  });
+  kernel.equal_bits = EqualBits::none;
+  EXPECT_EQ(judged(kernel, "dense(lens=9)").verdict, Verdict::non_finite);
+}
+
+TEST(Laws, RepeatCountsLaunches) {
+  const CaseResult result = judged(model_kernel(Operator::dense), "dense(lens=9,law=repeat)");
+  EXPECT_EQ(result.launches, 20);
+  EXPECT_NE(details(result).find("20 launches: at 95 % fewer than 0.15 of them give other bits"), std::string::npos);
+}
+
+TEST(Laws, AMalformedSelectionIsGivenToNoBackward) {
+  Kernel kernel = altered(Operator::moba, [](const ForwardCall& call) { call.selection.data[0] = 77; });
+  kernel.backward = [](const BackwardCall&) { FAIL() << "was called"; };
+  EXPECT_EQ(judged(kernel, "moba(lens=40,block=8,law=repeat)").verdict, Verdict::selection_mismatch);
+}
+
+TEST(Laws, LeaveOutTheSignOfZero) {
+  const Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
+    call.o.store(0, 0, 0, call.k.load(call.k.tokens - 1, 0, 0) > 0 ? 0.0 : -0.0);
+  });
+  EXPECT_EQ(judged(kernel, "dense(lens=9,law=future)").verdict, Verdict::pass);
+}
+
+}  // namespace
+}  // namespace attnspec::verify
