@@ -78,9 +78,16 @@ void HostTensor::surround(Surroundings with) {
   std::copy(surrounded_.begin(), surrounded_.end(), bytes_.begin());
 }
 
-void HostTensor::fill_rows(std::byte with) {
+void HostTensor::fill_rows_with_nan() {
   for_each_row([&](std::size_t first, std::size_t size) {
-    std::fill_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size, with);
+    std::fill_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size, std::byte{0xff});
+  });
+}
+
+void HostTensor::fill_rows(const Random& random) {
+  for_each_row([&](std::size_t first, std::size_t size) {
+    for (std::size_t i = first; i < first + size; ++i)
+      bytes_[i] = static_cast<std::byte>(random.bits(i / 8) >> i % 8 * 8);
   });
 }
 

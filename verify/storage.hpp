@@ -11,6 +11,7 @@
 
 #include "reference/format.hpp"
 #include "reference/tensor.hpp"
+#include "verify/random.hpp"
 
 namespace attnspec::verify {
 
@@ -106,8 +107,9 @@ class HostTensor {
 
   /// Fills everything outside the rows.
   void surround(Surroundings with);
-  /// Fills the rows with one byte: 0xff makes NaN, which no kernel may leave behind.
-  void fill_rows(std::byte with);
+  /// Fills the rows: with NaN, which no kernel may leave behind, or with bytes that nobody can foresee.
+  void fill_rows_with_nan();
+  void fill_rows(const Random& random);
   /// The bits of the rows, one after the other.
   std::vector<std::byte> rows() const;
   /// Whether everything outside the rows is as `surround` left it.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <ostream>
 #include <set>
 #include <string>
 
@@ -21,8 +22,8 @@ struct Adversary {
 };
 
 const Adversary kAdversaries[] = {
-    {"keeps_by_address", verify::Operator::dense, {value_out_of_bound, non_finite}},
-    {"keeps_by_shape", verify::Operator::dense, {value_out_of_bound, non_finite}},
+    {"keeps_by_address", verify::Operator::dense, {value_out_of_bound, non_finite, law_broken}},
+    {"keeps_by_shape", verify::Operator::dense, {value_out_of_bound, non_finite, law_broken}},
     {"knows_the_fill", verify::Operator::dense, {value_out_of_bound, nondeterministic, stray_read}},
     {"leaves_early", verify::Operator::dense, {crash}},
     {"writes_outside", verify::Operator::dense, {stray_write}},
@@ -38,6 +39,8 @@ const Adversary kAdversaries[] = {
 verify::Kernel load(const std::string& name) {
   return verify::load_kernel(std::string(ATTNSPEC_ADVERSARIES_DIR) + "/" + name + ".so");
 }
+
+void PrintTo(const Adversary& adversary, std::ostream* out) { *out << adversary.name; }
 
 class Adversaries : public testing::TestWithParam<Adversary> {};
 

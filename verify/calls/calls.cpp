@@ -19,7 +19,7 @@ void Calls::run(const std::vector<NamedTensor>& inputs, const std::vector<NamedT
                 const std::function<void()>& call, CaseResult& result) {
   const bool repeats = promise >= EqualBits::same_call;
   for (const auto& [verdict, tensor, what] :
-       run_guarded({inputs, outputs, selection, use, given_, workspace_, repeats, call}))
+       run_guarded({inputs, outputs, selection, use, given_, workspace_, case_.seed, repeats, call}))
     result.add({.verdict = verdict, .output = tensor, .detail = what});
 }
 

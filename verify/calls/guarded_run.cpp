@@ -23,12 +23,15 @@ Written run_among(Surroundings surroundings, const GuardedCall& call, std::vecto
   const auto stray = [&](const std::string& tensor, const char* what) {
     faults.push_back({Verdict::stray_write, tensor, what});
   };
-  const std::byte unwritten = surroundings == Surroundings::nan ? std::byte{0xff} : std::byte{0x5a};
+  const auto fill = [&](HostTensor& tensor, const std::string& name) {
+    if (surroundings == Surroundings::nan) return tensor.fill_rows_with_nan();
+    tensor.fill_rows(Random(call.seed, "before " + name));
+  };
   for (const auto* list : {&call.inputs, &call.outputs})
     for (const auto& [name, tensor, rows] : *list) tensor.get().surround(surroundings);
-  for (const auto& [name, tensor, rows] : call.outputs) tensor.get().fill_rows(unwritten);
+  for (const auto& [name, tensor, rows] : call.outputs) fill(tensor, name);
   call.workspace.surround(surroundings);
-  call.workspace.fill_rows(unwritten);
+  fill(call.workspace, "workspace");
   call.memory.prepare(call.selection, call.selection_use, surroundings);
   std::vector<std::vector<std::byte>> before;
   for (const auto& [name, tensor, rows] : call.inputs) before.push_back(tensor.get().rows());

@@ -53,6 +53,7 @@ struct GuardedCall {
   SelectionUse selection_use;
   HostSelection& memory;  // where the kernel finds it
   HostTensor& workspace;  // scratch that holds other bytes before every run and may hold any after it
+  std::uint64_t seed;     // of the bytes
   bool repeats;           // whether the kernel promises that the same call again gives the same bits
   std::function<void()> run;
 };

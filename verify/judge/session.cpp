@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory_resource>
+#include <span>
+#include <vector>
 
 #include "verify/judge.hpp"
 #include "verify/judge/cases.hpp"
@@ -54,6 +57,42 @@ class PlacedMemory : public std::pmr::memory_resource {
   std::size_t place_ = 0, next_ = 0;
 };
 
+/// One workspace for all calls, which find in it what the last one left, as a caller's would.
+class KeptWorkspace {
+ public:
+  explicit KeptWorkspace(std::pmr::memory_resource* memory) : bytes_(memory) {}
+
+  /// Makes a kernel use it.
+  void lend(Kernel& kernel) {
+    lend(kernel.forward);
+    lend(kernel.backward);
+    lend(kernel.compress);
+    lend(kernel.compress_backward);
+    lend(kernel.nsa);
+    lend(kernel.nsa_backward);
+  }
+
+ private:
+  template <class Call>
+  void lend(std::function<void(const Call&)>& function) {
+    if (!function) return;
+    function = [this, function](const Call& given) {
+      Call call = given;
+      auto& workspace = [&]() -> std::span<std::byte>& {
+        if constexpr (requires { call.forward; })
+          return call.forward.workspace;
+        else
+          return call.workspace;
+      }();
+      bytes_.resize(std::max(bytes_.size(), workspace.size()));
+      if (!workspace.empty()) workspace = {bytes_.data(), workspace.size()};
+      function(call);
+    };
+  }
+
+  std::pmr::vector<std::byte> bytes_;
+};
+
 /// Adds what was judged of one output to what was judged of it before.
 void add(const OutputSummary& output, std::vector<OutputSummary>& sums) {
   const auto found =
@@ -80,6 +119,8 @@ void judge_session(const Kernel& kernel, const Case& c, const RowObserver& obser
   PlacedMemory memory(kernel.memory);
   Kernel placed = kernel;
   placed.memory = &memory;
+  KeptWorkspace workspace(kernel.memory);
+  workspace.lend(placed);
   const std::vector<SessionCall> calls = session_calls(c);
   for (std::size_t i = 0; i < calls.size() && !is_finding(result.verdict); ++i) {
     if (kernel.unsupported(calls[i].c)) continue;

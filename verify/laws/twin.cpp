@@ -52,7 +52,7 @@ void copy_rows(const Case& from, const Case& to, RowsOf of, std::int64_t tokens,
 }
 
 Tensor moved(const Tensor& tensor, const Case& from, const Case& to, RowsOf of, const Move& move) {
-  if (tensor.values.empty()) return tensor;
+  if (tensor.values.empty()) return {tensor.tokens, tensor.heads, tensor.dim};
   Tensor result(row_offsets(to, of, tensor.tokens).back(), tensor.heads, tensor.dim);
   copy_rows(from, to, of, tensor.tokens, tensor.heads, move,
             [&](std::int64_t token, std::int64_t head, std::int64_t to_token, std::int64_t to_head) {
