@@ -56,11 +56,11 @@ TEST(Generate, TheFirstCasesAreKnown) {
   const std::vector<Case> cases = first_cases({Operator::moba, Operator::nsa}, 0, 2);
   EXPECT_EQ(print(cases[0]),
             "moba(lens=63+1+65+64,q_lens=69+5+41+64,dk=1,dv=7,top_k=1,gate=window,dtype=fp16,regime=head_tagged,"
-            "seed=2046,law=repeat)");
+            "seed=795480)");
   EXPECT_EQ(print(cases[1]),
             "nsa(lens=115+32+0+16+4+1+9+12,q_lens=115+32+0+16+1+0+9+12,heads=3,kv_heads=1,dk=4,dv=2,block=12,compress_"
             "block=9,compress_stride=3,top_n=10,initial_blocks=0,local_blocks=1,window=135,shared_kv=1,scale=0.01,"
-            "dtype=fp16,regime=descending_magnitude,seed=518686)");
+            "dtype=fp16,regime=descending_magnitude,seed=551233)");
 }
 
 TEST(Generate, KeepsToTheLawsWanted) {
