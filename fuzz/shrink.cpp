@@ -187,7 +187,7 @@ const std::vector<Simpler>& ways_to_simplify() {
   return all;
 }
 
-Shrunk shrink(const Kernel& kernel, const CaseResult& failing, const std::function<bool()>& stop) {
+Shrunk shrink(const Judge& judge, const CaseResult& failing, const std::function<bool()>& stop) {
   Shrunk shrunk{failing, 0};
   std::set<std::string> judged{print(failing.c)};
   const auto last = std::chrono::steady_clock::now() + std::chrono::duration<double>(kMostSeconds);
@@ -200,7 +200,7 @@ Shrunk shrink(const Kernel& kernel, const CaseResult& failing, const std::functi
     for (rc::Maybe<Case> next = cases.next(); next && !is_over(); next = cases.next()) {
       if (!is_valid(*next) || !judged.insert(print(*next)).second) continue;
       ++shrunk.judgements;
-      CaseResult result = judge(kernel, *next);
+      CaseResult result = judge(*next);
       if (!is_finding(result.verdict)) continue;
       shrunk.result = std::move(result);
       return true;

@@ -130,6 +130,8 @@ struct Kernel {
   EqualBits equal_bits_backward = EqualBits::none;  // of its backwards
   /// Where the tensors of its calls must lie.
   std::pmr::memory_resource* memory = std::pmr::get_default_resource();
+  /// Makes the next call its first one. Empty: no call leaves anything behind.
+  std::function<void()> forget;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
   std::function<std::optional<std::string>(const Case&)> unsupported;
   std::function<std::int64_t(const Case&)> workspace_bytes;  // of a forward or backward call; empty: none

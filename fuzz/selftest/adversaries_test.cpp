@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <set>
 #include <string>
 
@@ -46,9 +47,12 @@ TEST_P(Adversaries, AreFound) {
   options.operators = {op};
   options.cases = 1000;
   std::optional<Found> found;
-  search(load(name), options, {.found = [&](const Found& f) { found = f; }});
+  SearchObserver observer;
+  observer.found = [&](const Found& f) { found = f; };
+  search(load(name), options, observer);
   ASSERT_TRUE(found.has_value());
   EXPECT_TRUE(verdicts.contains(found->drawn.verdict)) << verify::name(found->drawn.verdict);
+  EXPECT_TRUE(found->fails_alone || std::string(name) == "wrong_now_and_then");
 }
 
 INSTANTIATE_TEST_SUITE_P(Hostile, Adversaries, testing::ValuesIn(kAdversaries),

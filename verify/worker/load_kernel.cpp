@@ -63,6 +63,7 @@ Kernel load_kernel(const std::string& name, Seconds patience) {
       worker->declaration(), name, [worker](const AnyCall& call) { worker->run(call); },
       [worker](const AnyCall& call) { return worker->workspace_bytes(call); });
   kernel.memory = &worker->memory();
+  kernel.forget = [worker] { worker->forget(); };
   return kernel;
 }
 

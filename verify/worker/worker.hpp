@@ -28,6 +28,9 @@ class Worker {
   /// Where the tensors of calls must lie.
   Arena& memory() { return arena_; }
 
+  /// Ends the process; the next call starts another.
+  void forget() { running_.reset(); }
+
   void run(const AnyCall& call) { ask(Ask::run, call); }
   std::int64_t workspace_bytes(const AnyCall& call) { return ask(Ask::workspace_bytes, call).workspace_bytes; }
 
