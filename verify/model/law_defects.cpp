@@ -15,7 +15,7 @@ float through_a_scale(float x) { return x * 0.1f * 10.0f; }
 std::vector<BlockQueries> order_by_a_counter(const Work& work, const std::vector<Blocks>& chosen) {
   static std::atomic<unsigned> calls{0};
   std::vector<BlockQueries> lists = correct_stages().order(work, chosen);
-  if (++calls % 16 == 0) std::reverse(lists.begin(), lists.end());
+  if (++calls % 13 == 0) std::reverse(lists.begin(), lists.end());
   return lists;
 }
 
@@ -99,7 +99,7 @@ std::vector<Partial> attend_in_fixed_point(const Stages& stages, const Work& wor
 
 std::vector<Defect> law_defects() {
   return {
-      {"order_of_a_counter", "every sixteenth time the blocks are merged from the last to the first", "laws",
+      {"order_of_a_counter", "every thirteenth time the blocks are merged from the last to the first", "laws",
        "three blocks of a query", "partial results merged in the order of an atomic counter", Operator::moba,
        with(&Stages::order, &order_by_a_counter)},
       {"maximum_before_the_mask", "weights are relative to the largest score of all keys, hidden ones included", "laws",
