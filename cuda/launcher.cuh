@@ -16,7 +16,7 @@
 #include "cuda/simulator/buffers.hpp"
 #endif
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 #ifdef __CUDACC__
 inline constexpr DLDeviceType kDeviceType = kDLCUDA;
@@ -67,4 +67,4 @@ class Buffers {
 #endif
 };
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

@@ -7,7 +7,7 @@
 
 #include "cuda/primitives/qualifiers.cuh"
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 /// A tensor [tokens, heads, dim] on the device, features contiguous; strides in elements.
 template <class T>
@@ -62,4 +62,4 @@ __device__ __forceinline__ std::int64_t num_visible_keys(const Sequences& all, c
   return position < 0 ? 0 : position + 1;
 }
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

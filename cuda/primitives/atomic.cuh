@@ -6,7 +6,7 @@
 #include "cuda/simulator/device.hpp"
 #endif
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 /// T: int, unsigned, unsigned long long or float.
 template <class T>
@@ -47,4 +47,4 @@ __device__ __forceinline__ T atomic_compare_exchange(T* address, T expected, T d
 #endif
 }
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

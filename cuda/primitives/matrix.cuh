@@ -9,7 +9,7 @@
 #include "cuda/simulator/device.hpp"
 #endif
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 /// Loads `count` (1, 2, 4) matrices of 8x8 16-bit numbers from shared memory. Lane 8 m + r gives the address of row r
 /// of matrix m, 16 bytes aligned to as much; lane l gets of row l / 4 the columns 2 (l % 4) and the next.
@@ -89,4 +89,4 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const std::uint32_t 
 #endif
 }
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

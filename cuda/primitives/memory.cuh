@@ -9,7 +9,7 @@
 #include "cuda/simulator/device.hpp"
 #endif
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 /// The block's one object of a type in static shared memory, uninitialised. A kernel that wants several arrays there
 /// puts them in a struct.
@@ -127,4 +127,4 @@ __device__ __forceinline__ void cp_async_wait_all() {
 #endif
 }
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

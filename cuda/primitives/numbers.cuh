@@ -11,7 +11,7 @@
 #include "cuda/simulator/formats.hpp"
 #endif
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 /// A number as it lies in memory.
 struct bf16 {
@@ -171,4 +171,4 @@ __device__ __forceinline__ int highest_bit(std::uint32_t x) {
 #endif
 }
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

@@ -1,7 +1,11 @@
-// The words of CUDA that kernel code is written with, for compilers that do not know them.
+// The words of CUDA that kernel code is written with, for compilers that do not know them; and the namespace within
+// attnspec::cuda of what is compiled twice, once for a GPU and once for the simulator.
 #pragma once
 
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+#define ATTNSPEC_TARGET gpu
+#else
+#define ATTNSPEC_TARGET simulated
 #define __global__
 #define __device__
 #define __host__

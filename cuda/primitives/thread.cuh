@@ -9,7 +9,7 @@
 #include "cuda/simulator/device.hpp"
 #endif
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 inline constexpr std::uint32_t kAllLanes = 0xffffffff;
 
@@ -95,4 +95,4 @@ __device__ __forceinline__ void barrier_arrive(int barrier, int num_threads) {
 #endif
 }
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

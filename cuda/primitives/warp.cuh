@@ -7,7 +7,7 @@
 
 #include "cuda/primitives/thread.cuh"
 
-namespace attnspec::cuda {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 #ifndef __CUDACC__
 namespace simulator {
@@ -102,4 +102,4 @@ __device__ __forceinline__ T max_lanes(T value) {
   return reduce_lanes<lanes>(value, [](T a, T b) { return a > b ? a : b; });
 }
 
-}  // namespace attnspec::cuda
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

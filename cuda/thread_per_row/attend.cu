@@ -8,7 +8,7 @@
 #include "cuda/thread_per_row/rows.hpp"
 #include "cuda/thread_per_row/visit.cuh"
 
-namespace attnspec::cuda::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 
 namespace {
 
@@ -51,4 +51,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row

@@ -7,7 +7,7 @@
 #include "cuda/workspace.hpp"
 #include "verify/kernel_abi.h"
 
-namespace attnspec::cuda::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 
 namespace {
 
@@ -214,4 +214,4 @@ const AttnspecKernel& kernel() {
   return declared;
 }
 
-}  // namespace attnspec::cuda::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row

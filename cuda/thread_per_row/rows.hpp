@@ -5,7 +5,7 @@
 
 #include "cuda/tensors.cuh"
 
-namespace attnspec::cuda::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 
 /// Features that a thread can keep of a row.
 inline constexpr int kMostFeatures = 256;
@@ -60,4 +60,4 @@ template <class T>
 void select_blocks(const Attention&, const Choice&, const std::int64_t* mean_offsets, Rows<const T> q,
                    const float* means, std::int32_t* selection, void* stream);
 
-}  // namespace attnspec::cuda::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row

@@ -8,7 +8,7 @@
 #include "cuda/thread_per_row/visit.cuh"
 #include "verify/kernel_abi.h"
 
-namespace attnspec::cuda::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 
 namespace {
 
@@ -32,7 +32,7 @@ struct Candidate {
   float score;
   std::int64_t block;
 
-  __device__ bool is_before(const Candidate& other) const {
+  __device__ __forceinline__ bool is_before(const Candidate& other) const {
     return score > other.score || (score == other.score && block < other.block);
   }
 };
@@ -97,4 +97,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row

@@ -8,7 +8,7 @@
 #include "cuda/primitives/thread.cuh"
 #include "cuda/thread_per_row/rows.hpp"
 
-namespace attnspec::cuda::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 
 inline constexpr int kThreads = 128;  // of a thread block
 
@@ -56,4 +56,4 @@ __device__ __forceinline__ void for_each_key(const Blocks& blocks, std::int64_t 
   }
 }
 
-}  // namespace attnspec::cuda::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
