@@ -22,11 +22,11 @@ Block::Block(const Launch& launch, FaultLog& log)
       fibers_(num_threads_),
       shared_(num_threads_, launch.shape.shared_bytes),
       threads_(static_cast<std::size_t>(num_threads_)),
-      warps_(static_cast<std::size_t>((num_threads_ + kWarpLanes - 1) / kWarpLanes)) {}
-
-Index3 Block::index_of(int thread) const {
-  const Dim3& size = launch_.shape.block;
-  return {thread % size.x, thread / size.x % size.y, thread / (size.x * size.y)};
+      warps_(static_cast<std::size_t>((num_threads_ + kWarpLanes - 1) / kWarpLanes)) {
+  const Dim3& size = launch.shape.block;
+  for (int z = 0; z < size.z; ++z)
+    for (int y = 0; y < size.y; ++y)
+      for (int x = 0; x < size.x; ++x) indices_.push_back({x, y, z});
 }
 
 void Block::start(Index3 index) {
@@ -45,9 +45,14 @@ void Block::run(Index3 index) {
       static_cast<std::uint64_t>(index.x) +
       static_cast<std::uint64_t>(grid.x) * (static_cast<std::uint64_t>(index.y) +
                                             static_cast<std::uint64_t>(grid.y) * static_cast<std::uint64_t>(index.z));
-  running_ = this;
-  const int num_ended = fibers_.run(launch_.kernel, launch_.seed * 0x9e3779b97f4a7c15u + number);
-  running_ = nullptr;
+  const auto body = [](void* block, void* parameters) {
+    running_ = static_cast<Block*>(block);
+    running_->launch_.kernel.body(parameters);
+    running_ = nullptr;
+  };
+  const Kernel& kernel = launch_.kernel;
+  const int num_ended =
+      fibers_.run({body, this, kernel.parameters, kernel.bytes}, launch_.seed * 0x9e3779b97f4a7c15u + number);
   if (num_ended < num_threads_ && !log_.is_stopped()) report_stall();
 }
 

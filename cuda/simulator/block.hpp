@@ -18,10 +18,17 @@ namespace attnspec::cuda::simulator {
 
 class Block;
 
+/// A kernel, and what it is called with.
+struct Kernel {
+  void (*body)(void* parameters);
+  const void* parameters;
+  std::size_t bytes;  // of the parameters
+};
+
 /// What is the same for all blocks of a launch.
 struct Launch {
   LaunchShape shape;
-  Fibers::Task kernel;
+  Kernel kernel;
   GlobalMemory memory;
   std::uint64_t seed;
 };
@@ -55,18 +62,23 @@ class Block {
   /// Runs one block to its end, or to its first fatal fault.
   void run(Index3 index);
 
-  /// The block that this OS thread runs; null where it runs none.
+  /// The block whose kernel code this OS thread runs; null while it runs other code, the simulator's own too.
   static Block* running() { return running_; }
 
   const LaunchShape& shape() const { return launch_.shape; }
   Index3 index() const { return index_; }
   int thread() const { return fibers_.running(); }
-  Index3 thread_index() const { return index_of(thread()); }
+  const Index3& index_of(int thread) const { return indices_[static_cast<std::size_t>(thread)]; }
 
   /// Memory (block_memory.cpp). An access by kernel code, to anything it may touch.
-  void access(AccessKind kind, const void* address, std::size_t bytes, std::size_t alignment, const void* site);
+  void access(AccessKind kind, const void* address, std::size_t bytes, std::size_t alignment, const void* site) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(address);
+    if (fibers_.stack().contains(begin, bytes)) return;
+    const Extent& last = kind == AccessKind::read ? last_read_ : last_written_;
+    if (begin % alignment != 0 || !last.contains(begin, bytes)) access_elsewhere(kind, begin, bytes, alignment, site);
+  }
   /// An access by a thread, not necessarily the running one, to what must be shared memory.
-  void access_shared(int thread, AccessKind kind, const void* address, std::size_t bytes, std::size_t alignment);
+  void access_shared(int thread, AccessKind kind, std::uintptr_t address, std::size_t bytes, std::size_t alignment);
   std::byte* shared_object(const void* key, std::size_t bytes, std::size_t alignment, const void* site);
   std::byte* dynamic_shared() { return shared_.dynamic(); }
   void copy_async(void* to, const void* from, std::size_t bytes, std::size_t source_bytes, const void* site);
@@ -86,12 +98,13 @@ class Block {
   /// Reports a fault of a thread, where it last called the simulator. Does not return from a fatal one, so the message
   /// comes from a function, which leaves nothing behind.
   template <class Message>
-  void report(FaultKind kind, int thread, const Message& message) {
+  [[gnu::noinline, gnu::cold]] void report(FaultKind kind, int thread, const Message& message) {
     log_.add(kind, at(thread).site, index_, index_of(thread), message());
     if (is_fatal(kind)) fibers_.abandon();
   }
 
  private:
+  friend class Call;
   static constexpr int kNumBarriers = 16;
   static constexpr char kSyncThreads[] = "sync_threads", kNamedBarrier[] = "a named barrier";
 
@@ -126,7 +139,6 @@ class Block {
     std::vector<int> waiting;
   };
 
-  Index3 index_of(int thread) const;
   Thread& at(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
   Thread& current() { return at(thread()); }
   Warp& warp_of(int thread) { return warps_[static_cast<std::size_t>(thread / kWarpLanes)]; }
@@ -135,11 +147,14 @@ class Block {
   void report_stall();
   void wait_for(const char* what);
   Gathering& gathering(Warp& warp, const Collective& what, std::uint32_t mask, const void* site);
+  [[gnu::noinline, gnu::cold]] void report(Trouble trouble, int thread, AccessKind kind, std::size_t bytes);
   Barrier& come_to_barrier(int barrier, int num_threads, const void* site);
   void open(Barrier& barrier);
   void tick(Warp& warp);
   void require_alignment(AccessKind kind, int thread, std::uintptr_t address, std::size_t bytes, std::size_t alignment);
-  void access_global(AccessKind kind, std::uintptr_t address, std::size_t bytes);
+  /// An access that is not to the buffer of the last one.
+  void access_elsewhere(AccessKind kind, std::uintptr_t address, std::size_t bytes, std::size_t alignment,
+                        const void* site);
   void arrive(const Copy& copy);
 
   static constinit thread_local Block* running_;
@@ -151,9 +166,25 @@ class Block {
   Fibers fibers_;
   SharedMemory shared_;
   Extent last_read_, last_written_;  // buffers
+  std::vector<Index3> indices_;      // of threads
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   std::array<Barrier, kNumBarriers> barriers_;
+};
+
+/// A call from kernel code. While it lasts no access counts as the kernel's: the linker may have merged functions of
+/// the standard library that simulator and kernel both use into those that were compiled along with the kernel.
+class Call {
+ public:
+  Call() : block_(*Block::running_) { Block::running_ = nullptr; }
+  ~Call() { Block::running_ = &block_; }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  Block* operator->() const { return &block_; }
+
+ private:
+  Block& block_;
 };
 
 }  // namespace attnspec::cuda::simulator

@@ -14,7 +14,9 @@ constexpr Time kLastTime = (1u << 20) - 1;
 
 /// Whether two calls stand in one line. The compiler may have made several calls of one.
 bool on_one_line(const void* site, const void* other) {
-  return site == other || source_line(site) == source_line(other);
+  if (site == other) [[likely]]
+    return true;
+  return source_line(site) == source_line(other);
 }
 
 }  // namespace

@@ -14,16 +14,6 @@ std::string text(AccessKind kind, std::size_t bytes) {
 
 }  // namespace
 
-void Block::access(AccessKind kind, const void* address, std::size_t bytes, std::size_t alignment, const void* site) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(address);
-  if (fibers_.stack().contains(begin, bytes)) return;
-  current().site = site;
-  if (shared_.extent().contains(begin, 1)) return access_shared(thread(), kind, address, bytes, alignment);
-  require_alignment(kind, thread(), begin, bytes, alignment);
-  const Extent& last = kind == AccessKind::read ? last_read_ : last_written_;
-  if (!last.contains(begin, bytes)) access_global(kind, begin, bytes);
-}
-
 void Block::require_alignment(AccessKind kind, int thread, std::uintptr_t address, std::size_t bytes,
                               std::size_t alignment) {
   if (address % alignment != 0)
@@ -31,7 +21,11 @@ void Block::require_alignment(AccessKind kind, int thread, std::uintptr_t addres
            [&] { return text(kind, bytes) + " at an address that is no multiple of " + std::to_string(alignment); });
 }
 
-void Block::access_global(AccessKind kind, std::uintptr_t address, std::size_t bytes) {
+void Block::access_elsewhere(AccessKind kind, std::uintptr_t address, std::size_t bytes, std::size_t alignment,
+                             const void* site) {
+  current().site = site;
+  if (shared_.extent().contains(address, 1)) return access_shared(thread(), kind, address, bytes, alignment);
+  require_alignment(kind, thread(), address, bytes, alignment);
   const bool is_write = kind != AccessKind::read;
   const Extent* const buffer = launch_.memory.find(address, bytes, is_write);
   if (buffer == nullptr)
@@ -40,20 +34,27 @@ void Block::access_global(AccessKind kind, std::uintptr_t address, std::size_t b
   (is_write ? last_written_ : last_read_) = *buffer;
 }
 
-void Block::access_shared(int thread, AccessKind kind, const void* address, std::size_t bytes, std::size_t alignment) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(address);
-  require_alignment(kind, thread, begin, bytes, alignment);
-  if (!shared_.is_inside(begin, bytes))
+void Block::access_shared(int thread, AccessKind kind, std::uintptr_t address, std::size_t bytes,
+                          std::size_t alignment) {
+  require_alignment(kind, thread, address, bytes, alignment);
+  if (!shared_.is_inside(address, bytes))
     report(FaultKind::shared_out_of_bounds, thread,
            [&] { return text(kind, bytes) + " outside the objects in shared memory"; });
-  const std::optional<Trouble> trouble = shared_.access(kind, accessor(thread), begin, bytes);
-  if (!trouble) return;
-  report(trouble->kind, thread, [&] {
+  const Trouble trouble = shared_.access(kind, accessor(thread), address, bytes);
+  if (trouble != Trouble::none) report(trouble, thread, kind, bytes);
+}
+
+void Block::report(Trouble trouble, int thread, AccessKind kind, std::size_t bytes) {
+  const bool in_flight = trouble == Trouble::in_flight;
+  const FaultKind fault = trouble == Trouble::unwritten           ? FaultKind::read_before_write
+                          : in_flight && kind == AccessKind::read ? FaultKind::read_before_arrival
+                                                                  : FaultKind::race;
+  report(fault, thread, [&] {
     const std::string what = "shared memory: " + text(kind, bytes);
-    if (trouble->kind == FaultKind::read_before_write) return what + " that nobody has written";
-    if (trouble->kind == FaultKind::read_before_arrival) return what + " that a copy is still to write";
-    return what + ", and nothing orders it after a " + (trouble->other_is_write ? "write" : "read") + " by thread " +
-           to_string(index_of(trouble->other_thread));
+    if (trouble == Trouble::unwritten) return what + " that nobody has written";
+    const std::string other = " by thread " + to_string(index_of(shared_.other_thread()));
+    if (in_flight) return what + " that a copy" + other + " is still to write";
+    return what + ", and nothing orders it after a " + (trouble == Trouble::race_with_write ? "write" : "read") + other;
   });
 }
 
@@ -68,7 +69,7 @@ std::byte* Block::shared_object(const void* key, std::size_t bytes, std::size_t 
 
 void Block::copy_async(void* to, const void* from, std::size_t bytes, std::size_t source_bytes, const void* site) {
   current().site = site;
-  access_shared(thread(), AccessKind::async_copy, to, bytes, bytes);
+  access_shared(thread(), AccessKind::async_copy, reinterpret_cast<std::uintptr_t>(to), bytes, bytes);
   if (source_bytes > 0) access(AccessKind::read, from, source_bytes, bytes, site);
   current().copies.push_back({to, from, bytes, source_bytes, current().groups});
 }

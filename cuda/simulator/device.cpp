@@ -11,8 +11,6 @@ namespace attnspec::cuda::simulator {
 
 namespace {
 
-Block& block() { return *Block::running(); }
-
 const Collective kSyncWarp{"sync_warp", false,
                            [](Block& block, const Collective::Lanes& lanes) { block.order(lanes); }};
 
@@ -63,7 +61,8 @@ int source_lane(int lane, ShuffleFrom from, int operand) {
 /// The value at an address becomes what `next` makes of it; returns what it was.
 template <class T, class Next>
 T update(T* address, const Next& next, const void* site) {
-  block().access(AccessKind::atomic, address, sizeof(T), sizeof(T), site);
+  const Call call;
+  call->access(AccessKind::atomic, address, sizeof(T), sizeof(T), site);
   const std::atomic_ref<T> value(*address);
   T old = value.load(std::memory_order_relaxed);
   while (!value.compare_exchange_weak(old, next(old), std::memory_order_relaxed)) {
@@ -73,55 +72,57 @@ T update(T* address, const Next& next, const void* site) {
 
 }  // namespace
 
-Index3 thread_index() { return block().thread_index(); }
-Index3 block_index() { return block().index(); }
-Dim3 block_size() { return block().shape().block; }
-Dim3 grid_size() { return block().shape().grid; }
-int lane() { return block().thread() % kWarpLanes; }
-int warp() { return block().thread() / kWarpLanes; }
+Index3 thread_index() {
+  const Call call;
+  return call->index_of(call->thread());
+}
+Index3 block_index() { return Call()->index(); }
+Dim3 block_size() { return Call()->shape().block; }
+Dim3 grid_size() { return Call()->shape().grid; }
 
-void sync_threads() { block().sync_threads(__builtin_return_address(0)); }
-void sync_warp(std::uint32_t mask) { block().meet(kSyncWarp, mask, nullptr, __builtin_return_address(0)); }
+void sync_threads() { Call()->sync_threads(__builtin_return_address(0)); }
+void sync_warp(std::uint32_t mask) { Call()->meet(kSyncWarp, mask, nullptr, __builtin_return_address(0)); }
 void barrier_sync(int barrier, int num_threads) {
-  block().sync_barrier(barrier, num_threads, __builtin_return_address(0));
+  Call()->sync_barrier(barrier, num_threads, __builtin_return_address(0));
 }
 void barrier_arrive(int barrier, int num_threads) {
-  block().arrive_at_barrier(barrier, num_threads, __builtin_return_address(0));
+  Call()->arrive_at_barrier(barrier, num_threads, __builtin_return_address(0));
 }
 
 std::uint32_t shuffle(std::uint32_t value, ShuffleFrom from, int operand, std::uint32_t mask) {
-  Shuffle mine{value, source_lane(lane(), from, operand), 0};
-  block().meet(kShuffle, mask, &mine, __builtin_return_address(0));
+  const Call call;
+  Shuffle mine{value, source_lane(call->thread() % kWarpLanes, from, operand), 0};
+  call->meet(kShuffle, mask, &mine, __builtin_return_address(0));
   return mine.result;
 }
 
 std::uint32_t ballot(bool predicate, std::uint32_t mask) {
   Vote mine{predicate, 0};
-  block().meet(kBallot, mask, &mine, __builtin_return_address(0));
+  Call()->meet(kBallot, mask, &mine, __builtin_return_address(0));
   return mine.result;
 }
 
 void* shared_object(const void* key, std::size_t bytes, std::size_t alignment) {
-  return block().shared_object(key, bytes, alignment, __builtin_return_address(0));
+  return Call()->shared_object(key, bytes, alignment, __builtin_return_address(0));
 }
-void* dynamic_shared() { return block().dynamic_shared(); }
+void* dynamic_shared() { return Call()->dynamic_shared(); }
 
 void load(void* to, const void* from, std::size_t bytes) {
-  block().access(AccessKind::read, from, bytes, bytes, __builtin_return_address(0));
+  Call()->access(AccessKind::read, from, bytes, bytes, __builtin_return_address(0));
   std::memcpy(to, from, bytes);
 }
 void store(void* to, const void* from, std::size_t bytes) {
-  block().access(AccessKind::write, to, bytes, bytes, __builtin_return_address(0));
+  Call()->access(AccessKind::write, to, bytes, bytes, __builtin_return_address(0));
   std::memcpy(to, from, bytes);
 }
 
 void cp_async(void* shared, const void* global, int bytes, int source_bytes) {
-  block().copy_async(shared, global, static_cast<std::size_t>(bytes), static_cast<std::size_t>(source_bytes),
+  Call()->copy_async(shared, global, static_cast<std::size_t>(bytes), static_cast<std::size_t>(source_bytes),
                      __builtin_return_address(0));
 }
-void cp_async_commit() { block().commit_copies(); }
-void cp_async_wait(int groups_left) { block().wait_for_copies(groups_left); }
-void cp_async_wait_all() { block().wait_for_all_copies(); }
+void cp_async_commit() { Call()->commit_copies(); }
+void cp_async_wait(int groups_left) { Call()->wait_for_copies(groups_left); }
+void cp_async_wait_all() { Call()->wait_for_all_copies(); }
 
 template <class T>
 T atomic_add(T* address, T value) {

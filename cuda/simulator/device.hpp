@@ -13,8 +13,6 @@ Index3 thread_index();
 Index3 block_index();
 Dim3 block_size();
 Dim3 grid_size();
-int lane();
-int warp();
 
 void sync_threads();
 void sync_warp(std::uint32_t mask);

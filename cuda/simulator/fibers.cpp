@@ -1,51 +1,74 @@
 #include "cuda/simulator/fibers.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <numeric>
 
-#include "cuda/primitives/shape.cuh"
 #include "cuda/simulator/stack.hpp"
 
 namespace attnspec::cuda::simulator {
 
+asm(R"(
+  .text
+  .globl attnspec_switch_context
+  .hidden attnspec_switch_context
+  .type attnspec_switch_context, @function
+attnspec_switch_context:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+  .size attnspec_switch_context, .-attnspec_switch_context
+)");
+
 namespace {
 
-using boost::context::detail::jump_fcontext;
-using boost::context::detail::make_fcontext;
-using boost::context::detail::transfer_t;
+thread_local Fibers* entering = nullptr;
 
-/// Bytes at the top of the n-th stack that its fiber does not use: tops that are the same distance apart as stacks
-/// would compete for the same lines of the cache.
-std::size_t offset_from_top(int n) { return static_cast<std::size_t>(n % kWarpLanes) * 128; }
-
-/// Where the parameters of the n-th fiber lie.
-char* parameters_of(int n, std::size_t bytes) {
-  const Extent extent = thread_stack(n).extent();
-  const std::uintptr_t top = extent.begin + extent.bytes - offset_from_top(n);
-  return reinterpret_cast<char*>((top - bytes) / 64 * 64);
+/// A context that begins with a call of `enter`, below `top`, a multiple of 16.
+Context make_context(char* top, void (*enter)()) {
+  void** const frame = reinterpret_cast<void**>(top) - 8;
+  std::fill_n(frame, 8, nullptr);  // six registers, where to begin, and nowhere to return to
+  frame[6] = reinterpret_cast<void*>(enter);
+  return frame;
 }
 
 }  // namespace
 
-Fibers::Fibers(int count)
-    : contexts_(static_cast<std::size_t>(count)),
-      runnable_(static_cast<std::size_t>((count + kWarpLanes - 1) / kWarpLanes)),
-      order_(runnable_.size()) {
+Fibers::Fibers(int count) : runnable_(static_cast<std::size_t>((count + kWarpLanes - 1) / kWarpLanes)) {
+  for (int n = 0; n < count; ++n) fibers_.push_back({nullptr, thread_stack(n).extent()});
+  order_.resize(runnable_.size());
   std::iota(order_.begin(), order_.end(), 0);
+}
+
+/// Tops that are the same distance apart as stacks would compete for the same lines of the cache.
+char* Fibers::parameters_of(int fiber) const {
+  const Extent& stack = fibers_[static_cast<std::size_t>(fiber)].stack;
+  const std::uintptr_t top = stack.begin + stack.bytes - static_cast<std::uintptr_t>(fiber % kWarpLanes) * 128;
+  return reinterpret_cast<char*>((top - task_->bytes) / 64 * 64);
 }
 
 int Fibers::run(const Task& task, std::uint64_t seed) {
   task_ = &task;
+  entering = this;
   num_ended_ = 0;
   random_.seed(static_cast<std::minstd_rand::result_type>(seed ^ seed >> 32));
-  for (int n = 0; n < static_cast<int>(contexts_.size()); ++n) {
-    char* const parameters = parameters_of(n, task.bytes);
+  for (int n = 0; n < static_cast<int>(fibers_.size()); ++n) {
+    Fiber& fiber = fibers_[static_cast<std::size_t>(n)];
+    char* const parameters = parameters_of(n);
     std::memcpy(parameters, task.parameters, task.bytes);
-    const auto bytes_below =
-        static_cast<std::size_t>(parameters - reinterpret_cast<char*>(thread_stack(n).extent().begin));
-    contexts_[static_cast<std::size_t>(n)] = make_fcontext(parameters, bytes_below, &Fibers::enter);
+    fiber.context = make_context(parameters, &Fibers::enter);
     runnable_[static_cast<std::size_t>(n / kWarpLanes)] |= 1u << n % kWarpLanes;
   }
   std::shuffle(order_.begin(), order_.end(), random_);
@@ -55,44 +78,26 @@ int Fibers::run(const Task& task, std::uint64_t seed) {
   return num_ended_;
 }
 
-void Fibers::suspend() {
-  const int self = running_;
-  runnable_[static_cast<std::size_t>(self / kWarpLanes)] &= ~(1u << self % kWarpLanes);
-  leave(contexts_[static_cast<std::size_t>(self)], pick());
-}
-
 void Fibers::abandon() {
   Context nobody;
   leave(nobody, -1);
   __builtin_unreachable();
 }
 
-void Fibers::enter(transfer_t from) {
-  Fibers& self = *static_cast<Fibers*>(from.data);
-  *self.left_ = from.fctx;
-  self.task_->body(parameters_of(self.running_, self.task_->bytes));
+void Fibers::enter() {
+  Fibers& self = *entering;
+  self.task_->body(self.task_->owner, self.parameters_of(self.running_));
   ++self.num_ended_;
   self.suspend();
 }
 
-/// Switches to a fiber, or to the caller of `run` where there is none, and comes back when somebody switches here.
-void Fibers::leave(Context& mine, int next) {
-  running_ = next;
-  left_ = &mine;
-  const Context target = next < 0 ? caller_ : contexts_[static_cast<std::size_t>(next)];
-  if (next >= 0) stack_ = thread_stack(next).extent();
-  *left_ = jump_fcontext(target, this).fctx;
-}
-
-/// The fiber that runs next; -1 where none can.
-int Fibers::pick() {
-  for (std::size_t tries = 0; tries <= 2 * order_.size(); ++tries) {
-    const int warp = order_[turn_];
-    const std::uint32_t lanes = runnable_[static_cast<std::size_t>(warp)];
-    if (lanes != 0) return warp * kWarpLanes + std::countr_zero(lanes);
-    if (++turn_ < order_.size()) continue;
-    turn_ = 0;
-    std::shuffle(order_.begin(), order_.end(), random_);
+int Fibers::pick_of_other_warp() {
+  for (std::size_t tries = 0; tries < 2 * order_.size(); ++tries) {
+    if (++turn_ == order_.size()) {
+      turn_ = 0;
+      std::shuffle(order_.begin(), order_.end(), random_);
+    }
+    if (runnable_[static_cast<std::size_t>(order_[turn_])] != 0) return pick();
   }
   return -1;
 }

@@ -10,10 +10,13 @@ namespace {
 
 using attnspec::cuda::simulator::AccessKind;
 using attnspec::cuda::simulator::Block;
+using attnspec::cuda::simulator::Call;
 
 /// Host code that was compiled along with a kernel calls these as well, outside of any block.
 void access(AccessKind kind, const void* address, std::size_t bytes, std::size_t alignment, const void* site) {
-  if (Block* const block = Block::running()) block->access(kind, address, bytes, alignment, site);
+  if (Block::running() == nullptr) return;
+  const Call call;
+  call->access(kind, address, bytes, alignment, site);
 }
 
 }  // namespace

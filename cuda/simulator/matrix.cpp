@@ -34,7 +34,8 @@ void act_ldmatrix(Block& block, const Collective::Lanes& lanes) {
     for (int row = 0; row < 8; ++row) {
       const int lane = 8 * matrix + row;
       const void* const from = lanes.at<Ldmatrix>(lane).row;
-      block.access_shared(lanes.first_thread + lane, AccessKind::read, from, sizeof rows[row], sizeof rows[row]);
+      block.access_shared(lanes.first_thread + lane, AccessKind::read, reinterpret_cast<std::uintptr_t>(from),
+                          sizeof rows[row], sizeof rows[row]);
       std::memcpy(rows[row], from, sizeof rows[row]);
     }
     for (int lane = 0; lane < kWarpLanes; ++lane) {
@@ -52,11 +53,15 @@ struct Mma {
   const std::uint32_t *a, *b;
 };
 
+/// A row of B or C, which the compiler keeps in vector registers.
+using Row = float __attribute__((vector_size(8 * sizeof(float))));
+
 /// C += A B, [16, 8] += [16, 16] [16, 8]: exact products, added one after the other in fp32.
 template <float (*decode)(std::uint16_t)>
 void act_mma(Block& block, const Collective::Lanes& lanes) {
   require_whole_warp(block, lanes);
-  float a[16][16], b[16][8], c[16][8];
+  float a[16][16];
+  Row b[16], c[16];
   for (int lane = 0; lane < kWarpLanes; ++lane) {
     const int group = lane / 4, first = lane % 4 * 2;
     const auto& mine = lanes.at<Mma>(lane);
@@ -73,9 +78,11 @@ void act_mma(Block& block, const Collective::Lanes& lanes) {
     }
     for (int part = 0; part < 4; ++part) c[group + part / 2 * 8][first + part % 2] = mine.c[part];
   }
-  for (int row = 0; row < 16; ++row)
-    for (int k = 0; k < 16; ++k)
-      for (int column = 0; column < 8; ++column) c[row][column] += a[row][k] * b[k][column];
+  for (int row = 0; row < 16; ++row) {
+    Row sums = c[row];
+    for (int k = 0; k < 16; ++k) sums += a[row][k] * b[k];
+    c[row] = sums;
+  }
   for (int lane = 0; lane < kWarpLanes; ++lane)
     for (int part = 0; part < 4; ++part)
       lanes.at<Mma>(lane).c[part] = c[lane / 4 + part / 2 * 8][lane % 4 * 2 + part % 2];
@@ -87,17 +94,17 @@ const Collective kMmaFp16{"mma_m16n8k16", true, act_mma<float_of_fp16>};
 
 void ldmatrix(std::uint32_t* fragments, int count, bool transposed, const void* row) {
   Ldmatrix mine{fragments, count, transposed, row};
-  Block::running()->meet(kLdmatrix, kAllLanes, &mine, __builtin_return_address(0));
+  Call()->meet(kLdmatrix, kAllLanes, &mine, __builtin_return_address(0));
 }
 
 void mma_m16n8k16_bf16(float* c, const std::uint32_t* a, const std::uint32_t* b) {
   Mma mine{c, a, b};
-  Block::running()->meet(kMmaBf16, kAllLanes, &mine, __builtin_return_address(0));
+  Call()->meet(kMmaBf16, kAllLanes, &mine, __builtin_return_address(0));
 }
 
 void mma_m16n8k16_fp16(float* c, const std::uint32_t* a, const std::uint32_t* b) {
   Mma mine{c, a, b};
-  Block::running()->meet(kMmaFp16, kAllLanes, &mine, __builtin_return_address(0));
+  Call()->meet(kMmaFp16, kAllLanes, &mine, __builtin_return_address(0));
 }
 
 }  // namespace attnspec::cuda::simulator

@@ -25,6 +25,17 @@ bool is_known(const Accessor& who, int thread, std::uint32_t stamp) {
   return thread == who.thread || who.known.until[static_cast<std::size_t>(thread)] >= stamp >> kTimeShift;
 }
 
+/// The first trouble with some stamps. Neighbours mostly bear the same one.
+template <class Check>
+Trouble check_each(const std::uint32_t* stamps, std::size_t count, const Check& check) {
+  std::uint32_t differences = 0;
+  for (std::size_t n = 1; n < count; ++n) differences |= stamps[n] ^ stamps[0];
+  Trouble trouble = check(stamps[0]);
+  for (std::size_t n = 1; differences != 0 && trouble == Trouble::none && n < count; ++n)
+    if (stamps[n] != stamps[n - 1]) trouble = check(stamps[n]);
+  return trouble;
+}
+
 std::size_t round_up(std::size_t bytes, std::size_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
 }
@@ -41,6 +52,7 @@ SharedMemory::SharedMemory(int num_threads, std::size_t dynamic_bytes)
       reads_(std::make_unique_for_overwrite<Stamp[]>(static_cast<std::size_t>(num_warps_) * capacity_)) {
   const auto begin = reinterpret_cast<std::uintptr_t>(allocation_.get());
   memory_ = allocation_.get() + (round_up(begin, kAlignment) - begin);
+  extent_ = {reinterpret_cast<std::uintptr_t>(memory_), capacity_};
   used_ = capacity_;
   clear();
 }
@@ -48,94 +60,89 @@ SharedMemory::SharedMemory(int num_threads, std::size_t dynamic_bytes)
 void SharedMemory::clear() {
   std::memset(memory_, 0xff, used_);
   std::fill_n(writes_.begin(), used_, Stamp{0});
-  objects_.assign(1, {nullptr, {reinterpret_cast<std::uintptr_t>(memory_), dynamic_bytes_}});
+  objects_.assign(1, {nullptr, {extent_.begin, dynamic_bytes_}});
   used_ = dynamic_bytes_ + kGap;
 }
 
-Extent SharedMemory::extent() const { return {reinterpret_cast<std::uintptr_t>(memory_), capacity_}; }
-
 std::byte* SharedMemory::object(const void* key, std::size_t bytes, std::size_t alignment) {
   for (const Object& object : objects_)
-    if (object.key == key) return memory_ + (object.extent.begin - extent().begin);
+    if (object.key == key) return memory_ + (object.extent.begin - extent_.begin);
   const std::size_t first = round_up(used_, std::max<std::size_t>(alignment, 16));
   if (first + bytes + kGap > capacity_) return nullptr;
-  objects_.push_back({key, {extent().begin + first, bytes}});
+  objects_.push_back({key, {extent_.begin + first, bytes}});
   used_ = first + bytes + kGap;
   return memory_ + first;
 }
 
-bool SharedMemory::is_inside(std::uintptr_t address, std::size_t bytes) const {
-  for (const Object& object : objects_)
-    if (object.extent.contains(address, bytes)) return true;
-  return false;
+Trouble SharedMemory::access(AccessKind kind, const Accessor& who, std::uintptr_t address, std::size_t bytes) {
+  const std::size_t first = address - extent_.begin;
+  switch (bytes) {
+    case 2: return access<2>(kind, who, first, bytes);
+    case 4: return access<4>(kind, who, first, bytes);
+    case 8: return access<8>(kind, who, first, bytes);
+    case 16: return access<16>(kind, who, first, bytes);
+    default: return access<0>(kind, who, first, bytes);
+  }
 }
 
-std::optional<Trouble> SharedMemory::access(AccessKind kind, const Accessor& who, std::uintptr_t address,
-                                            std::size_t bytes) {
-  const std::size_t first = address - extent().begin;
-  return kind == AccessKind::read ? read(who, first, bytes) : write(kind, who, first, bytes);
+template <std::size_t fixed>
+Trouble SharedMemory::access(AccessKind kind, const Accessor& who, std::size_t first, std::size_t bytes) {
+  return kind == AccessKind::read ? read<fixed>(who, first, bytes) : write<fixed>(kind, who, first, bytes);
 }
 
 void SharedMemory::arrive(const Accessor& who, std::uintptr_t address, std::size_t bytes) {
-  std::fill_n(&writes_[address - extent().begin], bytes, stamp_of(who));
+  std::fill_n(&writes_[address - extent_.begin], bytes, stamp_of(who));
 }
 
-std::optional<Trouble> SharedMemory::read(const Accessor& who, std::size_t first, std::size_t bytes) {
-  const Stamp* const writes = &writes_[first];
-  for (std::size_t n = 0; n < bytes; ++n)
-    if (n == 0 || writes[n] != writes[n - 1])
-      if (const auto trouble = check_write(writes[n], AccessKind::read, who)) return trouble;
-  const Stamp mine = stamp_of(who);
+template <std::size_t fixed>
+Trouble SharedMemory::read(const Accessor& who, std::size_t first, std::size_t bytes) {
+  const std::size_t count = fixed != 0 ? fixed : bytes;
+  const auto check = [&](Stamp write) { return check_write(write, AccessKind::read, who); };
+  if (const Trouble trouble = check_each(&writes_[first], count, check); trouble != Trouble::none) return trouble;
+  const Stamp mine = stamp_of(who), now = who.now;
   Stamp* const reads = &reads_[static_cast<std::size_t>(who.thread / kWarpLanes) * capacity_ + first];
-  for (std::size_t n = 0; n < bytes; ++n) {
-    const bool other_lane_as_well = reads[n] >> kTimeShift == who.now && reads[n] != mine;
-    reads[n] = other_lane_as_well ? mine | kSeveralLanes : mine;
+  for (std::size_t n = 0; n < count; ++n) {
+    const bool other_lane_as_well = (reads[n] >> kTimeShift == now) & (reads[n] != mine);
+    reads[n] = mine | (other_lane_as_well ? kSeveralLanes : 0);
   }
-  return std::nullopt;
+  return Trouble::none;
 }
 
-std::optional<Trouble> SharedMemory::write(AccessKind kind, const Accessor& who, std::size_t first, std::size_t bytes) {
-  std::optional<Trouble> found;
+template <std::size_t fixed>
+Trouble SharedMemory::write(AccessKind kind, const Accessor& who, std::size_t first, std::size_t bytes) {
+  const std::size_t count = fixed != 0 ? fixed : bytes;
   Stamp* const writes = &writes_[first];
   bool was_unwritten = false;
-  for (std::size_t n = 0; n < bytes; ++n) {
-    was_unwritten |= writes[n] == 0;
-    if (!found && (n == 0 || writes[n] != writes[n - 1])) found = check_write(writes[n], kind, who);
-  }
+  for (std::size_t n = 0; n < count; ++n) was_unwritten |= writes[n] == 0;
+  Trouble trouble = check_each(writes, count, [&](Stamp write) { return check_write(write, kind, who); });
   for (int warp = 0; warp < num_warps_; ++warp) {
     Stamp* const reads = &reads_[static_cast<std::size_t>(warp) * capacity_ + first];
-    for (std::size_t n = 0; was_unwritten && n < bytes; ++n)
+    for (std::size_t n = 0; was_unwritten && n < count; ++n)
       if (writes[n] == 0) reads[n] = 0;
-    for (std::size_t n = 0; !found && n < bytes; ++n)
-      if (n == 0 || reads[n] != reads[n - 1]) found = check_read(reads[n], who);
+    if (trouble == Trouble::none) trouble = check_each(reads, count, [&](Stamp read) { return check_read(read, who); });
   }
   const Stamp flag = kind == AccessKind::atomic ? kAtomic : kind == AccessKind::async_copy ? kInFlight : 0;
-  std::fill_n(writes, bytes, stamp_of(who) | flag);
-  return found;
+  std::fill_n(writes, count, stamp_of(who) | flag);
+  return trouble;
 }
 
-std::optional<Trouble> SharedMemory::check_write(Stamp write, AccessKind kind, const Accessor& who) {
-  const auto trouble = [&](FaultKind fault) { return Trouble{fault, thread_of(write), true}; };
-  if (write == 0) {
-    if (kind == AccessKind::read || kind == AccessKind::atomic) return trouble(FaultKind::read_before_write);
-    return std::nullopt;
-  }
-  if ((write & kInFlight) != 0)
-    return trouble(kind == AccessKind::read ? FaultKind::read_before_arrival : FaultKind::race);
-  if (is_known(who, thread_of(write), write)) return std::nullopt;
-  if (kind == AccessKind::atomic && (write & kAtomic) != 0) return std::nullopt;
-  return trouble(FaultKind::race);
+Trouble SharedMemory::check_write(Stamp write, AccessKind kind, const Accessor& who) {
+  if (write == 0) return kind == AccessKind::read || kind == AccessKind::atomic ? Trouble::unwritten : Trouble::none;
+  const bool both_atomic = kind == AccessKind::atomic && (write & kAtomic) != 0;
+  if ((write & kInFlight) == 0 && (both_atomic || is_known(who, thread_of(write), write))) return Trouble::none;
+  other_thread_ = thread_of(write);
+  return (write & kInFlight) != 0 ? Trouble::in_flight : Trouble::race_with_write;
 }
 
-std::optional<Trouble> SharedMemory::check_read(Stamp read, const Accessor& who) {
-  if (read == 0) return std::nullopt;
-  const Trouble race{FaultKind::race, thread_of(read), false};
-  if ((read & kSeveralLanes) == 0) return is_known(who, thread_of(read), read) ? std::nullopt : std::optional(race);
+Trouble SharedMemory::check_read(Stamp read, const Accessor& who) {
+  if (read == 0) return Trouble::none;
+  other_thread_ = thread_of(read);
+  if ((read & kSeveralLanes) == 0) return is_known(who, other_thread_, read) ? Trouble::none : Trouble::race_with_read;
   // Which lanes read is not known, only that another one did: it is a race for sure if no other lane came before.
-  const int first = thread_of(read) / kWarpLanes * kWarpLanes, end = std::min(first + kWarpLanes, num_threads_);
+  const int first = other_thread_ / kWarpLanes * kWarpLanes, end = std::min(first + kWarpLanes, num_threads_);
   for (int lane = first; lane < end; ++lane)
-    if (lane != who.thread && is_known(who, lane, read)) return std::nullopt;
-  return race;
+    if (lane != who.thread && is_known(who, lane, read)) return Trouble::none;
+  return Trouble::race_with_read;
 }
 
 }  // namespace attnspec::cuda::simulator
