@@ -66,7 +66,7 @@ std::vector<CaseResult> run(const std::vector<Job>& jobs) {
 
 int check(const CheckOptions& options) {
   std::vector<Kernel> judged;
-  for (const std::string& name : options.kernels) judged.push_back(find_kernel(name));
+  for (const std::string& name : options.kernels) judged.push_back(find_kernel(name, options.patience));
   if (judged.empty()) judged = kernels();
   std::vector<Operator> operators;
   for (const std::string& name : options.operators) operators.push_back(parse_operator(name));
@@ -88,11 +88,11 @@ int check(const CheckOptions& options) {
   return exit_code(results);
 }
 
-int replay(const std::string& target, const std::string& kernel) {
+int replay(const std::string& target, const std::string& kernel, Seconds patience) {
   const std::vector<Case> cases =
       target.find('(') != std::string::npos ? std::vector<Case>{parse_case(target)} : read_case_file(target);
   if (cases.empty()) throw std::invalid_argument(fmt::format("case file {}: holds no case", target));
-  const std::vector<Kernel> judged = kernel.empty() ? kernels() : std::vector<Kernel>{find_kernel(kernel)};
+  const std::vector<Kernel> judged = kernel.empty() ? kernels() : std::vector<Kernel>{find_kernel(kernel, patience)};
   std::vector<CaseResult> results;
   for (const Case& c : cases) {
     for (const Kernel& k : judged) {

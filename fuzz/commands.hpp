@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "verify/kernel.hpp"
+
 namespace attnspec::fuzz {
 
 struct CheckOptions {
@@ -14,11 +16,12 @@ struct CheckOptions {
   std::vector<std::string> operators;  // none: every one the kernel implements
   int level = 1;
   std::string junit;  // a file to write; empty: none
+  verify::Seconds patience = verify::kPatience;
 };
 int check(const CheckOptions& options);
 
 /// target: a case, or a file of cases. kernel: empty: every built-in one that implements the operator.
-int replay(const std::string& target, const std::string& kernel);
+int replay(const std::string& target, const std::string& kernel, verify::Seconds patience);
 
 struct FuzzOptions {
   std::string kernel;
@@ -30,6 +33,7 @@ struct FuzzOptions {
   std::string findings = "findings";  // the directory for what is found
   bool keeps_going = false;           // after a finding
   bool is_verbose = false;            // tells each swarm on standard error
+  verify::Seconds patience = verify::kPatience;
 };
 /// Searches for a case on which the kernel fails. Ctrl-C ends it with the summary of what was judged.
 int fuzz(const FuzzOptions& options);

@@ -24,7 +24,8 @@ int run(int argc, char** argv) {
 
   fuzz::CheckOptions check_options;
   auto* check = app.add_subcommand("check", "judge kernels on the fixed levels");
-  check->add_option("KERNEL", check_options.kernels, "kernels to judge (default: every built-in one)");
+  check->add_option("KERNEL", check_options.kernels,
+                    "built-in ones, PATH.so, FILE.py:FUNCTION (default: every built-in one)");
   check->add_option("--level", check_options.level, "1: within a minute; 2: some minutes")
       ->check(CLI::Range(1, verify::kMostLevel))
       ->capture_default_str();
@@ -70,6 +71,12 @@ int run(int argc, char** argv) {
   calibrate->add_option("--regime", calibrate_options.regimes, "only these regimes");
   calibrate->add_option("--seed", calibrate_options.seed, "other cases")->capture_default_str();
 
+  double patience = verify::kPatience.count();
+  for (CLI::App* command : {check, fuzzed, replay})
+    command->add_option("--patience", patience, "seconds that somebody else's kernel may take to load, and for a call")
+        ->check(CLI::Range(0.001, 1e6))
+        ->capture_default_str();
+
   std::vector<std::string> golden_files;
   auto* golden = app.add_subcommand("golden", "compare the reference with recorded vectors of public implementations");
   golden->add_option("FILE", golden_files,
@@ -92,10 +99,11 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "{}", attnspec::verify::error_line(error));
     return kCouldNotRun;
   }
+  check_options.patience = fuzz_options.patience = verify::Seconds(patience);
   if (*check) return fuzz::check(check_options);
   if (*fuzzed) return fuzz::fuzz(fuzz_options);
   if (*planted) return fuzz::defects(defects_options);
-  if (*replay) return fuzz::replay(target, kernel);
+  if (*replay) return fuzz::replay(target, kernel, verify::Seconds(patience));
   if (*calibrate) return fuzz::calibrate(calibrate_options);
   if (*golden) return fuzz::golden(golden_files);
   if (*operators) return fuzz::list_operators();

@@ -68,6 +68,40 @@ std::vector<std::optional<CaseResult>> judge_swarm(const std::vector<Job>& jobs,
   return results;
 }
 
+CaseResult judge_afresh(const Kernel& kernel, const Case& c) {
+  if (kernel.forget) kernel.forget();
+  return judge(kernel, c);
+}
+
+/// The case as it fails when it is the kernel's first; or, if it needs a call before it, with a session of which it is
+/// the first call. Nothing if none of them fails.
+std::optional<CaseResult> fail_alone(const Kernel& kernel, const Case& drawn) {
+  using enum SessionStep;
+  std::vector<std::vector<SessionStep>> sessions{drawn.session};
+  if (drawn.session.empty())
+    sessions.insert(sessions.end(), {{contents}, {moved, contents}, {shape, contents, again}, {offsets, contents}});
+  for (const auto& session : sessions) {
+    Case c = drawn;
+    c.session = session;
+    CaseResult result = judge_afresh(kernel, c);
+    if (is_finding(result.verdict)) return result;
+  }
+  return std::nullopt;
+}
+
+/// The simplest case that fails by itself, so that it can be replayed. A kernel that remembers calls may fail on
+/// simpler ones because of those before: then all are judged afresh, which takes longer.
+Found simplify(const Kernel& kernel, const CaseResult& drawn, const std::function<bool()>& stop) {
+  const auto with_history = [&](const Case& c) { return judge(kernel, c); };
+  const auto afresh = [&](const Case& c) { return judge_afresh(kernel, c); };
+  const std::optional<CaseResult> alone = kernel.forget ? fail_alone(kernel, drawn.c) : drawn;
+  if (!alone) return {.drawn = drawn, .shrunk = drawn, .fails_alone = false};
+  Shrunk shrunk = shrink(with_history, *alone, stop);
+  if (kernel.forget && !is_finding(judge_afresh(kernel, shrunk.result.c).verdict))
+    shrunk = shrink(afresh, *alone, stop);
+  return {.drawn = drawn, .shrunk = shrunk.result, .judgements = shrunk.judgements};
+}
+
 void add(const CaseResult& result, SearchSummary& summary) {
   OperatorTally& tally = summary.operators[result.c.op];
   ++tally.cases;
@@ -126,9 +160,10 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
       if (observer.judged) observer.judged(result);
       if (!is_finding(result.verdict)) continue;
       const double seconds = stopwatch.seconds();
-      const Shrunk shrunk = shrink(kernel, result, options.is_stopped);
-      if (observer.found)
-        observer.found({begin + static_cast<std::int64_t>(i) + 1, seconds, result, shrunk.result, shrunk.judgements});
+      Found found = simplify(kernel, result, options.is_stopped);
+      found.number = begin + static_cast<std::int64_t>(i) + 1;
+      found.seconds = seconds;
+      if (observer.found) observer.found(found);
       has_ended = !options.keeps_going;
     }
   }

@@ -47,11 +47,12 @@ class CaseSource {
 
 /// A case on which the kernel failed.
 struct Found {
-  std::int64_t number;          // of the case, the first is 1
-  double seconds;               // since the search began
+  std::int64_t number = 0;      // of the case, the first is 1
+  double seconds = 0;           // since the search began
   verify::CaseResult drawn;     // as it was found
   verify::CaseResult shrunk;    // the simplest found
   std::int64_t judgements = 0;  // of the shrinking
+  bool fails_alone = true;      // whether `shrunk` fails as the first case that the kernel meets
 };
 
 struct SearchOptions {

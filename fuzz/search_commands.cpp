@@ -75,13 +75,15 @@ void report(const Found& found, const std::string& directory) {
   fmt::print("{}\n", failure_line(found.shrunk, main_finding(found.shrunk)));
   fmt::print("  case {}, {:.1f} s: {}, shrunk in {} cases\n  {}\n", found.number, found.seconds, print(found.drawn.c),
              found.judgements, replay_file_command(path, found.shrunk.kernel));
+  if (!found.fails_alone)
+    fmt::print("  as the kernel's first case it passed: it failed because of the calls before it, or by chance\n");
   std::fflush(stdout);
 }
 
 }  // namespace
 
 int fuzz(const FuzzOptions& given) {
-  const Kernel kernel = find_kernel(given.kernel);
+  const Kernel kernel = find_kernel(given.kernel, given.patience);
   SearchOptions options;
   for (const std::string& name : given.operators) options.operators.push_back(parse_operator(name));
   options.seed = given.seed;

@@ -6,6 +6,7 @@
 #include "fuzz/shrink.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 #include <set>
 #include <stdexcept>
@@ -186,17 +187,20 @@ const std::vector<Simpler>& ways_to_simplify() {
   return all;
 }
 
-Shrunk shrink(const Kernel& kernel, const CaseResult& failing, const std::function<bool()>& stop) {
+Shrunk shrink(const Judge& judge, const CaseResult& failing, const std::function<bool()>& stop) {
   Shrunk shrunk{failing, 0};
   std::set<std::string> judged{print(failing.c)};
-  const auto is_over = [&] { return shrunk.judgements >= kMostJudgements || (stop && stop()); };
+  const auto last = std::chrono::steady_clock::now() + std::chrono::duration<double>(kMostSeconds);
+  const auto is_over = [&] {
+    return shrunk.judgements >= kMostJudgements || std::chrono::steady_clock::now() > last || (stop && stop());
+  };
   /// One step along a way; false where it ends.
   const auto step = [&](const Simpler& simpler) {
     rc::Seq<Case> cases = simpler(shrunk.result.c);
     for (rc::Maybe<Case> next = cases.next(); next && !is_over(); next = cases.next()) {
       if (!is_valid(*next) || !judged.insert(print(*next)).second) continue;
       ++shrunk.judgements;
-      CaseResult result = judge(kernel, *next);
+      CaseResult result = judge(*next);
       if (!is_finding(result.verdict)) continue;
       shrunk.result = std::move(result);
       return true;

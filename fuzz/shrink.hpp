@@ -21,11 +21,16 @@ struct Shrunk {
   std::int64_t judgements = 0;  // cases judged on the way
 };
 
-/// Judgements of one shrinking, at most.
+/// Judgements of one shrinking, at most, and seconds after which none begins: a kernel that hangs takes all its
+/// patience for each.
 inline constexpr std::int64_t kMostJudgements = 400;
+inline constexpr double kMostSeconds = 120;
+
+/// Judges the kernel that is shrunk for on a case.
+using Judge = std::function<verify::CaseResult(const verify::Case&)>;
 
 /// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on. stop: ends
 /// it early, empty: never. The operator never changes.
-Shrunk shrink(const verify::Kernel& kernel, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
+Shrunk shrink(const Judge& judge, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
 
 }  // namespace attnspec::fuzz

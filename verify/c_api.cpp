@@ -12,6 +12,7 @@
 #include "verify/judge.hpp"
 #include "verify/levels.hpp"
 #include "verify/report.hpp"
+#include "verify/worker/serve.hpp"
 
 namespace attnspec::verify {
 
@@ -65,3 +66,9 @@ int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, co
   }
   return 2;
 }
+
+void attnspec_serve(const AttnspecKernel* kernel, const char* name, int socket, int memory) {
+  attnspec::verify::serve(*kernel, name, socket, memory);
+}
+
+void attnspec_refuse(int socket, const char* why) { attnspec::verify::refuse(socket, why); }

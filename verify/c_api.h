@@ -1,4 +1,5 @@
-/* The judge as a C library, for kernels that live in the calling process: verify/python/attnspec.py is its user. */
+/* The judge as a C library, for kernels that live in the calling process, and the worker, for a judge that lives in
+ * another: verify/python/attnspec.py is its user. */
 #ifndef ATTNSPEC_C_API_H
 #define ATTNSPEC_C_API_H
 
@@ -19,6 +20,13 @@ typedef void (*AttnspecPrint)(const char* text, void* context);
  * inconclusive. */
 ATTNSPEC_EXPORT int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, const char* cases,
                                    int details, AttnspecPrint print, void* context);
+
+/* Serves a kernel to the judge that started this process, until it hangs up. socket, memory: the descriptors that it
+ * left open. */
+ATTNSPEC_EXPORT void attnspec_serve(const AttnspecKernel* kernel, const char* name, int socket, int memory);
+
+/* Tells that judge in one line why there is no kernel. */
+ATTNSPEC_EXPORT void attnspec_refuse(int socket, const char* why);
 
 #ifdef __cplusplus
 }

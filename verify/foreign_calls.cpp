@@ -107,21 +107,29 @@ AttnspecNsaSizes sizes_of(const reference::NsaProblem& nsa, const std::vector<st
           static_cast<std::int32_t>(bit_of(nsa.activation))};
 }
 
+/// A kernel to call, and memory for its calls.
+struct Target {
+  const AttnspecKernel& kernel;
+  const std::string& name;
+  std::vector<std::int64_t>& row_offsets;
+};
+
 /// A forward call as the operator's struct, with what its pointers need.
 template <class Params>
 struct Translated {
   Params params{};
   CallMemory memory;
-  std::vector<std::int64_t> row_offsets;
+  std::vector<std::int64_t>& row_offsets;
 
-  Translated(std::int32_t device_type, const AttentionProblem& problem, std::span<std::byte> workspace)
-      : memory(device_type) {
+  Translated(const Target& target, const AttentionProblem& problem, std::span<std::byte> workspace)
+      : memory(target.kernel.device_type), row_offsets(target.row_offsets) {
     params.call = head(sizeof(Params), problem, workspace, memory);
   }
   Translated(const Translated&) = delete;
 
   void set_sizes(const reference::NsaProblem& nsa) {
-    row_offsets = reference::compressed_offsets(nsa);
+    const std::vector<std::int64_t> offsets = reference::compressed_offsets(nsa);
+    row_offsets.assign(offsets.begin(), offsets.end());
     params.sizes = sizes_of(nsa, row_offsets);
   }
   void set_attention(const ForwardCall& call) {
@@ -135,23 +143,23 @@ struct Translated {
 
 /// Gives `visit` the call as a Translated struct of its operator.
 template <class Visit>
-void translate(std::int32_t device_type, const ForwardCall& call, const Visit& visit) {
+void translate(const Target& target, const ForwardCall& call, const Visit& visit) {
   const AttentionProblem& problem = is_nsa(call.op) ? call.nsa.attention : call.problem.attention;
   switch (call.op) {
     case Operator::dense: {
-      Translated<AttnspecDense> t(device_type, problem, call.workspace);
+      Translated<AttnspecDense> t(target, problem, call.workspace);
       t.set_attention(call);
       return visit(t);
     }
     case Operator::selected: {
-      Translated<AttnspecSelected> t(device_type, problem, call.workspace);
+      Translated<AttnspecSelected> t(target, problem, call.workspace);
       t.set_attention(call);
       t.params.block = call.problem.block;
       t.params.selection = t.memory.of(call.selection);
       return visit(t);
     }
     case Operator::moba_select: {
-      Translated<AttnspecMobaSelect> t(device_type, problem, call.workspace);
+      Translated<AttnspecMobaSelect> t(target, problem, call.workspace);
       t.params.block = call.problem.block;
       t.params.top_k = call.problem.top_k;
       t.params.gate = static_cast<std::int32_t>(bit_of(call.problem.gate));
@@ -161,7 +169,7 @@ void translate(std::int32_t device_type, const ForwardCall& call, const Visit& v
       return visit(t);
     }
     case Operator::moba: {
-      Translated<AttnspecMoba> t(device_type, problem, call.workspace);
+      Translated<AttnspecMoba> t(target, problem, call.workspace);
       t.set_attention(call);
       t.params.block = call.problem.block;
       t.params.top_k = call.problem.top_k;
@@ -170,14 +178,14 @@ void translate(std::int32_t device_type, const ForwardCall& call, const Visit& v
       return visit(t);
     }
     case Operator::nsa_compressed: {
-      Translated<AttnspecNsaCompressed> t(device_type, problem, call.workspace);
+      Translated<AttnspecNsaCompressed> t(target, problem, call.workspace);
       t.set_sizes(call.nsa);
       t.set_attention(call);
       t.params.selection = t.memory.of(call.selection);
       return visit(t);
     }
     case Operator::window: {
-      Translated<AttnspecWindow> t(device_type, problem, call.workspace);
+      Translated<AttnspecWindow> t(target, problem, call.workspace);
       t.set_attention(call);
       t.params.window = call.nsa.window;
       return visit(t);
@@ -188,8 +196,8 @@ void translate(std::int32_t device_type, const ForwardCall& call, const Visit& v
 }
 
 template <class Visit>
-void translate(std::int32_t device_type, const CompressCall& call, const Visit& visit) {
-  Translated<AttnspecNsaCompress> t(device_type, call.nsa.attention, call.workspace);
+void translate(const Target& target, const CompressCall& call, const Visit& visit) {
+  Translated<AttnspecNsaCompress> t(target, call.nsa.attention, call.workspace);
   t.set_sizes(call.nsa);
   t.params.tokens = t.memory.of(call.tokens);
   t.params.phi = t.memory.of(call.phi);
@@ -198,8 +206,8 @@ void translate(std::int32_t device_type, const CompressCall& call, const Visit& 
 }
 
 template <class Visit>
-void translate(std::int32_t device_type, const NsaCall& call, const Visit& visit) {
-  Translated<AttnspecNsa> t(device_type, call.nsa.attention, call.workspace);
+void translate(const Target& target, const NsaCall& call, const Visit& visit) {
+  Translated<AttnspecNsa> t(target, call.nsa.attention, call.workspace);
   const auto branch = [&](const BranchCall& b) {
     return AttnspecBranch{t.memory.of(b.k), t.memory.of(b.v), t.memory.of(b.o), t.memory.of(b.lse)};
   };
@@ -272,11 +280,16 @@ struct Functions<AttnspecNsa> {
 
 // ---- Calls ----
 
-/// Enters a function of a kernel: the one place where somebody else's code runs.
+/// Enters a function of a kernel, which no exception may leave: one that does ends the process.
+template <class Result, class... Params, class... Arguments>
+Result enter(Result (*function)(Params...), Arguments... arguments) noexcept {
+  return function(arguments...);
+}
+
 template <class Params>
 void run(const std::string& name, const char* (*function)(const Params*), const Params& params, CallMemory& memory) {
   if (function == nullptr) throw CallFailed(fmt::format("kernel '{}': has no function for this call", name));
-  if (const char* message = function(&params)) throw CallFailed(fmt::format("kernel '{}': {}", name, message));
+  if (const char* message = enter(function, &params)) throw CallFailed(fmt::format("kernel '{}': {}", name, message));
   try {
     memory.collect();
   } catch (const std::runtime_error& error) {
@@ -285,44 +298,21 @@ void run(const std::string& name, const char* (*function)(const Params*), const 
 }
 
 template <class Call>
-void run_forward(const AttnspecKernel& kernel, const std::string& name, const Call& call) {
-  translate(kernel.device_type, call, [&](auto& t) {
-    run(name, kernel.*Functions<std::decay_t<decltype(t.params)>>::forward, t.params, t.memory);
+void run_call(const Target& target, const Call& call) {
+  translate(target, call, [&](auto& t) {
+    run(target.name, target.kernel.*Functions<std::decay_t<decltype(t.params)>>::forward, t.params, t.memory);
   });
 }
 
 template <class Params>
-void run_backward(const AttnspecKernel& kernel, const std::string& name, Translated<Params>& forward,
-                  typename Functions<Params>::Backward& params) {
+void run_backward(const Target& target, Translated<Params>& forward, typename Functions<Params>::Backward& params) {
   params.struct_size = sizeof params;
   params.forward = &forward.params;
-  run(name, kernel.*Functions<Params>::backward, params, forward.memory);
+  run(target.name, target.kernel.*Functions<Params>::backward, params, forward.memory);
 }
 
-constexpr std::int64_t kMostWorkspace = std::int64_t{1} << 40;
-
-template <class Call>
-std::int64_t ask_workspace(const AttnspecKernel& kernel, const std::string& name, Operator op, const Call& call) {
-  std::int64_t bytes = 0;
-  translate(kernel.device_type, call, [&](const auto& t) {
-    for (const std::int32_t is_backward : {0, 1}) {
-      const std::int64_t asked = kernel.workspace_bytes(bit_of(op), is_backward, &t.params);
-      if (asked < 0 || asked > kMostWorkspace)
-        throw CallFailed(fmt::format("kernel '{}': asks for {} bytes of workspace", name, asked));
-      bytes = std::max(bytes, asked);
-    }
-  });
-  return bytes;
-}
-
-}  // namespace
-
-void ForeignCalls::forward(const ForwardCall& call) const { run_forward(kernel_, name_, call); }
-void ForeignCalls::forward(const CompressCall& call) const { run_forward(kernel_, name_, call); }
-void ForeignCalls::forward(const NsaCall& call) const { run_forward(kernel_, name_, call); }
-
-void ForeignCalls::backward(const BackwardCall& call) const {
-  translate(kernel_.device_type, call.forward, [&](auto& t) {
+void run_call(const Target& target, const BackwardCall& call) {
+  translate(target, call.forward, [&](auto& t) {
     using Backward = typename Functions<std::decay_t<decltype(t.params)>>::Backward;
     if constexpr (!std::is_void_v<Backward>) {
       Backward params{};
@@ -330,23 +320,23 @@ void ForeignCalls::backward(const BackwardCall& call) const {
       params.dq = t.memory.of(call.dq);
       params.dk = t.memory.of(call.dk);
       params.dv = t.memory.of(call.dv);
-      run_backward(kernel_, name_, t, params);
+      run_backward(target, t, params);
     }
   });
 }
 
-void ForeignCalls::backward(const CompressBackwardCall& call) const {
-  translate(kernel_.device_type, call.forward, [&](auto& t) {
+void run_call(const Target& target, const CompressBackwardCall& call) {
+  translate(target, call.forward, [&](auto& t) {
     AttnspecNsaCompressBackward params{};
     params.d_rows = t.memory.of(call.d_rows);
     params.d_tokens = t.memory.of(call.d_tokens);
     params.d_phi = t.memory.of(call.d_phi);
-    run_backward(kernel_, name_, t, params);
+    run_backward(target, t, params);
   });
 }
 
-void ForeignCalls::backward(const NsaBackwardCall& call) const {
-  translate(kernel_.device_type, call.forward, [&](auto& t) {
+void run_call(const Target& target, const NsaBackwardCall& call) {
+  translate(target, call.forward, [&](auto& t) {
     const auto branch = [&](const BranchGradientViews& b) {
       return AttnspecBranchGradients{t.memory.of(b.dk), t.memory.of(b.dv)};
     };
@@ -361,18 +351,47 @@ void ForeignCalls::backward(const NsaBackwardCall& call) const {
     params.dv_compressed = t.memory.of(call.dv_compressed);
     params.d_phi_k = t.memory.of(call.d_phi_k);
     params.d_phi_v = t.memory.of(call.d_phi_v);
-    run_backward(kernel_, name_, t, params);
+    run_backward(target, t, params);
   });
 }
 
-std::int64_t ForeignCalls::workspace_bytes(const ForwardCall& call) const {
-  return ask_workspace(kernel_, name_, call.op, call);
+constexpr std::int64_t kMostWorkspace = std::int64_t{1} << 40;
+
+Operator operator_of(const ForwardCall& call) { return call.op; }
+Operator operator_of(const CompressCall&) { return Operator::nsa_compress; }
+Operator operator_of(const NsaCall&) { return Operator::nsa; }
+
+template <class Call>
+std::int64_t ask_workspace(const Target& target, const Call& call) {
+  std::int64_t bytes = 0;
+  translate(target, call, [&](const auto& t) {
+    for (const std::int32_t is_backward : {0, 1}) {
+      const std::int64_t asked =
+          enter(target.kernel.workspace_bytes, bit_of(operator_of(call)), is_backward, &t.params);
+      if (asked < 0 || asked > kMostWorkspace)
+        throw CallFailed(fmt::format("kernel '{}': asks for {} bytes of workspace", target.name, asked));
+      bytes = std::max(bytes, asked);
+    }
+  });
+  return bytes;
 }
-std::int64_t ForeignCalls::workspace_bytes(const CompressCall& call) const {
-  return ask_workspace(kernel_, name_, Operator::nsa_compress, call);
+
+}  // namespace
+
+void ForeignCalls::run(const AnyCall& call) {
+  std::visit([&](const auto& c) { run_call({kernel_, name_, row_offsets_}, c); }, call);
 }
-std::int64_t ForeignCalls::workspace_bytes(const NsaCall& call) const {
-  return ask_workspace(kernel_, name_, Operator::nsa, call);
+
+std::int64_t ForeignCalls::workspace_bytes(const AnyCall& call) {
+  return std::visit(
+      [&]<class Call>(const Call& c) -> std::int64_t {
+        if constexpr (requires { c.forward; }) {
+          throw std::logic_error("the workspace of a backward is that of its forward");
+        } else {
+          return ask_workspace({kernel_, name_, row_offsets_}, c);
+        }
+      },
+      call);
 }
 
 }  // namespace attnspec::verify

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "verify/kernel.hpp"
 #include "verify/kernel_abi.h"
@@ -29,29 +31,26 @@ constexpr std::uint32_t bit_of(reference::Activation activation) {
                                                      : ATTNSPEC_GELU;
 }
 
+/// Any call of a kernel.
+using AnyCall = std::variant<ForwardCall, BackwardCall, CompressCall, CompressBackwardCall, NsaCall, NsaBackwardCall>;
+
 /// Runs the calls of a foreign kernel: translates them, puts their tensors where the kernel wants them, and enters its
-/// functions, all of them in one place. Throws CallFailed with the message that a function returned, and when the GPU
-/// reports an error.
+/// functions, all of them in one place. One call at a time.
 class ForeignCalls {
  public:
   /// kernel: a declaration that was checked.
   ForeignCalls(const AttnspecKernel& kernel, std::string name) : kernel_(kernel), name_(std::move(name)) {}
 
-  void forward(const ForwardCall& call) const;
-  void forward(const CompressCall& call) const;
-  void forward(const NsaCall& call) const;
-  void backward(const BackwardCall& call) const;
-  void backward(const CompressBackwardCall& call) const;
-  void backward(const NsaBackwardCall& call) const;
-
-  /// What a forward and a backward of this call need, the larger of both. Its tensors need no data.
-  std::int64_t workspace_bytes(const ForwardCall& call) const;
-  std::int64_t workspace_bytes(const CompressCall& call) const;
-  std::int64_t workspace_bytes(const NsaCall& call) const;
+  /// Throws CallFailed with the message that a function returned, and when the GPU reports an error.
+  void run(const AnyCall& call);
+  /// What a forward and a backward of this forward call need, the larger of both. Its tensors need no data. Throws
+  /// CallFailed.
+  std::int64_t workspace_bytes(const AnyCall& call);
 
  private:
-  AttnspecKernel kernel_;
+  AttnspecKernel kernel_;  // without what a later version has at the end
   std::string name_;
+  std::vector<std::int64_t> row_offsets_;  // of NSA's last call: what a kernel is given stays in its place
 };
 
 }  // namespace attnspec::verify

@@ -11,7 +11,6 @@
 #include "reference/moba.hpp"
 #include "reference/nsa_compression.hpp"
 #include "reference/nsa_selection.hpp"
-#include "verify/foreign_calls.hpp"
 
 namespace attnspec::verify {
 
@@ -37,9 +36,8 @@ PhiTensors<TensorView> packed_phi(const Case& c, const reference::NsaProblem& ns
   return views;
 }
 
-std::int64_t workspace_bytes(const ForeignCalls& calls, Format output, const Case& c) {
-  const reference::MobaProblem moba = problem_of(c);
-  const reference::NsaProblem nsa = nsa_problem_of(c);
+/// A forward call of the case, without data, of these problems.
+AnyCall blank_call(const reference::MobaProblem& moba, const reference::NsaProblem& nsa, Format output, const Case& c) {
   const std::int64_t queries = sum(query_rows(c)), keys = sum(key_rows(c));
   const TensorView q = packed(c.dtype, queries, c.heads, c.dk), k = packed(c.dtype, keys, c.kv_heads, c.dk),
                    v = packed(c.dtype, keys, c.kv_heads, c.dv), o = packed(output, queries, c.heads, c.dv),
@@ -50,30 +48,28 @@ std::int64_t workspace_bytes(const ForeignCalls& calls, Format output, const Cas
   if (compresses(c.op)) {
     const std::int64_t rows = reference::compressed_offsets(nsa).back();
     const TensorView compressed = packed(c.dtype, rows, c.kv_heads, c.dk);
-    if (c.op == Operator::nsa_compress)
-      return calls.workspace_bytes(CompressCall{nsa, k, packed_phi(c, nsa, c.dk), compressed, {}});
+    if (c.op == Operator::nsa_compress) return CompressCall{nsa, k, packed_phi(c, nsa, c.dk), compressed, {}};
     const BranchCall branch{k, v, o, lse};
-    const NsaCall call{nsa,
-                       q,
-                       branch,
-                       branch,
-                       branch,
-                       packed(c.dtype, queries, c.heads, 3),
-                       packed_phi(c, nsa, c.dk),
-                       packed_phi(c, nsa, c.dv),
-                       compressed,
-                       packed(c.dtype, rows, c.kv_heads, c.dv),
-                       selection(c.kv_heads, reference::selection_slots(nsa)),
-                       o,
-                       {}};
-    return calls.workspace_bytes(call);
+    return NsaCall{nsa,
+                   q,
+                   branch,
+                   branch,
+                   branch,
+                   packed(c.dtype, queries, c.heads, 3),
+                   packed_phi(c, nsa, c.dk),
+                   packed_phi(c, nsa, c.dv),
+                   compressed,
+                   packed(c.dtype, rows, c.kv_heads, c.dv),
+                   selection(c.kv_heads, reference::selection_slots(nsa)),
+                   o,
+                   {}};
   }
   ForwardCall call{c.op, moba, nsa, q, k, {}, {}, {}, {}, {}};
   if (c.op == Operator::selected) call.selection = selection(c.shared_selection ? c.kv_heads : c.heads, c.top_k);
   if (selects(c.op)) call.selection = selection(c.heads, reference::selection_slots(moba));
   if (c.op == Operator::nsa_compressed) call.selection = selection(c.kv_heads, reference::selection_slots(nsa));
   if (attends(c.op)) call.v = v, call.o = o, call.lse = lse;
-  return calls.workspace_bytes(call);
+  return call;
 }
 
 // ---- Limits ----
@@ -152,9 +148,8 @@ std::vector<HasFunctions> all_functions(const AttnspecKernel& k) {
           {Operator::nsa, k.nsa != nullptr, k.nsa_backward != nullptr}};
 }
 
-}  // namespace
-
-void check_declaration(const AttnspecKernel& kernel, const std::string& name) {
+/// Rejects a declaration that is wrong.
+void check(const AttnspecKernel& kernel, const std::string& name) {
   if (kernel.abi_version != ATTNSPEC_ABI_VERSION)
     reject(name, fmt::format("abi_version={}: this attnspec has version {}", kernel.abi_version, ATTNSPEC_ABI_VERSION));
   if (kernel.struct_size < sizeof(AttnspecKernel))
@@ -173,42 +168,61 @@ void check_declaration(const AttnspecKernel& kernel, const std::string& name) {
       reject(name, fmt::format("operator {} is declared without a function", verify::name(functions.op)));
   if ((kernel.operators & ATTNSPEC_MOBA_SELECT) != 0 && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
     reject(name, "operator moba_select needs the promise ATTNSPEC_EXPORTS_SELECTION");
-}
-
-Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& name) {
-  check_declaration(declared, name);
-  if (declared.device_type == kDLCUDA)
+  if (kernel.device_type == kDLCUDA)
     if (const std::string why = cuda::find_devices().why_none; !why.empty())
       reject(name, "needs a CUDA device: " + why);
-  const AttnspecKernel abi = declared;  // without what a later version has at the end
+}
+
+}  // namespace
+
+Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name) {
+  check(kernel, name);
+  Declaration declared;
+  declared.summary = fmt::format("{}: {}", kernel.name, kernel.summary);
+  declared.departures = departures_of(kernel, name);
+  for (const HasFunctions& functions : all_functions(kernel)) {
+    if ((kernel.operators & bit_of(functions.op)) == 0) continue;
+    declared.operators.push_back(functions.op);
+    if (!functions.backward) declared.forward_only.push_back(functions.op);
+  }
+  declared.exports_selection = (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
+  declared.has_workspace = kernel.workspace_bytes != nullptr;
+  declared.limits = kernel.limits;
+  return declared;
+}
+
+Kernel make_kernel(const Declaration& declared, const std::string& name, const std::function<void(const AnyCall&)>& run,
+                   const std::function<std::int64_t(const AnyCall&)>& workspace_bytes) {
   Kernel kernel;
   kernel.name = name;
   kernel.is_reentrant = false;
-  kernel.summary = fmt::format("{}: {}", abi.name, abi.summary);
-  kernel.departures = departures_of(abi, name);
-  bool attention_backward = false;
-  for (const HasFunctions& functions : all_functions(abi)) {
-    if ((abi.operators & bit_of(functions.op)) == 0) continue;
-    kernel.operators.push_back(functions.op);
-    if (!functions.backward) kernel.forward_only.push_back(functions.op);
-    attention_backward = attention_backward || (functions.backward && !compresses(functions.op));
-  }
-  kernel.exports_selection = (abi.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
-  kernel.unsupported = [limits = abi.limits](const Case& c) { return unsupported(limits, c); };
-  const auto calls = std::make_shared<ForeignCalls>(abi, name);
-  if (abi.workspace_bytes != nullptr)
-    kernel.workspace_bytes = [calls, departures = kernel.departures](const Case& c) {
-      return workspace_bytes(*calls, reference::make_profile(c.dtype, departures).output, c);
+  kernel.summary = declared.summary;
+  kernel.departures = declared.departures;
+  kernel.operators = declared.operators;
+  kernel.forward_only = declared.forward_only;
+  kernel.exports_selection = declared.exports_selection;
+  kernel.unsupported = [limits = declared.limits](const Case& c) { return unsupported(limits, c); };
+  if (declared.has_workspace)
+    kernel.workspace_bytes = [workspace_bytes, departures = declared.departures](const Case& c) {
+      const reference::MobaProblem moba = problem_of(c);
+      const reference::NsaProblem nsa = nsa_problem_of(c);
+      return workspace_bytes(blank_call(moba, nsa, reference::make_profile(c.dtype, departures).output, c));
     };
-  kernel.forward = [calls](const ForwardCall& call) { calls->forward(call); };
-  kernel.compress = [calls](const CompressCall& call) { calls->forward(call); };
-  kernel.nsa = [calls](const NsaCall& call) { calls->forward(call); };
-  if (attention_backward) kernel.backward = [calls](const BackwardCall& call) { calls->backward(call); };
-  if (abi.nsa_compress_backward != nullptr)
-    kernel.compress_backward = [calls](const CompressBackwardCall& call) { calls->backward(call); };
-  if (abi.nsa_backward != nullptr)
-    kernel.nsa_backward = [calls](const NsaBackwardCall& call) { calls->backward(call); };
+  kernel.forward = run;
+  kernel.backward = run;
+  kernel.compress = run;
+  kernel.compress_backward = run;
+  kernel.nsa = run;
+  kernel.nsa_backward = run;
   return kernel;
+}
+
+Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& name) {
+  const Declaration declaration = declaration_of(declared, name);
+  const auto calls = std::make_shared<ForeignCalls>(declared, name);
+  return make_kernel(
+      declaration, name, [calls](const AnyCall& call) { calls->run(call); },
+      [calls](const AnyCall& call) { return calls->workspace_bytes(call); });
 }
 
 }  // namespace attnspec::verify

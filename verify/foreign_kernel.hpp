@@ -1,30 +1,49 @@
-// Kernels of others: shared libraries with the C interface of kernel_abi.h.
+// Kernels of others: shared libraries with the C interface of kernel_abi.h, and Python functions behind it.
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "verify/foreign_calls.hpp"
 #include "verify/kernel.hpp"
-
-struct AttnspecKernel;
+#include "verify/kernel_abi.h"
 
 namespace attnspec::verify {
 
-/// The kernel of a shared library, which stays loaded. Its name is the path. The library is first loaded and asked in a
-/// child process, so that one that crashes, ends the process or takes longer than `patience` does so there.
+/// Whether the name is somebody else's kernel: PATH.so or FILE.py:FUNCTION.
+bool is_foreign(std::string_view name);
+
+/// The kernel of a shared library, or a Python function that is decorated with attnspec.kernel. It lives in a process
+/// of its own (worker/), which is killed where it takes longer than `patience`. Its calls throw CallFailed.
 ///
-/// Throws std::invalid_argument, one line that names the path: no such file, not a library, no attnspec_kernel, what
-/// make_foreign_kernel throws, or how the child ended.
-Kernel load_kernel(const std::string& path, std::chrono::milliseconds patience = std::chrono::seconds(10));
+/// Throws std::invalid_argument, one line that names the kernel: no such file, not a library, no attnspec_kernel, what
+/// declaration_of throws, or how the process ended.
+Kernel load_kernel(const std::string& name, Seconds patience = kPatience);
+
+/// What a kernel declares, without its functions.
+struct Declaration {
+  std::string summary;
+  reference::Departures departures;
+  std::vector<Operator> operators, forward_only;
+  bool exports_selection = false;
+  bool has_workspace = false;
+  AttnspecLimits limits{};
+};
 
 /// Throws std::invalid_argument, one line that names the kernel: another version, a struct smaller than that version's,
-/// a missing text, an unknown operator, departure or device, an operator without a function.
-void check_declaration(const AttnspecKernel& declared, const std::string& name);
+/// a missing text, an unknown operator, departure or device, an operator without a function, no GPU for a kernel that
+/// needs one.
+Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name);
 
-/// A kernel described by the C interface, under the given name. What it points to must live as long as the result. Its
-/// calls throw CallFailed.
-///
-/// Throws what check_declaration throws, and std::invalid_argument when the kernel needs a GPU and there is none.
+/// A kernel that runs its calls, and asks for its workspace, by these functions.
+Kernel make_kernel(const Declaration& declared, const std::string& name, const std::function<void(const AnyCall&)>& run,
+                   const std::function<std::int64_t(const AnyCall&)>& workspace_bytes);
+
+/// A kernel of this process. What it points to must live as long as the result. Its calls throw CallFailed. Throws what
+/// declaration_of throws.
 Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& name);
 
 }  // namespace attnspec::verify

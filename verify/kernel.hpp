@@ -2,6 +2,7 @@
 // forward and a backward to run: of attention, of NSA's compression, of the whole of NSA.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory_resource>
@@ -116,6 +117,8 @@ struct Kernel {
   bool exports_selection = true;
   /// Where the tensors of its calls must lie.
   std::pmr::memory_resource* memory = std::pmr::get_default_resource();
+  /// Makes the next call its first one. Empty: no call leaves anything behind.
+  std::function<void()> forget;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
   std::function<std::optional<std::string>(const Case&)> unsupported;
   std::function<std::int64_t(const Case&)> workspace_bytes;  // of a forward or backward call; empty: none
@@ -127,6 +130,10 @@ struct Kernel {
   std::function<void(const NsaBackwardCall&)> nsa_backward;            // empty: forward only
 };
 
+using Seconds = std::chrono::duration<double>;
+/// How long somebody else's kernel may take to load, and for a call.
+inline constexpr Seconds kPatience{60};
+
 bool implements(const Kernel& kernel, Operator op);
 
 /// The built-in kernels that this machine can run.
@@ -134,8 +141,9 @@ const std::vector<Kernel>& kernels();
 
 /// The kernel of that name: built in; defect:NAME, the model kernel with one planted defect; benign:NAME, the model
 /// kernel done in another way that is as right; each of them with departures from its plain arithmetic appended,
-/// model:moba+rounded_sum+fp32_out. PATH.so is somebody else's, see foreign_kernel.hpp; it declares its own departures.
-/// Throws std::invalid_argument that names it and lists the kernels, or says what is wrong with the library.
-Kernel find_kernel(std::string_view name);
+/// model:moba+rounded_sum+fp32_out. PATH.so and FILE.py:FUNCTION are somebody else's, see foreign_kernel.hpp; they
+/// declare their own departures, and must load and do each call within `patience`. Throws std::invalid_argument that
+/// names it and lists the kernels, or says what is wrong with the library or the function.
+Kernel find_kernel(std::string_view name, Seconds patience = kPatience);
 
 }  // namespace attnspec::verify

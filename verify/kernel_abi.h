@@ -20,10 +20,11 @@
  * Every output tensor is written whole, and holds other bytes before every call. A query that sees no key has o = 0,
  * lse = -infinity and dq = 0; a key that no query sees has dk = dv = 0.
  *
+ * The library is loaded in a process of its own, which is ended when it is no longer needed or a call takes too long.
  * Calls come one at a time. A function returns NULL, or one line that says why it could not do the call; the text must
- * live until the next call. Tensors are in the memory of the device that the kernel names; every struct, shape and
- * offset is in host memory. Nothing that a call was given may be used after it has returned; on a GPU the work may
- * still be under way on its stream.
+ * live until the next call. Nothing may be thrown out of it. Tensors are in the memory of the device that the kernel
+ * names; every struct, shape and offset is in host memory. Nothing that a call was given may be used after it has
+ * returned; on a GPU the work may still be under way on its stream.
  */
 #ifndef ATTNSPEC_KERNEL_ABI_H
 #define ATTNSPEC_KERNEL_ABI_H

@@ -63,8 +63,8 @@ const std::vector<Kernel>& kernels() {
   return all;
 }
 
-Kernel find_kernel(std::string_view text) {
-  if (text.ends_with(".so")) return load_kernel(std::string(text));
+Kernel find_kernel(std::string_view text, Seconds patience) {
+  if (is_foreign(text)) return load_kernel(std::string(text), patience);
   if (text.find(".so+") != std::string_view::npos)
     throw std::invalid_argument(
         fmt::format("kernel '{}': a library declares its own departures, none can be added to them", text));
@@ -83,7 +83,8 @@ Kernel find_kernel(std::string_view text) {
     if (name == fmt::format("benign:{}", variation.name))
       return model::make_kernel(std::string(text), variation.what, all_operators(), variation.stages, departures);
   throw std::invalid_argument(fmt::format(
-      "kernel '{}': is not known; there are {}, defect:NAME (list defects), benign:NAME (list variations) and PATH.so",
+      "kernel '{}': is not known; there are {}, defect:NAME (list defects), benign:NAME (list variations), PATH.so "
+      "and FILE.py:FUNCTION",
       name, fmt::join(names, ", ")));
 }
 

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 
 #include "verify/case.hpp"
 #include "verify/regimes.hpp"
@@ -94,18 +95,49 @@ TEST_F(FuzzCommand, WritesFindingsThatReplay) {
   for (const char* name : {"q", "v", "do"}) EXPECT_NO_THROW(tensors.at(name));
 }
 
+TEST_F(FuzzCommand, ShrinksACrash) {
+  const std::string library = ATTNSPEC_FOREIGN_DIR "/crashes_for_some.so";
+  const Outcome found = run("fuzz " + library + " --cases 50 --seed 1");
+  EXPECT_EQ(found.code, 1) << found.out << found.err;
+  const std::string failure = line_with(found.out, "FAIL crash ");
+  EXPECT_NE(failure.find("': ended by signal SIGSEGV in the forward call | "), std::string::npos) << found.out;
+  const std::size_t command = failure.find("./attnspec ") + std::string("./attnspec ").size();
+  const std::size_t begin = failure.find('\'', command) + 1;
+  const auto c = attnspec::verify::parse_case(failure.substr(begin, failure.find('\'', begin) - begin));
+  EXPECT_EQ(std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}), 21) << failure;
+  const Outcome again = run(failure.substr(command));
+  EXPECT_EQ(again.code, 1) << again.err;
+  EXPECT_EQ(line_with(again.out, "FAIL "), failure);
+}
+
+TEST_F(FuzzCommand, EndsAKernelThatHangs) {
+  const std::string library = ATTNSPEC_FOREIGN_DIR "/hangs_in_call.so";
+  const Outcome found = run("replay 'dense(lens=5)' --kernel " + library + " --patience 1");
+  EXPECT_EQ(found.code, 1) << found.out << found.err;
+  EXPECT_NE(found.out.find("': did not return from the forward call within 1 s | "), std::string::npos) << found.out;
+}
+
 TEST_F(FuzzCommand, GoesOnAndTellsSwarms) {
   const Outcome result = run("fuzz defect:delta_missing --cases 45 --seed 1 --keep-going --verbose --findings found");
   EXPECT_EQ(result.code, 1);
   EXPECT_NE(result.out.find("45 cases and "), std::string::npos) << result.out;
   EXPECT_NE(result.out.find("cases with findings, "), std::string::npos) << result.out;
-  EXPECT_NE(result.err.find("swarm: everything\nswarm: "), std::string::npos) << result.err;
+  const std::size_t first = result.err.find("swarm: everything\n");
+  ASSERT_NE(first, std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("\nswarm: ", first), std::string::npos) << result.err;  // progress may lie between
   EXPECT_TRUE(fs::exists(directory / "found" / "value-out-of-bound"));
 }
 
 TEST_F(FuzzCommand, EndsWithTheSummaryWhenItIsInterrupted) {
   const Outcome result = run("fuzz model:moba --seconds 60", "timeout --foreground --preserve-status --signal=INT 1");
   EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
+}
+
+/// Ctrl-C reaches the whole process group.
+TEST_F(FuzzCommand, IsInterruptedWithoutHarmToAKernelOfAnotherProcess) {
+  const Outcome result = run("fuzz " ATTNSPEC_EXAMPLE " --seconds 60", "timeout --preserve-status --signal=INT 1");
+  EXPECT_EQ(result.code, 0) << result.out << result.err;
   EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
 }
 
@@ -132,6 +164,7 @@ TEST_F(FuzzCommand, GivesOneLineForBadInput) {
   EXPECT_EQ(run("fuzz model:moba --seconds -1").code, 2);
   EXPECT_EQ(run("fuzz model:moba --seed x").code, 2);
   EXPECT_EQ(run("fuzz model:moba --jobs 0").code, 2);
+  EXPECT_EQ(run("fuzz model:moba --patience 0").code, 2);
   EXPECT_EQ(run("defects --cases 0").code, 2);
   EXPECT_NE(run("fuzz --help").out.find("--keep-going"), std::string::npos);
 }

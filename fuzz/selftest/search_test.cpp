@@ -173,7 +173,7 @@ TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
       judge(kernel, parse_case("selected(lens=40+0+17,q_lens=30+0+20,heads=6,kv_heads=3,dk=40,dv=24,block=12,top_k=5,"
                                "scale=0.3,dtype=fp16,layout=contiguous,regime=spiky,seed=4711)"));
   ASSERT_TRUE(is_finding(failing.verdict));
-  const Shrunk shrunk = shrink(kernel, failing);
+  const Shrunk shrunk = shrink([&](const Case& c) { return judge(kernel, c); }, failing);
   EXPECT_LE(shrunk.judgements, kMostJudgements);
   const Case& c = shrunk.result.c;
   EXPECT_EQ(c.lens, std::vector<std::int64_t>{1});
@@ -190,7 +190,7 @@ TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
 TEST(Shrink, StopsWhenItIsTold) {
   const Kernel kernel = find_kernel("defect:delta_missing");
   const CaseResult failing = judge(kernel, parse_case("moba(lens=80,block=16)"));
-  const Shrunk shrunk = shrink(kernel, failing, [] { return true; });
+  const Shrunk shrunk = shrink([&](const Case& c) { return judge(kernel, c); }, failing, [] { return true; });
   EXPECT_EQ(shrunk.judgements, 0);
   EXPECT_EQ(shrunk.result.c, failing.c);
 }

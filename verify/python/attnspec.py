@@ -11,15 +11,14 @@
 A function is called with the fields of the operator's struct in kernel_abi.h as keywords. Tensors are NumPy arrays over
 the judge's memory, [tokens, heads, dim], with strides; bf16 ones are uint16: to_float32 and store convert. Functions write
 into the arrays of their outputs. gate, phi and activation are names ("top_k"); what an operator has of sub-structs (phi,
-branches) are namespaces. A backward gets the forward's fields and its own. What it raises ends the check with one line.
+branches) are namespaces. A backward gets the forward's fields and its own. What it raises is a finding.
 
-As a program, what ./attnspec does for a kernel FILE.py:FUNCTION that is decorated:
+check calls the function in this process, which a crash ends. ./attnspec takes a decorated function by name, as
+FILE.py:FUNCTION, and starts this file as a program to hold it in a process of its own:
 
-    attnspec.py check FILE.py:FUNCTION... [--level N]
-    attnspec.py replay CASE --kernel FILE.py:FUNCTION
+    attnspec.py serve LIBRARY FILE.py:FUNCTION SOCKET MEMORY
 """
 
-import argparse
 import ctypes
 import importlib.util
 import os
@@ -30,7 +29,6 @@ from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_int, c_i
 from ctypes import c_uint32, c_uint64, c_void_p
 
 ABI_VERSION = 1
-COULD_NOT_RUN = 2
 
 OPERATORS = ["dense", "selected", "moba_select", "moba", "nsa_compress", "nsa_compressed", "window", "nsa"]
 DTYPES = ["bf16", "fp16", "fp32"]
@@ -299,6 +297,7 @@ def find_function(text):
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault("attnspec", sys.modules[__name__])
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # for what the file imports
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -311,24 +310,20 @@ def find_function(text):
     return fn
 
 
-def main(arguments):
-    parser = argparse.ArgumentParser(prog="attnspec", description="Judges Python functions as kernels.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    checking = commands.add_parser("check")
-    checking.add_argument("kernels", nargs="+", metavar="FILE.py:FUNCTION")
-    checking.add_argument("--level", type=int, default=1)
-    replaying = commands.add_parser("replay")
-    replaying.add_argument("cases", nargs="+", metavar="CASE")
-    replaying.add_argument("--kernel", required=True, metavar="FILE.py:FUNCTION")
-    options = parser.parse_args(arguments)
+def serve(path, text, socket, memory):
+    """Serves the function FILE.py:FUNCTION to the judge at the other end of a socket; path: libattnspec_c.so."""
+    judge = ctypes.CDLL(path)
+    judge.attnspec_serve.argtypes = [POINTER(Kernel), c_char_p, c_int, c_int]
     try:
-        if options.command == "check":
-            return max(check(find_function(text), level=options.level, name=text) for text in options.kernels)
-        return check(find_function(options.kernel), cases=options.cases, details=True, name=options.kernel)
-    except (ValueError, OSError) as error:
-        print(f"attnspec: {error}", file=sys.stderr)
-        return COULD_NOT_RUN
+        fn = find_function(text)
+    except ValueError as error:
+        judge.attnspec_refuse(int(socket), str(error).encode())
+        return
+    bridge = Bridge(fn, fn.attnspec)
+    judge.attnspec_serve(bridge.kernel, text.encode(), int(socket), int(memory))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] != ["serve"] or len(sys.argv) != 6:
+        sys.exit("attnspec.py: is a module, and what ./attnspec starts for FILE.py:FUNCTION")
+    serve(*sys.argv[2:])

@@ -41,7 +41,7 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line(
       "check model:mobba",
       "kernel 'model:mobba': is not known; there are model:moba, model:nsa, defect:NAME (list defects), benign:NAME "
-      "(list variations) and PATH.so");
+      "(list variations), PATH.so and FILE.py:FUNCTION");
   expect_one_line("check ./nowhere.so", "kernel './nowhere.so': there is no such file");
   expect_one_line("check ./nowhere.so+fp32_out",
                   "kernel './nowhere.so+fp32_out': a library declares its own departures, none can be added to them");

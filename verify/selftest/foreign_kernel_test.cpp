@@ -1,10 +1,9 @@
-// Kernels of others: what is refused and with which line, how limits are read, and that every operator's structs carry
-// a call there and back.
+// Kernels of others: what is refused and with which line, how limits are read, what becomes of a process that ends, and
+// that every operator's structs carry a call there and back.
 #include "verify/foreign_kernel.hpp"
 
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <fstream>
 
 #include "verify/judge.hpp"
@@ -22,7 +21,7 @@ using namespace std::chrono_literals;
 std::string library(const std::string& name) { return ATTNSPEC_FOREIGN_DIR "/" + name + ".so"; }
 
 /// Why a library is not loaded, without the path that the line begins with.
-std::string refusal(const std::string& path, std::chrono::milliseconds patience = 10s) {
+std::string refusal(const std::string& path, Seconds patience = kPatience) {
   const std::string text = message_of<std::invalid_argument>([&] { load_kernel(path, patience); });
   const std::string prefix = "kernel '" + path + "': ";
   EXPECT_EQ(text.substr(0, prefix.size()), prefix);
@@ -42,7 +41,7 @@ TEST(LoadKernel, SaysInOneLineWhatIsWrongWithALibrary) {
 TEST(LoadKernel, SurvivesALibraryThatCrashesEndsOrHangs) {
   EXPECT_EQ(refusal(library("crashes")), "crashed when loaded (signal 11, Segmentation fault)");
   EXPECT_EQ(refusal(library("ends")), "ended the process when loaded (exit code 3)");
-  EXPECT_EQ(refusal(library("hangs"), 300ms), "did not load within 0.3 s");
+  EXPECT_EQ(refusal(library("hangs"), 1s), "did not load within 1 s");
 }
 
 TEST(LoadKernel, GivesAKernelWhoseNameIsItsPath) {
@@ -137,196 +136,69 @@ TEST(ForeignKernel, ReadsItsLimits) {
   EXPECT_EQ(unsupported(&AttnspecLimits::window, {32, 0}, "window(window=33)"), "window 33 is above its limit 32");
 }
 
-// ---- The mirror: the model kernel, behind the C interface ----
-
-TensorView view(const DLTensor& t) {
-  const Format format = t.dtype.bits == 32 ? Format::fp32 : t.dtype.code == kDLBfloat ? Format::bf16 : Format::fp16;
-  return {t.data, format, t.shape[0], t.shape[1], t.shape[2], t.strides[0], t.strides[1]};
-}
-SelectionView selection(const DLTensor& t) {
-  return {static_cast<std::int32_t*>(t.data), t.shape[0], t.shape[1], t.shape[2]};
-}
-PhiTensors<TensorView> phi(const AttnspecPhi& p) {
-  return {view(p.position), view(p.w), view(p.w1), view(p.b1), view(p.w2), view(p.b2)};
+/// The finding of a kernel that fails on every case.
+Finding failure(const Kernel& kernel) {
+  const CaseResult result = judge(kernel, parse_case("dense(lens=5)"));
+  EXPECT_EQ(result.findings.size(), 1u);
+  EXPECT_EQ(result.verdict, result.findings.at(0).verdict);
+  return result.findings.at(0);
 }
 
-reference::AttentionProblem attention(const AttnspecCall& call, const DLTensor& q, const DLTensor& k, std::int64_t dv) {
-  const auto offsets = [&](const std::int64_t* begin) { return std::vector(begin, begin + call.num_sequences + 1); };
-  return {offsets(call.q_offsets), offsets(call.k_offsets), q.shape[1], k.shape[1], q.shape[2], dv, call.scale,
-          call.causal != 0};
+TEST(Worker, TurnsTheEndOfItsProcessIntoAFinding) {
+  const Kernel crashes = load_kernel(library("crashes_in_call")), ends = load_kernel(library("ends_in_call")),
+               hangs = load_kernel(library("hangs_in_call"), 1s);
+  EXPECT_EQ(failure(crashes).verdict, Verdict::crash);
+  EXPECT_EQ(failure(crashes).detail, "kernel '" + crashes.name + "': ended by signal SIGSEGV in the forward call");
+  EXPECT_EQ(failure(ends).verdict, Verdict::crash);
+  EXPECT_EQ(failure(ends).detail, "kernel '" + ends.name + "': ended with exit code 0 in the forward call");
+  EXPECT_EQ(failure(hangs).verdict, Verdict::hang);
+  EXPECT_EQ(failure(hangs).detail, "kernel '" + hangs.name + "': did not return from the forward call within 1 s");
 }
 
-/// All of the problem but phi.
-reference::NsaProblem nsa_problem(const AttnspecNsaSizes& sizes, const reference::AttentionProblem& problem) {
-  reference::NsaProblem nsa;
-  nsa.attention = problem;
-  nsa.compress_block = sizes.compress_block, nsa.compress_stride = sizes.compress_stride;
-  nsa.block = sizes.block, nsa.top_n = sizes.top_n;
-  nsa.initial_blocks = sizes.initial_blocks, nsa.local_blocks = sizes.local_blocks;
-  nsa.window = sizes.window;
-  return nsa;
-}
-
-void set_phi(const AttnspecNsaSizes& sizes, const AttnspecPhi& parameters, reference::NsaProblem& nsa) {
-  nsa.phi = sizes.phi == ATTNSPEC_PHI_MEAN     ? reference::Phi::mean
-            : sizes.phi == ATTNSPEC_PHI_LINEAR ? reference::Phi::linear
-                                               : reference::Phi::mlp;
-  nsa.activation = sizes.activation == ATTNSPEC_RELU   ? reference::Activation::relu
-                   : sizes.activation == ATTNSPEC_SILU ? reference::Activation::silu
-                                                       : reference::Activation::gelu;
-  nsa.hidden = parameters.b1.shape[2];
-  nsa.shared_phi = parameters.position.shape[1] == 1;
-}
-
-/// A call of an operator that attends or selects, in our own terms.
-struct Mirrored {
-  reference::MobaProblem moba;
-  reference::NsaProblem nsa;
-  ForwardCall call;
-
-  template <class Params>
-  Mirrored(Operator op, const Params& p) : call{op, moba, nsa, view(p.q), view(p.k), {}, {}, {}, {}, {}} {
-    if constexpr (requires { p.v; }) {
-      call.v = view(p.v), call.o = view(p.o), call.lse = view(p.lse);
-      moba.attention = attention(p.call, p.q, p.k, p.v.shape[2]);
-    } else {
-      moba.attention = attention(p.call, p.q, p.k, 1);
-    }
-    nsa.attention = moba.attention;
-    if constexpr (requires { p.block; }) moba.block = p.block;
-    if constexpr (requires { p.top_k; }) {
-      moba.top_k = p.top_k;
-      moba.gate = p.gate == ATTNSPEC_GATE_TOP_K    ? reference::Gate::top_k
-                  : p.gate == ATTNSPEC_GATE_WINDOW ? reference::Gate::window
-                                                   : reference::Gate::sink;
-    }
-    if constexpr (requires { p.selection; }) call.selection = selection(p.selection);
-    if constexpr (requires { p.sizes; }) nsa = nsa_problem(p.sizes, moba.attention);
-    if constexpr (requires { p.window; }) nsa.window = p.window;
-    EXPECT_EQ(p.call.struct_size, sizeof p);
-    // The workspace is the kernel's to fill: 8 bytes for each query token.
-    EXPECT_EQ(p.call.workspace_bytes, 8 * p.q.shape[0]);
-    if (p.call.workspace != nullptr) std::memset(p.call.workspace, 1, static_cast<std::size_t>(8 * p.q.shape[0]));
+TEST(Worker, StartsAgainAfterACrash) {
+  const Kernel kernel = load_kernel(library("crashes_for_some"));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(judge(kernel, parse_case("dense(lens=21)")).verdict, Verdict::crash);
+    EXPECT_EQ(judge(kernel, parse_case("dense(lens=20)")).verdict, Verdict::pass);
   }
-  Mirrored(const Mirrored&) = delete;
-};
+}
+
+/// What same_place says of a call of these sizes.
+bool is_in_the_same_place(const Kernel& kernel, const std::vector<std::int64_t>& offsets) {
+  const std::int64_t tokens = offsets.back();
+  const reference::MobaProblem problem{{offsets, offsets, 1, 1, 8, 8, 1, true}};
+  const auto tensor = [&](std::int64_t dim) {
+    return HostTensor(Format::fp32, Layout::strided, tokens, 1, dim, kernel.memory);
+  };
+  HostTensor q = tensor(8), k = tensor(8), v = tensor(8), o = tensor(8), lse = tensor(1);
+  kernel.forward({Operator::dense, problem, {}, q.view(), k.view(), v.view(), {}, o.view(), lse.view(), {}});
+  return o.view().load(0, 0, 0) == 1;
+}
+
+TEST(Worker, GivesCallsOfTheSameShapesTheSamePlaces) {
+  const Kernel kernel = load_kernel(library("same_place"));
+  EXPECT_FALSE(is_in_the_same_place(kernel, {0, 5, 9}));
+  EXPECT_TRUE(is_in_the_same_place(kernel, {0, 5, 9}));
+  EXPECT_TRUE(is_in_the_same_place(kernel, {0, 1, 9}));  // other offsets where the last ones were
+  EXPECT_FALSE(is_in_the_same_place(kernel, {0, 5, 90}));
+}
 
 /// The model kernel with every operator.
-const Kernel& model() {
-  static const Kernel kernel = [] {
-    Kernel all = find_kernel("model:moba");
-    all.operators.assign(std::begin(kOperators), std::end(kOperators));
-    return all;
-  }();
-  return kernel;
+Kernel all_of_the_model() {
+  Kernel all = find_kernel("model:moba");
+  all.operators.assign(std::begin(kOperators), std::end(kOperators));
+  return all;
 }
 
-template <Operator op, class Params>
-const char* forward(const Params* p) {
-  model().forward(Mirrored(op, *p).call);
-  return nullptr;
-}
-template <Operator op, class Backward>
-const char* backward(const Backward* p) {
-  EXPECT_EQ(p->struct_size, sizeof *p);
-  model().backward({Mirrored(op, *p->forward).call, view(p->d_o), view(p->dq), view(p->dk), view(p->dv)});
-  return nullptr;
-}
-
-CompressCall compress_call(const AttnspecNsaCompress& p, reference::NsaProblem& nsa) {
-  nsa = nsa_problem(p.sizes, attention(p.call, p.tokens, p.tokens, p.tokens.shape[2]));
-  set_phi(p.sizes, p.phi, nsa);
-  EXPECT_EQ(p.sizes.row_offsets[p.call.num_sequences], p.rows.shape[0]);
-  return {nsa, view(p.tokens), phi(p.phi), view(p.rows), {}};
-}
-const char* compress(const AttnspecNsaCompress* p) {
-  reference::NsaProblem nsa;
-  model().compress(compress_call(*p, nsa));
-  return nullptr;
-}
-const char* compress_backward(const AttnspecNsaCompressBackward* p) {
-  reference::NsaProblem nsa;
-  model().compress_backward({compress_call(*p->forward, nsa), view(p->d_rows), view(p->d_tokens), phi(p->d_phi)});
-  return nullptr;
-}
-
-NsaCall nsa_call(const AttnspecNsa& p, reference::NsaProblem& nsa) {
-  const auto branch = [](const AttnspecBranch& b) { return BranchCall{view(b.k), view(b.v), view(b.o), view(b.lse)}; };
-  nsa = nsa_problem(p.sizes, attention(p.call, p.q, p.window.k, p.window.v.shape[2]));
-  set_phi(p.sizes, p.phi_k, nsa);
-  return {nsa,
-          view(p.q),
-          branch(p.compressed),
-          branch(p.selected),
-          branch(p.window),
-          view(p.gates),
-          phi(p.phi_k),
-          phi(p.phi_v),
-          view(p.k_compressed),
-          view(p.v_compressed),
-          selection(p.selection),
-          view(p.o),
-          {}};
-}
-const char* whole_nsa(const AttnspecNsa* p) {
-  reference::NsaProblem nsa;
-  model().nsa(nsa_call(*p, nsa));
-  return nullptr;
-}
-const char* whole_nsa_backward(const AttnspecNsaBackward* p) {
-  reference::NsaProblem nsa;
-  const auto branch = [](const AttnspecBranchGradients& b) { return BranchGradientViews{view(b.dk), view(b.dv)}; };
-  model().nsa_backward({nsa_call(*p->forward, nsa), view(p->d_o), view(p->dq), branch(p->compressed),
-                        branch(p->selected), branch(p->window), view(p->d_gates), view(p->dk_compressed),
-                        view(p->dv_compressed), phi(p->d_phi_k), phi(p->d_phi_v)});
-  return nullptr;
-}
-
-/// 8 bytes for each query token, read off the struct of the operator.
-std::int64_t workspace_bytes(std::uint32_t op, std::int32_t, const void* params) {
-  const auto& call = *static_cast<const AttnspecCall*>(params);
-  if (op == ATTNSPEC_NSA) {
-    const auto& p = *static_cast<const AttnspecNsa*>(params);
-    EXPECT_EQ(p.selected.o.shape[0], call.q_offsets[call.num_sequences]);
-    EXPECT_EQ(p.k_compressed.shape[0], p.sizes.row_offsets[call.num_sequences]);
-    EXPECT_EQ(p.q.data, nullptr);
-  }
-  return 8 * call.q_offsets[call.num_sequences];
-}
-
-AttnspecKernel mirror() {
-  AttnspecKernel kernel = minimal();
-  kernel.name = "mirror";
-  kernel.departures = "";
-  kernel.operators = 255;
-  kernel.promises = ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC;
-  kernel.workspace_bytes = workspace_bytes;
-  kernel.dense = forward<Operator::dense>;
-  kernel.dense_backward = backward<Operator::dense>;
-  kernel.selected = forward<Operator::selected>;
-  kernel.selected_backward = backward<Operator::selected>;
-  kernel.moba_select = forward<Operator::moba_select>;
-  kernel.moba = forward<Operator::moba>;
-  kernel.moba_backward = backward<Operator::moba>;
-  kernel.nsa_compress = compress;
-  kernel.nsa_compress_backward = compress_backward;
-  kernel.nsa_compressed = forward<Operator::nsa_compressed>;
-  kernel.nsa_compressed_backward = backward<Operator::nsa_compressed>;
-  kernel.window = forward<Operator::window>;
-  kernel.window_backward = backward<Operator::window>;
-  kernel.nsa = whole_nsa;
-  kernel.nsa_backward = whole_nsa_backward;
-  return kernel;
-}
-
-/// Every sixteenth case of level 1 gives the mirror what it gives the model kernel: the same rows with the same errors.
-TEST(ForeignKernel, CarriesEveryOperatorThereAndBack) {
-  const Kernel kernel = make_foreign_kernel(mirror(), "mirror");
+/// Every sixteenth case of level 1 gives the mirror, which is the model kernel behind the C interface, what it gives
+/// the model kernel: the same rows with the same errors.
+TEST(Worker, CarriesEveryOperatorThereAndBack) {
+  const Kernel kernel = load_kernel(library("mirror")), model = all_of_the_model();
   EXPECT_EQ(kernel.forward_only, std::vector{Operator::moba_select});
   for (const Operator op : kernel.operators) {
     const std::vector<Case> cases = level_cases(op, 1);
     for (std::size_t i = 0; i < cases.size(); i += 16) {
-      CaseResult expected = judge(model(), cases[i]), observed = judge(kernel, cases[i]);
+      CaseResult expected = judge(model, cases[i]), observed = judge(kernel, cases[i]);
       expected.kernel = observed.kernel = "";
       EXPECT_EQ(details(observed), details(expected)) << print(cases[i]);
     }

@@ -1,9 +1,12 @@
-"""Kernels in Python: the example passes, faults are found, bad input gives one line."""
+"""Kernels in Python: the example passes, faults are found, bad input gives one line. ATTNSPEC_PROGRAM: the program."""
 
 import contextlib
 import io
+import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 import unittest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
@@ -116,14 +119,77 @@ class Check(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "dtype 'fp8': is none of bf16, fp16, fp32"):
             attnspec.check(dense, "dense", dtypes=["fp8"])
 
-    def test_is_a_program(self):
-        code, out, _ = outcome(lambda: attnspec.main(["replay", CASES[0], "--kernel", EXAMPLE]))
-        self.assertEqual(code, 0, out)
-        self.assertIn("verdict: pass", out)
-        code, out, err = outcome(lambda: attnspec.main(["check", "nowhere.py:f"]))
-        self.assertEqual((code, out, err), (2, "", "attnspec: kernel 'nowhere.py:f': there is no such file\n"))
-        code, out, err = outcome(lambda: attnspec.main(["check", EXAMPLE.replace(":moba", ":pool")]))
-        self.assertIn("is not decorated with attnspec.kernel", err)
+
+def run(*arguments, python=sys.executable):
+    """The program as its users run it."""
+    environment = {**os.environ, "ATTNSPEC_PYTHON": python}
+    return subprocess.run([os.environ["ATTNSPEC_PROGRAM"], *arguments], env=environment, capture_output=True, text=True)
+
+
+BAD_KERNELS = """
+import os, signal, time
+import attnspec
+
+@attnspec.kernel("dense")
+def crashes(**_):
+    print("never among the findings")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+@attnspec.kernel("dense")
+def ends(**_):
+    os._exit(0)
+
+@attnspec.kernel("dense")
+def hangs(**_):
+    time.sleep(1000)
+
+@attnspec.kernel("dense")
+def raises(**_):
+    raise RuntimeError("no\\nmemory")
+"""
+
+
+class Program(unittest.TestCase):
+    def test_passes_the_example(self):
+        done = run("replay", CASES[1], "--kernel", EXAMPLE)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        self.assertIn("verdict: pass", done.stdout)
+        with tempfile.TemporaryDirectory() as findings:
+            done = run("fuzz", EXAMPLE, "--cases", "20", "--seed", "1", "--findings", findings)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("20 cases and ", done.stdout)
+
+    def test_survives_what_a_function_does(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "bad.py"
+            file.write_text(BAD_KERNELS)
+            for name, patience, failure in [
+                ("crashes", 60, "crash {0} call => kernel '{0}': ended by signal SIGSEGV in the forward call"),
+                ("ends", 60, "crash {0} call => kernel '{0}': ended with exit code 0 in the forward call"),
+                ("hangs", 10, "hang {0} call => kernel '{0}': did not return from the forward call within 10 s"),
+                ("raises", 60, "call-failed {0} call => kernel '{0}': RuntimeError: no memory"),
+            ]:
+                kernel = f"{file}:{name}"
+                done = run("replay", "dense(lens=7)", "--kernel", kernel, "--patience", str(patience))
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn(f"\nFAIL {failure.format(kernel)} | ", done.stdout)
+                self.assertNotIn("never among", done.stdout)
+
+    def test_says_in_one_line_what_is_wrong(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "bad.py"
+            file.write_text("import nowhere\n")
+            for kernel, why in [
+                ("nowhere.py:f", "there is no such file"),
+                (f"{file}:f", "ModuleNotFoundError: No module named 'nowhere'"),
+                (EXAMPLE.replace(":moba", ":pool"), "is not decorated with attnspec.kernel"),
+                (EXAMPLE.replace(":moba", ":f"), "the file has no f"),
+            ]:
+                done = run("check", kernel)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertEqual(done.stderr, f"attnspec: kernel '{kernel}': {why}\n")
+        done = run("check", EXAMPLE, python="/nowhere")
+        self.assertEqual(done.stderr, f"attnspec: kernel '{EXAMPLE}': ATTNSPEC_PYTHON=/nowhere: cannot be run\n")
 
 
 class Bf16(unittest.TestCase):

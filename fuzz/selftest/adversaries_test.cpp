@@ -1,0 +1,68 @@
+// Every way in which a wrong kernel could pass has a hostile kernel, and the search finds it.
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <set>
+#include <string>
+
+#include "fuzz/search.hpp"
+#include "verify/foreign_kernel.hpp"
+
+namespace attnspec::fuzz {
+namespace {
+
+using enum verify::Verdict;
+
+struct Adversary {
+  const char* name;                    // of the library
+  verify::Operator op;                 // where it is wrong
+  std::set<verify::Verdict> verdicts;  // one of which it earns
+};
+
+const Adversary kAdversaries[] = {
+    {"keeps_by_address", verify::Operator::dense, {value_out_of_bound, non_finite}},
+    {"keeps_by_shape", verify::Operator::dense, {value_out_of_bound, non_finite}},
+    {"knows_the_fill", verify::Operator::dense, {value_out_of_bound, nondeterministic, stray_read}},
+    {"leaves_early", verify::Operator::dense, {crash}},
+    {"writes_outside", verify::Operator::dense, {stray_write}},
+    {"reads_outside", verify::Operator::dense, {stray_read}},
+    {"dense_when_small", verify::Operator::moba, {value_out_of_bound}},
+    {"declares_too_much", verify::Operator::dense, {value_out_of_bound}},
+    {"skips_light_blocks", verify::Operator::moba, {value_out_of_bound}},
+    {"refuses", verify::Operator::dense, {call_failed}},
+    {"hides_behind_ties", verify::Operator::moba, {selection_mismatch}},
+    {"wrong_now_and_then", verify::Operator::dense, {nondeterministic, value_out_of_bound, law_broken}},
+    {"trusts_its_workspace", verify::Operator::dense, {value_out_of_bound}}};
+
+verify::Kernel load(const std::string& name) {
+  return verify::load_kernel(std::string(ATTNSPEC_ADVERSARIES_DIR) + "/" + name + ".so");
+}
+
+class Adversaries : public testing::TestWithParam<Adversary> {};
+
+TEST_P(Adversaries, AreFound) {
+  const auto& [name, op, verdicts] = GetParam();
+  SearchOptions options;
+  options.operators = {op};
+  options.cases = 1000;
+  std::optional<Found> found;
+  SearchObserver observer;
+  observer.found = [&](const Found& f) { found = f; };
+  search(load(name), options, observer);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_TRUE(verdicts.contains(found->drawn.verdict)) << verify::name(found->drawn.verdict);
+  EXPECT_TRUE(found->fails_alone || std::string(name) == "wrong_now_and_then");
+}
+
+INSTANTIATE_TEST_SUITE_P(Hostile, Adversaries, testing::ValuesIn(kAdversaries),
+                         [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(Adversary, ThatLeavesNothingToJudgeIsNotPassed) {
+  SearchOptions options;
+  options.cases = 50;
+  EXPECT_EQ(exit_code(search(load("limits_itself"), options)), 3);
+}
+
+}  // namespace
+}  // namespace attnspec::fuzz

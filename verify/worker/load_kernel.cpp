@@ -1,0 +1,70 @@
+// Kernels of others by name: which program holds them.
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <stdexcept>
+#include <system_error>
+
+#include "verify/worker/worker.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+/// Whether a Python has NumPy.
+bool has_numpy(const std::string& python) {
+  const char* test = "import importlib.util, sys; sys.exit(importlib.util.find_spec('numpy') is None)";
+  return Process({python, "-c", test}, {}).wait() == 0;
+}
+
+/// The program that an environment variable names; empty where it is not set.
+std::string named_program(const char* variable, const std::string& kernel) {
+  const char* program = std::getenv(variable);
+  if (program == nullptr) return "";
+  if (programs(program).empty())
+    throw std::invalid_argument(fmt::format("kernel '{}': {}={}: cannot be run", kernel, variable, program));
+  return program;
+}
+
+/// The Python for kernels in Python: the first on the PATH that has NumPy, unless the environment names another.
+std::string find_python(const std::string& kernel) {
+  if (std::string named = named_program("ATTNSPEC_PYTHON", kernel); !named.empty()) return named;
+  for (const std::string& python : programs("python3"))
+    if (has_numpy(python)) return python;
+  throw std::invalid_argument(
+      fmt::format("kernel '{}': there is no python3 with NumPy on the PATH (ATTNSPEC_PYTHON names another)", kernel));
+}
+
+/// The program for shared libraries: that of this build, unless the environment names another.
+std::string find_worker(const std::string& kernel) {
+  std::string named = named_program("ATTNSPEC_WORKER", kernel);
+  return named.empty() ? ATTNSPEC_WORKER_PROGRAM : named;
+}
+
+}  // namespace
+
+bool is_foreign(std::string_view name) { return name.ends_with(".so") || name.find(".py:") != std::string_view::npos; }
+
+Kernel load_kernel(const std::string& name, Seconds patience) {
+  const std::size_t function = name.rfind(".py:");
+  const bool is_python = !name.ends_with(".so");
+  const std::string file = is_python ? name.substr(0, function + 3) : name;
+  if (std::error_code error; !std::filesystem::exists(file, error))
+    throw std::invalid_argument(fmt::format("kernel '{}': there is no such file", name));
+  std::vector<std::string> command{is_python ? find_python(name) : find_worker(name)};
+  if (is_python)
+    command.insert(command.end(),
+                   {"-u", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py", "serve", ATTNSPEC_C_LIBRARY});
+  command.push_back(name);
+  const auto worker = std::make_shared<Worker>(command, name, patience);
+  Kernel kernel = make_kernel(
+      worker->declaration(), name, [worker](const AnyCall& call) { worker->run(call); },
+      [worker](const AnyCall& call) { return worker->workspace_bytes(call); });
+  kernel.memory = &worker->memory();
+  kernel.forget = [worker] { worker->forget(); };
+  return kernel;
+}
+
+}  // namespace attnspec::verify

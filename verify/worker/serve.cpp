@@ -1,0 +1,82 @@
+#include "verify/worker/serve.hpp"
+
+#include <fcntl.h>
+
+#include <exception>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "verify/foreign_calls.hpp"
+#include "verify/worker/arena.hpp"
+#include "verify/worker/channel.hpp"
+#include "verify/worker/protocol.hpp"
+
+namespace attnspec::verify {
+
+namespace {
+
+template <class Message>
+void send(Channel& channel, const Message& message) {
+  Writer writer;
+  writer(message);
+  channel.send(writer.bytes());
+}
+
+/// A call of a kind, as AnyCall counts them, with nothing in it but these problems.
+AnyCall blank_call(std::size_t kind, const Problems& problems) {
+  const ForwardCall forward{{}, problems.moba, problems.nsa, {}, {}, {}, {}, {}, {}, {}};
+  const CompressCall compress{problems.nsa, {}, {}, {}, {}};
+  const NsaCall nsa{problems.nsa, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  for (const AnyCall& call : {AnyCall(forward), AnyCall(BackwardCall{forward, {}, {}, {}, {}}), AnyCall(compress),
+                              AnyCall(CompressBackwardCall{compress, {}, {}, {}}), AnyCall(nsa),
+                              AnyCall(NsaBackwardCall{nsa, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}})})
+    if (call.index() == kind) return call;
+  throw std::runtime_error("a message holds no call");
+}
+
+Reply answer(ForeignCalls& calls, const std::vector<std::byte>& request, const SharedMemory& memory,
+             Problems& problems) {
+  Reader reader(request, memory.bytes(), &problems);
+  Ask ask{};
+  std::size_t kind = 0;
+  reader(ask, kind);
+  AnyCall call = blank_call(kind, problems);
+  std::visit([&](auto& c) { reader(c); }, call);
+  try {
+    if (ask == Ask::workspace_bytes) return {Outcome::done, "", calls.workspace_bytes(call)};
+    calls.run(call);
+    return {};
+  } catch (const CallFailed& failure) {
+    return {Outcome::failed, failure.what(), 0};
+  } catch (const std::exception& error) {
+    return {Outcome::could_not_run, error.what(), 0};
+  }
+}
+
+}  // namespace
+
+void serve(const AttnspecKernel& kernel, const std::string& name, int socket, int memory) {
+  fcntl(socket, F_SETFD, FD_CLOEXEC);
+  fcntl(memory, F_SETFD, FD_CLOEXEC);
+  const SharedMemory shared(memory);
+  Hello hello;
+  try {
+    hello.declaration = declaration_of(kernel, name);
+  } catch (const std::invalid_argument& error) {
+    return refuse(socket, error.what());
+  }
+  Channel channel(socket);
+  send(channel, hello);
+  ForeignCalls calls(kernel, name);
+  Problems problems;
+  for (std::vector<std::byte> request; channel.receive(request) == Channel::Result::done;)
+    send(channel, answer(calls, request, shared, problems));
+}
+
+void refuse(int socket, const std::string& why) {
+  Channel channel(socket);
+  send(channel, Hello{why, {}});
+}
+
+}  // namespace attnspec::verify

@@ -1,0 +1,115 @@
+#include "verify/worker/worker.hpp"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+namespace attnspec::verify {
+
+namespace {
+
+Clock::time_point after(Seconds patience) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(patience);
+}
+
+std::string how_load_ended(int status) {
+  if (WIFSIGNALED(status))
+    return fmt::format("crashed when loaded (signal {}, {})", WTERMSIG(status), strsignal(WTERMSIG(status)));
+  return fmt::format("ended the process when loaded (exit code {})", WEXITSTATUS(status));
+}
+
+std::string how_call_ended(int status) {
+  if (!WIFSIGNALED(status)) return fmt::format("ended with exit code {}", WEXITSTATUS(status));
+  const char* name = sigabbrev_np(WTERMSIG(status));
+  return name == nullptr ? fmt::format("ended by signal {}", WTERMSIG(status))
+                         : fmt::format("ended by signal SIG{}", name);
+}
+
+std::string name_of(Ask what, const AnyCall& call) {
+  if (what == Ask::workspace_bytes) return "workspace_bytes";
+  const auto is_backward = [](const auto& c) {
+    return requires { c.forward; };
+  };
+  return std::visit(is_backward, call) ? "backward" : "forward";
+}
+
+}  // namespace
+
+Worker::Worker(std::vector<std::string> command, std::string name, Seconds patience)
+    : command_(std::move(command)), name_(std::move(name)), patience_(patience) {
+  start();
+}
+
+void Worker::start() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    throw std::runtime_error(fmt::format("no socket: {}", std::strerror(errno)));
+  const int memory = arena_.memory().descriptor();
+  std::vector<std::string> command = command_;
+  command.push_back(std::to_string(ends[1]));
+  command.push_back(std::to_string(memory));
+  running_.emplace(command, std::vector{ends[1], memory}, ends[0]);
+  close(ends[1]);
+
+  std::vector<std::byte> message;
+  const Channel::Result result = running_->channel.receive(message, after(patience_));
+  Hello hello;
+  if (result == Channel::Result::done) {
+    Reader reader(message);
+    reader(hello);
+  } else {
+    const int status = running_->process.end();
+    hello.refusal =
+        fmt::format("kernel '{}': {}", name_,
+                    result == Channel::Result::ended ? how_load_ended(status)
+                                                     : fmt::format("did not load within {} s", patience_.count()));
+  }
+  if (hello.refusal.empty()) {
+    declaration_ = std::move(hello.declaration);
+    return;
+  }
+  running_.reset();
+  throw std::invalid_argument(hello.refusal);
+}
+
+Reply Worker::ask(Ask what, const AnyCall& call) {
+  Writer request(arena_.memory().bytes());
+  request(what, call.index());
+  std::visit([&](const auto& c) { request(c); }, call);
+  try {
+    if (!running_) start();
+  } catch (const std::invalid_argument& error) {
+    throw CallFailed(error.what(), Verdict::crash);
+  }
+  const Clock::time_point deadline = after(patience_);
+  std::vector<std::byte> message;
+  Channel::Result result = running_->channel.send(request.bytes(), deadline);
+  if (result == Channel::Result::done) result = running_->channel.receive(message, deadline);
+  if (result != Channel::Result::done) fail(result, what, call);
+  Reply reply;
+  Reader reader(message);
+  reader(reply);
+  if (reply.outcome == Outcome::done) return reply;
+  running_.reset();
+  if (reply.outcome == Outcome::failed) throw CallFailed(reply.message);
+  throw std::runtime_error(reply.message);
+}
+
+void Worker::fail(Channel::Result how, Ask what, const AnyCall& call) {
+  const int status = running_->process.end();
+  running_.reset();
+  if (how == Channel::Result::late)
+    throw CallFailed(fmt::format("kernel '{}': did not return from the {} call within {} s", name_, name_of(what, call),
+                                 patience_.count()),
+                     Verdict::hang);
+  throw CallFailed(fmt::format("kernel '{}': {} in the {} call", name_, how_call_ended(status), name_of(what, call)),
+                   Verdict::crash);
+}
+
+}  // namespace attnspec::verify

@@ -1,0 +1,59 @@
+// The judge's side: a kernel in a process of its own, which may crash, end or hang there.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "verify/foreign_calls.hpp"
+#include "verify/foreign_kernel.hpp"
+#include "verify/worker/arena.hpp"
+#include "verify/worker/channel.hpp"
+#include "verify/worker/process.hpp"
+#include "verify/worker/protocol.hpp"
+
+namespace attnspec::verify {
+
+/// A kernel that a child process holds. Calls that fail throw CallFailed; the next one then starts another process, so
+/// that no call meets what a failed one left behind.
+class Worker {
+ public:
+  /// command: the program and its arguments, to which those of `serve` are added: the descriptors of a socket and of
+  /// the memory. patience: how long it may take to load the kernel, and for a call. Throws std::invalid_argument, one
+  /// line that names the kernel: why it has none, or how it ended.
+  Worker(std::vector<std::string> command, std::string name, Seconds patience);
+
+  const Declaration& declaration() const { return declaration_; }
+  /// Where the tensors of calls must lie.
+  Arena& memory() { return arena_; }
+
+  /// Ends the process; the next call starts another.
+  void forget() { running_.reset(); }
+
+  void run(const AnyCall& call) { ask(Ask::run, call); }
+  std::int64_t workspace_bytes(const AnyCall& call) { return ask(Ask::workspace_bytes, call).workspace_bytes; }
+
+ private:
+  struct Running {
+    Running(const std::vector<std::string>& command, const std::vector<int>& inherited, int socket)
+        : process(command, inherited), channel(socket) {}
+
+    Process process;
+    Channel channel;
+  };
+
+  void start();
+  Reply ask(Ask what, const AnyCall& call);
+  /// Ends the process. Throws CallFailed.
+  [[noreturn]] void fail(Channel::Result how, Ask what, const AnyCall& call);
+
+  std::vector<std::string> command_;
+  std::string name_;
+  Seconds patience_;
+  Arena arena_;
+  std::optional<Running> running_;
+  Declaration declaration_;
+};
+
+}  // namespace attnspec::verify
