@@ -10,20 +10,16 @@
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
 #ifndef __CUDACC__
-namespace simulator {
-
 /// A shuffle of a type of 4 or 8 bytes, in words of 4.
 template <class T>
-__forceinline__ T shuffle_words(T value, ShuffleFrom from, int operand, std::uint32_t mask) {
+__forceinline__ T shuffle_words(T value, simulator::ShuffleFrom from, int operand, std::uint32_t mask) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   std::uint32_t words[sizeof(T) / 4];
   std::memcpy(words, &value, sizeof value);
-  for (std::uint32_t& word : words) word = shuffle(word, from, operand, mask);
+  for (std::uint32_t& word : words) word = simulator::shuffle(word, from, operand, mask);
   std::memcpy(&value, words, sizeof value);
   return value;
 }
-
-}  // namespace simulator
 #endif
 
 /// The value of lane `source`. T: an arithmetic type of 4 or 8 bytes, as in all shuffles.
@@ -32,7 +28,7 @@ __device__ __forceinline__ T shuffle(T value, int source, std::uint32_t mask = k
 #ifdef __CUDACC__
   return __shfl_sync(mask, value, source);
 #else
-  return simulator::shuffle_words(value, simulator::ShuffleFrom::lane, source, mask);
+  return shuffle_words(value, simulator::ShuffleFrom::lane, source, mask);
 #endif
 }
 
@@ -42,7 +38,7 @@ __device__ __forceinline__ T shuffle_up(T value, int distance, std::uint32_t mas
 #ifdef __CUDACC__
   return __shfl_up_sync(mask, value, static_cast<unsigned>(distance));
 #else
-  return simulator::shuffle_words(value, simulator::ShuffleFrom::below, distance, mask);
+  return shuffle_words(value, simulator::ShuffleFrom::below, distance, mask);
 #endif
 }
 
@@ -52,7 +48,7 @@ __device__ __forceinline__ T shuffle_down(T value, int distance, std::uint32_t m
 #ifdef __CUDACC__
   return __shfl_down_sync(mask, value, static_cast<unsigned>(distance));
 #else
-  return simulator::shuffle_words(value, simulator::ShuffleFrom::above, distance, mask);
+  return shuffle_words(value, simulator::ShuffleFrom::above, distance, mask);
 #endif
 }
 
@@ -62,7 +58,7 @@ __device__ __forceinline__ T shuffle_xor(T value, int flips, std::uint32_t mask 
 #ifdef __CUDACC__
   return __shfl_xor_sync(mask, value, flips);
 #else
-  return simulator::shuffle_words(value, simulator::ShuffleFrom::flipped, flips, mask);
+  return shuffle_words(value, simulator::ShuffleFrom::flipped, flips, mask);
 #endif
 }
 
