@@ -2,7 +2,13 @@
 
 namespace attnspec::cuda {
 
+namespace gpu::gathered_queries {
+const AttnspecKernel& kernel();
+}
 namespace gpu::thread_per_row {
+const AttnspecKernel& kernel();
+}
+namespace simulated::gathered_queries {
 const AttnspecKernel& kernel();
 }
 namespace simulated::thread_per_row {
@@ -11,7 +17,7 @@ const AttnspecKernel& kernel();
 
 std::vector<const AttnspecKernel*> gpu_kernels() {
 #ifdef ATTNSPEC_HAS_GPU_KERNELS
-  return {&gpu::thread_per_row::kernel()};
+  return {&gpu::thread_per_row::kernel(), &gpu::gathered_queries::kernel()};
 #else
   return {};
 #endif
@@ -19,7 +25,7 @@ std::vector<const AttnspecKernel*> gpu_kernels() {
 
 std::vector<const AttnspecKernel*> simulated_kernels() {
 #ifdef ATTNSPEC_HAS_SIMULATED_KERNELS
-  return {&simulated::thread_per_row::kernel()};
+  return {&simulated::thread_per_row::kernel(), &simulated::gathered_queries::kernel()};
 #else
   return {};
 #endif
