@@ -56,41 +56,57 @@ struct Problem {
   const float* deltas;
   float* dq_parts;
   Divider slots;
+  int group;  // query heads of a key/value head
   int tiles;  // key tiles of a block
   HeadChunk chunk;
 
-  __device__ __forceinline__ int group() const { return sizes.heads / sizes.kv_heads; }
-
-  /// The first number of a pick's part of dq.
-  __device__ __forceinline__ float* dq_part(int head, std::int64_t pick, int tile) const {
-    const std::int64_t row = (head - chunk.kv_begin * group()) * sizes.selection.num_queries * sizes.selection.slots;
-    return dq_parts + ((row + pick) * tiles + tile) * sizes.dk;
+  /// The parts of dq of a head.
+  __device__ __forceinline__ float* dq_parts_of(int head) const {
+    const std::int64_t picks = sizes.selection.num_queries * sizes.selection.slots;
+    return dq_parts + (head - chunk.kv_begin * group) * picks * tiles * sizes.dk;
   }
+
+  /// The head whose lists a query head goes through.
+  __device__ __forceinline__ int list_head(int h) const { return sizes.selection.heads == sizes.heads ? h : h / group; }
 };
 
 // ---- deltas ----
 
-// A warp owns a row (token, head); dv is a multiple of 8.
+// Half a warp owns a row (token, head); dv is a multiple of 8.
 template <class T>
-__global__ void sum_deltas(std::int64_t num_rows, int heads, int dv, Rows<const T> o, Rows<const T> d_o,
-                           float* deltas) {
-  const std::int64_t row = std::int64_t{block_index().x} * (kRowThreads / kWarpLanes) + warp_index();
-  if (row >= num_rows) return;
-  const T* left = o.at(row / heads, row % heads);
-  const T* right = d_o.at(row / heads, row % heads);
+__global__ void sum_deltas(int num_queries, int heads, int dv, Rows<const T> o, Rows<const T> d_o, float* deltas) {
+  constexpr int kLanes = kWarpLanes / 2;
+  const int row = block_index().x * (kRowThreads / kLanes) + thread_number() / kLanes;
+  const int token = row / heads, h = row % heads;
+  const bool is_there = token < num_queries;
+  const T* left = o.at(token, h);
+  const T* right = d_o.at(token, h);
   float sum = 0;
-  for (int d = 8 * lane_index(); d < dv; d += 8 * kWarpLanes) {
+  for (int d = 8 * (lane_index() % kLanes); is_there && d < dv; d += 8 * kLanes) {
     const Words4 a = load_128_constant(left + d), b = load_128_constant(right + d);
     for (int word = 0; word < 4; ++word) {
       sum += unpack_low<T>(a.words[word]) * unpack_low<T>(b.words[word]);
       sum += unpack_high<T>(a.words[word]) * unpack_high<T>(b.words[word]);
     }
   }
-  sum = sum_lanes(sum);
-  if (lane_index() == 0) deltas[row] = sum;
+  sum = sum_lanes<kLanes>(sum);
+  if (is_there && lane_index() % kLanes == 0) deltas[row] = sum;
 }
 
 // ---- key tiles ----
+
+/// A lane's way to matrices of 8 rows and 16 bytes in shared memory, from an origin on. Distances are known to the
+/// compiler, and share no bits with the origin's column: what it adds to an address is then one of four numbers and an
+/// immediate.
+template <class T, int features>
+struct Matrices {
+  const T* row;
+  int chunk;
+
+  __device__ __forceinline__ const T* at(int rows, int columns) const {
+    return row + rows * features + columns / 64 * 64 + ((chunk ^ (columns / 8 % 8)) << 3);
+  }
+};
 
 /// A matrix of 16-bit numbers in shared memory: rows of `features`, whose chunks of 16 bytes are permuted within each
 /// 128 bytes by the row's number, so that the same chunk of 8 rows lies in all banks.
@@ -99,27 +115,17 @@ struct SharedRows {
   T* data;
 
   __device__ __forceinline__ T* chunk(int row, int number) const {
-    return data + row * features + ((number ^ (row & 7)) << 3);
+    return data + row * features + number / 8 * 64 + ((number ^ row) % 8 << 3);
   }
-  /// A [16, 16] of a product, stored as rows of A: rows from `row`, columns from `column`.
-  __device__ __forceinline__ void load_a(std::uint32_t (&a)[4], int row, int column) const {
+  /// For four matrices of which the second is below the first: A stored as its rows, or, transposed, B as its own.
+  __device__ __forceinline__ Matrices<T, features> down(int row, int column) const {
     const int lane = lane_index();
-    ldmatrix(a, chunk(row + (lane & 15), column / 8 + (lane >> 4)));
+    return {data + (row + lane % 16) * features, (column / 8) ^ (lane / 16) ^ (lane % 8)};
   }
-  /// A [16, 16], stored as rows of its transpose: rows of A from `row`, which are columns here.
-  __device__ __forceinline__ void load_a_of_transpose(std::uint32_t (&a)[4], int row, int column) const {
+  /// For four matrices of which the second is beside the first: B stored as its columns, or, transposed, A as its own.
+  __device__ __forceinline__ Matrices<T, features> beside(int row, int column) const {
     const int lane = lane_index();
-    ldmatrix_transposed(a, chunk(column + (lane >> 4) * 8 + (lane & 7), row / 8 + (lane >> 3 & 1)));
-  }
-  /// B [16, 16], two fragments side by side, stored as rows of B.
-  __device__ __forceinline__ void load_b(std::uint32_t (&b)[4], int row, int column) const {
-    const int lane = lane_index();
-    ldmatrix_transposed(b, chunk(row + (lane & 15), column / 8 + (lane >> 4)));
-  }
-  /// B [16, 16], two fragments side by side, stored as rows of its transpose.
-  __device__ __forceinline__ void load_b_of_transpose(std::uint32_t (&b)[4], int row, int column) const {
-    const int lane = lane_index();
-    ldmatrix(b, chunk(column + (lane >> 4) * 8 + (lane & 7), row / 8 + (lane >> 3 & 1)));
+    return {data + (row + lane / 16 * 8 + lane % 8) * features, (column / 8) ^ (lane / 8 % 2) ^ (lane % 8)};
   }
 };
 
@@ -166,7 +172,8 @@ struct TileShape {
   static constexpr int kStages = dk + dv > 384 ? 1 : 2;  // of q and do in shared memory
   static constexpr int kWarps = keys == 128 || dk + dv > 256 ? 8 : 4;
   static constexpr int kThreads = kWarps * kWarpLanes;
-  // Warps split [keys, x] in runs of 32 keys, and [queries, dk] in runs of 32 queries.
+  // Warps split [keys, x] in runs of 32 keys, and [queries, dk] in runs of 32 queries. Features go to those that are
+  // left by turns, 16 at a time.
   static constexpr int kKeyWarps = keys / 32, kAcross = kWarps / kKeyWarps, kQueryWarps = kQueries / 32,
                        kDqAcross = kWarps / kQueryWarps;
 };
@@ -208,7 +215,7 @@ struct ListCursor {
   std::int64_t at = 0, end = 0;
 
   __device__ __forceinline__ ListCursor(const Problem& p, int kv_head)
-      : head(kv_head * p.group() - 1), head_end((kv_head + 1) * p.group()) {}
+      : head(kv_head * p.group - 1), head_end((kv_head + 1) * p.group) {}
 
   /// Goes to the next list until there is a pick, if there is one.
   __device__ __forceinline__ bool find(const Problem& p, const KeyTile& tile) {
@@ -220,7 +227,7 @@ struct ListCursor {
   /// Passes over the queries that stand before the tile, within its block.
   __device__ __forceinline__ void open(const Problem& p, const KeyTile& tile, int h) {
     const Selection& s = p.sizes.selection;
-    const std::int64_t list = (s.heads == p.sizes.heads ? h : h / p.group()) * s.num_blocks + tile.block;
+    const std::int64_t list = std::int64_t{p.list_head(h)} * s.num_blocks + tile.block;
     at = load_constant(p.lists.offsets + list), end = load_constant(p.lists.offsets + list + 1);
     if (tile.number == 0) return;
     std::int64_t most = end;
@@ -373,51 +380,60 @@ struct KeyTileWork {
   /// P and dS of tile n, to shared memory.
   __device__ __forceinline__ void score(int n) const {
     const int query0 = across * (16 * kScoresN);
+    const auto keys = k.down(key0, 0), queries = q(n).beside(query0, 0);
+    const auto values = v.down(key0, 0);
+    const auto d_outputs = d_o(n).beside(query0, 0);
     Sums<2, kScoresN> w, d_w;
     clear<2, kScoresN>(w);
     multiply<T, Shape::kDk, 2, kScoresN>(
-        w, [&](auto& a, int row, int at) { k.load_a(a, key0 + row, at); },
-        [&](auto& b, int at, int column) { q(n).load_b_of_transpose(b, at, query0 + column); });
+        w, [&](auto& a, int row, int at) { ldmatrix(a, keys.at(row, at)); },
+        [&](auto& b, int at, int column) { ldmatrix(b, queries.at(column, at)); });
     weigh(w, n);
     store(weights, w);
     clear<2, kScoresN>(d_w);
     multiply<T, Shape::kDv, 2, kScoresN>(
-        d_w, [&](auto& a, int row, int at) { v.load_a(a, key0 + row, at); },
-        [&](auto& b, int at, int column) { d_o(n).load_b_of_transpose(b, at, query0 + column); });
+        d_w, [&](auto& a, int row, int at) { ldmatrix(a, values.at(row, at)); },
+        [&](auto& b, int at, int column) { ldmatrix(b, d_outputs.at(column, at)); });
     differentiate(d_w, w, n);
     store(d_scores, d_w);
   }
 
   /// dV += P^T dO and dK += dS^T Q over tile n.
   __device__ __forceinline__ void add_key_gradients(Sums<2, kDkN>& dk, Sums<2, kDvN>& dv, int n) const {
+    const auto w = weights.down(key0, 0), d_s = d_scores.down(key0, 0);
+    const auto d_outputs = d_o(n).down(0, 16 * across);
+    const auto queries = q(n).down(0, 16 * across);
     multiply<T, kQueries, 2, kDvN>(
-        dv, [&](auto& a, int row, int at) { weights.load_a(a, key0 + row, at); },
-        [&](auto& b, int at, int column) { d_o(n).load_b(b, at, across * (16 * kDvN) + column); });
+        dv, [&](auto& a, int row, int at) { ldmatrix(a, w.at(row, at)); },
+        [&](auto& b, int at, int column) { ldmatrix_transposed(b, d_outputs.at(at, column * Shape::kAcross)); });
     multiply<T, kQueries, 2, kDkN>(
-        dk, [&](auto& a, int row, int at) { d_scores.load_a(a, key0 + row, at); },
-        [&](auto& b, int at, int column) { q(n).load_b(b, at, across * (16 * kDkN) + column); });
+        dk, [&](auto& a, int row, int at) { ldmatrix(a, d_s.at(row, at)); },
+        [&](auto& b, int at, int column) { ldmatrix_transposed(b, queries.at(at, column * Shape::kAcross)); });
   }
 
   /// dS K of tile n, to the parts of dq.
   __device__ __forceinline__ void write_query_gradients(int n) const {
     const int lane = lane_index(), query0 = warp_index() / Shape::kDqAcross * 32,
-              d0 = warp_index() % Shape::kDqAcross * (16 * kDqN);
+              d0 = warp_index() % Shape::kDqAcross * 16;
+    const auto d_s = d_scores.beside(0, query0);
+    const auto keys = k.down(0, d0);
     Sums<2, kDqN> dq;
     clear<2, kDqN>(dq);
     multiply<T, Shape::kKeys, 2, kDqN>(
-        dq, [&](auto& a, int row, int at) { d_scores.load_a_of_transpose(a, query0 + row, at); },
-        [&](auto& b, int at, int column) { k.load_b(b, at, d0 + column); });
+        dq, [&](auto& a, int row, int at) { ldmatrix_transposed(a, d_s.at(at, row)); },
+        [&](auto& b, int at, int column) { ldmatrix_transposed(b, keys.at(at, column * Shape::kDqAcross)); });
     const QueryTile<kQueries>& queries = shared.tiles[n % 4];
+    float* parts = p.dq_parts_of(queries.head) + tile.number * p.sizes.dk;
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int query = query0 + 16 * i + 8 * half + lane / 4;
         if (query >= queries.rows) continue;
-        float* part = p.dq_part(queries.head, queries.picks[query], tile.number);
+        float* part = parts + std::int64_t{queries.picks[query]} * (p.tiles * p.sizes.dk);
 #pragma unroll
         for (int j = 0; j < 2 * kDqN; ++j) {
-          const int d = d0 + 8 * j + lane % 4 * 2;
+          const int d = d0 + j / 2 * (16 * Shape::kDqAcross) + j % 2 * 8 + lane % 4 * 2;
           if (d < p.sizes.dk) *reinterpret_cast<Pair*>(part + d) = {dq[i][j][2 * half], dq[i][j][2 * half + 1]};
         }
       }
@@ -437,7 +453,7 @@ struct KeyTileWork {
         T* row = to.at(tile.sequence.k_begin + tile.begin + key, tile.kv_head);
 #pragma unroll
         for (int j = 0; j < 2 * n; ++j) {
-          const int d = across * (16 * n) + 8 * j + lane % 4 * 2;
+          const int d = 16 * across + j / 2 * (16 * Shape::kAcross) + j % 2 * 8 + lane % 4 * 2;
           if (d < features)
             *reinterpret_cast<std::uint32_t*>(row + d) =
                 pack<T>(factor * sums[i][j][2 * half], factor * sums[i][j][2 * half + 1]);
@@ -516,33 +532,60 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
 // ---- dq ----
 
-// A warp owns a row (token, head) of the chunk, four features a lane; dk is a multiple of 8.
+/// Four features of a row.
+struct alignas(16) Four {
+  float numbers[4];
+};
+struct alignas(8) PackedFour {
+  std::uint32_t pairs[2];
+};
+
+/// Whether a part of a query row was written: its block was chosen, and not all of its key tile is in the future.
+__device__ __forceinline__ bool has_part(const Problem& p, const std::int32_t* chosen, std::int64_t visible,
+                                         int tile_keys, int part) {
+  if (part >= p.sizes.selection.slots * p.tiles) return false;
+  const std::int64_t block = load_constant(chosen + part / p.tiles);
+  return block >= 0 && block * p.sizes.selection.block + std::int64_t{part % p.tiles} * tile_keys < visible;
+}
+
+// A warp owns a row (token, head) of the chunk, four features a lane; dk is a multiple of 8. Parts are added in order.
 template <class T>
 __global__ void merge_query_gradients(Problem p, int tile_keys, Rows<T> dq) {
   const Selection& s = p.sizes.selection;
-  const int heads = p.chunk.kv_count * p.group();
-  const std::int64_t row = std::int64_t{block_index().x} * (kRowThreads / kWarpLanes) + warp_index();
-  if (row >= s.num_queries * heads) return;
-  const std::int64_t token = row / heads;
-  const int h = p.chunk.kv_begin * p.group() + static_cast<int>(row % heads);
+  const int heads = p.chunk.kv_count * p.group, row = block_index().x * (kRowThreads / kWarpLanes) + warp_index();
+  const int token = row / heads, h = p.chunk.kv_begin * p.group + row % heads;
+  if (token >= s.num_queries) return;
   const Sequence sequence = sequence_of(s.sequences, s.sequences.q_offsets, token);
   const std::int64_t visible = num_visible_keys(s.sequences, sequence, token - sequence.q_begin);
-  const std::int32_t* chosen = s.chosen + (token * s.heads + (s.heads == p.sizes.heads ? h : h / p.group())) * s.slots;
-  for (int d = 4 * lane_index(); d < p.sizes.dk; d += 4 * kWarpLanes) {
-    struct alignas(16) Four {
-      float x[4];
-    } sums{};
-    for (std::int64_t slot = 0; slot < s.slots; ++slot) {
-      const std::int64_t block = load_constant(chosen + slot);
-      for (int tile = 0; tile < p.tiles; ++tile) {
-        const std::int64_t begin = block * s.block + std::int64_t{tile} * tile_keys;
-        if (block < 0 || begin >= visible) break;
-        const auto part = *reinterpret_cast<const Four*>(p.dq_part(h, token * s.slots + slot, tile) + d);
-        for (int i = 0; i < 4; ++i) sums.x[i] += part.x[i];
+  const std::int32_t* chosen = s.chosen + (std::int64_t{token} * s.heads + p.list_head(h)) * s.slots;
+  const int num_parts = static_cast<int>(s.slots) * p.tiles;
+  const float* parts = p.dq_parts_of(h) + std::int64_t{token} * num_parts * p.sizes.dk;
+  for (int features = 0; features < p.sizes.dk; features += 4 * kWarpLanes) {
+    const int d = features + 4 * lane_index();
+    const bool is_mine = d < p.sizes.dk;
+    Four sums{};
+    for (int first = 0; first < num_parts; first += kWarpLanes) {
+      std::uint32_t there = ballot(has_part(p, chosen, visible, tile_keys, first + lane_index()));
+      while (there != 0) {
+        constexpr int kAtOnce = 8;
+        Four loaded[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          loaded[i] = {};
+          if (there != 0 && is_mine)
+            loaded[i] =
+                *reinterpret_cast<const Four*>(parts + std::int64_t{first + lowest_bit(there)} * p.sizes.dk + d);
+          there &= there - 1;
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i)
+          for (int number = 0; number < 4; ++number) sums.numbers[number] += loaded[i].numbers[number];
       }
     }
-    T* to = dq.at(token, h) + d;
-    for (int i = 0; i < 4; ++i) to[i] = from_float<T>(p.sizes.scale * sums.x[i]);
+    for (float& sum : sums.numbers) sum *= p.sizes.scale;
+    if (is_mine)
+      *reinterpret_cast<PackedFour*>(dq.at(token, h) + d) = {
+          {pack<T>(sums.numbers[0], sums.numbers[1]), pack<T>(sums.numbers[2], sums.numbers[3])}};
   }
 }
 
@@ -585,10 +628,9 @@ int heads_of_chunk(const BackwardProblem& p) {
   return static_cast<int>((p.kv_heads + chunks - 1) / chunks);
 }
 
-/// A block in which each warp owns a row.
-LaunchShape rows_shape(std::int64_t rows) {
-  constexpr int kRows = kRowThreads / kWarpLanes;
-  return {{static_cast<int>((rows + kRows - 1) / kRows)}, {kRowThreads}};
+/// Blocks in which so many lanes own a row.
+LaunchShape rows_shape(std::int64_t rows, int lanes) {
+  return {{static_cast<int>((rows * lanes + kRowThreads - 1) / kRowThreads)}, {kRowThreads}};
 }
 
 }  // namespace
@@ -611,12 +653,14 @@ void attend_backward(const BackwardProblem& p, const BackwardRows<T>& rows, cons
   const std::int64_t query_rows = p.selection.num_queries * p.heads;
   list_queries(p.selection, scratch.lists, stream);
   if (query_rows > 0)
-    launch(sum_deltas<T>, rows_shape(query_rows), stream, query_rows, p.heads, p.dv, rows.o, rows.d_o, scratch.deltas);
+    launch(sum_deltas<T>, rows_shape(query_rows, kWarpLanes / 2), stream, static_cast<int>(p.selection.num_queries),
+           p.heads, p.dv, rows.o, rows.d_o, scratch.deltas);
   Problem problem{p,
                   scratch.lists,
                   scratch.deltas,
                   scratch.dq_parts,
                   Divider(std::max<std::int64_t>(p.selection.slots, 1)),
+                  p.heads / p.kv_heads,
                   tiles_of_block(p),
                   {0, 0}};
   for (int begin = 0; begin < p.kv_heads; begin += problem.chunk.kv_count) {
@@ -630,7 +674,8 @@ void attend_backward(const BackwardProblem& p, const BackwardRows<T>& rows, cons
                {{static_cast<int>(key_tiles)}, {Shape::kThreads}, sizeof(SharedTiles<T, Shape>)}, stream, problem, rows,
                to.dk, to.dv);
       });
-    if (dq_rows > 0) launch(merge_query_gradients<T>, rows_shape(dq_rows), stream, problem, keys_of_tile(p), to.dq);
+    if (dq_rows > 0)
+      launch(merge_query_gradients<T>, rows_shape(dq_rows, kWarpLanes), stream, problem, keys_of_tile(p), to.dq);
   }
 }
 
