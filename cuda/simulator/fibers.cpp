@@ -1,5 +1,7 @@
 #include "cuda/simulator/fibers.hpp"
 
+#include <sanitizer/asan_interface.h>
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -66,6 +68,7 @@ int Fibers::run(const Task& task, std::uint64_t seed) {
   random_.seed(static_cast<std::minstd_rand::result_type>(seed ^ seed >> 32));
   for (int n = 0; n < static_cast<int>(fibers_.size()); ++n) {
     Fiber& fiber = fibers_[static_cast<std::size_t>(n)];
+    ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<void*>(fiber.stack.begin), fiber.stack.bytes);  // abandoned frames
     char* const parameters = parameters_of(n);
     std::memcpy(parameters, task.parameters, task.bytes);
     fiber.context = make_context(parameters, &Fibers::enter);
@@ -81,7 +84,6 @@ int Fibers::run(const Task& task, std::uint64_t seed) {
 void Fibers::abandon() {
   Context nobody;
   leave(nobody, -1);
-  __builtin_unreachable();
 }
 
 void Fibers::enter() {
