@@ -54,7 +54,7 @@ Fibers::Fibers(int count) : runnable_(static_cast<std::size_t>((count + kWarpLan
   std::iota(order_.begin(), order_.end(), 0);
 }
 
-/// Tops that are the same distance apart as stacks would compete for the same lines of the cache.
+/// Below the top of the stack by a distance that differs, so that fibers use different lines of the first cache.
 char* Fibers::parameters_of(int fiber) const {
   const Extent& stack = fibers_[static_cast<std::size_t>(fiber)].stack;
   const std::uintptr_t top = stack.begin + stack.bytes - static_cast<std::uintptr_t>(fiber % kWarpLanes) * 128;
