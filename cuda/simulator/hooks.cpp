@@ -1,5 +1,5 @@
-// The functions that -fsanitize=thread has kernel code call at every access to memory. ThreadSanitizer's own library is
-// not linked; these take its place.
+// The functions that g++ -fsanitize=thread has kernel code call at every access to memory. ThreadSanitizer's own
+// library is not linked; these take its place.
 #include <cstddef>
 #include <cstdint>
 
@@ -20,19 +20,13 @@ void access(AccessKind kind, const void* address, std::size_t bytes, std::size_t
 
 }  // namespace
 
-// The compiler calls the 16-byte functions for what is aligned to 8 bytes, and the ranges for what is aligned to less.
+// g++ calls the 16-byte functions for what is aligned to 8 bytes, and the ranges for what is aligned to less.
 #define ATTNSPEC_ACCESS(BYTES, ALIGNMENT)                                              \
   void __tsan_read##BYTES(void* address) {                                             \
     access(AccessKind::read, address, BYTES, ALIGNMENT, __builtin_return_address(0));  \
   }                                                                                    \
   void __tsan_write##BYTES(void* address) {                                            \
     access(AccessKind::write, address, BYTES, ALIGNMENT, __builtin_return_address(0)); \
-  }                                                                                    \
-  void __tsan_unaligned_read##BYTES(void* address) {                                   \
-    access(AccessKind::read, address, BYTES, 1, __builtin_return_address(0));          \
-  }                                                                                    \
-  void __tsan_unaligned_write##BYTES(void* address) {                                  \
-    access(AccessKind::write, address, BYTES, 1, __builtin_return_address(0));         \
   }
 
 extern "C" {
@@ -59,8 +53,5 @@ std::uint32_t __tsan_atomic32_fetch_add(volatile std::uint32_t* address, std::ui
 }
 
 void __tsan_init() {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
-void __tsan_vptr_read(void**) {}
 }
