@@ -61,7 +61,8 @@ int run(int argc, char** argv) {
   std::string target, kernel;
   auto* replay = app.add_subcommand("replay", "judge one case, or the cases of a file, and show every output");
   replay->add_option("CASE", target, "operator(key=value,...), or a file with one case per line")->required();
-  replay->add_option("--kernel", kernel, "the kernel to judge (default: every built-in one)");
+  replay->add_option("--kernel", kernel,
+                     "the kernel to judge (default: every built-in one but those in the simulator)");
 
   fuzz::CalibrateOptions calibrate_options;
   auto* calibrate = app.add_subcommand(

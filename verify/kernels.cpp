@@ -64,6 +64,7 @@ const std::vector<Kernel>& kernels() {
     for (const AttnspecKernel* declared : cuda::simulated_kernels()) {
       kernels.push_back(make_foreign_kernel(*declared, fmt::format("sim:{}", declared->name)));
       kernels.back().is_reentrant = true;
+      kernels.back().is_simulated = true;
     }
     if (!cuda::find_devices().names.empty())
       for (const AttnspecKernel* declared : cuda::gpu_kernels())

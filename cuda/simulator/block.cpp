@@ -9,7 +9,7 @@ namespace attnspec::cuda::simulator {
 
 namespace {
 
-int count(const Dim3& size) { return size.x * size.y * size.z; }
+int volume(const Dim3& size) { return size.x * size.y * size.z; }
 
 }  // namespace
 
@@ -18,7 +18,7 @@ constinit thread_local Block* Block::running_ = nullptr;
 Block::Block(const Launch& launch, FaultLog& log)
     : launch_(launch),
       log_(log),
-      num_threads_(count(launch.shape.block)),
+      num_threads_(volume(launch.shape.block)),
       fibers_(num_threads_),
       shared_(num_threads_, launch.shape.shared_bytes),
       threads_(static_cast<std::size_t>(num_threads_)),
@@ -32,7 +32,7 @@ Block::Block(const Launch& launch, FaultLog& log)
 void Block::start(Index3 index) {
   index_ = index;
   shared_.clear();
-  const KnowledgePtr nothing(new Knowledge(num_threads_));
+  const Knowledge nothing(std::vector<Time>(threads_.size()));
   for (Thread& thread : threads_) thread = {nothing, nullptr, nullptr, {}, 0};
   for (Warp& warp : warps_) warp = {1, {}, {}};
   barriers_ = {};
@@ -58,10 +58,7 @@ void Block::run(Index3 index) {
 
 /// Threads wait and none can run: says who waits where.
 void Block::report_stall() {
-  struct Place {
-    int first_thread, num_threads;
-  };
-  std::map<std::string, Place> places;
+  std::map<std::string, int> places;
   int first = -1, num_waiting = 0;
   bool all_at_barriers = true;
   for (int n = 0; n < num_threads_; ++n) {
@@ -71,14 +68,11 @@ void Block::report_stall() {
     ++num_waiting;
     all_at_barriers = all_at_barriers && thread.waits_for == kNamedBarrier;
     const SourceLine line = source_line(thread.site);
-    ++places
-          .try_emplace(std::string(thread.waits_for) + " at " + line.file + ":" + std::to_string(line.line),
-                       Place{n, 0})
-          .first->second.num_threads;
+    ++places[std::string(thread.waits_for) + " at " + line.file + ":" + std::to_string(line.line)];
   }
   std::string message;
-  for (const auto& [where, place] : places)
-    message += (message.empty() ? "" : "; ") + std::to_string(place.num_threads) + " threads wait for " + where;
+  for (const auto& [where, count] : places)
+    message += (message.empty() ? "" : "; ") + std::to_string(count) + " threads wait for " + where;
   if (num_waiting < num_threads_) message += "; " + std::to_string(num_threads_ - num_waiting) + " have exited";
   log_.add(all_at_barriers ? FaultKind::deadlock : FaultKind::divergent_barrier, at(first).site, index_,
            index_of(first), std::move(message));

@@ -115,7 +115,7 @@ class Block {
     int group;
   };
   struct Thread {
-    KnowledgePtr known;
+    Knowledge known;
     const void* site;       // of its last call
     const char* waits_for;  // null: it does not wait
     std::vector<Copy> copies;
@@ -142,7 +142,7 @@ class Block {
   Thread& at(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
   Thread& current() { return at(thread()); }
   Warp& warp_of(int thread) { return warps_[static_cast<std::size_t>(thread / kWarpLanes)]; }
-  Accessor accessor(int thread) { return {thread, warp_of(thread).now, *at(thread).known}; }
+  Accessor accessor(int thread) { return {thread, warp_of(thread).now, at(thread).known.until()}; }
   void start(Index3 index);
   void report_stall();
   void wait_for(const char* what);

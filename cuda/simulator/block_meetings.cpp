@@ -61,8 +61,9 @@ void Block::order(const Collective::Lanes& lanes) {
   Meeting meeting;
   for (int lane = 0; lane < kWarpLanes; ++lane)
     if (lanes.has(lane)) meeting.add(lanes.first_thread + lane, warp.now, at(lanes.first_thread + lane).known);
+  const Knowledge joined = meeting.joined();
   for (int lane = 0; lane < kWarpLanes; ++lane)
-    if (lanes.has(lane)) at(lanes.first_thread + lane).known = meeting.joined();
+    if (lanes.has(lane)) at(lanes.first_thread + lane).known = joined;
   tick(warp);
 }
 
@@ -89,9 +90,10 @@ Block::Barrier& Block::come_to_barrier(int number, int num_threads, const void* 
 
 /// All have come: those who wait go on, and know what all did before.
 void Block::open(Barrier& barrier) {
+  const Knowledge joined = barrier.meeting.joined();
   const Warp* last = nullptr;
   for (const int waiting : barrier.waiting) {
-    at(waiting).known = barrier.meeting.joined();
+    at(waiting).known = joined;
     Warp& warp = warp_of(waiting);
     if (&warp != last) tick(warp);
     last = &warp;

@@ -63,7 +63,7 @@ std::string GlobalMemory::describe(std::uintptr_t address) const {
   const auto nearest = std::min_element(buffers_.begin(), buffers_.end(), [&](const Buffer& a, const Buffer& b) {
     return distance(a.extent, address) < distance(b.extent, address);
   });
-  if (nearest == buffers_.end()) return "no buffer is registered";
+  if (nearest == buffers_.end()) return "an address, and no buffer is registered";
   const auto& [extent, name] = *nearest;
   const bool is_before = address < extent.begin;
   const std::uintptr_t offset = is_before ? extent.begin - address : address - extent.begin;

@@ -1,5 +1,7 @@
 #include "cuda/simulator/fibers.hpp"
 
+#include <sanitizer/asan_interface.h>
+
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -52,7 +54,7 @@ Fibers::Fibers(int count) : runnable_(static_cast<std::size_t>((count + kWarpLan
   std::iota(order_.begin(), order_.end(), 0);
 }
 
-/// Tops that are the same distance apart as stacks would compete for the same lines of the cache.
+/// Below the top of the stack by a distance that differs, so that fibers use different lines of the first cache.
 char* Fibers::parameters_of(int fiber) const {
   const Extent& stack = fibers_[static_cast<std::size_t>(fiber)].stack;
   const std::uintptr_t top = stack.begin + stack.bytes - static_cast<std::uintptr_t>(fiber % kWarpLanes) * 128;
@@ -66,6 +68,7 @@ int Fibers::run(const Task& task, std::uint64_t seed) {
   random_.seed(static_cast<std::minstd_rand::result_type>(seed ^ seed >> 32));
   for (int n = 0; n < static_cast<int>(fibers_.size()); ++n) {
     Fiber& fiber = fibers_[static_cast<std::size_t>(n)];
+    ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<void*>(fiber.stack.begin), fiber.stack.bytes);  // abandoned frames
     char* const parameters = parameters_of(n);
     std::memcpy(parameters, task.parameters, task.bytes);
     fiber.context = make_context(parameters, &Fibers::enter);
@@ -81,7 +84,6 @@ int Fibers::run(const Task& task, std::uint64_t seed) {
 void Fibers::abandon() {
   Context nobody;
   leave(nobody, -1);
-  __builtin_unreachable();
 }
 
 void Fibers::enter() {

@@ -55,8 +55,8 @@ class Fibers {
   /// Lets lanes of a warp run again.
   void release(int warp, std::uint32_t lanes) { runnable_[static_cast<std::size_t>(warp)] |= lanes; }
 
-  /// Leaves, and nobody runs again.
-  [[noreturn]] void abandon();
+  /// Leaves for good, and nobody runs again.
+  void abandon();
 
  private:
   struct Fiber {

@@ -1,6 +1,5 @@
-// The functions that -fsanitize=thread has kernel code call at every access to memory. ThreadSanitizer's own library is
-// not linked; these take its place.
-#include <atomic>
+// The functions that g++ -fsanitize=thread has kernel code call at every access to memory. ThreadSanitizer's own
+// library is not linked; these take its place.
 #include <cstddef>
 #include <cstdint>
 
@@ -21,33 +20,15 @@ void access(AccessKind kind, const void* address, std::size_t bytes, std::size_t
 
 }  // namespace
 
-// The compiler calls the 16-byte functions for what is aligned to 8 bytes, and the ranges for what is aligned to less.
+// g++ calls the 16-byte functions for what is aligned to 8 bytes, and the ranges for what is aligned to less.
 #define ATTNSPEC_ACCESS(BYTES, ALIGNMENT)                                              \
   void __tsan_read##BYTES(void* address) {                                             \
     access(AccessKind::read, address, BYTES, ALIGNMENT, __builtin_return_address(0));  \
   }                                                                                    \
   void __tsan_write##BYTES(void* address) {                                            \
     access(AccessKind::write, address, BYTES, ALIGNMENT, __builtin_return_address(0)); \
-  }                                                                                    \
-  void __tsan_unaligned_read##BYTES(void* address) {                                   \
-    access(AccessKind::read, address, BYTES, 1, __builtin_return_address(0));          \
-  }                                                                                    \
-  void __tsan_unaligned_write##BYTES(void* address) {                                  \
-    access(AccessKind::write, address, BYTES, 1, __builtin_return_address(0));         \
   }
 
-// Atomic operations of host code (of the guards of its local statics, for one). Kernels use cuda/primitives/atomic.cuh.
-#define ATTNSPEC_ATOMIC(BITS, T)                                                                                    \
-  T __tsan_atomic##BITS##_load(const volatile T* a, int) { return __atomic_load_n(a, __ATOMIC_SEQ_CST); }           \
-  void __tsan_atomic##BITS##_store(volatile T* a, T x, int) { __atomic_store_n(a, x, __ATOMIC_SEQ_CST); }           \
-  T __tsan_atomic##BITS##_exchange(volatile T* a, T x, int) { return __atomic_exchange_n(a, x, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##BITS##_fetch_add(volatile T* a, T x, int) { return __atomic_fetch_add(a, x, __ATOMIC_SEQ_CST); } \
-  T __tsan_atomic##BITS##_fetch_sub(volatile T* a, T x, int) { return __atomic_fetch_sub(a, x, __ATOMIC_SEQ_CST); } \
-  int __tsan_atomic##BITS##_compare_exchange_strong(volatile T* a, T* expected, T desired, int, int) {              \
-    return __atomic_compare_exchange_n(a, expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);            \
-  }
-
-#pragma GCC visibility push(default)
 extern "C" {
 
 ATTNSPEC_ACCESS(1, 1)
@@ -63,14 +44,14 @@ void __tsan_write_range(void* address, std::size_t bytes) {
   access(AccessKind::write, address, bytes, 1, __builtin_return_address(0));
 }
 
-ATTNSPEC_ATOMIC(8, std::uint8_t)
-ATTNSPEC_ATOMIC(32, std::uint32_t)
-ATTNSPEC_ATOMIC(64, std::uint64_t)
+// Host code: the guards of local statics, and std::shared_ptr. Kernels use cuda/primitives/atomic.cuh.
+std::uint8_t __tsan_atomic8_load(const volatile std::uint8_t* address, int) {
+  return __atomic_load_n(address, __ATOMIC_SEQ_CST);
+}
+std::uint32_t __tsan_atomic32_fetch_add(volatile std::uint32_t* address, std::uint32_t value, int) {
+  return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
+}
 
 void __tsan_init() {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
-void __tsan_vptr_read(void**) {}
 }
-#pragma GCC visibility pop

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <boost/smart_ptr/intrusive_ptr.hpp>
-#include <boost/smart_ptr/intrusive_ref_counter.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -14,36 +12,55 @@ namespace attnspec::cuda::simulator {
 /// Counts what a warp did that orders memory. Time 0 is before the block began.
 using Time = std::uint32_t;
 
-/// For every thread of a block, the time up to which its accesses come before those of whoever knows this. Shared by
-/// the threads that learned it together, and never changed after.
-struct Knowledge : boost::intrusive_ref_counter<Knowledge, boost::thread_unsafe_counter> {
-  std::vector<Time> until;
+/// For every thread of a block, the time up to which its accesses come before those of whoever knows this. Threads that
+/// learned it together share it, and nobody changes it after. The block's OS thread alone counts who does, which a
+/// std::shared_ptr would do atomically, at every meeting.
+class Knowledge {
+ public:
+  Knowledge() = default;
+  explicit Knowledge(std::vector<Time> until) : shared_(new Shared{std::move(until), 1}) {}
+  Knowledge(const Knowledge& other) : shared_(other.shared_) {
+    if (shared_ != nullptr) ++shared_->num_owners;
+  }
+  Knowledge& operator=(Knowledge other) {
+    std::swap(shared_, other.shared_);
+    return *this;
+  }
+  ~Knowledge() {
+    if (shared_ != nullptr && --shared_->num_owners == 0) delete shared_;
+  }
 
-  explicit Knowledge(int num_threads) : until(static_cast<std::size_t>(num_threads)) {}
-  explicit Knowledge(std::vector<Time> times) : until(std::move(times)) {}
+  const std::vector<Time>& until() const { return shared_->until; }
+  bool is_same_as(const Knowledge& other) const { return shared_ == other.shared_; }
+
+ private:
+  struct Shared {
+    std::vector<Time> until;
+    int num_owners;
+  };
+  Shared* shared_ = nullptr;
 };
-using KnowledgePtr = boost::intrusive_ptr<const Knowledge>;
 
 /// Puts together what threads bring to a meeting.
 class Meeting {
  public:
   /// A thread comes with what it knows, and with all its own accesses up to now.
-  void add(int thread, Time now, const KnowledgePtr& known) {
-    if (!joined_)
-      joined_ = new Knowledge(known->until);
-    else if (known != last_)
-      std::transform(known->until.begin(), known->until.end(), joined_->until.begin(), joined_->until.begin(),
+  void add(int thread, Time now, const Knowledge& known) {
+    if (until_.empty())
+      until_ = known.until();
+    else if (!known.is_same_as(last_))
+      std::transform(known.until().begin(), known.until().end(), until_.begin(), until_.begin(),
                      [](Time a, Time b) { return std::max(a, b); });
-    joined_->until[static_cast<std::size_t>(thread)] = now;
+    until_[static_cast<std::size_t>(thread)] = now;
     last_ = known;
   }
 
   /// What all of them know afterwards.
-  KnowledgePtr joined() const { return joined_; }
+  Knowledge joined() { return Knowledge(std::move(until_)); }
 
  private:
-  boost::intrusive_ptr<Knowledge> joined_;
-  KnowledgePtr last_;  // the threads of a warp mostly know the same
+  std::vector<Time> until_;
+  Knowledge last_;  // the threads of a warp mostly know the same
 };
 
 }  // namespace attnspec::cuda::simulator

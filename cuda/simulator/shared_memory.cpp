@@ -22,7 +22,7 @@ std::uint32_t stamp_of(const Accessor& who) { return who.now << kTimeShift | sta
 int thread_of(std::uint32_t stamp) { return static_cast<int>(stamp & kThreadMask); }
 
 bool is_known(const Accessor& who, int thread, std::uint32_t stamp) {
-  return thread == who.thread || who.known.until[static_cast<std::size_t>(thread)] >= stamp >> kTimeShift;
+  return thread == who.thread || who.known[static_cast<std::size_t>(thread)] >= stamp >> kTimeShift;
 }
 
 /// The first trouble with some stamps. Neighbours mostly bear the same one.

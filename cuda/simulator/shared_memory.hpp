@@ -19,7 +19,7 @@ inline constexpr std::size_t kMostStaticShared = 48 * 1024, kMostShared = 227 * 
 struct Accessor {
   int thread;
   Time now;
-  const Knowledge& known;
+  const std::vector<Time>& known;  // of every thread, up to when its accesses came before
 };
 
 enum class AccessKind { read, write, atomic, async_copy };

@@ -10,20 +10,20 @@ namespace attnspec::cuda::simulator {
 
 namespace {
 
-constexpr std::size_t kStackBytes = 128 * 1024, kGuardBytes = 4096;
+/// An odd number of pages, so that the tops of stacks that lie side by side use different parts of the caches. There
+/// are no guard pages: a process may have fewer mappings than a large machine has simulated threads.
+constexpr std::size_t kStackBytes = 33 * 4096;
 
 }  // namespace
 
 Stack::Stack()
-    : mapping_(mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+    : mapping_(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
   if (mapping_ == MAP_FAILED) throw std::bad_alloc();
-  mprotect(mapping_, kGuardBytes, PROT_NONE);
 }
 
-Stack::~Stack() { munmap(mapping_, kGuardBytes + kStackBytes); }
+Stack::~Stack() { munmap(mapping_, kStackBytes); }
 
-Extent Stack::extent() const { return {reinterpret_cast<std::uintptr_t>(mapping_) + kGuardBytes, kStackBytes}; }
+Extent Stack::extent() const { return {reinterpret_cast<std::uintptr_t>(mapping_), kStackBytes}; }
 
 Stack& thread_stack(int n) {
   thread_local std::deque<Stack> stacks;

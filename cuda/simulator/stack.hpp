@@ -7,7 +7,7 @@
 
 namespace attnspec::cuda::simulator {
 
-/// A stack of one simulated thread: memory that is backed when it is touched, below it a page that nobody may touch.
+/// A stack of one simulated thread: memory that is backed when it is touched.
 class Stack {
  public:
   Stack();
