@@ -24,8 +24,9 @@ int run(int argc, char** argv) {
 
   fuzz::CheckOptions check_options;
   auto* check = app.add_subcommand("check", "judge kernels on the fixed levels");
-  check->add_option("KERNEL", check_options.kernels,
-                    "built-in ones, PATH.so, FILE.py:FUNCTION (default: every built-in one)");
+  check->add_option(
+      "KERNEL", check_options.kernels,
+      "built-in ones, PATH.so, FILE.py:FUNCTION (default: every built-in one but those in the simulator)");
   check->add_option("--level", check_options.level, "1: within a minute; 2: some minutes")
       ->check(CLI::Range(1, verify::kMostLevel))
       ->capture_default_str();
