@@ -236,7 +236,8 @@ AttnspecKernel declare() {
   kernel.summary = "MoBA and attention to given blocks on tensor cores; the queries of each key block are gathered";
   kernel.departures = "";
   kernel.operators = ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA;
-  kernel.promises = ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.selected = selected;
   kernel.selected_backward = selected_backward;

@@ -194,7 +194,8 @@ AttnspecKernel declare() {
   kernel.summary = "dense attention, attention to given blocks and MoBA; a thread for each row that is written";
   kernel.departures = "fp32_weights";
   kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA;
-  kernel.promises = ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.dense = dense;
   kernel.dense_backward = dense_backward;
