@@ -40,7 +40,7 @@ void expect_one_line(const std::string& arguments, const std::string& line, cons
 
 TEST(CommandLine, GivesOneLineForBadInput) {
   std::string names;  // those of this machine
-  for (const Kernel& kernel : kernels()) names += kernel.name + ", ";
+  for (const verify::Kernel& kernel : verify::kernels()) names += kernel.name + ", ";
   expect_one_line("check model:mobba", "kernel 'model:mobba': is not known; there are " + names +
                                            "defect:NAME (list defects), benign:NAME (list variations), PATH.so and "
                                            "FILE.py:FUNCTION");
