@@ -273,6 +273,7 @@ std::vector<Case> law_cases(Operator op) {
       c.seed = cases.size();
       for (const Axis* axis : {&rules, &regimes_of_operator, &layouts}) (*axis)[cases.size() % axis->size()](c);
       c.law = law, c.causal = true, c.shared_kv = false;
+      if (law == Law::power) c.phi = reference::Phi::mean;  // the one that is linear in values
       cases.push_back(normalised(c));
     }
   }

@@ -317,13 +317,16 @@ def find_function(text):
 
 def serve(path, text, socket, memory):
     """Serves the function FILE.py:FUNCTION to the judge at the other end of a socket; path: libattnspec_c.so."""
-    judge = ctypes.CDLL(path)
-    judge.attnspec_serve.argtypes = [POINTER(Kernel), c_char_p, c_int, c_int]
+    refusal = None
     try:
-        fn = find_function(text)
+        fn = find_function(text)  # first, for what it imports: PyTorch wants its libraries loaded before others
     except ValueError as error:
-        judge.attnspec_refuse(int(socket), str(error).encode())
+        refusal = str(error)
+    judge = ctypes.CDLL(path)
+    if refusal is not None:
+        judge.attnspec_refuse(int(socket), refusal.encode())
         return
+    judge.attnspec_serve.argtypes = [POINTER(Kernel), c_char_p, c_int, c_int]
     bridge = Bridge(fn, fn.attnspec)
     judge.attnspec_serve(bridge.kernel, text.encode(), int(socket), int(memory))
 
