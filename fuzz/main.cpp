@@ -24,8 +24,9 @@ int run(int argc, char** argv) {
 
   fuzz::CheckOptions check_options;
   auto* check = app.add_subcommand("check", "judge kernels on the fixed levels");
-  check->add_option("KERNEL", check_options.kernels,
-                    "built-in ones, PATH.so, FILE.py:FUNCTION (default: every built-in one)");
+  check->add_option(
+      "KERNEL", check_options.kernels,
+      "built-in ones, PATH.so, FILE.py:FUNCTION (default: every built-in one but those in the simulator)");
   check->add_option("--level", check_options.level, "1: within a minute; 2: some minutes")
       ->check(CLI::Range(1, verify::kMostLevel))
       ->capture_default_str();
@@ -61,7 +62,8 @@ int run(int argc, char** argv) {
   std::string target, kernel;
   auto* replay = app.add_subcommand("replay", "judge one case, or the cases of a file, and show every output");
   replay->add_option("CASE", target, "operator(key=value,...), or a file with one case per line")->required();
-  replay->add_option("--kernel", kernel, "the kernel to judge (default: every built-in one)");
+  replay->add_option("--kernel", kernel,
+                     "the kernel to judge (default: every built-in one but those in the simulator)");
 
   fuzz::CalibrateOptions calibrate_options;
   auto* calibrate = app.add_subcommand(

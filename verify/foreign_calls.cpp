@@ -361,11 +361,21 @@ Operator operator_of(const ForwardCall& call) { return call.op; }
 Operator operator_of(const CompressCall&) { return Operator::nsa_compress; }
 Operator operator_of(const NsaCall&) { return Operator::nsa; }
 
+template <class Params>
+bool has_backward(const AttnspecKernel& kernel) {
+  if constexpr (std::is_void_v<typename Functions<Params>::Backward>)
+    return false;
+  else
+    return kernel.*Functions<Params>::backward != nullptr;
+}
+
 template <class Call>
 std::int64_t ask_workspace(const Target& target, const Call& call) {
   std::int64_t bytes = 0;
   translate(target, call, [&](const auto& t) {
-    for (const std::int32_t is_backward : {0, 1}) {
+    using Params = std::decay_t<decltype(t.params)>;
+    for (const bool is_backward : {false, true}) {
+      if (is_backward && !has_backward<Params>(target.kernel)) continue;
       const std::int64_t asked =
           enter(target.kernel.workspace_bytes, bit_of(operator_of(call)), is_backward, &t.params);
       if (asked < 0 || asked > kMostWorkspace)

@@ -239,10 +239,10 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const s
 
 Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& name) {
   const Declaration declaration = declaration_of(declared, name);
-  const auto calls = std::make_shared<ForeignCalls>(declared, name);
+  const ForeignCalls calls(declared, name);  // copied for each call, so that several may run at the same time
   return make_kernel(
-      declaration, name, [calls](const AnyCall& call) { calls->run(call); },
-      [calls](const AnyCall& call) { return calls->workspace_bytes(call); });
+      declaration, name, [calls](const AnyCall& call) { ForeignCalls(calls).run(call); },
+      [calls](const AnyCall& call) { return ForeignCalls(calls).workspace_bytes(call); });
 }
 
 }  // namespace attnspec::verify

@@ -130,6 +130,7 @@ struct Kernel {
   EqualBits equal_bits_backward = EqualBits::none;  // of its backwards
   /// Where the tensors of its calls must lie.
   std::pmr::memory_resource* memory = std::pmr::get_default_resource();
+  bool is_simulated = false;  // a GPU's kernel run on a CPU: slow, so it is judged only where it is named
   /// Makes the next call its first one. Empty: no call leaves anything behind.
   std::function<void()> forget;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.

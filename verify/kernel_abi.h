@@ -301,8 +301,8 @@ typedef struct AttnspecKernel {
   uint32_t promises;      /* of ATTNSPEC_EXPORTS_SELECTION ... */
 
   /* Bytes of workspace that a call needs; below 0 is an error. op: one operator; params: the operator's forward struct,
-   * also for a backward, with data NULL in its tensors, whose strides are those of packed ones. NULL: no call needs
-   * any. */
+   * also for a backward, with data NULL in its tensors, whose strides are those of packed ones. It is asked of functions
+   * that the kernel has. NULL: no call needs any. */
   int64_t (*workspace_bytes)(uint32_t op, int32_t is_backward, const void* params);
 
   /* A forward for each operator of `operators`; a backward may be NULL: forward only. */

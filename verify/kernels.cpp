@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cuda/device.hpp"
+#include "cuda/kernels.hpp"
 #include "verify/foreign_kernel.hpp"
 #include "verify/kernel.hpp"
 #include "verify/model/defects.hpp"
@@ -57,9 +59,17 @@ bool implements(const Kernel& kernel, Operator op) {
 
 const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> all = [] {
-    std::vector<Kernel> models;
-    for (const ModelKernel& kernel : kModels) models.push_back(make_model(kernel, kernel.name, {}));
-    return models;
+    std::vector<Kernel> kernels;
+    for (const ModelKernel& kernel : kModels) kernels.push_back(make_model(kernel, kernel.name, {}));
+    for (const AttnspecKernel* declared : cuda::simulated_kernels()) {
+      kernels.push_back(make_foreign_kernel(*declared, fmt::format("sim:{}", declared->name)));
+      kernels.back().is_reentrant = true;
+      kernels.back().is_simulated = true;
+    }
+    if (!cuda::find_devices().names.empty())
+      for (const AttnspecKernel* declared : cuda::gpu_kernels())
+        kernels.push_back(make_foreign_kernel(*declared, fmt::format("cuda:{}", declared->name)));
+    return kernels;
   }();
   return all;
 }

@@ -84,11 +84,14 @@ class KeptWorkspace {
         else
           return call.workspace;
       }();
-      bytes_.resize(std::max(bytes_.size(), workspace.size()));
-      if (!workspace.empty()) workspace = {bytes_.data(), workspace.size()};
+      bytes_.resize(std::max(bytes_.size(), workspace.size() + 2 * kGuard));
+      if (!workspace.empty()) workspace = {bytes_.data() + kGuard, workspace.size()};
       function(call);
     };
   }
+
+  /// What the harness owns on both sides of any memory of a call.
+  static constexpr std::size_t kGuard = kGuardElements * sizeof(float);
 
   std::pmr::vector<std::byte> bytes_;
 };

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "verify/kernel.hpp"
 #include "verify/selftest/testing.hpp"
 
 namespace attnspec {
@@ -38,10 +39,11 @@ void expect_one_line(const std::string& arguments, const std::string& line, cons
 }
 
 TEST(CommandLine, GivesOneLineForBadInput) {
-  expect_one_line(
-      "check model:mobba",
-      "kernel 'model:mobba': is not known; there are model:moba, model:nsa, defect:NAME (list defects), benign:NAME "
-      "(list variations), PATH.so and FILE.py:FUNCTION");
+  std::string names;  // those of this machine
+  for (const verify::Kernel& kernel : verify::kernels()) names += kernel.name + ", ";
+  expect_one_line("check model:mobba", "kernel 'model:mobba': is not known; there are " + names +
+                                           "defect:NAME (list defects), benign:NAME (list variations), PATH.so and "
+                                           "FILE.py:FUNCTION");
   expect_one_line("check ./nowhere.so", "kernel './nowhere.so': there is no such file");
   expect_one_line("check ./nowhere.so+fp32_out",
                   "kernel './nowhere.so+fp32_out': a library declares its own departures, none can be added to them");

@@ -1,0 +1,118 @@
+// Launchers of the backward: from the interface's structs to what the kernels take.
+#include <type_traits>
+#include <vector>
+
+#include "cuda/gathered_queries/attend_backward.hpp"
+#include "cuda/gathered_queries/backward_launchers.hpp"
+#include "cuda/launcher.cuh"
+#include "cuda/thread_per_row/rows.hpp"
+#include "cuda/workspace.hpp"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
+
+namespace {
+
+/// What a call keeps in its workspace: offsets, and what its stages need.
+struct CallScratch {
+  std::int64_t *q_offsets, *k_offsets, *block_offsets;
+  BackwardScratch stages;
+  std::int64_t bytes;
+};
+
+/// The backward's sizes; nothing of it is on the device yet. Forward: AttnspecMoba or AttnspecSelected.
+template <class Forward>
+BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& block_offsets) {
+  BackwardProblem p{};
+  p.selection.sequences.count = f.call.num_sequences;
+  p.selection.sequences.is_causal = f.call.causal != 0;
+  p.selection.num_queries = f.q.shape[0];
+  p.selection.num_blocks = block_offsets.back();
+  p.selection.block = f.block;
+  p.selection.slots = f.selection.shape[2];
+  p.selection.heads = static_cast<int>(f.selection.shape[1]);
+  p.heads = static_cast<int>(f.q.shape[1]);
+  p.kv_heads = static_cast<int>(f.k.shape[1]);
+  p.dk = static_cast<int>(f.q.shape[2]);
+  p.dv = static_cast<int>(f.v.shape[2]);
+  p.scale = static_cast<float>(f.call.scale);
+  return p;
+}
+
+bool is_listed(const DLTensor& q, const BackwardProblem& p) { return q.dtype.bits == 16 && can_attend_backward(p); }
+
+CallScratch lay_out(void* begin, const DLTensor& q, const BackwardProblem& p) {
+  Workspace workspace(begin);
+  CallScratch scratch{};
+  const std::int64_t count = p.selection.sequences.count + 1;
+  scratch.q_offsets = workspace.take<std::int64_t>(count);
+  scratch.k_offsets = workspace.take<std::int64_t>(count);
+  scratch.block_offsets = workspace.take<std::int64_t>(count);
+  if (is_listed(q, p)) scratch.stages = take_backward_scratch(workspace, p);
+  scratch.bytes = workspace.bytes();
+  return scratch;
+}
+
+/// Copies the offsets to the device, and tells the problem where they are.
+void copy_offsets(const AttnspecCall& call, const std::vector<std::int64_t>& block_offsets, const CallScratch& scratch,
+                  BackwardProblem& p) {
+  const auto bytes = block_offsets.size() * sizeof(std::int64_t);
+  copy_to_device(scratch.q_offsets, call.q_offsets, bytes, call.stream);
+  copy_to_device(scratch.k_offsets, call.k_offsets, bytes, call.stream);
+  copy_to_device(scratch.block_offsets, block_offsets.data(), bytes, call.stream);
+  p.selection.sequences.q_offsets = scratch.q_offsets;
+  p.selection.sequences.k_offsets = scratch.k_offsets;
+  p.selection.block_offsets = scratch.block_offsets;
+}
+
+template <class T>
+void attend_backward_by_rows(const BackwardProblem& p, std::int64_t num_keys, const BackwardRows<T>& rows,
+                             const Gradients<T>& to, void* stream) {
+  const Selection& s = p.selection;
+  thread_per_row::attend_backward<T>({s.sequences, s.num_queries, num_keys, p.heads, p.kv_heads, p.dk, p.dv, p.scale},
+                                     {s.chosen, s.heads, s.slots, s.block}, rows, to.dq, to.dk, to.dv, stream);
+}
+
+template <class Params>
+void backward(const Params& params) {
+  const auto& f = *params.forward;
+  Buffers buffers;
+  buffers.add("q", f.q), buffers.add("k", f.k), buffers.add("v", f.v), buffers.add("o", f.o);
+  buffers.add("lse", f.lse), buffers.add("selection", f.selection), buffers.add("do", params.d_o);
+  buffers.add("dq", params.dq), buffers.add("dk", params.dk), buffers.add("dv", params.dv);
+  buffers.add("workspace", f.call.workspace, f.call.workspace_bytes);
+  const auto block_offsets = block_offsets_of(f.call.k_offsets, f.call.num_sequences, f.block);
+  BackwardProblem p = sizes_of(f, block_offsets);
+  const CallScratch scratch = lay_out(f.call.workspace, f.q, p);
+  copy_offsets(f.call, block_offsets, scratch, p);
+  p.selection.chosen = static_cast<const std::int32_t*>(f.selection.data);
+  with_dtype(f.q, [&](auto zero) {
+    using T = decltype(zero);
+    const BackwardRows<T> rows{rows_of<const T>(f.q), rows_of<const T>(f.k),       rows_of<const T>(f.v),
+                               rows_of<const T>(f.o), rows_of<const float>(f.lse), rows_of<const T>(params.d_o)};
+    const Gradients<T> to{rows_of<T>(params.dq), rows_of<T>(params.dk), rows_of<T>(params.dv)};
+    if constexpr (!std::is_same_v<T, float>)
+      if (is_listed(f.q, p)) return attend_backward<T>(p, rows, to, scratch.stages, f.call.stream);
+    attend_backward_by_rows<T>(p, f.k.shape[0], rows, to, f.call.stream);
+  });
+}
+
+template <class Forward>
+std::int64_t backward_bytes(const Forward& f) {
+  return lay_out(nullptr, f.q, sizes_of(f, block_offsets_of(f.call.k_offsets, f.call.num_sequences, f.block))).bytes;
+}
+
+}  // namespace
+
+const char* moba_backward(const AttnspecMobaBackward* params) {
+  return reason_of([&] { backward(*params); });
+}
+
+const char* selected_backward(const AttnspecSelectedBackward* params) {
+  return reason_of([&] { backward(*params); });
+}
+
+std::int64_t moba_backward_bytes(const AttnspecMoba& forward) { return backward_bytes(forward); }
+
+std::int64_t selected_backward_bytes(const AttnspecSelected& forward) { return backward_bytes(forward); }
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

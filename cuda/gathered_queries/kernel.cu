@@ -1,0 +1,260 @@
+// The kernel as the judge takes it: its declaration, its forward launchers, and what a call needs of a workspace.
+#include <algorithm>
+#include <vector>
+
+#include "cuda/gathered_queries/backward_launchers.hpp"
+#include "cuda/gathered_queries/forward.hpp"
+#include "cuda/launcher.cuh"
+#include "cuda/workspace.hpp"
+#include "verify/kernel_abi.h"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
+
+namespace thread_per_row {
+const AttnspecKernel& kernel();
+}
+
+namespace gathered_queries {
+
+namespace {
+
+constexpr std::int64_t kMostFeatures = 256;
+
+/// A forward call: what it asks for, and where in its workspace things are.
+struct Forward {
+  Attention attention;
+  Selection selection;
+  std::vector<std::int64_t> block_offsets, tile_offsets;  // their copies on the device:
+  std::int64_t *q_offsets_global, *k_offsets_global, *block_offsets_global, *tile_offsets_global;
+  MeanKeys means;
+  QueryLists lists;
+  Partials partials;
+  int heads_at_once;  // out of those that have lists
+  std::int64_t workspace_bytes;
+};
+
+/// Which stages a call has.
+struct Stages {
+  bool select, attend;
+};
+
+/// The first tile of queries of each sequence, and how many there are.
+std::vector<std::int64_t> tile_offsets_of(const AttnspecCall& call) {
+  std::vector<std::int64_t> offsets{0};
+  for (std::int64_t s = 0; s < call.num_sequences; ++s)
+    offsets.push_back(offsets.back() +
+                      (call.q_offsets[s + 1] - call.q_offsets[s] + kSelectQueries - 1) / kSelectQueries);
+  return offsets;
+}
+
+std::int64_t bytes_of(const DLTensor& t) { return t.shape[0] * t.shape[1] * t.shape[2] * (t.dtype.bits / 8); }
+
+/// The heads whose partials take no more room than q, k, v and o, at least one.
+int heads_at_once(const Selection& selection, int heads, std::int64_t dv, std::int64_t tensor_bytes) {
+  const std::int64_t picks = selection.num_queries * selection.slots * (heads / selection.heads);
+  const std::int64_t head_bytes = picks * (padded_features(dv) + 1) * static_cast<std::int64_t>(sizeof(float));
+  return static_cast<int>(
+      std::clamp<std::int64_t>(tensor_bytes / std::max<std::int64_t>(head_bytes, 1), 1, selection.heads));
+}
+
+/// v: nullptr if nothing is attended to.
+Forward lay_out(const AttnspecCall& call, const DLTensor& q, const DLTensor& k, const DLTensor* v,
+                const DLTensor& selection, std::int64_t block, const Stages& stages) {
+  Forward f{};
+  Workspace workspace(call.workspace);
+  f.block_offsets = block_offsets_of(call.k_offsets, call.num_sequences, block);
+  f.tile_offsets = tile_offsets_of(call);
+  for (auto* offsets : {&f.q_offsets_global, &f.k_offsets_global, &f.block_offsets_global, &f.tile_offsets_global})
+    *offsets = workspace.take<std::int64_t>(call.num_sequences + 1);
+  const std::int64_t dv = v == nullptr ? 0 : v->shape[2], num_blocks = f.block_offsets.back();
+  f.attention = {{f.q_offsets_global, f.k_offsets_global, call.num_sequences, call.causal != 0},
+                 q.shape[0],
+                 k.shape[0],
+                 static_cast<int>(q.shape[1]),
+                 static_cast<int>(k.shape[1]),
+                 static_cast<int>(q.shape[2]),
+                 static_cast<int>(dv),
+                 static_cast<float>(call.scale)};
+  f.selection = {f.attention.sequences,
+                 f.block_offsets_global,
+                 static_cast<const std::int32_t*>(selection.data),
+                 q.shape[0],
+                 num_blocks,
+                 block,
+                 selection.shape[2],
+                 static_cast<int>(selection.shape[1])};
+  if (stages.select) {
+    f.means.parts = workspace.take<fp16>(num_blocks * k.shape[1] * 2 * k.shape[2]);
+    f.means.scales = workspace.take<float>(num_blocks * k.shape[1]);
+  }
+  if (stages.attend) {
+    f.lists = take_query_lists(workspace, f.selection);
+    const std::int64_t o_bytes = q.shape[0] * q.shape[1] * dv * (q.dtype.bits / 8);
+    f.heads_at_once =
+        heads_at_once(f.selection, f.attention.heads, dv, bytes_of(q) + bytes_of(k) + bytes_of(*v) + o_bytes);
+    const std::int64_t picks =
+        q.shape[0] * f.selection.slots * f.heads_at_once * (f.attention.heads / f.selection.heads);
+    f.partials.o = workspace.take<float>(picks * padded_features(dv));
+    f.partials.lse = workspace.take<float>(picks);
+  }
+  f.workspace_bytes = workspace.bytes();
+  return f;
+}
+
+Forward lay_out(const AttnspecMobaSelect& p) {
+  return lay_out(p.call, p.q, p.k, nullptr, p.selection, p.block, {true, false});
+}
+Forward lay_out(const AttnspecMoba& p) { return lay_out(p.call, p.q, p.k, &p.v, p.selection, p.block, {true, true}); }
+Forward lay_out(const AttnspecSelected& p) {
+  return lay_out(p.call, p.q, p.k, &p.v, p.selection, p.block, {false, true});
+}
+
+bool has_pieces(const DLTensor& t) {
+  return t.dtype.bits == 16 && t.shape[2] % kPieceFeatures == 0 && t.shape[2] <= kMostFeatures;
+}
+
+/// Whether a call is for these stages; what is not goes to thread_per_row. Rows of whole pieces are aligned
+/// (kernel_abi.h).
+bool is_for_tensor_cores(const AttnspecMobaSelect& p) { return has_pieces(p.q); }
+template <class Params>
+bool is_for_tensor_cores(const Params& p) {
+  return has_pieces(p.q) && has_pieces(p.v) && can_list_queries(lay_out(p).selection);
+}
+
+void copy_offsets(const AttnspecCall& call, const Forward& f) {
+  const auto bytes = static_cast<std::size_t>(call.num_sequences + 1) * sizeof(std::int64_t);
+  copy_to_device(f.q_offsets_global, call.q_offsets, bytes, call.stream);
+  copy_to_device(f.k_offsets_global, call.k_offsets, bytes, call.stream);
+  copy_to_device(f.block_offsets_global, f.block_offsets.data(), bytes, call.stream);
+  copy_to_device(f.tile_offsets_global, f.tile_offsets.data(), bytes, call.stream);
+}
+
+/// Pools and selects, for moba and moba_select. The gates window and sink read no means.
+template <class T, class Params>
+void select(const Params& p, const Forward& f) {
+  const Choice choice{p.block, p.top_k, p.selection.shape[2], p.gate};
+  const auto q = rows_of<const T>(p.q), k = rows_of<const T>(p.k);
+  auto* selection = static_cast<std::int32_t*>(p.selection.data);
+  if (p.gate != ATTNSPEC_GATE_TOP_K)
+    return thread_per_row::select_blocks<T>(f.attention, choice, f.block_offsets_global, q, nullptr, selection,
+                                            p.call.stream);
+  pool_keys<T>(f.attention, p.block, f.block_offsets_global, f.selection.num_blocks, k, f.means, p.call.stream);
+  select_blocks<T>(f.attention, choice, f.block_offsets_global, f.tile_offsets_global, f.tile_offsets.back(), q,
+                   f.means, selection, p.call.stream);
+}
+
+/// Lists, attends and merges, for moba and selected.
+template <class T, class Params>
+void attend(const Params& p, const Forward& f) {
+  list_queries(f.selection, f.lists, p.call.stream);
+  for (int first = 0; first < f.selection.heads; first += f.heads_at_once) {
+    const Heads heads{first, std::min(f.heads_at_once, f.selection.heads - first)};
+    attend_blocks<T>(f.attention, f.selection, f.lists, heads, rows_of<const T>(p.q), rows_of<const T>(p.k),
+                     rows_of<const T>(p.v), f.partials, p.call.stream);
+    merge_partials<T>(f.attention, f.selection, heads, f.partials, rows_of<T>(p.o), rows_of<float>(p.lse),
+                      p.call.stream);
+  }
+}
+
+template <class Use>
+void with_16_bits(const DLTensor& tensor, const Use& use) {
+  if (tensor.dtype.code == kDLBfloat) return use(bf16{});
+  use(fp16{});
+}
+
+template <class Params>
+void add_selection_buffers(Buffers& buffers, const Params& p) {
+  buffers.add("q", p.q), buffers.add("k", p.k), buffers.add("selection", p.selection);
+  buffers.add("workspace", p.call.workspace, p.call.workspace_bytes);
+}
+
+template <class Params>
+void add_buffers(Buffers& buffers, const Params& p) {
+  add_selection_buffers(buffers, p);
+  buffers.add("v", p.v), buffers.add("o", p.o), buffers.add("lse", p.lse);
+}
+
+const char* moba_select(const AttnspecMobaSelect* p) {
+  if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().moba_select(p);
+  return reason_of([&] {
+    Buffers buffers;
+    add_selection_buffers(buffers, *p);
+    const Forward f = lay_out(*p);
+    copy_offsets(p->call, f);
+    with_16_bits(p->q, [&](auto zero) { select<decltype(zero)>(*p, f); });
+  });
+}
+
+const char* selected(const AttnspecSelected* p) {
+  if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().selected(p);
+  return reason_of([&] {
+    Buffers buffers;
+    add_buffers(buffers, *p);
+    const Forward f = lay_out(*p);
+    copy_offsets(p->call, f);
+    with_16_bits(p->q, [&](auto zero) { attend<decltype(zero)>(*p, f); });
+  });
+}
+
+const char* moba(const AttnspecMoba* p) {
+  if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().moba(p);
+  return reason_of([&] {
+    Buffers buffers;
+    add_buffers(buffers, *p);
+    const Forward f = lay_out(*p);
+    copy_offsets(p->call, f);
+    with_16_bits(p->q, [&](auto zero) {
+      select<decltype(zero)>(*p, f);
+      attend<decltype(zero)>(*p, f);
+    });
+  });
+}
+
+/// For params that begin with an AttnspecCall, as yet without a workspace.
+template <class Params>
+std::int64_t forward_bytes(std::uint32_t op, const void* params) {
+  Params p = *static_cast<const Params*>(params);
+  p.call.workspace = nullptr;
+  return is_for_tensor_cores(p) ? lay_out(p).workspace_bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
+}
+
+std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
+  if (is_backward != 0)
+    return op == ATTNSPEC_MOBA ? moba_backward_bytes(*static_cast<const AttnspecMoba*>(params))
+                               : selected_backward_bytes(*static_cast<const AttnspecSelected*>(params));
+  if (op == ATTNSPEC_MOBA) return forward_bytes<AttnspecMoba>(op, params);
+  if (op == ATTNSPEC_MOBA_SELECT) return forward_bytes<AttnspecMobaSelect>(op, params);
+  return forward_bytes<AttnspecSelected>(op, params);
+}
+
+AttnspecKernel declare() {
+  AttnspecKernel kernel{};
+  kernel.struct_size = sizeof kernel;
+  kernel.abi_version = ATTNSPEC_ABI_VERSION;
+  kernel.device_type = kDeviceType;
+  kernel.name = "gathered_queries";
+  kernel.summary = "MoBA and attention to given blocks on tensor cores; the queries of each key block are gathered";
+  kernel.departures = "";
+  kernel.operators = ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
+  kernel.workspace_bytes = workspace_bytes;
+  kernel.selected = selected;
+  kernel.selected_backward = selected_backward;
+  kernel.moba_select = moba_select;
+  kernel.moba = moba;
+  kernel.moba_backward = moba_backward;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
+  return kernel;
+}
+
+}  // namespace
+
+const AttnspecKernel& kernel() {
+  static const AttnspecKernel declared = declare();
+  return declared;
+}
+
+}  // namespace gathered_queries
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

@@ -1,0 +1,48 @@
+// The queries of each key block: a selection turned around. Forward and backward go through them block by block.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cuda/tensors.cuh"
+#include "cuda/workspace.hpp"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
+
+/// A selection. A pick is one slot of one query: token * slots + slot, the same for every head.
+struct Selection {
+  Sequences sequences;
+  const std::int64_t* block_offsets;  // [count + 1], on the device: the number of each sequence's first block
+  const std::int32_t* chosen;         // [num_queries, heads, slots]: blocks, counted within their sequence; -1 is none
+  std::int64_t num_queries;           // of all sequences
+  std::int64_t num_blocks;            // of all sequences, numbered one after the other
+  std::int64_t block;                 // tokens in a block
+  std::int64_t slots;
+  int heads;  // query heads, or key/value heads, whose lists then serve all query heads of the group
+};
+
+/// For every head h and block b the picks that chose it, in ascending order:
+/// picks[offsets[h * num_blocks + b]] .. picks[offsets[h * num_blocks + b + 1] - 1]. The lists lie one after the other.
+/// A pick of a block that lies wholly in the query's future is in no list: whoever is in a list sees at least the
+/// block's first key.
+struct QueryLists {
+  std::int32_t* picks;    // [up to heads * num_queries * slots]
+  std::int64_t* offsets;  // [heads * num_blocks + 1]
+  std::int32_t* counts;   // [heads, chunks of tokens, num_blocks], scratch
+};
+
+/// The number of each sequence's first block, and that of all blocks at the end: Selection::block_offsets, for the
+/// host.
+std::vector<std::int64_t> block_offsets_of(const std::int64_t* k_offsets, std::int64_t num_sequences,
+                                           std::int64_t block);
+
+/// Whether lists can be made: blocks are counted in shared memory, picks in 31 bits. Reads sizes only.
+bool can_list_queries(const Selection&);
+
+/// The room that lists need; reads sizes only.
+QueryLists take_query_lists(Workspace&, const Selection&);
+
+/// Fills lists in the stream: a stable counting sort, the same bits every time.
+void list_queries(const Selection&, const QueryLists&, void* stream);
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

@@ -1,0 +1,212 @@
+// What a warp does with a tile of queries against tiles of keys that lie in shared memory: scores, online softmax and
+// weighted values on tensor cores. Lane 4 g + t of a warp holds rows g and g + 8 of every 16 queries, and of every 8
+// keys or features the columns 2 t and 2 t + 1.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/primitives/matrix.cuh"
+#include "cuda/primitives/memory.cuh"
+#include "cuda/primitives/numbers.cuh"
+#include "cuda/primitives/thread.cuh"
+#include "cuda/primitives/warp.cuh"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
+
+/// Tiles for rows of at most so many features; features that rows lack are zeros.
+template <int dk_most, int dv_most>
+struct TileSizes {
+  static constexpr int kDk = dk_most, kDv = dv_most;
+  static constexpr int kWarps = 4, kThreads = kWarps * kWarpLanes;
+  static constexpr int kRowTiles = kDv > 128 ? 1 : 2;  // of 16 queries, in a warp
+  static constexpr int kWarpRows = 16 * kRowTiles, kRows = kWarps * kWarpRows;
+  static constexpr int kKeys = kDk > 128 ? 32 : 64;  // in a key tile
+  static constexpr int kKStride = kDk + 8,
+                       kVStride = kDv + 8;  // an odd number of 16 bytes: ldmatrix meets no conflicts
+};
+
+/// A thread block's shared memory: two key tiles, and each warp's queries.
+template <class T, class Sizes>
+struct SharedTiles {
+  T k[2][Sizes::kKeys][Sizes::kKStride];
+  T v[2][Sizes::kKeys][Sizes::kVStride];
+  T q[Sizes::kWarps][Sizes::kWarpRows][Sizes::kKStride];
+};
+
+template <class Number>
+__device__ __forceinline__ Number least_of(Number a, std::type_identity_t<Number> b) {
+  return a < b ? a : b;
+}
+
+/// Starts to copy a row's features [8 piece, 8 piece + 8); zeros beyond its end, or if there is no row.
+template <class T>
+__device__ __forceinline__ void copy_piece(T* to, const T* row, int piece, int features, bool has_row) {
+  const bool is_there = has_row && piece * 8 < features;
+  cp_async<16>(to + piece * 8, row + (is_there ? piece * 8 : 0), is_there ? 16 : 0);
+}
+
+/// The left operand of a product: rows [row, row + 16) and features [feature, feature + 16).
+template <class T, int stride>
+__device__ __forceinline__ void load_rows(std::uint32_t (&fragments)[4], const T (*tile)[stride], int row,
+                                          int feature) {
+  const int lane = lane_index();
+  ldmatrix(fragments, &tile[row + lane % 16][feature + lane / 16 * 8]);
+}
+
+/// The right operands of two products of rows with keys [key, key + 8) and the next 8, for 16 features.
+template <class T, int stride>
+__device__ __forceinline__ void load_keys(std::uint32_t (&fragments)[4], const T (*tile)[stride], int key,
+                                          int feature) {
+  const int lane = lane_index();
+  ldmatrix(fragments, &tile[key + lane / 16 * 8 + lane % 8][feature + lane / 8 % 2 * 8]);
+}
+
+/// The right operands of two products of weights with features [feature, feature + 8) and the next 8, for 16 keys.
+template <class T, int stride>
+__device__ __forceinline__ void load_values(std::uint32_t (&fragments)[4], const T (*tile)[stride], int key,
+                                            int feature) {
+  const int lane = lane_index();
+  ldmatrix_transposed(fragments, &tile[key + lane % 16][feature + lane / 16 * 8]);
+}
+
+/// Two products with one left operand.
+template <class T>
+__device__ __forceinline__ void multiply_pair(float (&first)[4], float (&second)[4], const std::uint32_t (&a)[4],
+                                              const std::uint32_t (&b)[4]) {
+  mma_m16n8k16<T>(first, a, {b[0], b[1]});
+  mma_m16n8k16<T>(second, a, {b[2], b[3]});
+}
+
+/// The softmax of a warp's queries, as far as their keys have come.
+template <class T, class Sizes>
+struct QueryTile {
+  static constexpr int kRowTiles = Sizes::kRowTiles;
+
+  float o[kRowTiles][Sizes::kDv / 8][4];
+  float largest[kRowTiles][2], sum[kRowTiles][2];  // of scores to base 2; the lane's share of the sum of weights
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (auto& pair : o[tile])
+        for (float& x : pair) x = 0;
+      for (int half = 0; half < 2; ++half) largest[tile][half] = -INFINITY, sum[tile][half] = 0;
+    }
+  }
+
+  /// Adds a key tile, of which each row sees the first visible[...] keys. scale: to base 2. Calls `after_scores` when
+  /// the lane is done with q.
+  template <class AfterScores>
+  __device__ __forceinline__ void attend(const T (*q)[Sizes::kKStride], const T (*k)[Sizes::kKStride],
+                                         const T (*v)[Sizes::kVStride], float scale, const int (&visible)[kRowTiles][2],
+                                         const AfterScores& after_scores) {
+    float s[kRowTiles][Sizes::kKeys / 8][4] = {};
+    add_scores(s, q, k);
+    after_scores();
+    mask(s, scale, visible);
+    weigh(s);
+    add_values(s, v);
+  }
+
+  /// The reciprocal of a row's sum of weights, and its lse to base 2; 0 and -infinity if it saw no key.
+  __device__ __forceinline__ float normaliser(int tile, int half, float& lse) const {
+    const float total = sum_lanes<4>(sum[tile][half]);
+    lse = total > 0 ? largest[tile][half] + log2f(total) : -INFINITY;
+    return total > 0 ? 1 / total : 0;
+  }
+
+ private:
+  using Scores = float[kRowTiles][Sizes::kKeys / 8][4];
+
+  __device__ __forceinline__ static void add_scores(Scores& s, const T (*q)[Sizes::kKStride],
+                                                    const T (*k)[Sizes::kKStride]) {
+#pragma unroll
+    for (int feature = 0; feature < Sizes::kDk; feature += 16) {
+      std::uint32_t rows[kRowTiles][4];
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile) load_rows(rows[tile], q, 16 * tile, feature);
+#pragma unroll
+      for (int key = 0; key < Sizes::kKeys; key += 16) {
+        std::uint32_t keys[4];
+        load_keys(keys, k, key, feature);
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile)
+          multiply_pair<T>(s[tile][key / 8], s[tile][key / 8 + 1], rows[tile], keys);
+      }
+    }
+  }
+
+  __device__ __forceinline__ static void mask(Scores& s, float scale, const int (&visible)[kRowTiles][2]) {
+    const int column = lane_index() % 4 * 2;
+    int least = Sizes::kKeys;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) least = least_of(least, least_of(visible[tile][0], visible[tile][1]));
+    const bool are_all_visible = all(least == Sizes::kKeys);
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile)
+#pragma unroll
+      for (int n = 0; n < Sizes::kKeys / 8; ++n)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) s[tile][n][c] *= scale;
+    if (are_all_visible) return;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile)
+#pragma unroll
+      for (int n = 0; n < Sizes::kKeys / 8; ++n)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          if (n * 8 + column + c % 2 >= visible[tile][c / 2]) s[tile][n][c] = -INFINITY;
+  }
+
+  /// Scores become weights relative to the largest so far, to which what was summed before is rescaled.
+  __device__ __forceinline__ void weigh(Scores& s) {
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float most = largest[tile][half];
+#pragma unroll
+        for (int n = 0; n < Sizes::kKeys / 8; ++n)
+          most = fmaxf(most, fmaxf(s[tile][n][2 * half], s[tile][n][2 * half + 1]));
+        most = max_lanes<4>(most);
+        const float reference = most == -INFINITY ? 0 : most;
+        const float rescale = exp2_approx(largest[tile][half] - reference);
+        largest[tile][half] = most;
+        float total = 0;
+#pragma unroll
+        for (int n = 0; n < Sizes::kKeys / 8; ++n)
+#pragma unroll
+          for (int c = 2 * half; c < 2 * half + 2; ++c) total += s[tile][n][c] = exp2_approx(s[tile][n][c] - reference);
+        sum[tile][half] = sum[tile][half] * rescale + total;
+#pragma unroll
+        for (int n = 0; n < Sizes::kDv / 8; ++n) o[tile][n][2 * half] *= rescale, o[tile][n][2 * half + 1] *= rescale;
+      }
+  }
+
+  __device__ __forceinline__ void add_values(const Scores& p, const T (*v)[Sizes::kVStride]) {
+#pragma unroll
+    for (int key = 0; key < Sizes::kKeys; key += 16) {
+      std::uint32_t weights[kRowTiles][4];
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const float(&pair)[4] = p[tile][key / 8 + n / 2];
+          weights[tile][n] = pack<T>(pair[n % 2 * 2], pair[n % 2 * 2 + 1]);
+        }
+#pragma unroll
+      for (int feature = 0; feature < Sizes::kDv; feature += 16) {
+        std::uint32_t values[4];
+        load_values(values, v, key, feature);
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile)
+          multiply_pair<T>(o[tile][feature / 8], o[tile][feature / 8 + 1], weights[tile], values);
+      }
+    }
+  }
+};
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

@@ -1,0 +1,57 @@
+// Launching a kernel: on the GPU, or in the simulator where the source was compiled for a CPU.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+
+#include "cuda/primitives/qualifiers.cuh"
+#include "cuda/primitives/shape.cuh"
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+#else
+#include "cuda/simulator/grid.hpp"
+#endif
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
+
+#ifdef __CUDACC__
+/// Throws std::runtime_error with what CUDA says, if that is an error.
+inline void require(cudaError_t status) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+}
+#endif
+
+/// Copies pageable host memory to the device, in order with what is in the stream; the host memory may go at once.
+inline void copy_to_device(void* to, const void* from, std::size_t bytes, [[maybe_unused]] void* stream) {
+#ifdef __CUDACC__
+  require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));
+#else
+  std::memcpy(to, from, bytes);
+#endif
+}
+
+/// Launches a kernel in a stream (a cudaStream_t; of no meaning to the simulator, which returns when the kernel has
+/// ended). Throws what is derived from std::runtime_error: simulator::KernelFaults, or what CUDA says of the launch.
+template <class... Parameters>
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, [[maybe_unused]] void* stream,
+            const std::type_identity_t<Parameters>&... arguments) {
+#ifdef __CUDACC__
+  const auto dim3_of = [](const Dim3& size) {
+    return dim3(static_cast<unsigned>(size.x), static_cast<unsigned>(size.y), static_cast<unsigned>(size.z));
+  };
+  if (shape.shared_bytes > 48 * 1024)  // more must be asked for
+    require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.shared_bytes)));
+  kernel<<<dim3_of(shape.grid), dim3_of(shape.block), shape.shared_bytes, static_cast<cudaStream_t>(stream)>>>(
+      arguments...);
+  require(cudaGetLastError());
+#else
+  simulator::run(kernel, shape, arguments...);
+#endif
+}
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

@@ -1,0 +1,42 @@
+// Running a kernel over a grid in the simulator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <tuple>
+#include <type_traits>
+
+#include "cuda/primitives/shape.cuh"
+
+namespace attnspec::cuda::simulator {
+
+/// Until it goes, launches of this thread run warps in the order that a seed gives. Without one the seed is 0.
+class ScheduleSeed {
+ public:
+  explicit ScheduleSeed(std::uint64_t seed);
+  ~ScheduleSeed();
+  ScheduleSeed(const ScheduleSeed&) = delete;
+  ScheduleSeed& operator=(const ScheduleSeed&) = delete;
+
+ private:
+  std::uint64_t previous_;
+};
+
+/// Runs all blocks of a grid on the OpenMP threads. `body` runs as every thread, with a copy of the parameters of its
+/// own. Throws KernelFaults if there were any, and std::invalid_argument for a shape that no GPU launches.
+void run_grid(const LaunchShape& shape, void (*body)(void* parameters), const void* parameters, std::size_t bytes);
+
+/// Runs a kernel with its arguments.
+template <class... Parameters>
+void run(void (*kernel)(Parameters...), const LaunchShape& shape,
+         const std::type_identity_t<Parameters>&... arguments) {
+  static_assert((std::is_trivially_copyable_v<Parameters> && ...), "a GPU is given copies of the bytes");
+  using Call = std::tuple<void (*)(Parameters...), Parameters...>;
+  const Call call(kernel, arguments...);
+  const auto body = [](void* parameters) {
+    std::apply([](auto function, auto&... each) { function(each...); }, *static_cast<Call*>(parameters));
+  };
+  run_grid(shape, body, &call, sizeof call);
+}
+
+}  // namespace attnspec::cuda::simulator
