@@ -42,9 +42,8 @@ const LawInfo& info(Law law) {
       {Law::future, "a row keeps its bits when everything after its position changes", kAll, EqualBits::same_shape,
        future_twins, nullptr},
       {Law::unselected,
-       "a row keeps its bits when values change in blocks that it has not selected, or outside its "
-       "window",
-       kHaveUnread, EqualBits::same_shape, unselected_twins, nullptr},
+       "a row keeps its bits when values change in blocks that it has not selected, or outside its window", kHaveUnread,
+       EqualBits::same_shape, unselected_twins, nullptr},
       {Law::heads, "heads in another order give the same rows in that order", kAll, EqualBits::same_shape, heads_twins,
        nullptr},
       {Law::strides, "a row's bits do not depend on where its tensors have gaps", kAll, EqualBits::same_shape,
@@ -90,11 +89,13 @@ void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
   const FirstCall first{kernel, c, inputs, outputs};
   for (const Twin& twin : law.twins(first)) {
     if (kernel.unsupported(twin.c)) continue;
-    const Outputs others = call_once(kernel, twin.c, twin.inputs, with_backward, result);
-    if (is_finding(result.verdict)) return;
-    if (c.law == Law::repeat) result.launches += kLaunches;
-    compare(first, twin, others, name(c.law), result);
-    if (is_finding(result.verdict)) return;
+    for (int time = 0; time < twin.times; ++time) {
+      const Outputs others = call_once(kernel, twin.c, twin.inputs, with_backward, result);
+      if (is_finding(result.verdict)) return;
+      if (c.law == Law::repeat) result.launches += kLaunches;
+      compare(first, twin, others, name(c.law), result);
+      if (is_finding(result.verdict)) return;
+    }
   }
   if (result.rows() == 0) says_nothing(fmt::format("law {}: nothing of the case is compared by it", name(c.law)));
 }

@@ -73,7 +73,7 @@ Twin decoded(const FirstCall& first, std::int64_t queries) {
 }  // namespace
 
 std::vector<Twin> repeat_twins(const FirstCall& first) {
-  return std::vector<Twin>(kRepeats, {first.c, first.inputs, stay, always});
+  return {{.c = first.c, .inputs = first.inputs, .move = stay, .speaks_of = always, .times = kRepeats}};
 }
 
 std::vector<Twin> heads_twins(const FirstCall& first) {

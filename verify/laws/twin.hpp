@@ -59,6 +59,7 @@ struct Twin {
   std::function<bool(const std::string& output, const RowPlace&)> speaks_of;
   /// The output is that of the first call times 2^exponent. Empty: 0.
   std::function<int(const std::string& output)> exponent{};
+  int times = 1;  // that it is called
 };
 
 /// The first row of each sequence in a tensor of so many rows, and their number. Parameters are one sequence.
