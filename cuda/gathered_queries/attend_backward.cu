@@ -22,25 +22,28 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;
-constexpr int kRowThreads = 256;  // of a block where warps own rows
+constexpr int kRowThreads = 256;                           // of a block where warps own rows
+constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // of queries and heads, counted in 32 bits
 
 /// Two neighbours in fp32.
 struct alignas(8) Pair {
   float low, high;
 };
 
-/// n / divisor for n < 2^31, by a product.
+/// n / divisor for n < 2^31: the upper half of a product. With 2^shift the first power of two that is not below the
+/// divisor, 2^(31 + shift) / divisor, rounded up, is a factor of 32 bits that is exact enough.
 struct Divider {
   std::uint32_t factor;
-  int shift;
+  int shift = 0;
 
-  explicit Divider(std::int64_t divisor) : factor(0), shift(31) {
-    while ((std::int64_t{1} << (shift - 31)) < divisor) ++shift;
-    factor = static_cast<std::uint32_t>(((std::uint64_t{1} << shift) - 1) / static_cast<std::uint64_t>(divisor) + 1);
+  explicit Divider(std::int64_t divisor) {
+    while ((std::int64_t{1} << shift) < divisor) ++shift;
+    factor = static_cast<std::uint32_t>(((std::int64_t{1} << (31 + shift)) + divisor - 1) / divisor);
   }
 
   __device__ __forceinline__ int of(int n) const {
-    return static_cast<int>(std::uint64_t{static_cast<std::uint32_t>(n)} * factor >> shift);
+    return static_cast<int>(
+        static_cast<std::uint32_t>(std::uint64_t{2 * static_cast<std::uint32_t>(n)} * factor >> 32) >> shift);
   }
 };
 
@@ -170,8 +173,9 @@ template <int keys, int dk, int dv>
 struct TileShape {
   static constexpr int kKeys = keys, kDk = dk, kDv = dv, kQueries = 64;
   static constexpr int kStages = dk + dv > 384 ? 1 : 2;  // of q and do in shared memory
-  static constexpr int kWarps = keys == 128 || dk + dv > 256 ? 8 : 4;
+  static constexpr int kWarps = 8;
   static constexpr int kThreads = kWarps * kWarpLanes;
+  static constexpr int kBlocks = keys == 64 && dk + dv <= 128 ? 2 : 1;  // on a multiprocessor at a time
   // Warps split [keys, x] in runs of 32 keys, and [queries, dk] in runs of 32 queries. Features go to those that are
   // left by turns, 16 at a time.
   static constexpr int kKeyWarps = keys / 32, kAcross = kWarps / kKeyWarps, kQueryWarps = kQueries / 32,
@@ -241,18 +245,18 @@ struct ListCursor {
   }
 };
 
-/// Starts to copy rows of 16-bit numbers to shared memory, padded with zeros: row_at(row) is where a row is, or
-/// nullptr.
-template <class Shape, int features, class T, class RowAt>
-__device__ __forceinline__ void copy_rows(const SharedRows<T, features>& to, int rows, int filled,
-                                          const RowAt& row_at) {
+/// Starts to copy rows of 16-bit numbers to shared memory: `filled` features of the first `count` rows, zeros
+/// elsewhere. token_of(row) is where a row is in `from`, also of the rows that are not copied.
+template <int threads, int rows, int features, class T, class TokenOf>
+__device__ __forceinline__ void copy_rows(const SharedRows<T, features>& to, const Rows<const T>& from, int head,
+                                          int count, int filled, const TokenOf& token_of) {
   constexpr int kChunks = features / 8;
+  const T* origin = from.at(0, head);
 #pragma unroll
-  for (int i = 0; i < rows * kChunks / Shape::kThreads; ++i) {
-    const int place = i * Shape::kThreads + thread_number(), row = place / kChunks, chunk = place % kChunks;
-    const T* from = row_at(row);
-    const bool is_there = from != nullptr && chunk * 8 < filled;
-    cp_async<16>(to.chunk(row, chunk), is_there ? from + chunk * 8 : nullptr, is_there ? 16 : 0);
+  for (int i = 0; i < rows * kChunks / threads; ++i) {
+    const int place = i * threads + thread_number(), row = place / kChunks, chunk = place % kChunks;
+    const bool is_there = row < count && chunk * 8 < filled;
+    cp_async<16>(to.chunk(row, chunk), origin + token_of(row) * from.token_stride + chunk * 8, is_there ? 16 : 0);
   }
 }
 
@@ -279,13 +283,9 @@ struct KeyTileWork {
   __device__ __forceinline__ SharedRows<T, Shape::kDv> d_o(int n) const { return {shared.d_o[n % Shape::kStages]}; }
 
   __device__ __forceinline__ void copy_keys() const {
-    const auto from = [&](const Rows<const T>& all) {
-      return [&](int row) {
-        return row < tile.keys ? all.at(tile.sequence.k_begin + tile.begin + row, tile.kv_head) : nullptr;
-      };
-    };
-    copy_rows<Shape>(k, Shape::kKeys, p.sizes.dk, from(rows.k));
-    copy_rows<Shape>(v, Shape::kKeys, p.sizes.dv, from(rows.v));
+    const auto token_of = [&](int row) { return tile.sequence.k_begin + tile.begin + (row < tile.keys ? row : 0); };
+    copy_rows<Shape::kThreads, Shape::kKeys>(k, rows.k, tile.kv_head, tile.keys, p.sizes.dk, token_of);
+    copy_rows<Shape::kThreads, Shape::kKeys>(v, rows.v, tile.kv_head, tile.keys, p.sizes.dv, token_of);
   }
 
   /// Starts to copy the picks of tile n, the cursor's next. Later threads see who they are.
@@ -308,11 +308,9 @@ struct KeyTileWork {
   __device__ __forceinline__ void gather(int n) const {
     const QueryTile<kQueries>& queries = shared.tiles[n % 4];
     const int head = queries.head, count = queries.rows;
-    const auto from = [&](const Rows<const T>& all) {
-      return [&, head, count](int row) { return row < count ? all.at(p.slots.of(queries.picks[row]), head) : nullptr; };
-    };
-    copy_rows<Shape>(q(n), kQueries, p.sizes.dk, from(rows.q));
-    copy_rows<Shape>(d_o(n), kQueries, p.sizes.dv, from(rows.d_o));
+    const auto token_of = [&](int row) { return p.slots.of(queries.picks[row]); };
+    copy_rows<Shape::kThreads, kQueries>(q(n), rows.q, head, count, p.sizes.dk, token_of);
+    copy_rows<Shape::kThreads, kQueries>(d_o(n), rows.d_o, head, count, p.sizes.dv, token_of);
     const int i = thread_number();
     if (i >= kQueries) return;
     const bool is_there = i < count;
@@ -479,11 +477,11 @@ __device__ __forceinline__ KeyTile key_tile_of(const Problem& p, std::int64_t th
 }
 
 // A thread block owns a key tile of a key/value head, and goes through the lists of its query heads, 64 queries at a
-// time. Shared memory: SharedTiles; q and do are gathered one tile ahead, picks two tiles ahead. A warp owns of dk and
-// dv [keys, dim], in registers, and of P and dS [keys, queries], 32 keys and a run of columns; of dq [queries, dk] 32
-// queries and a run of columns. Rows are aligned to 16 bytes.
+// time. Shared memory: SharedTiles, 162 KB for 128 keys of 128 features; q and do are gathered one tile ahead, picks
+// two. A warp owns of dk and dv [keys, dim], in registers, and of P and dS [keys, queries], 32 keys and a run of
+// columns; of dq [queries, dk] 32 queries and a run of columns. Rows are aligned to 16 bytes.
 template <class T, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     attend_key_tiles(Problem p, BackwardRows<T> rows, Rows<T> dk, Rows<T> dv) {
   const KeyTile tile = key_tile_of<Shape>(p, block_index().x);
   if (tile.keys <= 0) return;
@@ -636,7 +634,8 @@ LaunchShape rows_shape(std::int64_t rows, int lanes) {
 }  // namespace
 
 bool can_attend_backward(const BackwardProblem& p) {
-  return p.dk % 8 == 0 && p.dv % 8 == 0 && p.dk <= 256 && p.dv <= 256 && can_list_queries(p.selection);
+  return p.dk % 8 == 0 && p.dv % 8 == 0 && p.dk <= 256 && p.dv <= 256 &&
+         p.selection.num_queries * p.heads < kMostRows && can_list_queries(p.selection);
 }
 
 BackwardScratch take_backward_scratch(Workspace& workspace, const BackwardProblem& p) {

@@ -5,10 +5,10 @@
 // q [query tokens, H, dk], k and v [key tokens, Hkv, dim], any token and head strides that keep rows on multiples of 16
 // bytes; picks of each (list head, block) as in query_lists.hpp; partials as in forward.hpp.
 //
-// A thread block of 4 warps owns up to 512 picks (256 where dv > 128) of one list, for one query head. A warp owns 32
-// picks (16) at a time, and their rows of q, s and o; a lane those of tiles.cuh. Key tiles of 64 keys (32 where dk >
-// 128) lie two at a time in shared memory: two that are the whole block stay there, of longer blocks one is read while
-// the other is used. Shared memory: SharedTiles, 104 KB for 128 features, 55 KB for 64.
+// A thread block of 8 warps (4 where dv > 128) owns up to 512 picks (256) of one list, for one query head. A warp owns
+// 16 picks at a time, and their rows of q, s and o; a lane those of tiles.cuh. Key tiles of 64 keys (32 where dk > 128)
+// lie two at a time in shared memory: two that are the whole block stay there, of longer blocks one is read while the
+// other is used. Shared memory: SharedTiles, 102 KB for 128 features, 54 KB for 64.
 #include "cuda/gathered_queries/forward.hpp"
 #include "cuda/gathered_queries/tiles.cuh"
 #include "cuda/primitives/launch.cuh"
@@ -96,12 +96,12 @@ __device__ __forceinline__ void gather_queries(const Inputs<T>& in, int head, co
 }
 
 /// Starts to copy rows of k or v into a tile; zeros behind the last of `keys`.
-template <int keys_most, int stride, class T>
+template <class Sizes, int stride, class T>
 __device__ __forceinline__ void copy_keys(T (*tile)[stride], const Rows<const T>& from, std::int64_t token, int head,
                                           int keys, int features) {
   constexpr int kPieces = (stride - 8) / kPieceFeatures;
 #pragma unroll 4
-  for (int index = thread_index().x; index < keys_most * kPieces; index += 4 * kWarpLanes) {
+  for (int index = thread_index().x; index < Sizes::kKeys * kPieces; index += Sizes::kThreads) {
     const int row = index / kPieces;
     copy_piece(tile[row], from.at(token + (row < keys ? row : 0), head), index % kPieces, features, row < keys);
   }
@@ -114,24 +114,22 @@ __device__ __forceinline__ void store_partials(const QueryTile<T, Sizes>& rows, 
   const std::int64_t features = padded_features(in.a.dv);
   const int lane = lane_index();
 #pragma unroll
-  for (int tile = 0; tile < Sizes::kRowTiles; ++tile)
+  for (int half = 0; half < 2; ++half) {
+    const int pick = shuffle(mine.pick, 8 * half + lane / 4);
+    float lse;
+    const float normaliser = rows.normaliser(half, lse);
+    if (pick < 0) continue;
+    float* o = in.partials.o + (first_pick + pick) * features + lane % 4 * 4;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int pick = shuffle(mine.pick, 16 * tile + 8 * half + lane / 4);
-      float lse;
-      const float normaliser = rows.normaliser(tile, half, lse);
-      if (pick < 0) continue;
-      float* o = in.partials.o + (first_pick + pick) * features + lane % 4 * 4;
-#pragma unroll
-      for (int n = 0; n < Sizes::kDv / 8; n += 2) {
-        if (n * 8 >= features) break;
-        const auto bits = [&](int pair, int c) {
-          return __builtin_bit_cast(std::uint32_t, rows.o[tile][n + pair][2 * half + c] * normaliser);
-        };
-        store_128(o + n * 8, {bits(0, 0), bits(0, 1), bits(1, 0), bits(1, 1)});
-      }
-      if (lane % 4 == 0) in.partials.lse[first_pick + pick] = lse;
+    for (int n = 0; n < Sizes::kDv / 8; n += 2) {
+      if (n * 8 >= features) break;
+      const auto bits = [&](int next, int c) {
+        return __builtin_bit_cast(std::uint32_t, rows.o[n + next][2 * half + c] * normaliser);
+      };
+      store_128(o + n * 8, {bits(0, 0), bits(0, 1), bits(1, 0), bits(1, 1)});
     }
+    if (lane % 4 == 0) in.partials.lse[first_pick + pick] = lse;
+  }
 }
 
 template <class T, class Sizes>
@@ -158,8 +156,8 @@ __global__ void __launch_bounds__(Sizes::kThreads, 2) attend_units(Inputs<T> in)
   const auto copy_tile = [&](int load) {
     const int tile = load % key_tiles, keys = least_of(block.keys - tile * Sizes::kKeys, Sizes::kKeys);
     const std::int64_t token = block.sequence.k_begin + block.begin + tile * Sizes::kKeys;
-    copy_keys<Sizes::kKeys>(shared.k[load % 2], in.k, token, kv_head, keys, in.a.dk);
-    copy_keys<Sizes::kKeys>(shared.v[load % 2], in.v, token, kv_head, keys, in.a.dv);
+    copy_keys<Sizes>(shared.k[load % 2], in.k, token, kv_head, keys, in.a.dk);
+    copy_keys<Sizes>(shared.v[load % 2], in.v, token, kv_head, keys, in.a.dv);
   };
   const auto pick_of = [&](int row_tile) {
     const std::int64_t entry = unit.begin + row_tile * Sizes::kRows + warp * Sizes::kWarpRows + lane;
@@ -177,11 +175,7 @@ __global__ void __launch_bounds__(Sizes::kThreads, 2) attend_units(Inputs<T> in)
   for (int step = 0, row_tile = 0; row_tile < row_tiles; ++row_tile) {
     const Pick next = pick_of(row_tile + 1);
     const int most_visible = max_lanes(pick.keys);
-    int visible[Sizes::kRowTiles][2];  // of the key tile and those after it
-#pragma unroll
-    for (int tile = 0; tile < Sizes::kRowTiles; ++tile)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) visible[tile][half] = shuffle(pick.keys, 16 * tile + 8 * half + lane / 4);
+    int visible[2] = {shuffle(pick.keys, lane / 4), shuffle(pick.keys, 8 + lane / 4)};  // from the key tile on
     rows.clear();
     for (int key_tile = 0; key_tile < key_tiles; ++key_tile, ++step) {
       cp_async_wait_all();
@@ -201,8 +195,7 @@ __global__ void __launch_bounds__(Sizes::kThreads, 2) attend_units(Inputs<T> in)
         rows.attend(shared.q[warp], shared.k[stage], shared.v[stage], scale, visible, gather_next);
       else
         gather_next();
-#pragma unroll
-      for (auto& keys : visible) keys[0] -= Sizes::kKeys, keys[1] -= Sizes::kKeys;
+      visible[0] -= Sizes::kKeys, visible[1] -= Sizes::kKeys;
     }
     store_partials(rows, in, first_pick, pick);
     pick = next;

@@ -3,7 +3,7 @@
 // in fp32, in the order of the slots; a query that sees none of its blocks has o = 0 and lse = -infinity.
 //
 // Partials as in forward.hpp, selection [query tokens, list heads, slots]; o [query tokens, H, dv] in any strides of an
-// even number of elements. A thread block of 8 warps owns 8 (head, query) rows, a warp one of them: lane l has the four
+// even number of elements. A thread block of 8 warps owns 8 queries of a head, a warp one of them: lane l has the four
 // features of each 16 bytes l, l + 32 of the row. No shared memory.
 #include <cmath>
 
@@ -18,6 +18,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 namespace {
 
 constexpr int kWarps = 8;
+constexpr int kSlotsAtOnce = 8;  // whose partials are loaded before they are summed
 
 /// The lse of the block in a slot; -infinity for a slot that is in no list.
 __device__ __forceinline__ float lse_of_slot(const Selection& selection, const std::int32_t* chosen, const float* lse,
@@ -27,15 +28,15 @@ __device__ __forceinline__ float lse_of_slot(const Selection& selection, const s
   return block < 0 || block * selection.block >= visible ? -INFINITY : lse[slot];
 }
 
-template <class T>
+template <class T, int parts>  // of 128 features
 __global__ void __launch_bounds__(kWarps* kWarpLanes)
     merge_rows(Attention a, Selection selection, Heads heads, Partials partials, Rows<T> o, Rows<float> lse) {
   // phase 1 - the warp's row
-  const int heads_per_list = a.heads / selection.heads;
-  const std::int64_t row = static_cast<std::int64_t>(block_index().x) * kWarps + warp_index();
-  if (row >= heads.count * heads_per_list * selection.num_queries) return;
-  const int lane = lane_index(), head = static_cast<int>(heads.first * heads_per_list + row / selection.num_queries);
-  const std::int64_t token = row % selection.num_queries;
+  const int heads_per_list = a.heads / selection.heads, lane = lane_index();
+  const std::int64_t token = static_cast<std::int64_t>(block_index().x) * kWarps + warp_index();
+  if (token >= selection.num_queries) return;
+  const int head = heads.first * heads_per_list + block_index().y;
+  const std::int64_t row = block_index().y * selection.num_queries + token;  // of the partials
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
   const std::int64_t visible = num_visible_keys(a.sequences, s, token - s.q_begin);
   const std::int32_t* chosen = selection.chosen + (token * selection.heads + head / heads_per_list) * selection.slots;
@@ -50,22 +51,29 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
   // phase 3 - the sums, slot by slot
   const std::int64_t features = padded_features(a.dv);
   const float* row_o = partials.o + row * selection.slots * features;
-  float sums[2][4] = {}, total = 0;
+  float sums[parts][4] = {}, total = 0;
   for (std::int64_t first = 0; first < selection.slots; first += kWarpLanes) {
     const float mine = lse_of_slot(selection, chosen, row_lse, first + lane, visible);
     const float weight = mine == -INFINITY ? 0 : exp2_approx(mine - largest);
-    const int slots = static_cast<int>(selection.slots - first < kWarpLanes ? selection.slots - first : kWarpLanes);
-#pragma unroll 4
-    for (int slot = 0; slot < slots; ++slot) {
-      const float w = shuffle(weight, slot);
-      total += w;
+    for (int slot = 0; slot < kWarpLanes && first + slot < selection.slots; slot += kSlotsAtOnce) {
+      Words4 x[kSlotsAtOnce][parts];  // all loads at once; those of no slot, or no list, are not used
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        const std::int64_t feature = 4 * (lane + part * kWarpLanes);
-        if (feature >= features || w == 0) continue;
-        const Words4 x = load_128(row_o + (first + slot) * features + feature);
+      for (int n = 0; n < kSlotsAtOnce; ++n)
 #pragma unroll
-        for (int n = 0; n < 4; ++n) sums[part][n] += w * __builtin_bit_cast(float, x.words[n]);
+        for (int part = 0; part < parts; ++part) {
+          const std::int64_t from = first + slot + n < selection.slots ? first + slot + n : first;
+          const int feature = 4 * (lane + part * kWarpLanes);
+          x[n][part] = load_128_constant(row_o + from * features + (feature < features ? feature : 0));
+        }
+#pragma unroll
+      for (int n = 0; n < kSlotsAtOnce; ++n) {
+        const float w = shuffle(weight, slot + n);  // 0 behind the last slot
+        total += w;
+#pragma unroll
+        for (int part = 0; part < parts; ++part)
+#pragma unroll
+          for (int word = 0; word < 4; ++word)
+            sums[part][word] += w > 0 ? w * __builtin_bit_cast(float, x[n][part].words[word]) : 0;
       }
     }
   }
@@ -73,7 +81,7 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
   // phase 4 - the row
   const float normaliser = total > 0 ? 1 / total : 0;
 #pragma unroll
-  for (int part = 0; part < 2; ++part)
+  for (int part = 0; part < parts; ++part)
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
       const int feature = (lane + part * kWarpLanes) / 4 * 16 + pair * 8 + lane % 4 * 2;
@@ -89,12 +97,12 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
 template <class T>
 void merge_partials(const Attention& a, const Selection& selection, const Heads& heads, const Partials& partials,
                     Rows<T> o, Rows<float> lse, void* stream) {
-  const std::int64_t rows = heads.count * (a.heads / selection.heads) * selection.num_queries;
-  if (rows == 0) return;
+  if (selection.num_queries == 0) return;
   LaunchShape shape;
-  shape.grid.x = static_cast<int>((rows + kWarps - 1) / kWarps);
+  shape.grid.x = static_cast<int>((selection.num_queries + kWarps - 1) / kWarps);
+  shape.grid.y = heads.count * (a.heads / selection.heads);
   shape.block.x = kWarps * kWarpLanes;
-  launch(merge_rows<T>, shape, stream, a, selection, heads, partials, o, lse);
+  launch(a.dv <= 128 ? merge_rows<T, 1> : merge_rows<T, 2>, shape, stream, a, selection, heads, partials, o, lse);
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                               \

@@ -20,6 +20,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 namespace {
 
 constexpr int kCountThreads = 128, kScanThreads = 1024;
+constexpr int kChunksAtOnce = 16;  // whose counts a thread loads together
 constexpr std::int64_t kLeastChunkTokens = 256;
 constexpr std::int64_t kMostBlocks = 24 * 1024;  // 96 KB of counters
 
@@ -72,12 +73,16 @@ __global__ void count_before_chunks(Selection s, std::int64_t chunks, QueryLists
   if (b >= s.num_blocks) return;
   const std::int64_t head = block_index().y;
   std::int32_t* column = lists.counts + head * chunks * s.num_blocks + b;
-  std::int64_t before = 0;
-#pragma unroll 8
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const std::int32_t count = column[chunk * s.num_blocks];
-    column[chunk * s.num_blocks] = static_cast<std::int32_t>(before);
-    before += count;
+  std::int32_t before = 0;
+  for (std::int64_t first = 0; first < chunks; first += kChunksAtOnce) {
+    std::int32_t count[kChunksAtOnce];
+#pragma unroll
+    for (int i = 0; i < kChunksAtOnce; ++i) count[i] = first + i < chunks ? column[(first + i) * s.num_blocks] : 0;
+#pragma unroll
+    for (int i = 0; i < kChunksAtOnce; ++i) {
+      if (first + i < chunks) column[(first + i) * s.num_blocks] = before;
+      before += count[i];
+    }
   }
   lists.offsets[head * s.num_blocks + b] = before;
 }
@@ -127,29 +132,34 @@ __device__ __forceinline__ std::uint32_t lanes_with(std::int64_t value, int bits
 }
 
 // A warp, alone in its thread block, owns a chunk (x) of a head (y) and takes its picks in order, 32 at a time. Dynamic
-// shared memory, num_blocks * 4 bytes: how many of each block's picks have been placed. Block numbers are less than
+// shared memory, num_blocks * 4 bytes: where each block's next pick goes, among the head's. Block numbers are less than
 // 2^bits - 1.
 __global__ void place_picks(Selection s, std::int64_t tokens, int bits, QueryLists lists) {
   auto* placed = dynamic_shared<std::int32_t>();
   const int head = block_index().y, lane = lane_index();
   const std::int32_t* row = lists.counts + (std::int64_t{head} * grid_size().x + block_index().x) * s.num_blocks;
+  const std::int64_t* list = lists.offsets + head * s.num_blocks;
+  std::int32_t* picks = lists.picks + list[0];
 #pragma unroll 8
-  for (std::int64_t b = lane; b < s.num_blocks; b += kWarpLanes) placed[b] = row[b];
+  for (std::int64_t b = lane; b < s.num_blocks; b += kWarpLanes)
+    placed[b] = row[b] + static_cast<std::int32_t>(list[b] - list[0]);
   sync_warp();
   const Range range = picks_of_chunk(s, tokens, block_index().x);
-  for (std::int64_t first = range.begin; first < range.end; first += kWarpLanes) {
-    const std::int64_t pick = first + lane;
-    const std::int64_t block = pick < range.end ? block_of_pick(s, head, pick) : -1;
+  const auto block_at = [&](std::int64_t pick) { return pick < range.end ? block_of_pick(s, head, pick) : -1; };
+  std::int64_t block = block_at(range.begin + lane);
+  for (std::int64_t pick = range.begin + lane; pick - lane < range.end; pick += kWarpLanes) {
+    const std::int64_t next = block_at(pick + kWarpLanes);  // in advance
     const std::uint32_t alike = lanes_with(block, bits);
     const int rank = count_bits(alike & ((1U << lane) - 1));
-    std::int32_t before = 0;
+    std::int32_t place = 0;
     if (block >= 0) {
-      before = placed[block];
-      lists.picks[lists.offsets[head * s.num_blocks + block] + before + rank] = static_cast<std::int32_t>(pick);
+      place = placed[block] + rank;
+      picks[place] = static_cast<std::int32_t>(pick);
     }
     sync_warp();
-    if (block >= 0 && lane == highest_bit(alike)) placed[block] = before + rank + 1;
+    if (block >= 0 && lane == highest_bit(alike)) placed[block] = place + 1;
     sync_warp();
+    block = next;
   }
 }
 

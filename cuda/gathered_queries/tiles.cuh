@@ -19,10 +19,9 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 template <int dk_most, int dv_most>
 struct TileSizes {
   static constexpr int kDk = dk_most, kDv = dv_most;
-  static constexpr int kWarps = 4, kThreads = kWarps * kWarpLanes;
-  static constexpr int kRowTiles = kDv > 128 ? 1 : 2;  // of 16 queries, in a warp
-  static constexpr int kWarpRows = 16 * kRowTiles, kRows = kWarps * kWarpRows;
-  static constexpr int kKeys = kDk > 128 ? 32 : 64;  // in a key tile
+  static constexpr int kWarps = kDv > 128 ? 4 : 8, kThreads = kWarps * kWarpLanes;  // as registers allow
+  static constexpr int kWarpRows = 16, kRows = kWarps * kWarpRows;                  // queries
+  static constexpr int kKeys = kDk > 128 ? 32 : 64;                                 // in a key tile
   static constexpr int kKStride = kDk + 8,
                        kVStride = kDv + 8;  // an odd number of 16 bytes: ldmatrix meets no conflicts
 };
@@ -79,31 +78,26 @@ __device__ __forceinline__ void multiply_pair(float (&first)[4], float (&second)
   mma_m16n8k16<T>(second, a, {b[2], b[3]});
 }
 
-/// The softmax of a warp's queries, as far as their keys have come.
+/// The softmax of a warp's 16 queries, as far as their keys have come.
 template <class T, class Sizes>
 struct QueryTile {
-  static constexpr int kRowTiles = Sizes::kRowTiles;
-
-  float o[kRowTiles][Sizes::kDv / 8][4];
-  float largest[kRowTiles][2], sum[kRowTiles][2];  // of scores to base 2; the lane's share of the sum of weights
+  float o[Sizes::kDv / 8][4];
+  float largest[2], sum[2];  // of each row: of scores to base 2; the lane's share of the sum of weights
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
-#pragma unroll
-      for (auto& pair : o[tile])
-        for (float& x : pair) x = 0;
-      for (int half = 0; half < 2; ++half) largest[tile][half] = -INFINITY, sum[tile][half] = 0;
-    }
+    for (auto& columns : o) columns[0] = columns[1] = columns[2] = columns[3] = 0;
+    largest[0] = largest[1] = -INFINITY;
+    sum[0] = sum[1] = 0;
   }
 
   /// Adds a key tile, of which each row sees the first visible[...] keys. scale: to base 2. Calls `after_scores` when
   /// the lane is done with q.
   template <class AfterScores>
   __device__ __forceinline__ void attend(const T (*q)[Sizes::kKStride], const T (*k)[Sizes::kKStride],
-                                         const T (*v)[Sizes::kVStride], float scale, const int (&visible)[kRowTiles][2],
+                                         const T (*v)[Sizes::kVStride], float scale, const int (&visible)[2],
                                          const AfterScores& after_scores) {
-    float s[kRowTiles][Sizes::kKeys / 8][4] = {};
+    Scores s = {};
     add_scores(s, q, k);
     after_scores();
     mask(s, scale, visible);
@@ -112,98 +106,80 @@ struct QueryTile {
   }
 
   /// The reciprocal of a row's sum of weights, and its lse to base 2; 0 and -infinity if it saw no key.
-  __device__ __forceinline__ float normaliser(int tile, int half, float& lse) const {
-    const float total = sum_lanes<4>(sum[tile][half]);
-    lse = total > 0 ? largest[tile][half] + log2f(total) : -INFINITY;
+  __device__ __forceinline__ float normaliser(int half, float& lse) const {
+    const float total = sum_lanes<4>(sum[half]);
+    lse = total > 0 ? largest[half] + log2f(total) : -INFINITY;
     return total > 0 ? 1 / total : 0;
   }
 
  private:
-  using Scores = float[kRowTiles][Sizes::kKeys / 8][4];
+  using Scores = float[Sizes::kKeys / 8][4];
 
   __device__ __forceinline__ static void add_scores(Scores& s, const T (*q)[Sizes::kKStride],
                                                     const T (*k)[Sizes::kKStride]) {
 #pragma unroll
     for (int feature = 0; feature < Sizes::kDk; feature += 16) {
-      std::uint32_t rows[kRowTiles][4];
-#pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile) load_rows(rows[tile], q, 16 * tile, feature);
+      std::uint32_t rows[4];
+      load_rows(rows, q, 0, feature);
 #pragma unroll
       for (int key = 0; key < Sizes::kKeys; key += 16) {
         std::uint32_t keys[4];
         load_keys(keys, k, key, feature);
-#pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile)
-          multiply_pair<T>(s[tile][key / 8], s[tile][key / 8 + 1], rows[tile], keys);
+        multiply_pair<T>(s[key / 8], s[key / 8 + 1], rows, keys);
       }
     }
   }
 
-  __device__ __forceinline__ static void mask(Scores& s, float scale, const int (&visible)[kRowTiles][2]) {
+  __device__ __forceinline__ static void mask(Scores& s, float scale, const int (&visible)[2]) {
+#pragma unroll
+    for (auto& columns : s)
+#pragma unroll
+      for (float& score : columns) score *= scale;
+    if (all(least_of(visible[0], visible[1]) >= Sizes::kKeys)) return;
     const int column = lane_index() % 4 * 2;
-    int least = Sizes::kKeys;
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) least = least_of(least, least_of(visible[tile][0], visible[tile][1]));
-    const bool are_all_visible = all(least == Sizes::kKeys);
+    for (int n = 0; n < Sizes::kKeys / 8; ++n)
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile)
-#pragma unroll
-      for (int n = 0; n < Sizes::kKeys / 8; ++n)
-#pragma unroll
-        for (int c = 0; c < 4; ++c) s[tile][n][c] *= scale;
-    if (are_all_visible) return;
-#pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile)
-#pragma unroll
-      for (int n = 0; n < Sizes::kKeys / 8; ++n)
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-          if (n * 8 + column + c % 2 >= visible[tile][c / 2]) s[tile][n][c] = -INFINITY;
+      for (int c = 0; c < 4; ++c)
+        if (n * 8 + column + c % 2 >= visible[c / 2]) s[n][c] = -INFINITY;
   }
 
   /// Scores become weights relative to the largest so far, to which what was summed before is rescaled.
   __device__ __forceinline__ void weigh(Scores& s) {
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile)
+    for (int half = 0; half < 2; ++half) {
+      float most = largest[half];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float most = largest[tile][half];
+      for (const auto& columns : s) most = fmaxf(most, fmaxf(columns[2 * half], columns[2 * half + 1]));
+      most = max_lanes<4>(most);
+      const float reference = most == -INFINITY ? 0 : most;
+      const float rescale = exp2_approx(largest[half] - reference);
+      largest[half] = most;
+      float total = 0;
 #pragma unroll
-        for (int n = 0; n < Sizes::kKeys / 8; ++n)
-          most = fmaxf(most, fmaxf(s[tile][n][2 * half], s[tile][n][2 * half + 1]));
-        most = max_lanes<4>(most);
-        const float reference = most == -INFINITY ? 0 : most;
-        const float rescale = exp2_approx(largest[tile][half] - reference);
-        largest[tile][half] = most;
-        float total = 0;
+      for (auto& columns : s)
 #pragma unroll
-        for (int n = 0; n < Sizes::kKeys / 8; ++n)
+        for (int c = 2 * half; c < 2 * half + 2; ++c) total += columns[c] = exp2_approx(columns[c] - reference);
+      sum[half] = sum[half] * rescale + total;
 #pragma unroll
-          for (int c = 2 * half; c < 2 * half + 2; ++c) total += s[tile][n][c] = exp2_approx(s[tile][n][c] - reference);
-        sum[tile][half] = sum[tile][half] * rescale + total;
-#pragma unroll
-        for (int n = 0; n < Sizes::kDv / 8; ++n) o[tile][n][2 * half] *= rescale, o[tile][n][2 * half + 1] *= rescale;
-      }
+      for (auto& columns : o) columns[2 * half] *= rescale, columns[2 * half + 1] *= rescale;
+    }
   }
 
   __device__ __forceinline__ void add_values(const Scores& p, const T (*v)[Sizes::kVStride]) {
 #pragma unroll
     for (int key = 0; key < Sizes::kKeys; key += 16) {
-      std::uint32_t weights[kRowTiles][4];
+      std::uint32_t weights[4];
 #pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile)
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const float(&pair)[4] = p[tile][key / 8 + n / 2];
-          weights[tile][n] = pack<T>(pair[n % 2 * 2], pair[n % 2 * 2 + 1]);
-        }
+      for (int n = 0; n < 4; ++n) {
+        const float(&columns)[4] = p[key / 8 + n / 2];
+        weights[n] = pack<T>(columns[n % 2 * 2], columns[n % 2 * 2 + 1]);
+      }
 #pragma unroll
       for (int feature = 0; feature < Sizes::kDv; feature += 16) {
         std::uint32_t values[4];
         load_values(values, v, key, feature);
-#pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile)
-          multiply_pair<T>(o[tile][feature / 8], o[tile][feature / 8 + 1], weights[tile], values);
+        multiply_pair<T>(o[feature / 8], o[feature / 8 + 1], weights, values);
       }
     }
   }
