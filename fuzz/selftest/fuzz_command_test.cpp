@@ -136,7 +136,7 @@ TEST_F(FuzzCommand, EndsWithTheSummaryWhenItIsInterrupted) {
 
 /// Ctrl-C reaches the whole process group.
 TEST_F(FuzzCommand, IsInterruptedWithoutHarmToAKernelOfAnotherProcess) {
-  const Outcome result = run("fuzz " ATTNSPEC_EXAMPLE " --seconds 60", "timeout --foreground --preserve-status --signal=INT 1");
+  const Outcome result = run("fuzz " ATTNSPEC_EXAMPLE " --seconds 60", "timeout --foreground --preserve-status --signal=INT 3");
   EXPECT_EQ(result.code, 0) << result.out << result.err;
   EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
 }
