@@ -70,7 +70,6 @@ Inputs moved(const Case& from, const Inputs& inputs, const Case& to, const Move&
     result.*phi =
         map_parts(inputs.*phi, [&](const Tensor& tensor) { return moved(tensor, from, to, RowsOf::parameters, move); });
   const Selection& selection = inputs.selection;
-  if (selection.blocks.empty()) return result;
   result.selection = Selection(row_offsets(to, RowsOf::queries, 0).back(), selection.heads, selection.slots);
   copy_rows(from, to, RowsOf::queries, selection.tokens, selection.heads, move,
             [&](std::int64_t token, std::int64_t head, std::int64_t to_token, std::int64_t to_head) {

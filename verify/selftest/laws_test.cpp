@@ -79,6 +79,17 @@ TEST(Laws, DoNotPassWithoutARowToCompare) {
   }
 }
 
+TEST(Laws, KeepTheShapeOfASelectionWithoutQueries) {
+  int calls = 0;
+  const Kernel kernel = altered(Operator::selected, [&](const ForwardCall& call) {
+    EXPECT_EQ(call.selection.heads, 2);
+    EXPECT_EQ(call.selection.slots, 3);
+    ++calls;
+  });
+  EXPECT_EQ(judged(kernel, "selected(lens=9+2,q_lens=0+0,heads=2,top_k=3,law=packing)").verdict, Verdict::pass);
+  EXPECT_GT(calls, 2);
+}
+
 TEST(Laws, BindWhoPromises) {
   Kernel kernel = reading_the_future();
   kernel.equal_bits = EqualBits::same_call;
