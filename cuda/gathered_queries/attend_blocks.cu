@@ -202,11 +202,14 @@ __global__ void __launch_bounds__(Sizes::kThreads, 2) attend_units(Inputs<T> in)
   }
 }
 
-/// Calls use(sizes) with the smallest tiles that hold rows of so many features.
+/// Calls use(sizes) with the smallest tiles that hold rows of so many features; of fewer keys where a thread block gets
+/// 99 KB of shared memory.
 template <class Use>
 void with_sizes(int dk, int dv, const Use& use) {
   if (dk <= 64 && dv <= 64) return use(TileSizes<64, 64>{});
-  if (dk <= 128 && dv <= 128) return use(TileSizes<128, 128>{});
+  if (dk <= 128 && dv <= 128)
+    return most_shared_bytes() >= sizeof(SharedTiles<bf16, TileSizes<128, 128>>) ? use(TileSizes<128, 128>{})
+                                                                                 : use(TileSizes<128, 128, 32>{});
   if (dk <= 192 && dv <= 128) return use(TileSizes<192, 128>{});
   use(TileSizes<256, 256>{});
 }
