@@ -6,9 +6,9 @@
 // bytes; picks of each (list head, block) as in query_lists.hpp; partials as in forward.hpp.
 //
 // A thread block of 8 warps (4 where dv > 128) owns up to 512 picks (256) of one list, for one query head. A warp owns
-// 16 picks at a time, and their rows of q, s and o; a lane those of tiles.cuh. Key tiles of 64 keys (32 where dk > 128)
-// lie two at a time in shared memory: two that are the whole block stay there, of longer blocks one is read while the
-// other is used. Shared memory: SharedTiles, 102 KB for 128 features, 54 KB for 64.
+// 16 picks at a time, and their rows of q, s and o; a lane those of tiles.cuh. Key tiles of 64 keys (32 where dk > 128
+// or shared memory is little) lie two at a time in shared memory: two that are the whole block stay there, of longer
+// blocks one is read while the other is used. Shared memory: SharedTiles, 102 KB for 128 features, 54 KB for 64.
 #include "cuda/gathered_queries/forward.hpp"
 #include "cuda/gathered_queries/tiles.cuh"
 #include "cuda/primitives/launch.cuh"

@@ -225,9 +225,14 @@ TEST(AMillionTokens, MobaComesAfterThem) {
   expect_pass(kernel, "moba(lens=270+3,q_lens=20+3,dk=16,block=128,top_k=2)");
 }
 
+/// The judge runs a backward twice and compares the bits: the first is the one among a million tokens.
 TEST(AMillionTokens, MobaIsTheEndOfThem) {
-  expect_pass(placed(find_kernel("sim:gathered_queries"), kAfterBlocks),
-              "moba(lens=400,q_lens=20,dk=16,block=128,top_k=2,gate=window)");
+  const Kernel plain = find_kernel("sim:gathered_queries");
+  Kernel kernel = placed(plain, kAfterBlocks);
+  kernel.backward = [first = kernel.backward, second = plain.backward, runs = 0](const BackwardCall& call) mutable {
+    (runs++ == 0 ? first : second)(call);
+  };
+  expect_pass(kernel, "moba(lens=400,q_lens=20,dk=16,block=128,top_k=2,gate=window)");
 }
 
 /// Query t points along feature t % 8, and three blocks of keys do, the later the farther: it must choose them.
