@@ -16,6 +16,7 @@ struct BackwardProblem {
   Selection selection;
   int heads, kv_heads, dk, dv;
   float scale;
+  bool adds_dq;  // in any order, with atomics: less memory, other bits every time. Else in an order of its own
 };
 
 template <class T>
@@ -26,8 +27,10 @@ struct Gradients {
 /// What a backward keeps between its stages.
 struct BackwardScratch {
   QueryLists lists;
-  float* deltas;    // [num_queries, heads]: <do, o>
-  float* dq_parts;  // [query heads of a chunk, picks, key tiles of a block, dk]: dS k
+  float* deltas;                // [num_queries, heads]: <do, o>
+  float* dq_parts;              // dS k; see Problem::dq_parts_of
+  std::int64_t* piece_offsets;  // [kv_heads * num_blocks + 1]
+  float* piece_sums;            // dk and dv of the pieces of long lists; see Pieces
 };
 
 /// Whether the kernels can do it, in 16 bits: dk and dv are multiples of 8 up to 256. Reads sizes only.
@@ -37,7 +40,7 @@ bool can_attend_backward(const BackwardProblem&);
 BackwardScratch take_backward_scratch(Workspace&, const BackwardProblem&);
 
 /// dq of each query, dk and dv of each key, T being bf16 or fp16; the lists are made first. Rows are aligned to 16
-/// bytes. The same bits every time.
+/// bytes. The same bits every time, but those of dq where it is added up.
 template <class T>
 void attend_backward(const BackwardProblem&, const BackwardRows<T>&, const Gradients<T>&, const BackwardScratch&,
                      void* stream);

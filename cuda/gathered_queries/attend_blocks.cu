@@ -6,9 +6,9 @@
 // bytes; picks of each (list head, block) as in query_lists.hpp; partials as in forward.hpp.
 //
 // A thread block of 8 warps (4 where dv > 128) owns up to 512 picks (256) of one list, for one query head. A warp owns
-// 16 picks at a time, and their rows of q, s and o; a lane those of tiles.cuh. Key tiles of 64 keys (32 where dk > 128)
-// lie two at a time in shared memory: two that are the whole block stay there, of longer blocks one is read while the
-// other is used. Shared memory: SharedTiles, 102 KB for 128 features, 54 KB for 64.
+// 16 picks at a time, and their rows of q, s and o; a lane those of tiles.cuh. Key tiles of 64 keys (32 where dk > 128
+// or shared memory is little) lie two at a time in shared memory: two that are the whole block stay there, of longer
+// blocks one is read while the other is used. Shared memory: SharedTiles, 102 KB for 128 features, 54 KB for 64.
 #include "cuda/gathered_queries/forward.hpp"
 #include "cuda/gathered_queries/tiles.cuh"
 #include "cuda/primitives/launch.cuh"
@@ -202,11 +202,14 @@ __global__ void __launch_bounds__(Sizes::kThreads, 2) attend_units(Inputs<T> in)
   }
 }
 
-/// Calls use(sizes) with the smallest tiles that hold rows of so many features.
+/// Calls use(sizes) with the smallest tiles that hold rows of so many features; of fewer keys where a thread block gets
+/// 99 KB of shared memory.
 template <class Use>
 void with_sizes(int dk, int dv, const Use& use) {
   if (dk <= 64 && dv <= 64) return use(TileSizes<64, 64>{});
-  if (dk <= 128 && dv <= 128) return use(TileSizes<128, 128>{});
+  if (dk <= 128 && dv <= 128)
+    return most_shared_bytes() >= sizeof(SharedTiles<bf16, TileSizes<128, 128>>) ? use(TileSizes<128, 128>{})
+                                                                                 : use(TileSizes<128, 128, 32>{});
   if (dk <= 192 && dv <= 128) return use(TileSizes<192, 128>{});
   use(TileSizes<256, 256>{});
 }

@@ -21,7 +21,7 @@ struct CallScratch {
 
 /// The backward's sizes; nothing of it is on the device yet. Forward: AttnspecMoba or AttnspecSelected.
 template <class Forward>
-BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& block_offsets) {
+BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& block_offsets, bool adds_dq) {
   BackwardProblem p{};
   p.selection.sequences.count = f.call.num_sequences;
   p.selection.sequences.is_causal = f.call.causal != 0;
@@ -35,6 +35,7 @@ BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& bloc
   p.dk = static_cast<int>(f.q.shape[2]);
   p.dv = static_cast<int>(f.v.shape[2]);
   p.scale = static_cast<float>(f.call.scale);
+  p.adds_dq = adds_dq;
   return p;
 }
 
@@ -73,7 +74,7 @@ void attend_backward_by_rows(const BackwardProblem& p, std::int64_t num_keys, co
 }
 
 template <class Params>
-void backward(const Params& params) {
+void backward(const Params& params, bool adds_dq) {
   const auto& f = *params.forward;
   Buffers buffers;
   buffers.add("q", f.q), buffers.add("k", f.k), buffers.add("v", f.v), buffers.add("o", f.o);
@@ -81,7 +82,7 @@ void backward(const Params& params) {
   buffers.add("dq", params.dq), buffers.add("dk", params.dk), buffers.add("dv", params.dv);
   buffers.add("workspace", f.call.workspace, f.call.workspace_bytes);
   const auto block_offsets = block_offsets_of(f.call.k_offsets, f.call.num_sequences, f.block);
-  BackwardProblem p = sizes_of(f, block_offsets);
+  BackwardProblem p = sizes_of(f, block_offsets, adds_dq);
   const CallScratch scratch = lay_out(f.call.workspace, f.q, p);
   copy_offsets(f.call, block_offsets, scratch, p);
   p.selection.chosen = static_cast<const std::int32_t*>(f.selection.data);
@@ -97,22 +98,25 @@ void backward(const Params& params) {
 }
 
 template <class Forward>
-std::int64_t backward_bytes(const Forward& f) {
-  return lay_out(nullptr, f.q, sizes_of(f, block_offsets_of(f.call.k_offsets, f.call.num_sequences, f.block))).bytes;
+std::int64_t backward_bytes(const Forward& f, bool adds_dq) {
+  const auto block_offsets = block_offsets_of(f.call.k_offsets, f.call.num_sequences, f.block);
+  return lay_out(nullptr, f.q, sizes_of(f, block_offsets, adds_dq)).bytes;
 }
 
 }  // namespace
 
-const char* moba_backward(const AttnspecMobaBackward* params) {
-  return reason_of([&] { backward(*params); });
+const char* moba_backward(const AttnspecMobaBackward* params, bool adds_dq) {
+  return reason_of([&] { backward(*params, adds_dq); });
 }
 
-const char* selected_backward(const AttnspecSelectedBackward* params) {
-  return reason_of([&] { backward(*params); });
+const char* selected_backward(const AttnspecSelectedBackward* params, bool adds_dq) {
+  return reason_of([&] { backward(*params, adds_dq); });
 }
 
-std::int64_t moba_backward_bytes(const AttnspecMoba& forward) { return backward_bytes(forward); }
+std::int64_t moba_backward_bytes(const AttnspecMoba& forward, bool adds_dq) { return backward_bytes(forward, adds_dq); }
 
-std::int64_t selected_backward_bytes(const AttnspecSelected& forward) { return backward_bytes(forward); }
+std::int64_t selected_backward_bytes(const AttnspecSelected& forward, bool adds_dq) {
+  return backward_bytes(forward, adds_dq);
+}
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

@@ -1,4 +1,5 @@
-// The kernel as the judge takes it: its declaration, its forward launchers, and what a call needs of a workspace.
+// The two kernels as the judge takes them, which differ in the backward: their declarations, their forward launchers,
+// and what a call needs of a workspace.
 #include <algorithm>
 #include <vector>
 
@@ -218,32 +219,37 @@ std::int64_t forward_bytes(std::uint32_t op, const void* params) {
   return is_for_tensor_cores(p) ? lay_out(p).workspace_bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
 }
 
+template <bool adds_dq>
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
   if (is_backward != 0)
-    return op == ATTNSPEC_MOBA ? moba_backward_bytes(*static_cast<const AttnspecMoba*>(params))
-                               : selected_backward_bytes(*static_cast<const AttnspecSelected*>(params));
+    return op == ATTNSPEC_MOBA ? moba_backward_bytes(*static_cast<const AttnspecMoba*>(params), adds_dq)
+                               : selected_backward_bytes(*static_cast<const AttnspecSelected*>(params), adds_dq);
   if (op == ATTNSPEC_MOBA) return forward_bytes<AttnspecMoba>(op, params);
   if (op == ATTNSPEC_MOBA_SELECT) return forward_bytes<AttnspecMobaSelect>(op, params);
   return forward_bytes<AttnspecSelected>(op, params);
 }
 
+template <bool adds_dq>
 AttnspecKernel declare() {
   AttnspecKernel kernel{};
   kernel.struct_size = sizeof kernel;
   kernel.abi_version = ATTNSPEC_ABI_VERSION;
   kernel.device_type = kDeviceType;
-  kernel.name = "gathered_queries";
-  kernel.summary = "MoBA and attention to given blocks on tensor cores; the queries of each key block are gathered";
+  kernel.name = adds_dq ? "gathered_queries_atomic" : "gathered_queries";
+  kernel.summary = adds_dq ? "gathered_queries with a backward that adds up dq with atomics, in any order"
+                           : "MoBA and attention to given blocks on tensor cores; the queries of each key block are "
+                             "gathered";
   kernel.departures = "";
   kernel.operators = ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
-  kernel.workspace_bytes = workspace_bytes;
+  if (adds_dq) kernel.promises |= ATTNSPEC_UNORDERED_BACKWARD;
+  kernel.workspace_bytes = workspace_bytes<adds_dq>;
   kernel.selected = selected;
-  kernel.selected_backward = selected_backward;
+  kernel.selected_backward = [](const AttnspecSelectedBackward* p) { return selected_backward(p, adds_dq); };
   kernel.moba_select = moba_select;
   kernel.moba = moba;
-  kernel.moba_backward = moba_backward;
+  kernel.moba_backward = [](const AttnspecMobaBackward* p) { return moba_backward(p, adds_dq); };
   kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
   return kernel;
 }
@@ -251,7 +257,12 @@ AttnspecKernel declare() {
 }  // namespace
 
 const AttnspecKernel& kernel() {
-  static const AttnspecKernel declared = declare();
+  static const AttnspecKernel declared = declare<false>();
+  return declared;
+}
+
+const AttnspecKernel& atomic_kernel() {
+  static const AttnspecKernel declared = declare<true>();
   return declared;
 }
 

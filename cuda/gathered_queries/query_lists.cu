@@ -1,7 +1,7 @@
 // Query lists: picks sorted by (head, block), stable. A chunk is a run of tokens:
 //   counts[h, chunk, b] = picks of block b by head h in the chunk            count_picks
 //   counts[h, chunk, b] = the same in all chunks before; the whole number    count_before_chunks
-//   offsets[h, b]       = whole numbers of all (head, block) before          scan_lists
+//   offsets[h, b]       = whole numbers of all (head, block) before          sum_before
 //   picks[offsets + counts + rank in the chunk] = pick                       place_picks
 // There are about as many tokens in a chunk as there are blocks for each slot, so that counts are no larger than picks.
 #include <algorithm>
@@ -87,9 +87,8 @@ __global__ void count_before_chunks(Selection s, std::int64_t chunks, QueryLists
   lists.offsets[head * s.num_blocks + b] = before;
 }
 
-// One thread block replaces offsets[0 .. n - 1] by the sums before each, and adds the whole sum as offsets[n]. A thread
-// owns a run of them.
-__global__ void scan_lists(std::int64_t n, std::int64_t* offsets) {
+// One thread block, of which a thread owns a run of counts.
+__global__ void scan_counts(std::int64_t n, std::int64_t* counts) {
   struct Sums {
     std::int64_t of_warp[kScanThreads / kWarpLanes];
   };
@@ -100,7 +99,7 @@ __global__ void scan_lists(std::int64_t n, std::int64_t* offsets) {
 
   // phase 1 - the sum of the run, and of the runs before it in the warp
   std::int64_t own = 0;
-  for (std::int64_t i = begin; i < end; ++i) own += offsets[i];
+  for (std::int64_t i = begin; i < end; ++i) own += counts[i];
   std::int64_t up_to = own;
   for (int distance = 1; distance < kWarpLanes; distance *= 2) {
     const std::int64_t below = shuffle_up(up_to, distance);
@@ -113,11 +112,11 @@ __global__ void scan_lists(std::int64_t n, std::int64_t* offsets) {
   std::int64_t before = up_to - own;
   for (int warp = 0; warp < warp_index(); ++warp) before += sums.of_warp[warp];
   for (std::int64_t i = begin; i < end; ++i) {
-    const std::int64_t count = offsets[i];
-    offsets[i] = before;
+    const std::int64_t count = counts[i];
+    counts[i] = before;
     before += count;
   }
-  if (thread_number() == kScanThreads - 1) offsets[n] = before;
+  if (thread_number() == kScanThreads - 1) counts[n] = before;
 }
 
 /// The lanes that hold the same value, of `bits` bits.
@@ -185,6 +184,10 @@ QueryLists take_query_lists(Workspace& workspace, const Selection& s) {
   return lists;
 }
 
+void sum_before(std::int64_t n, std::int64_t* counts, void* stream) {
+  launch(scan_counts, {{1}, {kScanThreads}}, stream, n, counts);
+}
+
 void list_queries(const Selection& s, const QueryLists& lists, void* stream) {
   const std::int64_t chunks = num_chunks(s);
   const auto counter_bytes = static_cast<std::size_t>(s.num_blocks) * sizeof(std::int32_t);
@@ -197,7 +200,7 @@ void list_queries(const Selection& s, const QueryLists& lists, void* stream) {
     if (chunks > 0) launch(count_picks, per_chunk, stream, s, chunk_tokens(s), lists.counts);
     launch(count_before_chunks, per_block, stream, s, chunks, lists);
   }
-  launch(scan_lists, {{1}, {kScanThreads}}, stream, s.heads * s.num_blocks, lists.offsets);
+  sum_before(s.heads * s.num_blocks, lists.offsets, stream);
   if (s.num_blocks > 0 && chunks > 0)
     launch(place_picks, {{static_cast<int>(chunks), s.heads}, {kWarpLanes}, counter_bytes}, stream, s, chunk_tokens(s),
            bits, lists);

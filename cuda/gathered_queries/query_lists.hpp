@@ -42,6 +42,9 @@ bool can_list_queries(const Selection&);
 /// The room that lists need; reads sizes only.
 QueryLists take_query_lists(Workspace&, const Selection&);
 
+/// Replaces counts[0] .. counts[n - 1] by the sums before each, and adds the whole sum as counts[n].
+void sum_before(std::int64_t n, std::int64_t* counts, void* stream);
+
 /// Fills lists in the stream: a stable counting sort, the same bits every time.
 void list_queries(const Selection&, const QueryLists&, void* stream);
 

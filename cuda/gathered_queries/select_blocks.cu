@@ -11,7 +11,7 @@
 // A lane owns 2 of 8 columns of each of its rows, and for each row a sorted list of its best columns; in the end the
 // lists of the four lanes of a row are merged. Where more blocks are wanted than a list holds, scores are made again,
 // and what has been taken is passed over. Shared memory: the queries, and two tiles of 32 means: 67 KB for 128
-// features.
+// features; of 16 means for more features: 99 KB for 256.
 #include <cmath>
 #include <cstdint>
 
@@ -24,13 +24,12 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
 namespace {
 
-constexpr int kMeans = 32;  // in a tile
-
 /// Rows of at most dk_most features, lists of `list` blocks.
 template <int dk_most, int list>
 struct SelectSizes {
   static constexpr int kDk = dk_most, kList = list;
-  static constexpr bool kMayPassTwice = list == 15;  // the longest list
+  static constexpr int kMeans = kDk > 128 ? 16 : 32;  // in a tile
+  static constexpr bool kMayPassTwice = list == 15;   // the longest list
   static constexpr int kRowTiles = kDk > 128 || kList > 8 ? 1 : 2;
   static constexpr int kThreads = kSelectQueries / (16 * kRowTiles) * kWarpLanes;
 };
@@ -38,7 +37,7 @@ struct SelectSizes {
 template <class T, class Sizes>
 struct SharedMeans {
   T q[kSelectQueries][Sizes::kDk + 8];
-  fp16 means[2][kMeans][2 * Sizes::kDk + 8];
+  fp16 means[2][Sizes::kMeans][2 * Sizes::kDk + 8];
 };
 
 template <class T>
@@ -144,11 +143,11 @@ __device__ __forceinline__ void convert_rows(std::uint32_t (&q)[k_steps][4]) {
   }
 }
 
-/// Starts to copy means [first, first + kMeans) of a sequence that has num_means; zeros behind them.
+/// Starts to copy means [first, first + Sizes::kMeans) of a sequence that has num_means; zeros behind them.
 template <class T, class Sizes>
 __device__ __forceinline__ void copy_means(SharedMeans<T, Sizes>& shared, const Inputs<T>& in,
                                            std::int64_t sequence_mean, int g, int first, int num_means) {
-  constexpr int kPieces = Sizes::kDk / kPieceFeatures;
+  constexpr int kPieces = Sizes::kDk / kPieceFeatures, kMeans = Sizes::kMeans;
   for (int index = thread_index().x; index < kMeans * 2 * kPieces; index += Sizes::kThreads) {
     const int row = index / (2 * kPieces), part = index / kPieces % 2, mean = first + row;
     const bool is_there = mean < num_means;
@@ -160,7 +159,7 @@ __device__ __forceinline__ void copy_means(SharedMeans<T, Sizes>& shared, const 
 
 template <class T, class Sizes>
 __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select_tile(Inputs<T> in) {
-  constexpr int kRowTiles = Sizes::kRowTiles, kSteps = Sizes::kDk / 16;
+  constexpr int kRowTiles = Sizes::kRowTiles, kSteps = Sizes::kDk / 16, kMeans = Sizes::kMeans;
   using Shared = SharedMeans<T, Sizes>;
   Shared& shared = *dynamic_shared<Shared>();
   const int lane = lane_index(), first_row = warp_index() * 16 * kRowTiles;

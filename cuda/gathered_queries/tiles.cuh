@@ -15,13 +15,13 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
-/// Tiles for rows of at most so many features; features that rows lack are zeros.
-template <int dk_most, int dv_most>
+/// Tiles of so many keys for rows of at most so many features; features that rows lack are zeros.
+template <int dk_most, int dv_most, int keys = dk_most <= 128 ? 64 : 32>
 struct TileSizes {
   static constexpr int kDk = dk_most, kDv = dv_most;
   static constexpr int kWarps = kDv > 128 ? 4 : 8, kThreads = kWarps * kWarpLanes;  // as registers allow
   static constexpr int kWarpRows = 16, kRows = kWarps * kWarpRows;                  // queries
-  static constexpr int kKeys = kDk > 128 ? 32 : 64;                                 // in a key tile
+  static constexpr int kKeys = keys;
   static constexpr int kKStride = kDk + 8,
                        kVStride = kDv + 8;  // an odd number of 16 bytes: ldmatrix meets no conflicts
 };

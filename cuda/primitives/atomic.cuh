@@ -1,4 +1,4 @@
-// Atomic operations on global and shared memory. All return the value before, and none orders other accesses.
+// Atomic operations on global and shared memory. None orders other accesses; all but the last return the value before.
 #pragma once
 
 #include "cuda/primitives/qualifiers.cuh"
@@ -44,6 +44,16 @@ __device__ __forceinline__ T atomic_compare_exchange(T* address, T expected, T d
   return atomicCAS(address, expected, desired);
 #else
   return simulator::atomic_compare_exchange(address, expected, desired);
+#endif
+}
+
+/// Adds to two neighbours in global memory, aligned to 8 bytes, at once or one after the other.
+__device__ __forceinline__ void atomic_add_pair(float* address, float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(address), "f"(first), "f"(second) : "memory");
+#else
+  atomic_add(address, first);
+  atomic_add(address + 1, second);
 #endif
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <type_traits>
 
@@ -31,6 +32,27 @@ inline void copy_to_device(void* to, const void* from, std::size_t bytes, [[mayb
   require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));
 #else
   std::memcpy(to, from, bytes);
+#endif
+}
+
+/// Sets memory on the device to zero, in order with what is in the stream.
+inline void clear_on_device(void* data, std::int64_t bytes, [[maybe_unused]] void* stream) {
+#ifdef __CUDACC__
+  require(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), static_cast<cudaStream_t>(stream)));
+#else
+  std::memset(data, 0, static_cast<std::size_t>(bytes));
+#endif
+}
+
+/// Bytes of shared memory that the current device gives a thread block that asks for them; 0 without a device.
+inline std::size_t most_shared_bytes() {
+#ifdef __CUDACC__
+  int device = 0, bytes = 0;
+  const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
+                        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  return is_known ? static_cast<std::size_t>(bytes) : 0;
+#else
+  return simulator::most_shared_bytes();
 #endif
 }
 

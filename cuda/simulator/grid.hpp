@@ -22,6 +22,22 @@ class ScheduleSeed {
   std::uint64_t previous_;
 };
 
+/// Until it goes, this thread launches on a GPU that gives a thread block at most so much shared memory. Without one it
+/// is the 227 KiB of compute capability 9.0.
+class SharedMemoryLimit {
+ public:
+  explicit SharedMemoryLimit(std::size_t bytes);
+  ~SharedMemoryLimit();
+  SharedMemoryLimit(const SharedMemoryLimit&) = delete;
+  SharedMemoryLimit& operator=(const SharedMemoryLimit&) = delete;
+
+ private:
+  std::size_t previous_;
+};
+
+/// The limit of this thread's GPU.
+std::size_t most_shared_bytes();
+
 /// Runs all blocks of a grid on the OpenMP threads. `body` runs as every thread, with a copy of the parameters of its
 /// own. Throws KernelFaults if there were any, and std::invalid_argument for a shape that no GPU launches.
 void run_grid(const LaunchShape& shape, void (*body)(void* parameters), const void* parameters, std::size_t bytes);

@@ -119,6 +119,14 @@ __global__ void count(Counters* total, int* order) {
   }
 }
 
+__global__ void count_pairs(float* pairs) { atomic_add_pair(pairs + thread_number() % 2 * 2, 1, 0.5f); }
+
+TEST(Atomic, PairsAreAddedUp) {
+  DeviceArray<float> pairs{std::vector<float>(4, 1)};
+  launch(count_pairs, {{20}, {96}}, nullptr, pairs.data());
+  EXPECT_EQ(pairs.values(), (std::vector<float>{961, 481, 961, 481}));
+}
+
 TEST(Atomic, SumsAndMaximaAreExact) {
   constexpr int kBlocks = 20, kThreads = 96;
   DeviceArray<Counters> total{std::vector<Counters>(1, {0, 0, 0, 0})};

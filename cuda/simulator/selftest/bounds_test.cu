@@ -195,6 +195,12 @@ TEST(Launch, AShapeThatNoGpuLaunchesIsRefused) {
   EXPECT_THROW(launch(fill_dynamic, {{}, {32}, 228 * 1024}, nullptr), std::invalid_argument);
 }
 
+TEST(Launch, AGpuMayHaveLessSharedMemory) {
+  const simulator::SharedMemoryLimit limit(99 * 1024);
+  EXPECT_EQ(most_shared_bytes(), 99 * 1024);
+  EXPECT_THROW(launch(fill_dynamic, {{}, {32}, 100 * 1024}, nullptr), std::invalid_argument);
+}
+
 }  // namespace
 
 }  // namespace attnspec::cuda
