@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "cuda/tensors.cuh"
 
@@ -10,12 +11,27 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 /// Features that a thread can keep of a row.
 inline constexpr int kMostFeatures = 256;
 
+/// The same rows, to be read.
+template <class T>
+Rows<const T> constant(const Rows<T>& rows) {
+  return {rows.data, rows.token_stride, rows.head_stride};
+}
+
+/// Which keys a query sees under causality, whatever its blocks: those whose tokens all stand at its position or
+/// before, and of these the last ones. Key j of a sequence is made of its tokens j stride .. j stride + tokens - 1.
+struct Reach {
+  const std::int64_t* token_offsets = nullptr;  // [count + 1] on the device; nullptr: a key is a token
+  std::int64_t tokens = 1, stride = 1;
+  std::int64_t window = std::numeric_limits<std::int64_t>::max();  // keys
+};
+
 /// What all stages know of an attention.
 struct Attention {
   Sequences sequences;
   std::int64_t num_queries, num_keys;  // of all sequences
   int heads, kv_heads, dk, dv;
   float scale;
+  Reach reach = {};
 };
 
 /// The key blocks that queries attend to: [query tokens, heads, slots], -1 is none. Without data: all keys, as one
