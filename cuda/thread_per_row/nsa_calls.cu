@@ -200,17 +200,17 @@ void run(const AttnspecNsaBackward& p) {
   const auto branches = branches_of(f, stages);
   const AttnspecBranchGradients gradients[kBranches] = {{p.dk_compressed, p.dv_compressed}, p.selected, p.window};
   const Attention& a = branches[0].attention;
-  const Rows<T> d_o = packed(stages.scratch.d_o, a.heads, a.dv);
   PerBranch<const T> all_dq;
   for (std::size_t i = 0; i < branches.size(); ++i) {
     const auto& [attention, blocks, k, v, o, lse] = branches[i];
-    branch_gradient<T>(a, static_cast<int>(i), rows_of<const T>(f.gates), rows_of<const T>(p.d_o), d_o, f.call.stream);
-    const BackwardRows<T> rows{rows_of<const T>(f.q), rows_of<const T>(k),       rows_of<const T>(v),
-                               rows_of<const T>(o),   rows_of<const float>(lse), constant(d_o)};
-    const Rows<T> dq = packed(stages.scratch.dq[i], a.heads, a.dk);
-    attend_backward<T>(attention, blocks, rows, dq, rows_of<T>(gradients[i].dk), rows_of<T>(gradients[i].dv),
-                       f.call.stream);
-    all_dq.branch[i] = constant(dq);
+    branch_gradient<T>(a, static_cast<int>(i), rows_of<const T>(f.gates), rows_of<const T>(p.d_o),
+                       packed(stages.scratch.d_o, a.heads, a.dv), f.call.stream);
+    const BackwardRows<T> rows{rows_of<const T>(f.q),     rows_of<const T>(k),
+                               rows_of<const T>(v),       rows_of<const T>(o),
+                               rows_of<const float>(lse), packed<const T>(stages.scratch.d_o, a.heads, a.dv)};
+    attend_backward<T>(attention, blocks, rows, packed(stages.scratch.dq[i], a.heads, a.dk),
+                       rows_of<T>(gradients[i].dk), rows_of<T>(gradients[i].dv), f.call.stream);
+    all_dq.branch[i] = packed<const T>(stages.scratch.dq[i], a.heads, a.dk);
   }
   add_branches<T>(a, all_dq, rows_of<T>(p.dq), f.call.stream);
   gate_gradients<T>(a, outputs_of<T>(branches), rows_of<const T>(p.d_o), rows_of<T>(p.d_gates), f.call.stream);

@@ -1,4 +1,4 @@
-// The first rung: every stage with one thread for each row it writes, no shared memory, all of it in fp32.
+// The first rung: every stage with one thread for each row or number it writes, no shared memory, all of it in fp32.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,10 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 /// Features that a thread can keep of a row.
 inline constexpr int kMostFeatures = 256;
 
-/// The same rows, to be read.
-template <class T>
-Rows<const T> constant(const Rows<T>& rows) {
-  return {rows.data, rows.token_stride, rows.head_stride};
-}
-
-/// Which keys a query sees under causality, whatever its blocks: those whose tokens all stand at its position or
-/// before, and of these the last ones. Key j of a sequence is made of its tokens j stride .. j stride + tokens - 1.
+/// Which keys a query sees, whatever its blocks. A key is a token; or it is a compressed row, key j of a sequence made
+/// of its tokens j stride .. j stride + tokens - 1, and seen where all of these are. Of those it sees the last ones.
 struct Reach {
-  const std::int64_t* token_offsets = nullptr;  // [count + 1] on the device; nullptr: a key is a token
+  const std::int64_t* token_offsets = nullptr;  // [count + 1], where keys are compressed rows
   std::int64_t tokens = 1, stride = 1;
   std::int64_t window = std::numeric_limits<std::int64_t>::max();  // keys
 };

@@ -52,12 +52,11 @@ __device__ __forceinline__ const std::int32_t* blocks_of(const Blocks& blocks, s
   return blocks.data + (token * blocks.heads + head) * blocks.slots;
 }
 
-/// The last token that query i of a sequence sees is the one before this: queries are aligned with the last tokens.
-__device__ __forceinline__ std::int64_t num_visible_tokens(const Attention& a, const Sequence& s, std::int64_t i) {
+/// How many tokens of its sequence query i sees.
+__device__ __forceinline__ std::int64_t num_visible_tokens(const Attention& a, Sequence s, std::int64_t i) {
   const std::int64_t* offsets = a.reach.token_offsets;
-  const std::int64_t tokens = offsets == nullptr ? s.num_keys : offsets[s.index + 1] - offsets[s.index];
-  const std::int64_t position = i + tokens - s.num_queries;
-  return position < 0 ? 0 : position + 1;
+  if (offsets != nullptr) s.num_keys = offsets[s.index + 1] - offsets[s.index];
+  return num_visible_keys(a.sequences, s, i);
 }
 
 /// Keys begin .. end - 1 of a sequence.
@@ -69,7 +68,6 @@ struct KeyRange {
 
 /// The keys that query i of a sequence sees, whatever its blocks.
 __device__ __forceinline__ KeyRange visible_keys(const Attention& a, const Sequence& s, std::int64_t i) {
-  if (!a.sequences.is_causal) return {0, s.num_keys};
   const std::int64_t tokens = num_visible_tokens(a, s, i);
   const std::int64_t end = tokens < a.reach.tokens ? 0 : (tokens - a.reach.tokens) / a.reach.stride + 1;
   return {end > a.reach.window ? end - a.reach.window : 0, end};
@@ -80,15 +78,11 @@ template <class Visit>
 __device__ __forceinline__ void for_each_key(const Blocks& blocks, std::int64_t token, int h, const Attention& a,
                                              const KeyRange& visible, const Visit& visit) {
   const std::int32_t* chosen = blocks_of(blocks, token, h, a);
-  if (chosen == nullptr) {
-    for (std::int64_t j = visible.begin; j < visible.end; ++j) visit(j);
-    return;
-  }
   for (std::int64_t slot = 0; slot < blocks.slots; ++slot) {
-    if (chosen[slot] < 0) continue;
-    const std::int64_t begin = chosen[slot] * blocks.tokens, end = begin + blocks.tokens;
-    for (std::int64_t j = begin; j < end; ++j)
-      if (visible.contains(j)) visit(j);
+    const std::int64_t block = chosen == nullptr ? 0 : chosen[slot];
+    if (block < 0) continue;
+    const std::int64_t begin = block * blocks.tokens, end = begin + blocks.tokens;
+    for (std::int64_t j = begin < visible.begin ? visible.begin : begin; j < end && j < visible.end; ++j) visit(j);
   }
 }
 
