@@ -2,10 +2,6 @@
 // thread owns one query row: it goes through its keys twice, for the largest score and then for weights and their sum.
 #include <cmath>
 
-#include "cuda/primitives/launch.cuh"
-#include "cuda/primitives/numbers.cuh"
-#include "cuda/primitives/thread.cuh"
-#include "cuda/thread_per_row/rows.hpp"
 #include "cuda/thread_per_row/visit.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
@@ -20,7 +16,7 @@ __global__ void attend_rows(Attention a, Blocks blocks, Rows<const T> q, Rows<co
   const std::int64_t token = row / a.heads;
   const int h = static_cast<int>(row % a.heads), g = h / (a.heads / a.kv_heads);
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
-  const std::int64_t visible = num_visible_keys(a.sequences, s, token - s.q_begin);
+  const KeyRange visible = visible_keys(a, s, token - s.q_begin);
   const T* query = q.at(token, h);
   float largest = -INFINITY, sum = 0, sums[kMostFeatures];
   for_each_key(blocks, token, h, a, visible,

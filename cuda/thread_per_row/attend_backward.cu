@@ -28,7 +28,7 @@ __global__ void query_gradients(Attention a, Blocks blocks, BackwardRows<T> rows
   const std::int64_t token = row / a.heads;
   const int h = static_cast<int>(row % a.heads), g = h / (a.heads / a.kv_heads);
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
-  const std::int64_t visible = num_visible_keys(a.sequences, s, token - s.q_begin);
+  const KeyRange visible = visible_keys(a, s, token - s.q_begin);
   const float delta = dot(rows.d_o.at(token, h), rows.o.at(token, h), a.dv);
   float sums[kMostFeatures];
   for (int d = 0; d < a.dk; ++d) sums[d] = 0;
@@ -62,7 +62,7 @@ __global__ void key_gradients(Attention a, Blocks blocks, BackwardRows<T> rows, 
   for (int d = 0; d < a.dk; ++d) dk_sums[d] = 0;
   for (int d = 0; d < a.dv; ++d) dv_sums[d] = 0;
   for (std::int64_t i = 0; i < s.num_queries; ++i) {
-    if (num_visible_keys(a.sequences, s, i) <= j) continue;
+    if (!visible_keys(a, s, i).contains(j)) continue;
     const std::int64_t token = s.q_begin + i;
     for (int h = g * group; h < (g + 1) * group; ++h) {
       if (!attends_to(blocks, token, h, a, block)) continue;

@@ -1,7 +1,8 @@
-// The first rung: every stage with one thread for each row it writes, no shared memory, all of it in fp32.
+// The first rung: every stage with one thread for each row or number it writes, no shared memory, all of it in fp32.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "cuda/tensors.cuh"
 
@@ -10,12 +11,21 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
 /// Features that a thread can keep of a row.
 inline constexpr int kMostFeatures = 256;
 
+/// Which keys a query sees, whatever its blocks. A key is a token; or it is a compressed row, key j of a sequence made
+/// of its tokens j stride .. j stride + tokens - 1, and seen where all of these are. Of those it sees the last ones.
+struct Reach {
+  const std::int64_t* token_offsets = nullptr;  // [count + 1], where keys are compressed rows
+  std::int64_t tokens = 1, stride = 1;
+  std::int64_t window = std::numeric_limits<std::int64_t>::max();  // keys
+};
+
 /// What all stages know of an attention.
 struct Attention {
   Sequences sequences;
   std::int64_t num_queries, num_keys;  // of all sequences
   int heads, kv_heads, dk, dv;
   float scale;
+  Reach reach = {};
 };
 
 /// The key blocks that queries attend to: [query tokens, heads, slots], -1 is none. Without data: all keys, as one

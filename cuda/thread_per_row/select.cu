@@ -27,16 +27,6 @@ __global__ void pool_features(Attention a, std::int64_t block, std::int64_t num_
   means[row] = sum / static_cast<float>(end - begin);
 }
 
-/// A block in the order of preference: higher scores first, then earlier blocks.
-struct Candidate {
-  float score;
-  std::int64_t block;
-
-  __device__ __forceinline__ bool is_before(const Candidate& other) const {
-    return score > other.score || (score == other.score && block < other.block);
-  }
-};
-
 template <class T>
 __global__ void select_rows(Attention a, Choice choice, const std::int64_t* mean_offsets, Rows<const T> q,
                             const float* means, std::int32_t* selection) {

@@ -1,4 +1,4 @@
-// What the stages of this rung share: threads in a row, dot products, the keys of a query.
+// What the stages of this rung share: threads in a row, dot products, the keys of a query, the order of its blocks.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,15 @@ inline constexpr int kThreads = 128;  // of a thread block
 /// The thread's number in the grid.
 __device__ __forceinline__ std::int64_t global_thread() {
   return static_cast<std::int64_t>(block_index().x) * kThreads + thread_index().x;
+}
+
+/// Which number of a tensor [rows, heads, columns] a thread owns.
+struct Place {
+  std::int64_t row;
+  int head, column;
+};
+__device__ __forceinline__ Place place_of(std::int64_t number, int heads, int columns) {
+  return {number / columns / heads, static_cast<int>(number / columns % heads), static_cast<int>(number % columns)};
 }
 
 /// Launches a thread for each row; nothing for none.
@@ -43,17 +52,48 @@ __device__ __forceinline__ const std::int32_t* blocks_of(const Blocks& blocks, s
   return blocks.data + (token * blocks.heads + head) * blocks.slots;
 }
 
+/// How many tokens of its sequence query i sees.
+__device__ __forceinline__ std::int64_t num_visible_tokens(const Attention& a, Sequence s, std::int64_t i) {
+  const std::int64_t* offsets = a.reach.token_offsets;
+  if (offsets != nullptr) s.num_keys = offsets[s.index + 1] - offsets[s.index];
+  return num_visible_keys(a.sequences, s, i);
+}
+
+/// Keys begin .. end - 1 of a sequence.
+struct KeyRange {
+  std::int64_t begin, end;
+
+  __device__ __forceinline__ bool contains(std::int64_t j) const { return begin <= j && j < end; }
+};
+
+/// The keys that query i of a sequence sees, whatever its blocks.
+__device__ __forceinline__ KeyRange visible_keys(const Attention& a, const Sequence& s, std::int64_t i) {
+  const std::int64_t tokens = num_visible_tokens(a, s, i);
+  const std::int64_t end = tokens < a.reach.tokens ? 0 : (tokens - a.reach.tokens) / a.reach.stride + 1;
+  return {end > a.reach.window ? end - a.reach.window : 0, end};
+}
+
 /// Calls visit(j) for every visible key of the blocks of a query row.
 template <class Visit>
 __device__ __forceinline__ void for_each_key(const Blocks& blocks, std::int64_t token, int h, const Attention& a,
-                                             std::int64_t visible, const Visit& visit) {
+                                             const KeyRange& visible, const Visit& visit) {
   const std::int32_t* chosen = blocks_of(blocks, token, h, a);
-  for (std::int64_t slot = 0; slot < (chosen == nullptr ? 1 : blocks.slots); ++slot) {
+  for (std::int64_t slot = 0; slot < blocks.slots; ++slot) {
     const std::int64_t block = chosen == nullptr ? 0 : chosen[slot];
     if (block < 0) continue;
-    const std::int64_t begin = block * blocks.tokens, end = chosen == nullptr ? visible : begin + blocks.tokens;
-    for (std::int64_t j = begin; j < end && j < visible; ++j) visit(j);
+    const std::int64_t begin = block * blocks.tokens, end = begin + blocks.tokens;
+    for (std::int64_t j = begin < visible.begin ? visible.begin : begin; j < end && j < visible.end; ++j) visit(j);
   }
 }
+
+/// A block in the order of preference: higher scores first, then earlier blocks.
+struct Candidate {
+  float score;
+  std::int64_t block;
+
+  __device__ __forceinline__ bool is_before(const Candidate& other) const {
+    return score > other.score || (score == other.score && block < other.block);
+  }
+};
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
