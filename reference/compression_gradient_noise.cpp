@@ -42,13 +42,6 @@ bool is_uncertain(const BlockNoise& block, Eigen::Index u) {
   return worst > 0 && std::abs(x) <= worst && may_be_0;
 }
 
-/// The largest number of elements with the same magnitude, zeros aside.
-double most_ties(const Vector& x) {
-  std::size_t most = 1;
-  for (const auto& group : equal_groups(x.cwiseAbs())) most = std::max(most, group.size());
-  return static_cast<double>(most);
-}
-
 Vector most_ties_of_rows(const Matrix& rows) {
   Vector ties(rows.rows());
   for (Eigen::Index i = 0; i < rows.rows(); ++i) ties[i] = most_ties(rows.row(i));
@@ -65,9 +58,8 @@ ProductNoise product_noise(double u, const SummedRows& a, const Vector& ties, co
   ProductNoise noise{accumulation_variance(u, n, 1, 0) * (a.squares * x.cwiseAbs2()) +
                          accumulation_variance(u, n, 0, 1) * product.cwiseAbs2(),
                      (n + 2) * u * magnitude};
-  for (Eigen::Index i = 0; ties_of_x > 3 && i < ties.size(); ++i)  // fewer are within A2
-    if (const double m = std::min(ties[i], ties_of_x); m > 3)
-      noise.variance[i] += square(drift(u, m, (magnitude[i] + std::abs(product[i])) / 2, magnitude[i]));
+  for (Eigen::Index i = 0; i < ties.size(); ++i)
+    noise.variance[i] += square(product_drift(u, std::min(ties[i], ties_of_x), magnitude[i], product[i]));
   return noise;
 }
 

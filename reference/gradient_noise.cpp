@@ -20,6 +20,18 @@ Groups equal_d_scores(const Groups& equal_weights, const Vector& d_scores) {
   return equal_weights.empty() ? Groups{} : equal_groups(d_scores);
 }
 
+/// What equal terms of <do, v_j> add to the variances of dP. A6.
+void add_product_drifts(double u, const RowInputs& in, const Vector& d_o, const Eigen::ArrayXd& magnitudes,
+                        const Eigen::ArrayXd& dp, Vector& variance) {
+  const double ties = most_ties(d_o);
+  if (ties <= 3) return;
+  const std::vector<std::int64_t> keys = keys_of(in.visible);
+  for (Eigen::Index i = 0; i < variance.size(); ++i) {
+    const Vector v = in.kv.v.row(keys[static_cast<std::size_t>(i)]).transpose();
+    variance[i] += square(product_drift(u, std::min(ties, most_ties(v)), magnitudes[i], dp[i]));
+  }
+}
+
 }  // namespace
 
 GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const RowGiven& given,
@@ -33,9 +45,11 @@ GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const 
   const ScoreNoise scores = score_noise(profile, in, row.scores, given.lse);
   const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd delta_parts = given.d_o.array() * given.o.array();
-  const double lse_worst = 2 * u32 * std::abs(given.lse), delta_worst = dv * u32 * delta_parts.abs().sum();
+  const Vector delta_magnitudes = delta_parts.abs();
+  const double lse_worst = 2 * u32 * std::abs(given.lse), delta_worst = dv * u32 * delta_magnitudes.sum();
   terms.lse_variance = 2 * square(kRounding * u32 * given.lse);
-  terms.delta_variance = accumulation_variance(u32, dv, delta_parts.square().sum(), row.delta);
+  terms.delta_variance = accumulation_variance(u32, dv, delta_parts.square().sum(), row.delta) +
+                         square(delta_magnitudes.sum()) * repetition_variance(u32, sorted(delta_magnitudes));  // A6
   const Eigen::ArrayXd dp_squares = products(Vector(given.d_o.cwiseAbs2()), view(in.kv.v_squares), in.visible);
   const Eigen::ArrayXd dp_magnitudes = products(Vector(given.d_o.cwiseAbs()), view(in.kv.v_magnitudes), in.visible);
   const Eigen::ArrayXd dp = row.d_weights;
@@ -43,6 +57,7 @@ GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const 
   terms.dp_variance = accumulation_variance(u, dv, 1, 0) * dp_squares +
                       accumulation_variance(u, dv, 0, 1) * dp.square() +
                       square(kRounding * u32) * (dp.square() + square(row.delta));
+  add_product_drifts(u, in, given.d_o, dp_magnitudes, dp, terms.dp_variance);
   const Eigen::ArrayXd dp_worst = dv * u * dp_magnitudes + u32 * (dp.abs() + std::abs(row.delta));
   terms.p_variance =
       variances(p, profile.weights).array() + p.array().square() * (scores.variance.array() + terms.lse_variance);

@@ -65,6 +65,16 @@ double repetition_variance(double roundoff, const Vector& terms) {
   return variance;
 }
 
+double most_ties(const Vector& x) {
+  std::size_t most = 1;
+  for (const auto& group : equal_groups(x.cwiseAbs())) most = std::max(most, group.size());
+  return static_cast<double>(most);
+}
+
+double product_drift(double roundoff, double ties, double magnitude, double product) {
+  return ties > 3 ? drift(roundoff, ties, (magnitude + std::abs(product)) / 2, magnitude) : 0;
+}
+
 void add_output_rounding(const Vector& expected, Format output, RowNoise& noise) {
   for (Eigen::Index d = 0; d < expected.size(); ++d) {
     const double magnitude = std::abs(expected[d]);
