@@ -87,7 +87,7 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
                                    CaseResult& result) {
   Tally o(observe, stage_.branch, "o"), lse(observe, stage_.branch, "lse");
   DirectionTest directions(profile_);
-  if (candidates) std::fill(states_.begin(), states_.end(), RowState::undecided);
+  if (candidates) std::fill(states_.begin(), states_.end(), RowState::undecided);  // until one is found
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     if (state(token, head) == RowState::excluded) return;
     const std::optional<ForwardRow> row =

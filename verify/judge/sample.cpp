@@ -24,9 +24,11 @@ constexpr std::int64_t kTiles[] = {16, 64, 128};
 /// random row begins, and a random row.
 std::vector<std::int64_t> choose_rows(std::int64_t length, std::int64_t position, std::int64_t block,
                                       std::int64_t wanted, const Random& random, std::uint64_t& draws) {
-  std::vector<std::int64_t> all(static_cast<std::size_t>(length));
-  std::iota(all.begin(), all.end(), 0);
-  if (wanted >= length) return all;
+  if (wanted >= length) {
+    std::vector<std::int64_t> all(static_cast<std::size_t>(length));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
   std::set<std::int64_t> rows;
   const auto add = [&](std::int64_t row) {
     if (row >= 0 && std::ssize(rows) < wanted) rows.insert(row);
