@@ -123,7 +123,7 @@ void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, 
   for (const Direction& direction : test.directions())
     if (std::abs(direction.z()) > kKappa)
       result.add({.output = output,
-                  .detail = fmt::format("errors of all rows add up as if: {}; {:.3g} deviations, limit {}",
+                  .detail = fmt::format("errors of all rows judged add up as if: {}; {:.3g} deviations, limit {}",
                                         direction.fault, direction.z(), kKappa)});
 }
 
