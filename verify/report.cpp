@@ -9,6 +9,7 @@
 #include <fstream>
 #include <map>
 #include <pugixml.hpp>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -49,8 +50,8 @@ double worst_r(const CaseResult& result) {
 /// Where a JUnit file is written before it takes its name.
 std::string partial_path(const std::string& path) { return path + ".part"; }
 
-std::runtime_error cannot_write_junit(const std::string& path) {
-  return std::runtime_error(fmt::format("--junit {}: cannot be written", path));
+std::runtime_error cannot_write(const char* option, const std::string& path) {
+  return std::runtime_error(fmt::format("{} {}: cannot be written", option, path));
 }
 
 std::string number(double x) { return fmt::format("{:a} ({:.6g})", x, x); }
@@ -70,6 +71,10 @@ std::string replay_command(const std::string& kernel, const Case& c) {
   return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
 }
 
+std::string bench_command(const std::string& kernel, const Case& c) {
+  return fmt::format("./attnspec bench {} --case '{}'", kernel, print(c));
+}
+
 std::string failure_line(const CaseResult& result, const Finding& f) {
   std::string place = f.output;
   if (f.token >= 0) {
@@ -87,7 +92,8 @@ std::string failure_line(const CaseResult& result, const Finding& f) {
                         error / f.bound);
     if (f.limit > 0) line += fmt::format("; its row R {:.3g} limit {:.3g}", f.r, f.limit);
   }
-  return line + " | " + replay_command(result.kernel, result.c);
+  const auto command = f.verdict == Verdict::invalid_timing ? bench_command : replay_command;
+  return line + " | " + command(result.kernel, result.c);
 }
 
 std::string details(const CaseResult& result) {
@@ -160,12 +166,23 @@ int exit_code(const std::vector<CaseResult>& results) {
   return code;
 }
 
-void require_writable_junit(const std::string& path) {
+void require_writable(const char* option, const std::string& path) {
   const std::string partial = partial_path(path);
   const bool is_writable = std::ofstream(partial).good();
   std::error_code error;
   std::filesystem::remove(partial, error);
-  if (!is_writable) throw cannot_write_junit(path);
+  if (!is_writable) throw cannot_write(option, path);
+}
+
+void write_file(const char* option, const std::string& path, const std::string& text) {
+  const std::string partial = partial_path(path);
+  std::error_code error;
+  if ((std::ofstream(partial) << text << std::flush).good()) {
+    std::filesystem::rename(partial, path, error);
+    if (!error) return;
+  }
+  std::filesystem::remove(partial, error);
+  throw cannot_write(option, path);
 }
 
 void write_junit(const std::string& path, const std::vector<CaseResult>& results) {
@@ -192,14 +209,9 @@ void write_junit(const std::string& path, const std::vector<CaseResult>& results
     suite.append_attribute("failures") = failures;
     suite.append_attribute("skipped") = skipped;
   }
-  const std::string partial = partial_path(path);
-  std::error_code error;
-  if (document.save_file(partial.c_str())) {
-    std::filesystem::rename(partial, path, error);
-    if (!error) return;
-  }
-  std::filesystem::remove(partial, error);
-  throw cannot_write_junit(path);
+  std::ostringstream text;
+  document.save(text);
+  write_file("--junit", path, text.str());
 }
 
 }  // namespace attnspec::verify

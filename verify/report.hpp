@@ -14,9 +14,11 @@ std::string error_line(const std::exception& error);
 
 /// The one command that repeats a case alone.
 std::string replay_command(const std::string& kernel, const Case& c);
+/// The one that times it again.
+std::string bench_command(const std::string& kernel, const Case& c);
 
-/// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio, then the replay command.
-/// Numbers in hexadecimal and decimal.
+/// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio, then the command that
+/// repeats it. Numbers in hexadecimal and decimal.
 std::string failure_line(const CaseResult& result, const Finding& finding);
 
 /// Everything that was judged of one case, several lines: per output the rows, worst and root mean square R, verdict.
@@ -29,8 +31,12 @@ std::string table(const std::vector<CaseResult>& results);
 /// had no case that it supports.
 int exit_code(const std::vector<CaseResult>& results);
 
-/// Throws std::runtime_error when a JUnit file could not be written there, so that nothing is judged in vain.
-void require_writable_junit(const std::string& path);
+/// Throws std::runtime_error, which names the option that the path was given to, when no file could be written there:
+/// so that nothing is judged in vain.
+void require_writable(const char* option, const std::string& path);
+
+/// Writes the file whole or not at all. Throws as require_writable does.
+void write_file(const char* option, const std::string& path, const std::string& text);
 
 /// JUnit XML, one test case per judged case; undecided and unsupported ones are `skipped`. Throws std::runtime_error
 /// when the file cannot be written; nothing is left half written.

@@ -1,0 +1,97 @@
+// The command bench.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <stdexcept>
+#include <utility>
+
+#include "cuda/device.hpp"
+#include "fuzz/bench/report.hpp"
+#include "fuzz/commands.hpp"
+#include "verify/report.hpp"
+
+namespace attnspec::fuzz {
+
+namespace {
+
+using namespace verify;
+
+/// What is timed where no case is given.
+constexpr const char* kDefaultCases[] = {
+    "moba(lens=8192,heads=16,dk=128,block=128,top_k=8)",      "moba(lens=32768,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=65536,heads=16,dk=128,block=128,top_k=8)",     "moba(lens=131072,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=8192,heads=16,dk=128,block=512,top_k=3)",      "moba(lens=32768,heads=16,dk=128,block=512,top_k=3)",
+    "moba(lens=65536,heads=16,dk=128,block=512,top_k=3)",     "moba(lens=131072,heads=16,dk=128,block=512,top_k=3)",
+    "selected(lens=65536,heads=16,dk=128,block=128,top_k=8)", "dense(lens=8192,heads=16,dk=128)",
+};
+
+std::vector<Kernel> bench_kernels(const BenchOptions& options) {
+  std::vector<Kernel> timed;
+  for (const std::string& name : options.kernels) {
+    timed.push_back(find_kernel(name, options.patience));
+    if (!timed.back().time) throw std::invalid_argument(fmt::format("kernel '{}': cannot be timed", name));
+  }
+  if (!timed.empty()) return timed;
+  std::copy_if(kernels().begin(), kernels().end(), std::back_inserter(timed),
+               [](const Kernel& kernel) { return kernel.name.starts_with("cuda:"); });
+  if (timed.empty())
+    throw std::invalid_argument(
+        fmt::format("no kernel given, and no cuda: kernels: {}", cuda::find_devices().why_none));
+  return timed;
+}
+
+std::vector<Case> bench_cases(const BenchOptions& options) {
+  std::vector<Case> cases;
+  for (const std::string& text : options.cases) {
+    cases.push_back(parse_case(text));
+    if (!cases.back().session.empty() || cases.back().law != Law::none)
+      throw std::invalid_argument(fmt::format("case {}: sessions and laws are not timed", text));
+  }
+  if (!cases.empty()) return cases;
+  for (const char* text : kDefaultCases) {
+    cases.push_back(parse_case(text));
+    cases.back().seed = options.seed;
+  }
+  return cases;
+}
+
+}  // namespace
+
+int bench(const BenchOptions& options) {
+  const std::vector<Kernel> timed = bench_kernels(options);
+  const std::vector<Case> cases = bench_cases(options);
+  if (std::none_of(cases.begin(), cases.end(), [&](const Case& c) {
+        return std::any_of(timed.begin(), timed.end(), [&](const Kernel& k) { return implements(k, c.op); });
+      }))
+    throw std::invalid_argument("no kernel given implements the operator of a case");
+  if (!options.json.empty()) require_writable("--json", options.json);
+  std::vector<Direction> directions{Direction::forward, Direction::backward};
+  if (!options.direction.empty())
+    std::erase_if(directions, [&](Direction direction) { return options.direction != name(direction); });
+
+  BenchReport report;
+  report.plan.repetitions = options.repetitions;
+  report.plan.seconds = options.seconds;
+  report.plan.seed = options.seed;
+  report.ceilings = cuda::find_ceilings();
+  if (options.has_baselines) report.dense = dense_baselines(cases, report.plan);
+  fmt::print("{}", bench_header(report));
+  std::vector<CaseResult> judged;
+  for (const Case& c : cases) {
+    for (const Kernel& kernel : timed) {
+      if (!implements(kernel, c.op)) continue;
+      report.results.push_back(bench(kernel, c, report.plan, directions, report.ceilings));
+      judged.push_back(report.results.back().judged);
+    }
+    fmt::print("\n{}", bench_table(report, c));
+    for (const CaseResult& result : judged)
+      if (result.c == c && !result.findings.empty()) fmt::print("{}\n", failure_line(result, result.findings.front()));
+    std::fflush(stdout);
+    if (!options.json.empty()) write_file("--json", options.json, bench_json(report));
+  }
+  return exit_code(judged);
+}
+
+}  // namespace attnspec::fuzz
