@@ -58,8 +58,7 @@ double measure_copy() {
   StreamTimer timer(copies.stream());
   double best = 0;
   for (int run = 0; run < kRuns; ++run) {
-    const RunTime time =
-        timer.time([&] { copy_rows(to.data(), from.data(), kBytes / 1024, kBytes / 1024, 1024, copies.stream()); });
+    const RunTime time = timer.time([&] { copy_rows(to.data(), from.data(), kBytes, kBytes, 1, copies.stream()); });
     best = std::max(best, 2 * static_cast<double>(kBytes) / (time.stream / 1e3));
   }
   return best;
@@ -68,6 +67,8 @@ double measure_copy() {
 }  // namespace
 
 void copy_rows(void* to, const void* from, std::size_t pitch, std::size_t width, std::size_t rows, void* stream) {
+  if (pitch == width)
+    return require(cudaMemcpyAsync(to, from, width * rows, cudaMemcpyDeviceToDevice, stream_of(stream)));
   require(cudaMemcpy2DAsync(to, pitch, from, pitch, width, rows, cudaMemcpyDeviceToDevice, stream_of(stream)));
 }
 

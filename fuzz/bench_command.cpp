@@ -18,6 +18,10 @@ namespace {
 
 using namespace verify;
 
+/// The first rung of the ladder is there to be read: it takes minutes for what the others take milliseconds for, and is
+/// timed only where it is named.
+constexpr const char* kFirstRung = "cuda:thread_per_row";
+
 /// What is timed where no case is given.
 constexpr const char* kDefaultCases[] = {
     "moba(lens=8192,heads=16,dk=128,block=128,top_k=8)",      "moba(lens=32768,heads=16,dk=128,block=128,top_k=8)",
@@ -35,7 +39,7 @@ std::vector<Kernel> bench_kernels(const BenchOptions& options) {
   }
   if (!timed.empty()) return timed;
   std::copy_if(kernels().begin(), kernels().end(), std::back_inserter(timed),
-               [](const Kernel& kernel) { return kernel.name.starts_with("cuda:"); });
+               [](const Kernel& kernel) { return kernel.name.starts_with("cuda:") && kernel.name != kFirstRung; });
   if (timed.empty())
     throw std::invalid_argument(
         fmt::format("no kernel given, and no cuda: kernels: {}", cuda::find_devices().why_none));
@@ -61,11 +65,11 @@ std::vector<Case> bench_cases(const BenchOptions& options) {
 
 int bench(const BenchOptions& options) {
   const std::vector<Kernel> timed = bench_kernels(options);
-  const std::vector<Case> cases = bench_cases(options);
-  if (std::none_of(cases.begin(), cases.end(), [&](const Case& c) {
-        return std::any_of(timed.begin(), timed.end(), [&](const Kernel& k) { return implements(k, c.op); });
-      }))
-    throw std::invalid_argument("no kernel given implements the operator of a case");
+  std::vector<Case> cases = bench_cases(options);
+  std::erase_if(cases, [&](const Case& c) {
+    return std::none_of(timed.begin(), timed.end(), [&](const Kernel& kernel) { return implements(kernel, c.op); });
+  });
+  if (cases.empty()) throw std::invalid_argument("no kernel given implements the operator of a case");
   if (!options.json.empty()) require_writable("--json", options.json);
   std::vector<Direction> directions{Direction::forward, Direction::backward};
   if (!options.direction.empty())

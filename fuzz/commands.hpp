@@ -40,7 +40,7 @@ struct FuzzOptions {
 int fuzz(const FuzzOptions& options);
 
 struct BenchOptions {
-  std::vector<std::string> kernels;  // none: every built-in one for a GPU
+  std::vector<std::string> kernels;  // none: every built-in one for a GPU but the first rung
   std::vector<std::string> cases;    // none: MoBA as it is used, beside attention to given blocks and dense attention
   std::string direction;             // forward or backward; empty: both
   std::int64_t repetitions = verify::TimingPlan{}.repetitions;  // timed runs of each call

@@ -55,7 +55,7 @@ int run(int argc, char** argv) {
   bench_options.seed = std::random_device()();
   auto* benched = app.add_subcommand("bench", "time kernels, and judge what they wrote meanwhile");
   benched->add_option("KERNEL", bench_options.kernels,
-                      "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one)");
+                      "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one but the first rung)");
   benched->add_option("--case", bench_options.cases,
                       "cases (default: moba of 8k to 128k tokens, 16 heads, d 128, block 128 top_k 8 and block 512 "
                       "top_k 3; selected; dense)");

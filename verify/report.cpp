@@ -9,6 +9,7 @@
 #include <fstream>
 #include <map>
 #include <pugixml.hpp>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -120,6 +121,21 @@ std::string details(const CaseResult& result) {
          fmt::format("verdict: {}{}\n", name(result.verdict), result.reason.empty() ? "" : " (" + result.reason + ")");
 }
 
+std::string aligned(const std::vector<std::vector<std::string>>& rows, const std::set<std::size_t>& text_columns) {
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i)
+      line += (i > 0 ? "  " : "") + (text_columns.contains(i) ? fmt::format("{:<{}}", row[i], widths[i])
+                                                              : fmt::format("{:>{}}", row[i], widths[i]));
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return text;
+}
+
 std::string table(const std::vector<CaseResult>& results) {
   std::vector<std::vector<std::string>> rows{
       {"kernel", "operator", "cases", "rows judged", "worst R", "undecided rows", "verdicts"}};
@@ -137,20 +153,7 @@ std::string table(const std::vector<CaseResult>& results) {
                     line.second == name(Operator::moba_select) ? "-" : fmt::format("{:.2f}", worst),
                     std::to_string(undecided), counts(group)});
   }
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const auto& row : rows)
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      const bool is_text = i < 2 || i + 1 == row.size();
-      line += (i > 0 ? "  " : "") +
-              (is_text ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("{:>{}}", row[i], widths[i]));
-    }
-    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-  }
-  return text + fmt::format("{} cases: {}\n", all.size(), counts(all));
+  return aligned(rows, {0, 1, rows[0].size() - 1}) + fmt::format("{} cases: {}\n", all.size(), counts(all));
 }
 
 int exit_code(const std::vector<CaseResult>& results) {

@@ -1,7 +1,9 @@
 // Reports: the failure line, the table, the JUnit file.
 #pragma once
 
+#include <cstddef>
 #include <exception>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +25,10 @@ std::string failure_line(const CaseResult& result, const Finding& finding);
 
 /// Everything that was judged of one case, several lines: per output the rows, worst and root mean square R, verdict.
 std::string details(const CaseResult& result);
+
+/// Rows as lines, each column as wide as its widest entry: those of text begin on the left, the others end on the
+/// right. All rows have as many entries as the first.
+std::string aligned(const std::vector<std::vector<std::string>>& rows, const std::set<std::size_t>& text_columns);
 
 /// One line per kernel and operator: cases, rows judged, worst R, undecided rows, verdicts; then the totals.
 std::string table(const std::vector<CaseResult>& results);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <iterator>
 #include <map>
@@ -40,8 +41,8 @@ class Stopwatch {
  private:
   template <class Call>
   void run(const Call& call) {
-    constexpr Direction kDirection = requires { call.forward; }
-    ? Direction::backward : Direction::forward;
+    constexpr bool kIsBackward = requires { call.forward; };
+    constexpr Direction kDirection = kIsBackward ? Direction::backward : Direction::forward;
     Timing timing = kernel_.time(call, plan_);
     ++plan_.seed;  // so that the next call keeps another of its runs
     auto measured = std::find_if(measurements_.begin(), measurements_.end(),
@@ -101,16 +102,10 @@ std::vector<Stage> Measurement::stages() const {
   return stages;
 }
 
-const Measurement* BenchResult::find(Direction direction) const {
-  const auto found = std::find_if(measurements.begin(), measurements.end(),
-                                  [&](const Measurement& m) { return m.direction == direction; });
-  return found == measurements.end() ? nullptr : &*found;
-}
-
 std::string why_invalid(const Measurement& measured, reference::Format format,
                         const std::optional<cuda::Ceilings>& ceilings) {
   if (!measured.timing.on_device) return "";
-  double least = 1e300;
+  double least = HUGE_VAL;
   for (const cuda::RunTime& run : measured.timing.runs) least = std::min(least, run.host - run.stream);
   if (least > kHostMilliseconds)
     return fmt::format("the device was busy for {:.3g} ms beyond the {:.3g} ms of the stream: work is left elsewhere",
@@ -149,7 +144,7 @@ BenchResult bench(const Kernel& kernel, const Case& c, const TimingPlan& plan, c
     if (const std::string why = why_invalid(measured, c.dtype, ceilings); !why.empty())
       result.judged.add({.verdict = Verdict::invalid_timing, .output = name(measured.direction), .detail = why});
   }
-  if (result.judged.verdict != Verdict::not_supported && kernel.workspace_bytes) {
+  if (!result.measurements.empty() && kernel.workspace_bytes) {
     result.workspace_bytes = kernel.workspace_bytes(c);
     result.workspace_share = static_cast<double>(result.workspace_bytes) / tensor_bytes(c);
   }

@@ -42,24 +42,20 @@ struct BenchResult {
   std::vector<Measurement> measurements;
   std::int64_t workspace_bytes = 0;  // what the kernel asks for, beside the tensors of a call
   double workspace_share = 0;        // of q, k, v and o together
-
-  /// nullptr where it was not timed.
-  const Measurement* find(Direction direction) const;
 };
-
-/// Judges the kernel on the case, with every call of these directions timed by the plan; times that are not those of
-/// the work are findings too. Throws what judge throws.
-///
-/// An event's time is taken for that of the work only while the host's clock agrees: in some run they differ by no more
-/// than kHostMilliseconds. And no time may be below the hard floor.
-BenchResult bench(const verify::Kernel& kernel, const verify::Case& c, const verify::TimingPlan& plan,
-                  const std::vector<Direction>& directions, const std::optional<cuda::Ceilings>& ceilings);
 
 /// What launching, and waiting for an idle device, may take by the host's clock.
 inline constexpr double kHostMilliseconds = 0.1;
 
-/// What is wrong with the times; empty: nothing.
+/// Why the times are not those of the work; empty: nothing is wrong with them. In some run the host's clock must agree
+/// with the events, up to kHostMilliseconds, and the median may not be below the hard floor. Of the host's clock alone
+/// nothing is known.
 std::string why_invalid(const Measurement& measured, reference::Format format,
                         const std::optional<cuda::Ceilings>& ceilings);
+
+/// Judges the kernel, which can be timed, on the case, with every call of these directions timed by the plan. Invalid
+/// times are findings too. Throws what judge throws.
+BenchResult bench(const verify::Kernel& kernel, const verify::Case& c, const verify::TimingPlan& plan,
+                  const std::vector<Direction>& directions, const std::optional<cuda::Ceilings>& ceilings);
 
 }  // namespace attnspec::fuzz

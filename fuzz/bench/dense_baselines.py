@@ -1,5 +1,6 @@
 """Times dense attention as PyTorch has it, for `attnspec bench --baselines`, by the same rules: events in the stream, the
-L2 cache cleared before every run, warm-up, and every run written down.
+L2 cache cleared before every run, warm-up, and every run written down. The GPU sleeps for a while before each run, since
+PyTorch takes longer to launch a backward than the cache takes to be cleared.
 
     dense_baselines.py OUT.json REPETITIONS SECONDS SHAPE...
 
@@ -18,6 +19,7 @@ BACKENDS = {"cuDNN": SDPBackend.CUDNN_ATTENTION, "FlashAttention": SDPBackend.FL
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WARM_UPS = 3
 FEWEST_RUNS = 3
+LAUNCH_CYCLES = 2_000_000  # about a millisecond
 
 
 def times(run, repetitions, seconds):
@@ -28,6 +30,7 @@ def times(run, repetitions, seconds):
     def one():
         torch.cuda.synchronize()
         cache.zero_()
+        torch.cuda._sleep(LAUNCH_CYCLES)
         begin.record()
         run()
         end.record()
@@ -40,24 +43,23 @@ def times(run, repetitions, seconds):
 
 def measure(shape, backend, repetitions, seconds):
     """Yields (direction, times)."""
-    heads, kv_heads, dk, dv, tokens, dtype, causal = shape.split(",")
+    *sizes, dtype, causal = shape.split(",")
+    heads, kv_heads, dk, dv, tokens = map(int, sizes)
 
     def random(num_heads, features):
-        return torch.randn(1, int(num_heads), tokens_, int(features), dtype=DTYPES[dtype], device="cuda")
+        return torch.randn(1, num_heads, tokens, features, dtype=DTYPES[dtype], device="cuda")
 
-    tokens_ = int(tokens)
-    inputs = [random(heads, dk).requires_grad_(), random(kv_heads, dk).requires_grad_(),
-              random(kv_heads, dv).requires_grad_()]
+    q, k, v = (random(*size).requires_grad_() for size in ((heads, dk), (kv_heads, dk), (kv_heads, dv)))
     d_o = random(heads, dv)
 
     def forward():
-        return scaled_dot_product_attention(*inputs, is_causal=causal == "1", enable_gqa=heads != kv_heads)
+        return scaled_dot_product_attention(q, k, v, is_causal=causal == "1", enable_gqa=heads != kv_heads)
 
     with sdpa_kernel(BACKENDS[backend]):
         with torch.no_grad():
             yield "forward", times(forward, repetitions, seconds)
         o = forward()
-        yield "backward", times(lambda: torch.autograd.grad(o, inputs, d_o, retain_graph=True), repetitions, seconds)
+        yield "backward", times(lambda: torch.autograd.grad(o, (q, k, v), d_o, retain_graph=True), repetitions, seconds)
 
 
 def main(out, repetitions, seconds, *shapes):

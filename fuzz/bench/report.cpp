@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "fuzz/median.hpp"
 #include "verify/report.hpp"
@@ -25,16 +26,6 @@ double dense_milliseconds(const BenchReport& report, const Case& c, const std::s
   return found == report.dense.end() ? 0 : median(found->runs);
 }
 
-constexpr const char* kRow = "  {:<34} {:<8} {:>10} {:>6} {:>8} {:>14} {:>16} {:>8} {:>8}  {}";
-
-std::string row(const std::string& kernel, const std::string& direction, const std::string& ms,
-                const std::string& spread, const std::string& tflops, const std::string& floor,
-                const std::string& workspace, const std::string& cudnn, const std::string& flash,
-                const std::string& verdict) {
-  std::string line = fmt::format(kRow, kernel, direction, ms, spread, tflops, floor, workspace, cudnn, flash, verdict);
-  return line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-}
-
 std::string in_milliseconds(double ms) { return fmt::format("{:.{}f}", ms, ms < 1 ? 4 : ms < 100 ? 3 : 1); }
 
 std::string in_bytes(double bytes) {
@@ -46,28 +37,37 @@ std::string in_bytes(double bytes) {
 
 std::string percent(double share) { return fmt::format("{:.{}f} %", 100 * share, share < 0.0995 ? 1 : 0); }
 
-/// The lines of one measurement: its own, and those of its stages.
-std::string lines(const BenchReport& report, const BenchResult& result, const Measurement& m) {
+using Row = std::vector<std::string>;
+const Row kColumns{"kernel", "",          "ms", "spread", "TFLOP/s", "of floor",
+                   "",       "workspace", "",   "cuDNN",  "Flash",   "verdict"};
+const std::set<std::size_t> kTextColumns{0, 1, 6, 11};
+
+/// A row that has the first entries alone.
+Row short_row(Row entries) {
+  entries.resize(kColumns.size());
+  return entries;
+}
+
+/// The rows of one measurement: its own, and those of its stages.
+void add_rows(const BenchReport& report, const BenchResult& result, const Measurement& m, std::vector<Row>& rows) {
   const auto faster = [&](const char* backend) {
     const double dense = dense_milliseconds(report, result.judged.c, backend, m.direction);
     return dense > 0 ? fmt::format("{:.2f}x", dense / m.milliseconds()) : "-";
   };
-  const auto floor = [&]() -> std::string {
-    if (!m.floor) return "-";
-    return fmt::format("{} {}", percent(m.share_of_floor()), m.floor->products > m.floor->memory ? "tensor" : "memory");
-  };
-  std::string text =
-      row(result.judged.kernel, name(m.direction), in_milliseconds(m.milliseconds()), percent(m.spread()),
-          m.work.operations > 0 ? fmt::format("{:.4g}", m.tflops()) : "-", floor(),
-          fmt::format("{} {:.2f}x", in_bytes(static_cast<double>(result.workspace_bytes)), result.workspace_share),
-          faster(kBackends[0]), faster(kBackends[1]), name(result.judged.verdict));
+  rows.push_back({result.judged.kernel, name(m.direction), in_milliseconds(m.milliseconds()), percent(m.spread()),
+                  m.work.operations > 0 ? fmt::format("{:.4g}", m.tflops()) : "-",
+                  m.floor ? percent(m.share_of_floor()) : "-",
+                  !m.floor                              ? ""
+                  : m.floor->products > m.floor->memory ? "tensor"
+                                                        : "memory",
+                  in_bytes(static_cast<double>(result.workspace_bytes)), fmt::format("{:.2f}x", result.workspace_share),
+                  faster(kBackends[0]), faster(kBackends[1]), name(result.judged.verdict)});
   const std::vector<Stage> stages = m.stages();
   double sum = 0;
   for (const Stage& stage : stages) sum += stage.milliseconds;
   for (const Stage& stage : stages)
-    text += row("  " + stage.kernel + (stage.launches > 1 ? fmt::format(" ({})", stage.launches) : ""), "",
-                in_milliseconds(stage.milliseconds), percent(stage.milliseconds / sum), "", "", "", "", "", "");
-  return text;
+    rows.push_back(short_row({"  " + stage.kernel + (stage.launches > 1 ? fmt::format(" ({})", stage.launches) : ""),
+                              "", in_milliseconds(stage.milliseconds), percent(stage.milliseconds / sum)}));
 }
 
 ordered_json json_of(const Measurement& m) {
@@ -132,20 +132,20 @@ std::string bench_header(const BenchReport& report) {
 }
 
 std::string bench_table(const BenchReport& report, const Case& c) {
-  std::string text = print(c) + "\n" +
-                     row("kernel", "", "ms", "spread", "TFLOP/s", "of floor", "workspace", "cuDNN", "Flash", "verdict");
+  std::vector<Row> rows{kColumns};
   for (const char* backend : kBackends)
     for (const Direction direction : {Direction::forward, Direction::backward})
       if (const double ms = dense_milliseconds(report, c, backend, direction); ms > 0)
-        text += row(fmt::format("dense {}", backend), name(direction), in_milliseconds(ms), "", "", "", "", "", "", "");
+        rows.push_back(short_row({fmt::format("dense {}", backend), name(direction), in_milliseconds(ms)}));
   for (const BenchResult& result : report.results) {
     if (result.judged.c != c) continue;
-    for (const Measurement& m : result.measurements) text += lines(report, result, m);
-    if (result.measurements.empty())
-      text += row(result.judged.kernel, "", "-", "", "", "", "", "", "",
-                  name(result.judged.verdict) + (result.judged.reason.empty() ? "" : ": " + result.judged.reason));
+    for (const Measurement& m : result.measurements) add_rows(report, result, m, rows);
+    if (!result.measurements.empty()) continue;
+    rows.push_back(short_row({result.judged.kernel}));
+    rows.back().back() = name(result.judged.verdict);
+    if (!result.judged.reason.empty()) rows.back().back() += ": " + result.judged.reason;
   }
-  return text;
+  return print(c) + "\n" + aligned(rows, kTextColumns);
 }
 
 std::string bench_json(const BenchReport& report) {
