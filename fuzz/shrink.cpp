@@ -152,6 +152,12 @@ Simpler plain(Value Case::*member, Value value) {
 
 rc::Seq<Case> plain_scale(const Case& c) { return plain(&Case::scale, default_scale(c.dk))(c); }
 
+/// No sample where the whole case is not much more work. A larger case keeps its own.
+rc::Seq<Case> whole(const Case& c) {
+  const std::int64_t queries = std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0});
+  return queries * c.heads <= 16 * c.sample ? plain(&Case::sample, std::int64_t{0})(c) : rc::Seq<Case>();
+}
+
 rc::Seq<Case> smaller_seed(const Case& c) {
   return rc::seq::map(rc::seq::take(3, rc::shrink::towards<std::uint64_t>(c.seed, 0)), [=](std::uint64_t seed) {
     Case simpler = c;
@@ -189,6 +195,7 @@ const std::vector<Simpler>& ways_to_simplify() {
                                         smaller(&Case::top_n, 1),
                                         smaller(&Case::window, 1),
                                         smaller(&Case::hidden, 1),
+                                        whole,
                                         plain(&Case::gate, reference::Gate::top_k),
                                         plain(&Case::phi, reference::Phi::mean),
                                         plain(&Case::activation, reference::Activation::silu),

@@ -226,6 +226,7 @@ const std::vector<Field>& fields() {
        [](const Case& c) { return c.regime; }, [](Case& c) { c.regime = "normal"; }},
       {"seed", kAll, [](Case& c, const std::string& text) { c.seed = parse_number<std::uint64_t>("seed", text); },
        [](const Case& c) { return std::to_string(c.seed); }, [](Case& c) { c.seed = 0; }},
+      size_field("sample", kHasQueries, &Case::sample, [](Case& c) { c.sample = 0; }),
       {"session", kAll, [](Case& c, const std::string& text) { c.session = parse_session(text); },
        [](const Case& c) { return print_session(c.session); }, [](Case& c) { c.session.clear(); }},
       choice_field("law", kAll, &Case::law, kLawNames, Law::none),
@@ -249,6 +250,18 @@ std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& lengths) {
   std::vector<std::int64_t> result{0};
   for (const std::int64_t length : lengths) result.push_back(result.back() + length);
   return result;
+}
+
+void validate_sample(const Case& c) {
+  if (c.sample == 0) return;
+  const std::int64_t least = 2 * c.heads * std::ssize(c.lens);
+  if (c.sample < least)
+    throw InvalidProblem("sample", std::to_string(c.sample),
+                         fmt::format("must be 0, or at least {}: the first and the last row of every sequence and head "
+                                     "are always judged",
+                                     least));
+  if (c.law != Law::none)
+    throw InvalidProblem("sample", std::to_string(c.sample), "a law compares every row, and has no sample");
 }
 
 }  // namespace
@@ -330,6 +343,7 @@ void validate(const Case& c) {
   }
   validate_regime(c);
   validate_law(c);
+  validate_sample(c);
   const double tokens =
       static_cast<double>(std::max(std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}),
                                    std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0})));

@@ -73,6 +73,7 @@ struct Case {
   Layout layout = Layout::strided;
   std::string regime = "normal";
   std::uint64_t seed = 0;
+  std::int64_t sample = 0;           // query rows judged of every output, at most; 0: all of them. See judge/sample.hpp
   std::vector<SessionStep> session;  // the steps of calls that follow on the same kernel; see session.hpp
   Law law = Law::none;
 
@@ -88,7 +89,8 @@ std::string print(const Case& c);
 Case parse_case(std::string_view text);
 
 /// Throws reference::InvalidProblem, naming field and value: sizes that the problem rejects, an unknown regime,
-/// tensors too large to index, a law that the operator does not have.
+/// tensors too large to index, a law that the operator does not have, a sample without room for the rows that are
+/// always in it.
 void validate(const Case& c);
 
 /// The softmax scale when a case does not give one: dk^-1/2.

@@ -55,6 +55,16 @@ std::runtime_error cannot_write(const char* option, const std::string& path) {
   return std::runtime_error(fmt::format("{} {}: cannot be written", option, path));
 }
 
+/// "4096 of 2097152 rows of o" for every output of which a sample was judged, or for that one.
+std::vector<std::string> samples(const CaseResult& result, const std::string& of = "") {
+  std::vector<std::string> texts;
+  for (const OutputSummary& output : result.outputs)
+    if (const std::int64_t judged = output.rows + output.undecided;
+        result.c.sample > 0 && judged < output.all && (of.empty() || of == output.output))
+      texts.push_back(fmt::format("{} of {} rows of {}", judged, output.all, output.output));
+  return texts;
+}
+
 std::string number(double x) { return fmt::format("{:a} ({:.6g})", x, x); }
 
 }  // namespace
@@ -93,6 +103,8 @@ std::string failure_line(const CaseResult& result, const Finding& f) {
                         error / f.bound);
     if (f.limit > 0) line += fmt::format("; its row R {:.3g} limit {:.3g}", f.r, f.limit);
   }
+  if (f.token >= 0)
+    for (const std::string& sample : samples(result, f.output)) line += "; judged " + sample;
   const auto command = f.verdict == Verdict::invalid_timing ? bench_command : replay_command;
   return line + " | " + command(result.kernel, result.c);
 }
@@ -109,6 +121,8 @@ std::string details(const CaseResult& result) {
                         has_r ? fmt::format("{:.2f}", output.worst_r) : "-", has_r ? fmt::format("{:.2f}", rms) : "-",
                         output.undecided, output.findings);
   }
+  if (const auto judged = samples(result); !judged.empty())
+    text += fmt::format("  a sample: judged {}\n", fmt::join(judged, ", "));
   for (const auto& [output, directions] : result.directions) {
     std::vector<std::string> faults;
     for (const Direction& d : directions) faults.push_back(fmt::format("{} {:.1f}", d.fault, d.z()));

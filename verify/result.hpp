@@ -34,6 +34,7 @@ struct OutputSummary {
   std::int64_t undecided = 0;
   double worst_r = 0;
   double sum_r_squared = 0;  // information: mean square far below 1 means more exact than declared
+  std::int64_t all = 0;      // rows that it has, where a case may have a sample
 };
 
 /// Errors that all rows of one o share.

@@ -1,6 +1,7 @@
 #include "verify/storage.hpp"
 
 #include <algorithm>
+#include <atomic>
 
 namespace attnspec::verify {
 
@@ -30,12 +31,49 @@ reference::Tensor load(const TensorView& view) {
   return tensor;
 }
 
+namespace {
+
+/// Bytes of a row that are visited at a time, and of rows that are worth sharing between threads.
+constexpr std::size_t kPart = std::size_t{1} << 18;
+
+/// What surrounds the rows, over and over: NaN, or numbers of either sign around 1.
+std::vector<std::byte> pattern(Format format, Surroundings with) {
+  constexpr std::int64_t kPeriod = 14;
+  std::vector<std::byte> bytes(static_cast<std::size_t>(kPeriod * bytes_of(format)), std::byte{0xff});
+  if (with == Surroundings::nan) return bytes;
+  const TensorView row{bytes.data(), format, 1, 1, kPeriod, kPeriod, kPeriod};
+  for (std::int64_t i = 0; i < kPeriod; ++i)
+    row.store(0, 0, i, (i % 2 == 0 ? 1 : -1) * (1 + 0.125 * static_cast<double>(i % 7)));
+  return bytes;
+}
+
+}  // namespace
+
+std::size_t HostTensor::row_begin(std::int64_t row) const {
+  return static_cast<std::size_t>((first_ + row / heads_ * token_stride_ + row % heads_ * head_stride_) *
+                                  bytes_of(format_));
+}
+
 template <class Visit>
-void HostTensor::for_each_row(const Visit& visit) const {
-  for (std::int64_t token = 0; token < tokens_; ++token)
-    for (std::int64_t head = 0; head < heads_; ++head)
-      visit(static_cast<std::size_t>((first_ + token * token_stride_ + head * head_stride_) * bytes_of(format_)),
-            static_cast<std::size_t>(dim_ * bytes_of(format_)));
+void HostTensor::for_each_part(const Visit& visit) const {
+  const std::int64_t rows = tokens_ * heads_;
+  const auto size = static_cast<std::size_t>(dim_ * bytes_of(format_)), parts = (size + kPart - 1) / kPart;
+#pragma omp parallel for collapse(2) if (bytes_.size() > kPart)
+  for (std::int64_t row = 0; row < rows; ++row)
+    for (std::size_t part = 0; part < parts; ++part)
+      visit(row_begin(row) + part * kPart, std::min(kPart, size - part * kPart),
+            static_cast<std::size_t>(row) * size + part * kPart);
+}
+
+template <class Visit>
+void HostTensor::for_each_gap(const Visit& visit) const {
+  const std::int64_t rows = tokens_ * heads_;
+  const auto size = static_cast<std::size_t>(dim_ * bytes_of(format_));
+#pragma omp parallel for if (bytes_.size() > kPart)
+  for (std::int64_t row = 0; row <= rows; ++row) {  // the gap before the row, or after the last
+    const std::size_t begin = row == 0 ? 0 : row_begin(row - 1) + size;
+    visit(begin, (row == rows ? bytes_.size() : row_begin(row)) - begin);
+  }
 }
 
 HostTensor::HostTensor(Format format, Layout layout, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
@@ -64,49 +102,49 @@ TensorView HostTensor::view() {
 }
 
 void HostTensor::surround(Surroundings with) {
-  surrounded_.assign(bytes_.size(), std::byte{0xff});
-  if (with == Surroundings::numbers) {  // all of it, seen as one row of numbers of either sign around 1
-    const auto size = static_cast<std::int64_t>(bytes_.size()) / bytes_of(format_);
-    const TensorView all{surrounded_.data(), format_, 1, 1, size, size, size};
-    for (std::int64_t i = 0; i < size; ++i)
-      all.store(0, 0, i, (i % 2 == 0 ? 1 : -1) * (1 + 0.125 * static_cast<double>(i % 7)));
-  }
-  for_each_row([&](std::size_t first, std::size_t size) {
-    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size,
-                surrounded_.begin() + static_cast<std::ptrdiff_t>(first));
+  surroundings_ = with;
+  const std::vector<std::byte> repeated = pattern(format_, with);
+  for_each_gap([&](std::size_t first, std::size_t size) {
+    for (std::size_t i = first; i < first + size; ++i) bytes_[i] = repeated[i % repeated.size()];
   });
-  std::copy(surrounded_.begin(), surrounded_.end(), bytes_.begin());
 }
 
 void HostTensor::fill_rows_with_nan() {
-  for_each_row([&](std::size_t first, std::size_t size) {
-    std::fill_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size, std::byte{0xff});
-  });
+  for_each_part(
+      [&](std::size_t first, std::size_t size, std::size_t) { std::memset(bytes_.data() + first, 0xff, size); });
 }
 
 void HostTensor::fill_rows(const Random& random) {
-  for_each_row([&](std::size_t first, std::size_t size) {
+  for_each_part([&](std::size_t first, std::size_t size, std::size_t) {
     for (std::size_t i = first; i < first + size; ++i)
       bytes_[i] = static_cast<std::byte>(random.bits(i / 8) >> i % 8 * 8);
   });
 }
 
 std::vector<std::byte> HostTensor::rows() const {
-  std::vector<std::byte> result;
-  for_each_row([&](std::size_t first, std::size_t size) {
-    const auto row = bytes_.begin() + static_cast<std::ptrdiff_t>(first);
-    result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(size));
+  std::vector<std::byte> result(static_cast<std::size_t>(tokens_ * heads_ * dim_ * bytes_of(format_)));
+  for_each_part([&](std::size_t first, std::size_t size, std::size_t packed) {
+    std::memcpy(result.data() + packed, bytes_.data() + first, size);
   });
   return result;
 }
 
-bool HostTensor::outside_is_intact() const {
-  std::vector<std::byte> expected = surrounded_;
-  for_each_row([&](std::size_t first, std::size_t size) {
-    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(first), size,
-                expected.begin() + static_cast<std::ptrdiff_t>(first));
+bool HostTensor::rows_are(const std::vector<std::byte>& bits) const {
+  std::atomic<bool> are_equal = true;
+  for_each_part([&](std::size_t first, std::size_t size, std::size_t packed) {
+    if (std::memcmp(bits.data() + packed, bytes_.data() + first, size) != 0) are_equal = false;
   });
-  return std::equal(bytes_.begin(), bytes_.end(), expected.begin(), expected.end());
+  return are_equal;
+}
+
+bool HostTensor::outside_is_intact() const {
+  const std::vector<std::byte> repeated = pattern(format_, surroundings_);
+  std::atomic<bool> is_intact = true;
+  for_each_gap([&](std::size_t first, std::size_t size) {
+    for (std::size_t i = first; i < first + size; ++i)
+      if (bytes_[i] != repeated[i % repeated.size()]) is_intact = false;
+  });
+  return is_intact;
 }
 
 }  // namespace attnspec::verify

@@ -110,20 +110,26 @@ class HostTensor {
   /// Fills the rows: with NaN, which no kernel may leave behind, or with bytes that nobody can foresee.
   void fill_rows_with_nan();
   void fill_rows(const Random& random);
-  /// The bits of the rows, one after the other.
+  /// The bits of the rows, one after the other, and whether they are still those.
   std::vector<std::byte> rows() const;
+  bool rows_are(const std::vector<std::byte>& bits) const;
   /// Whether everything outside the rows is as `surround` left it.
   bool outside_is_intact() const;
 
  private:
+  /// visit(first byte, bytes, first byte among the rows one after the other), in parallel; long rows in parts.
   template <class Visit>
-  void for_each_row(const Visit& visit) const;  // visit(first byte, bytes)
+  void for_each_part(const Visit& visit) const;
+  /// visit(first byte, bytes) for everything outside the rows, in parallel.
+  template <class Visit>
+  void for_each_gap(const Visit& visit) const;
+  std::size_t row_begin(std::int64_t row) const;  // first byte of a (token, head)
 
   Format format_;
   std::int64_t tokens_, heads_, dim_;
   std::int64_t head_stride_, token_stride_, first_;  // in elements
   std::pmr::vector<std::byte> bytes_;
-  std::vector<std::byte> surrounded_;
+  Surroundings surroundings_ = Surroundings::nan;
 };
 
 }  // namespace attnspec::verify

@@ -231,6 +231,16 @@ TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
   EXPECT_EQ(c.scale, default_scale(c.dk));
 }
 
+TEST(Shrink, LeavesOutASample) {
+  const Kernel kernel = find_kernel("defect:wrong_gqa_map");
+  const CaseResult failing =
+      judge(kernel, parse_case("selected(lens=2000,heads=4,kv_heads=2,dk=8,block=64,sample=64)"));
+  ASSERT_TRUE(is_finding(failing.verdict));
+  const Shrunk shrunk = shrink([&](const Case& c) { return judge(kernel, c); }, failing);
+  EXPECT_EQ(shrunk.result.c.lens, std::vector<std::int64_t>{1});
+  EXPECT_EQ(shrunk.result.c.sample, 0);
+}
+
 TEST(Shrink, StopsWhenItIsTold) {
   const Kernel kernel = find_kernel("defect:delta_missing");
   const CaseResult failing = judge(kernel, parse_case("moba(lens=80,block=16)"));

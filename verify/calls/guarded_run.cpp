@@ -37,7 +37,7 @@ Written run_among(Surroundings surroundings, const GuardedCall& call, std::vecto
   for (const auto& [name, tensor, rows] : call.inputs) before.push_back(tensor.get().rows());
   call.run();
   for (std::size_t i = 0; i < call.inputs.size(); ++i)
-    if (call.inputs[i].tensor.get().rows() != before[i]) stray(call.inputs[i].name, "an input was written");
+    if (!call.inputs[i].tensor.get().rows_are(before[i])) stray(call.inputs[i].name, "an input was written");
   for (const auto* list : {&call.inputs, &call.outputs})
     for (const auto& [name, tensor, rows] : *list)
       if (!tensor.get().outside_is_intact()) stray(name, "memory outside it was written");

@@ -28,10 +28,15 @@ AttentionJudge::AttentionJudge(const Profile& profile, AttentionStage stage)
     : profile_(profile), stage_(std::move(stage)), sequences_(sequences(stage_.problem)) {
   const AttentionProblem& problem = stage_.problem;
   states_.assign(static_cast<std::size_t>(stage_.q.tokens * problem.heads), RowState::usable);
-  for (const Sequence& sequence : sequences_)
-    for (std::int64_t g = 0; g < problem.kv_heads; ++g)
-      keys_.emplace_back(stage_.k.rows(sequence.k_begin, sequence.k_end, g),
-                         stage_.v.rows(sequence.k_begin, sequence.k_end, g));
+  const auto kv_heads = static_cast<std::size_t>(problem.kv_heads);
+  keys_.resize(sequences_.size() * kv_heads);
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t i = 0; i < keys_.size(); ++i) {
+    const Sequence& sequence = sequences_[i / kv_heads];
+    const auto g = static_cast<std::int64_t>(i % kv_heads);
+    keys_[i].emplace(stage_.k.rows(sequence.k_begin, sequence.k_end, g),
+                     stage_.v.rows(sequence.k_begin, sequence.k_end, g));
+  }
 }
 
 void AttentionJudge::exclude(std::int64_t token, std::int64_t head) { state(token, head) = RowState::excluded; }
@@ -82,16 +87,17 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
                                    CaseResult& result) {
   Tally o(observe, stage_.branch, "o"), lse(observe, stage_.branch, "lse");
   DirectionTest directions(profile_);
-  for_each_query(stage_.problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+  if (candidates) std::fill(states_.begin(), states_.end(), RowState::undecided);
+  for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     if (state(token, head) == RowState::excluded) return;
     const std::optional<ForwardRow> row =
         candidates ? compare_candidates(sequence, token, head, candidates(sequence, token, head))
                    : compare(sequence, token, head, selected_blocks(stage_.problem, stage_.selection, token, head));
     if (!row) {
-      state(token, head) = RowState::undecided;
       o.add_undecided();
       return lse.add_undecided();
     }
+    state(token, head) = RowState::usable;
     const Place place{sequence.index, token - sequence.q_begin, head};
     const RowInputs in = row_inputs(sequence, token, head, row->visible);
     const Covariance covariance = row->covariance(in.kv);
@@ -103,6 +109,8 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
                      next < sequence.num_keys() ? next : -1);
     }
   });
+  o.sample(stage_.queries, stage_.o);
+  lse.sample(stage_.queries, stage_.lse);
   o.finish(result);
   lse.finish(result);
   add_directions(directions, zero_mean_values, result);
@@ -122,11 +130,12 @@ void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, 
 std::string AttentionJudge::why_no_backward() const {
   if (!std::all_of(states_.begin(), states_.end(), [](RowState s) { return s == RowState::usable; }))
     return "backward not judged: the selection it would be given is not known";
+  bool are_finite = true;
+#pragma omp parallel for reduction(&& : are_finite)
   for (std::int64_t token = 0; token < stage_.q.tokens; ++token)
     for (std::int64_t head = 0; head < stage_.problem.heads; ++head)
-      if (!stage_.o.row(token, head).allFinite() || !(stage_.lse.load(token, head, 0) < HUGE_VAL))
-        return "backward not judged: the o and lse it would be given are not finite";
-  return "";
+      are_finite = are_finite && stage_.o.row(token, head).allFinite() && stage_.lse.load(token, head, 0) < HUGE_VAL;
+  return are_finite ? "" : "backward not judged: the o and lse it would be given are not finite";
 }
 
 QueryGradient AttentionJudge::query_gradient(const Profile& profile, std::int64_t sequence_index, std::int64_t token,
@@ -146,7 +155,7 @@ QueryGradient AttentionJudge::query_gradient(const Profile& profile, std::int64_
 void AttentionJudge::judge_query_gradients(const Tensor& d_o, const TensorView& dq, const RowObserver& observe,
                                            CaseResult& result) const {
   Tally tally(observe, stage_.branch, "dq");
-  for_each_query(stage_.problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+  for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     const QueryGradient gradient = query_gradient(profile_, sequence.index, token, head, d_o);
     const Vector observed = dq.row(token, head);
     const Covariance covariance = gradient.covariance();
@@ -154,6 +163,7 @@ void AttentionJudge::judge_query_gradients(const Tensor& d_o, const TensorView& 
               compare_row(gradient.expected, observed, gradient.noise.noise, profile_.output, covariance),
               gradient.expected, observed, &covariance);
   });
+  tally.sample(stage_.queries, dq);
   tally.finish(result);
 }
 
@@ -161,8 +171,8 @@ void AttentionJudge::judge_key_gradients(const Tensor& d_o, const TensorView& dk
                                          const RowObserver& observe, CaseResult& result) const {
   Tally dk(observe, stage_.branch, "dk"), dv(observe, stage_.branch, "dv");
   for (const Sequence& sequence : sequences_) {
-    const auto chunks = key_chunks(sequence, stage_.block);
     for (std::int64_t g = 0; g < stage_.problem.kv_heads; ++g) {
+      const auto chunks = judged_chunks(sequence, g);
       const auto rows = queries_by_block(stage_.problem, sequence, g, stage_.block, stage_.selection);
 #pragma omp parallel for schedule(dynamic)
       for (std::size_t c = 0; c < chunks.size(); ++c)
@@ -170,8 +180,22 @@ void AttentionJudge::judge_key_gradients(const Tensor& d_o, const TensorView& dk
                     dv);
     }
   }
+  dk.sample(stage_.keys, dk_view);
+  dv.sample(stage_.keys, dv_view);
   dk.finish(result);
   dv.finish(result);
+}
+
+std::vector<KeyChunk> AttentionJudge::judged_chunks(const Sequence& sequence, std::int64_t g) const {
+  std::vector<KeyChunk> runs;
+  for (const auto& [block, keys] : key_chunks(sequence, stage_.block)) {
+    for (std::int64_t j = keys.begin, end = -1; j < keys.end; ++j) {
+      if (!stage_.keys.contains({sequence.index, j, g})) continue;
+      if (j != end) runs.push_back({block, {j, j}});
+      runs.back().keys.end = end = j + 1;
+    }
+  }
+  return runs;
 }
 
 void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence, std::int64_t g,

@@ -27,6 +27,7 @@ struct AttentionStage {
   const reference::Tensor &q, &k, &v;  // as the kernel had them
   reference::Selection selection;      // the kernel's, or the one it was given
   TensorView o, lse;                   // the kernel's
+  JudgedRows queries, keys;            // the rows of o, lse and dq, and those of dk and dv, that are judged
 };
 
 /// dq of one row as it should be, and its noise.
@@ -52,8 +53,8 @@ class AttentionJudge {
   void exclude(std::int64_t token, std::int64_t head);
 
   /// o and lse, each row on its selection. Where there are candidates: on every one, of which the first that fits is
-  /// taken as the one the row used; a row without any is undecided. zero_mean_values: whether the direction test
-  /// decides.
+  /// taken as the one the row used; a row without any is undecided, and one that is not judged has none.
+  /// zero_mean_values: whether the direction test decides.
   void judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,
                      CaseResult& result);
 
@@ -66,7 +67,7 @@ class AttentionJudge {
   /// dq, each row from the o, lse and selection that the backward was given.
   void judge_query_gradients(const reference::Tensor& d_o, const TensorView& dq, const RowObserver& observe,
                              CaseResult& result) const;
-  /// dk and dv, chunk by chunk, each key summed over the query rows that see it.
+  /// dk and dv, chunk by chunk, each key summed over all query rows that see it.
   void judge_key_gradients(const reference::Tensor& d_o, const TensorView& dk, const TensorView& dv,
                            const RowObserver& observe, CaseResult& result) const;
 
@@ -82,7 +83,7 @@ class AttentionJudge {
     return states_[static_cast<std::size_t>(token * stage_.problem.heads + head)];
   }
   const reference::KeyValues& keys(const reference::Sequence& sequence, std::int64_t kv_head) const {
-    return keys_[static_cast<std::size_t>(sequence.index * stage_.problem.kv_heads + kv_head)];
+    return *keys_[static_cast<std::size_t>(sequence.index * stage_.problem.kv_heads + kv_head)];
   }
   reference::RowInputs row_inputs(const reference::Sequence& sequence, std::int64_t token, std::int64_t head,
                                   std::span<const reference::KeyRange> visible) const;
@@ -93,6 +94,8 @@ class AttentionJudge {
   std::optional<ForwardRow> compare_candidates(const reference::Sequence& sequence, std::int64_t token,
                                                std::int64_t head, const std::vector<Blocks>& candidates);
   void add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const;
+  /// The keys that are judged, in runs within chunks.
+  std::vector<reference::KeyChunk> judged_chunks(const reference::Sequence& sequence, std::int64_t kv_head) const;
   void judge_chunk(const reference::KeyChunk& chunk, const reference::Sequence& sequence, std::int64_t kv_head,
                    const std::vector<reference::QueryRow>& selecting, const reference::Tensor& d_o,
                    const TensorView& dk_view, const TensorView& dv_view, Tally& dk, Tally& dv) const;
@@ -100,8 +103,8 @@ class AttentionJudge {
   const reference::Profile& profile_;
   AttentionStage stage_;
   std::vector<reference::Sequence> sequences_;
-  std::vector<reference::KeyValues> keys_;  // [sequences * Hkv]
-  std::vector<RowState> states_;            // [query tokens * H]
+  std::vector<std::optional<reference::KeyValues>> keys_;  // [sequences * Hkv]
+  std::vector<RowState> states_;                           // [query tokens * H]
 };
 
 }  // namespace attnspec::verify

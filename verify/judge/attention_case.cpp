@@ -41,7 +41,8 @@ class AttentionCase {
       const RuleOfRow rule = moba_rule(profile_, problem_, inputs_.q, inputs_.k, regime_of(case_).exact_scores);
       if (kernel_.exports_selection) {
         stage.selection = calls_.exported();
-        malformed = judge_selection(problem_.attention, case_.block, rule, stage.selection, observe_, result_);
+        malformed =
+            judge_selection(problem_.attention, case_.block, rule, stage.queries, stage.selection, observe_, result_);
       } else {
         candidates = [rule](const Sequence& sequence, std::int64_t token, std::int64_t head) {
           return admissible_selections(rule(sequence, token, head), kMostSelections);
@@ -76,7 +77,10 @@ class AttentionCase {
                          inputs_.v,
                          inputs_.selection,
                          calls_.o.view(),
-                         calls_.lse.view()};
+                         calls_.lse.view(),
+                         judged_queries(case_, problem_.attention, case_.heads),
+                         {}};
+    stage.keys = judged_keys(case_, stage.problem);
     stage.reach = is_compressed                  ? compressed_reach(nsa_)
                   : case_.op == Operator::window ? window_reach(nsa_)
                                                  : causal_reach(stage.problem);
@@ -93,8 +97,8 @@ class AttentionCase {
   /// The selection that nsa_compressed writes beside its attention.
   void judge_importances() {
     Selection exported = calls_.exported();
-    judge_selection(problem_.attention, case_.block, nsa_rule(profile_, nsa_, inputs_.q, inputs_.k), exported, observe_,
-                    result_);
+    judge_selection(problem_.attention, case_.block, nsa_rule(profile_, nsa_, inputs_.q, inputs_.k),
+                    judged_queries(case_, problem_.attention, exported.heads), exported, observe_, result_);
   }
 
   const Kernel& kernel_;

@@ -29,7 +29,8 @@ class NsaCase {
         problem_(nsa_problem_of(c)),
         profile_(make_profile(c.dtype, kernel.departures)),
         inputs_(make_inputs(c)),
-        calls_(kernel, c, inputs_) {}
+        calls_(kernel, c, inputs_),
+        queries_(judged_queries(c, problem_.attention, c.heads)) {}
 
   void run() {
     calls_.forward(result_);
@@ -40,8 +41,8 @@ class NsaCase {
     judge_compressed_rows(profile_, phi_v, calls_.v_compressed.view(), observe_, result_);
     Selection selection = calls_.exported();
     const auto malformed =
-        judge_selection(problem_.attention, problem_.block, nsa_rule(profile_, problem_, inputs_.q, k_rows), selection,
-                        observe_, result_);
+        judge_selection(problem_.attention, problem_.block, nsa_rule(profile_, problem_, inputs_.q, k_rows),
+                        judged_queries(case_, problem_.attention, case_.kv_heads), selection, observe_, result_);
     std::array<AttentionJudge, 3> judges{AttentionJudge(profile_, compressed_stage(k_rows, v_rows)),
                                          AttentionJudge(profile_, selected_stage(selection)),
                                          AttentionJudge(profile_, window_stage())};
@@ -102,7 +103,9 @@ class NsaCase {
             v,
             std::move(selection),
             calls_.branches[0].o.view(),
-            calls_.branches[0].lse.view()};
+            calls_.branches[0].lse.view(),
+            queries_,
+            judged_keys(case_, rows)};
   }
   AttentionStage selected_stage(const Selection& selection) {
     return {kBranchNames[1],
@@ -114,7 +117,9 @@ class NsaCase {
             inputs_.v_selected,
             selection,
             calls_.branches[1].o.view(),
-            calls_.branches[1].lse.view()};
+            calls_.branches[1].lse.view(),
+            queries_,
+            judged_keys(case_, problem_.attention)};
   }
   AttentionStage window_stage() {
     auto [block, selection] = whole_sequence(problem_.attention);
@@ -127,20 +132,23 @@ class NsaCase {
             inputs_.v_window,
             std::move(selection),
             calls_.branches[2].o.view(),
-            calls_.branches[2].lse.view()};
+            calls_.branches[2].lse.view(),
+            queries_,
+            judged_keys(case_, problem_.attention)};
   }
 
-  /// Compares every row of an output that follows from the branch outputs which the kernel stored. predict(rows, token,
-  /// head): the row it should be.
+  /// Compares the judged rows of an output that follows from the branch outputs which the kernel stored. predict(rows,
+  /// token, head): the row it should be.
   template <class Predict>
   void judge_from_outputs(const char* output, TensorView view, const Predict& predict) {
     Tally tally(observe_, "", output);
-    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    for_each_query(problem_.attention, queries_, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
       std::array<Vector, 3> o;
       for (std::size_t b = 0; b < 3; ++b) o[b] = calls_.branches[b].o.view().row(token, head);
       tally.add({sequence.index, token - sequence.q_begin, head}, predict(BranchRows{o[0], o[1], o[2]}, token, head),
                 view.row(token, head), profile_.output);
     });
+    tally.sample(queries_, view);
     tally.finish(result_);
   }
 
@@ -157,7 +165,7 @@ class NsaCase {
     Tally tally(observe_, "", "dq");
     Profile of_branch = profile_;
     if (profile_.fused_branches) of_branch.output = Format::fp32;
-    for_each_query(problem_.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    for_each_query(problem_.attention, queries_, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
       std::vector<QueryGradient> parts;
       Matrix terms(3, case_.dk);
       RowNoise noise(case_.dk);
@@ -183,6 +191,7 @@ class NsaCase {
       tally.add({sequence.index, token - sequence.q_begin, head},
                 compare_row(expected, observed, noise, profile_.output, covariance), expected, observed, &covariance);
     });
+    tally.sample(queries_, calls_.dq.view());
     tally.finish(result_);
   }
 
@@ -194,6 +203,7 @@ class NsaCase {
   Profile profile_;
   Inputs inputs_;
   NsaCalls calls_;
+  JudgedRows queries_;
 };
 
 }  // namespace

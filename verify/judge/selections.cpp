@@ -14,14 +14,16 @@ RuleOfRow moba_rule(const Profile& profile, const MobaProblem& problem, const Te
     PoolNoise noise;
   };
   const AttentionProblem& attention = problem.attention;
-  auto pooled = std::make_shared<std::vector<Pooled>>();  // [sequences * Hkv]
-  for (const Sequence& sequence : sequences(attention)) {
-    for (std::int64_t g = 0; g < attention.kv_heads; ++g) {
-      const Rows keys = k.rows(sequence.k_begin, sequence.k_end, g);
-      Matrix means = pool_keys(keys, problem.block);
-      PoolNoise noise = pool_noise(keys, means, problem.block);
-      pooled->push_back({std::move(means), std::move(noise)});
-    }
+  const std::vector<Sequence> all = sequences(attention);
+  auto pooled = std::make_shared<std::vector<Pooled>>(
+      all.size() * static_cast<std::size_t>(attention.kv_heads));  // [sequences * Hkv]
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t i = 0; i < pooled->size(); ++i) {
+    const Sequence& sequence = all[i / static_cast<std::size_t>(attention.kv_heads)];
+    const Rows keys = k.rows(sequence.k_begin, sequence.k_end, static_cast<std::int64_t>(i) % attention.kv_heads);
+    auto& [means, noise] = (*pooled)[i];
+    means = pool_keys(keys, problem.block);
+    noise = pool_noise(keys, means, problem.block);
   }
   return [&, pooled, exact](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     const auto& [means, noise] =
@@ -61,22 +63,27 @@ RuleOfRow nsa_rule(const Profile& profile, const NsaProblem& problem, const Tens
 }
 
 std::vector<QueryRow> judge_selection(const AttentionProblem& problem, std::int64_t block, const RuleOfRow& rule,
-                                      Selection& exported, const RowObserver& observe, CaseResult& result) {
+                                      const JudgedRows& rows, Selection& exported, const RowObserver& observe,
+                                      CaseResult& result) {
   Tally tally(observe, "", "selection");
+  tally.sample(rows);
   std::vector<QueryRow> emptied;
-  AttentionProblem rows = problem;
-  rows.heads = exported.heads;
-  for_each_query(rows, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+  AttentionProblem every = problem;
+  every.heads = exported.heads;
+  for_each_query(every, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    const Place place{sequence.index, token - sequence.q_begin, head};
     const auto row = exported.row(token, head);
     std::string wrong = malformed(row, num_blocks(sequence.num_keys(), block));
     if (!wrong.empty()) {
       std::fill(row.begin(), row.end(), -1);
 #pragma omp critical(attnspec_emptied)
       emptied.push_back({token, head});
-    } else {
+    } else if (rows.contains(place)) {
       wrong = inadmissible(rule(sequence, token, head), row);
+    } else {
+      return;
     }
-    tally.add_selection({sequence.index, token - sequence.q_begin, head}, wrong);
+    tally.add_selection(place, wrong);
   });
   tally.finish(result);
   return emptied;

@@ -25,10 +25,12 @@ RuleOfRow moba_rule(const reference::Profile& profile, const reference::MobaProb
 RuleOfRow nsa_rule(const reference::Profile& profile, const reference::NsaProblem& problem, const reference::Tensor& q,
                    const reference::Tensor& k);
 
-/// Judges every row of an exported selection, over the queries of `problem` and the selection's own heads. Rows that
-/// are malformed are emptied and returned.
+/// Judges an exported selection, over the queries of `problem` and the selection's own heads: whether rows are well
+/// formed of every row, whether they are admissible of those in `rows`. Rows that are malformed are emptied and
+/// returned.
 std::vector<reference::QueryRow> judge_selection(const reference::AttentionProblem& problem, std::int64_t block,
-                                                 const RuleOfRow& rule, reference::Selection& exported,
-                                                 const RowObserver& observe, CaseResult& result);
+                                                 const RuleOfRow& rule, const JudgedRows& rows,
+                                                 reference::Selection& exported, const RowObserver& observe,
+                                                 CaseResult& result);
 
 }  // namespace attnspec::verify

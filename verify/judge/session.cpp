@@ -109,6 +109,7 @@ void add(const OutputSummary& output, std::vector<OutputSummary>& sums) {
   found->undecided += output.undecided;
   found->worst_r = std::max(found->worst_r, output.worst_r);
   found->sum_r_squared += output.sum_r_squared;
+  found->all += output.all;
 }
 
 /// "call 3, contents" of the call after so many.

@@ -1,6 +1,7 @@
 #include "verify/judge/tally.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 #include <utility>
 
@@ -49,6 +50,30 @@ void Tally::add_selection(const Place& place, const std::string& wrong) {
 void Tally::add_undecided() {
   const std::lock_guard lock(mutex_);
   ++summary_.undecided;
+}
+
+void Tally::sample(const JudgedRows& rows) { summary_.all = rows.all(); }
+
+void Tally::sample(const JudgedRows& rows, const TensorView& view) {
+  sample(rows);
+  if (rows.are_all()) return;
+  for (std::size_t s = 0; s + 1 < rows.offsets.size(); ++s) {
+#pragma omp parallel for collapse(2)
+    for (std::int64_t token = rows.offsets[s]; token < rows.offsets[s + 1]; ++token) {
+      for (std::int64_t head = 0; head < rows.heads; ++head) {
+        std::int64_t d = 0;
+        while (d < view.dim && !std::isnan(view.load(token, head, d))) ++d;
+        const Place place{static_cast<std::int64_t>(s), token - rows.offsets[s], head};
+        if (d == view.dim || rows.contains(place)) continue;
+        fail({.verdict = Verdict::non_finite,
+              .sequence = place.sequence,
+              .token = place.token,
+              .head = place.head,
+              .d = d,
+              .detail = "NaN, which is right nowhere"});
+      }
+    }
+  }
 }
 
 void Tally::pass(double r) {

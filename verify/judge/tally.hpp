@@ -7,14 +7,11 @@
 #include <vector>
 
 #include "reference/sum_noise.hpp"
+#include "verify/judge/sample.hpp"
 #include "verify/result.hpp"
+#include "verify/storage.hpp"
 
 namespace attnspec::verify {
-
-/// Where a row is; see Finding.
-struct Place {
-  std::int64_t sequence, token, head;
-};
 
 /// "o", or "window.o" of a branch of nsa.
 std::string output_name(const std::string& branch, const std::string& output);
@@ -34,6 +31,10 @@ class Tally {
   void add_selection(const Place& place, const std::string& wrong);
   /// A row that could not be decided.
   void add_undecided();
+  /// Says which rows are judged.
+  void sample(const JudgedRows& rows);
+  /// The same; of the others those that hold NaN, which is right nowhere, are wrong.
+  void sample(const JudgedRows& rows, const TensorView& view);
 
   /// Moves everything into the result.
   void finish(CaseResult& result);

@@ -70,6 +70,8 @@ rc::Gen<Case> any_case() {
     if (c.op == Operator::selected) c.shared_selection = *rc::gen::arbitrary<bool>();
     const Law law = *rc::gen::elementOf(std::vector<Law>(std::begin(kLaws), std::end(kLaws)));
     if (has_law(c.op, law) && c.session.empty() && (c.causal || law != Law::future)) c.law = law;
+    if (c.op != Operator::nsa_compress && c.law == Law::none && *rc::gen::arbitrary<bool>())
+      c.sample = 2 * c.heads * std::ssize(c.lens) + *rc::gen::inRange(0, 100);
     return c;
   });
 }
@@ -104,7 +106,7 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "
-      "causal, scale, dtype, layout, regime, seed, session, law");
+      "causal, scale, dtype, layout, regime, seed, sample, session, law");
   EXPECT_EQ(rejection("dense(block=4)").substr(0, 34), "case key 'block' with value '4': d");
   EXPECT_EQ(rejection("moba(block=4x)"), "block=4x: is not a whole number");
   EXPECT_EQ(rejection("moba(block=)"), "block=: is not a whole number");
@@ -131,6 +133,18 @@ TEST(Case, RejectsLawsThatTheOperatorDoesNotHave) {
   EXPECT_EQ(rejection("dense(session=again,law=heads)"),
             "law=heads: has calls of its own, beside which there is no session");
   EXPECT_EQ(rejection("dense(causal=0,law=future)"), "law=future: needs causal=1, else every query sees the future");
+}
+
+TEST(Case, RejectsSamplesWithoutRoomForWhatIsAlwaysInThem) {
+  EXPECT_EQ(rejection("moba(lens=9+9,heads=4,sample=15)"),
+            "sample=15: must be 0, or at least 16: the first and the last row of every sequence and head are always "
+            "judged");
+  EXPECT_EQ(rejection("dense(sample=-1)"),
+            "sample=-1: must be 0, or at least 2: the first and the last row of every sequence and head are always "
+            "judged");
+  EXPECT_EQ(rejection("dense(sample=x)"), "sample=x: is not a whole number");
+  EXPECT_EQ(rejection("dense(sample=9,law=heads)"), "sample=9: a law compares every row, and has no sample");
+  EXPECT_EQ(rejection("nsa_compress(sample=9)").substr(0, 36), "case key 'sample' with value '9': ns");
 }
 
 TEST(Case, RejectsInvalidProblems) {

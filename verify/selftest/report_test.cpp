@@ -42,6 +42,16 @@ TEST(FailureLine, NamesATensorWithoutAPlace) {
             "model:x");
 }
 
+TEST(FailureLine, SaysOfHowManyRowsTheSampleIs) {
+  CaseResult result = result_with(Verdict::value_out_of_bound);
+  result.outputs[0].all = 1000;
+  EXPECT_EQ(failure_line(result, result.findings[0]).find("judged"), std::string::npos);
+  result.c.sample = 9;
+  EXPECT_NE(failure_line(result, result.findings[0]).find(" ratio 250; judged 9 of 1000 rows of o | "),
+            std::string::npos);
+  EXPECT_NE(details(result).find("  a sample: judged 9 of 1000 rows of o\nverdict: "), std::string::npos);
+}
+
 TEST(Table, CountsEveryVerdict) {
   const std::string text =
       table({result_with(Verdict::pass), result_with(Verdict::pass), result_with(Verdict::undecided),
