@@ -30,6 +30,8 @@ constexpr const char* kDefaultCases[] = {
     "moba(lens=65536,heads=16,dk=128,block=512,top_k=3)",     "moba(lens=131072,heads=16,dk=128,block=512,top_k=3)",
     "selected(lens=65536,heads=16,dk=128,block=128,top_k=8)", "dense(lens=8192,heads=16,dk=128)",
 };
+/// Rows of every output of these that are judged.
+constexpr std::int64_t kDefaultSample = 2048;
 
 std::vector<Kernel> bench_kernels(const BenchOptions& options) {
   std::vector<Kernel> timed;
@@ -46,16 +48,23 @@ std::vector<Kernel> bench_kernels(const BenchOptions& options) {
   return timed;
 }
 
-std::vector<Case> bench_cases(const BenchOptions& options) {
+/// A case as it is timed and judged.
+Case bench_case(const std::string& text, const BenchOptions& options) {
+  Case c = parse_case(text);
+  if (!c.session.empty() || c.law != Law::none)
+    throw std::invalid_argument(fmt::format("case {}: sessions and laws are not timed", text));
+  if (options.sample) c.sample = *options.sample;
+  validate(c);
+  return c;
+}
+
+std::vector<Case> bench_cases(BenchOptions options) {
   std::vector<Case> cases;
-  for (const std::string& text : options.cases) {
-    cases.push_back(parse_case(text));
-    if (!cases.back().session.empty() || cases.back().law != Law::none)
-      throw std::invalid_argument(fmt::format("case {}: sessions and laws are not timed", text));
-  }
+  for (const std::string& text : options.cases) cases.push_back(bench_case(text, options));
   if (!cases.empty()) return cases;
+  if (!options.sample) options.sample = kDefaultSample;
   for (const char* text : kDefaultCases) {
-    cases.push_back(parse_case(text));
+    cases.push_back(bench_case(text, options));
     cases.back().seed = options.seed;
   }
   return cases;

@@ -40,9 +40,10 @@ struct FuzzOptions {
 int fuzz(const FuzzOptions& options);
 
 struct BenchOptions {
-  std::vector<std::string> kernels;  // none: every built-in one for a GPU but the first rung
-  std::vector<std::string> cases;    // none: MoBA as it is used, beside attention to given blocks and dense attention
-  std::string direction;             // forward or backward; empty: both
+  std::vector<std::string> kernels;    // none: every built-in one for a GPU but the first rung
+  std::vector<std::string> cases;      // none: MoBA as it is used, beside attention to given blocks and dense attention
+  std::optional<std::int64_t> sample;  // rows of every output that are judged, as in a case; none: what the cases say
+  std::string direction;               // forward or backward; empty: both
   std::int64_t repetitions = verify::TimingPlan{}.repetitions;  // timed runs of each call
   double seconds = verify::TimingPlan{}.seconds;                // that they may take
   std::uint64_t seed = 0;      // of the inputs of the cases that are not given, and of which runs are judged

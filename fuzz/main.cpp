@@ -59,6 +59,11 @@ int run(int argc, char** argv) {
   benched->add_option("--case", bench_options.cases,
                       "cases (default: moba of 8k to 128k tokens, 16 heads, d 128, block 128 top_k 8 and block 512 "
                       "top_k 3; selected; dense)");
+  benched
+      ->add_option("--sample", bench_options.sample,
+                   "rows of every output that are judged, 0: all (default: what a case says; of the default ones "
+                   "2048)")
+      ->check(CLI::NonNegativeNumber);
   benched->add_option("--direction", bench_options.direction, "time only the forward or the backward")
       ->check(CLI::IsMember({"forward", "backward"}));
   benched->add_option("--repetitions", bench_options.repetitions, "timed runs of each call, at most")

@@ -44,6 +44,10 @@ TEST(BenchCommand, GivesOneLineForBadInput) {
                   "case dense(lens=20,session=again): sessions and laws are not timed");
   expect_one_line(ATTNSPEC_EXAMPLE " --case 'dense(lens=-1)'",
                   "lens=-1: a length is negative, so that the offsets would decrease");
+  expect_one_line(
+      ATTNSPEC_EXAMPLE " --case 'dense(lens=20,heads=2)' --sample 3",
+      "sample=3: must be 0, or at least 4: the first and the last row of every sequence and head are always "
+      "judged");
   expect_one_line(ATTNSPEC_EXAMPLE " --case 'nsa(lens=20)'", "no kernel given implements the operator of a case");
   expect_one_line(ATTNSPEC_EXAMPLE " --case 'dense(lens=20)' --json /nonexistent/x.json",
                   "--json /nonexistent/x.json: cannot be written");
@@ -61,19 +65,20 @@ TEST(BenchCommand, TimesAndJudges) {
   const TemporaryPath file("bench.json");
   const Outcome result = run(ATTNSPEC_EXAMPLE
                              " --case 'dense(lens=30,heads=2,dk=16)' --case 'moba(lens=40,heads=2,dk=16,block=16)' "
-                             "--repetitions 3 --seed 7 --json " +
+                             "--sample 32 --repetitions 3 --seed 7 --json " +
                              file.string());
   EXPECT_EQ(result.code, 0) << result.out << result.err;
   EXPECT_NE(result.out.find("seed 7"), std::string::npos);
-  EXPECT_NE(result.out.find("\nmoba(lens=40,heads=2,dk=16,block=16)\n"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("\nmoba(lens=40,heads=2,dk=16,block=16,sample=32)\n"), std::string::npos) << result.out;
   const auto json = nlohmann::json::parse(read_file(file.path()));
   EXPECT_EQ(json.at("plan").at("seed"), 7);
   ASSERT_EQ(json.at("results").size(), 2u);
   const auto& dense = json.at("results")[0];
   EXPECT_EQ(dense.at("kernel"), ATTNSPEC_EXAMPLE);
-  EXPECT_EQ(dense.at("case"), "dense(lens=30,heads=2,dk=16)");
+  EXPECT_EQ(dense.at("case"), "dense(lens=30,heads=2,dk=16,sample=32)");
   EXPECT_EQ(dense.at("verdict"), "pass");
   EXPECT_GT(dense.at("rows_judged"), 0);
+  EXPECT_LE(dense.at("rows_judged"), 5 * 32);  // o, lse, dq, dk, dv
   EXPECT_GT(dense.at("workspace_bytes"), 0);
   ASSERT_EQ(dense.at("measurements").size(), 2u);
   const auto& forward = dense.at("measurements")[0];
