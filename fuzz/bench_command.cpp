@@ -100,7 +100,8 @@ int bench(const BenchOptions& options) {
     }
     fmt::print("\n{}", bench_table(report, c));
     for (const CaseResult& result : judged)
-      if (result.c == c && !result.findings.empty()) fmt::print("{}\n", failure_line(result, result.findings.front()));
+      if (result.c == c && !result.findings.empty())
+        fmt::print("{}\n", failure_line(result, result.findings.front(), bench_command));
     std::fflush(stdout);
     if (!options.json.empty()) write_file("--json", options.json, bench_json(report));
   }

@@ -86,7 +86,7 @@ std::string bench_command(const std::string& kernel, const Case& c) {
   return fmt::format("./attnspec bench {} --case '{}'", kernel, print(c));
 }
 
-std::string failure_line(const CaseResult& result, const Finding& f) {
+std::string failure_line(const CaseResult& result, const Finding& f, Command command) {
   std::string place = f.output;
   if (f.token >= 0) {
     place += f.sequence >= 0 ? fmt::format("[seq={},token={},head={}", f.sequence, f.token, f.head)
@@ -105,7 +105,6 @@ std::string failure_line(const CaseResult& result, const Finding& f) {
   }
   if (f.token >= 0)
     for (const std::string& sample : samples(result, f.output)) line += "; judged " + sample;
-  const auto command = f.verdict == Verdict::invalid_timing ? bench_command : replay_command;
   return line + " | " + command(result.kernel, result.c);
 }
 

@@ -14,14 +14,14 @@ namespace attnspec::verify {
 /// An error as the one line that a user is given, "attnspec: ...": control characters that it quotes become escapes.
 std::string error_line(const std::exception& error);
 
-/// The one command that repeats a case alone.
+/// The one command that repeats a case alone: judges it again, or times and judges it.
 std::string replay_command(const std::string& kernel, const Case& c);
-/// The one that times it again.
 std::string bench_command(const std::string& kernel, const Case& c);
+using Command = std::string (*)(const std::string& kernel, const Case& c);
 
 /// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio, then the command that
 /// repeats it. Numbers in hexadecimal and decimal.
-std::string failure_line(const CaseResult& result, const Finding& finding);
+std::string failure_line(const CaseResult& result, const Finding& finding, Command command = replay_command);
 
 /// Everything that was judged of one case, several lines: per output the rows, worst and root mean square R, verdict.
 std::string details(const CaseResult& result);

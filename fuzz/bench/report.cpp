@@ -95,7 +95,7 @@ ordered_json json_of(const BenchResult& result) {
   json["rows_judged"] = result.judged.rows();
   json["findings"] = ordered_json::array();
   for (const Finding& finding : result.judged.findings)
-    json["findings"].push_back(failure_line(result.judged, finding));
+    json["findings"].push_back(failure_line(result.judged, finding, bench_command));
   json["workspace_bytes"] = result.workspace_bytes;
   json["workspace_share"] = result.workspace_share;
   json["measurements"] = ordered_json::array();

@@ -94,6 +94,7 @@ TEST(BenchCommand, FailsWithAFinding) {
   const Outcome result = run(ATTNSPEC_ADVERSARY " --case 'dense(lens=50,heads=4,dk=16)' --direction forward");
   EXPECT_EQ(result.code, 1) << result.out << result.err;
   EXPECT_NE(result.out.find("\nFAIL "), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find(" | ./attnspec bench " ATTNSPEC_ADVERSARY " --case "), std::string::npos) << result.out;
 }
 
 }  // namespace
