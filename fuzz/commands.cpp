@@ -85,7 +85,7 @@ int check(const CheckOptions& options) {
       if (operators.empty() || std::find(operators.begin(), operators.end(), op) != operators.end())
         for (const Case& c : level_cases(op, options.level)) jobs.push_back({&kernel, c});
   if (jobs.empty()) throw std::invalid_argument("no kernel given implements an operator given");
-  if (!options.junit.empty()) require_writable_junit(options.junit);
+  if (!options.junit.empty()) require_writable("--junit", options.junit);
   if (const std::string why = cuda::find_devices().why_none; options.kernels.empty() && !why.empty())
     fmt::print(stderr, "no cuda: kernels: {}\n", why);
   const auto start = std::chrono::steady_clock::now();

@@ -39,6 +39,21 @@ struct FuzzOptions {
 /// Searches for a case on which the kernel fails. Ctrl-C ends it with the summary of what was judged.
 int fuzz(const FuzzOptions& options);
 
+struct BenchOptions {
+  std::vector<std::string> kernels;    // none: every built-in one for a GPU but the first rung
+  std::vector<std::string> cases;      // none: MoBA as it is used, beside attention to given blocks and dense attention
+  std::optional<std::int64_t> sample;  // rows of every output that are judged, as in a case; none: what the cases say
+  std::string direction;               // forward or backward; empty: both
+  std::int64_t repetitions = verify::TimingPlan{}.repetitions;  // timed runs of each call
+  double seconds = verify::TimingPlan{}.seconds;                // that they may take
+  std::uint64_t seed = 0;      // of the inputs of the cases that are not given, and of which runs are judged
+  bool has_baselines = false;  // dense attention in PyTorch, too
+  std::string json;            // a file to write; empty: none
+  verify::Seconds patience = verify::kPatience;
+};
+/// Times kernels, and judges what they wrote meanwhile.
+int bench(const BenchOptions& options);
+
 struct DefectsOptions {
   std::vector<std::string> names;  // none: every planted defect
   std::int64_t cases = 200;        // for each of them, at most

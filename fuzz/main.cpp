@@ -51,6 +51,32 @@ int run(int argc, char** argv) {
   fuzzed->add_flag("--keep-going", fuzz_options.keeps_going, "search on after a finding");
   fuzzed->add_flag("--verbose", fuzz_options.is_verbose, "tell on standard error which features each swarm has");
 
+  fuzz::BenchOptions bench_options;
+  bench_options.seed = std::random_device()();
+  auto* benched = app.add_subcommand("bench", "time kernels, and judge what they wrote meanwhile");
+  benched->add_option("KERNEL", bench_options.kernels,
+                      "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one but the first rung)");
+  benched->add_option("--case", bench_options.cases,
+                      "cases (default: moba of 8k to 128k tokens, 16 heads, d 128, block 128 top_k 8 and block 512 "
+                      "top_k 3; selected; dense)");
+  benched
+      ->add_option("--sample", bench_options.sample,
+                   "rows of every output that are judged, 0: all (default: what a case says; of the default ones "
+                   "2048)")
+      ->check(CLI::NonNegativeNumber);
+  benched->add_option("--direction", bench_options.direction, "time only the forward or the backward")
+      ->check(CLI::IsMember({"forward", "backward"}));
+  benched->add_option("--repetitions", bench_options.repetitions, "timed runs of each call, at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  benched->add_option("--seconds", bench_options.seconds, "that they may take; at least three are made")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  benched->add_option("--seed", bench_options.seed,
+                      "inputs of the default cases, and which runs are judged (default: another every time)");
+  benched->add_flag("--baselines", bench_options.has_baselines, "also time dense attention in PyTorch, on the GPU");
+  benched->add_option("--json", bench_options.json, "also write everything, every run included, to a JSON file");
+
   fuzz::DefectsOptions defects_options;
   auto* planted = app.add_subcommand("defects", "search for the planted defects, and tell how soon each is found");
   planted->add_option("NAME", defects_options.names, "planted defects (default: all)");
@@ -75,7 +101,7 @@ int run(int argc, char** argv) {
   calibrate->add_option("--seed", calibrate_options.seed, "other cases")->capture_default_str();
 
   double patience = verify::kPatience.count();
-  for (CLI::App* command : {check, fuzzed, replay})
+  for (CLI::App* command : {check, fuzzed, replay, benched})
     command->add_option("--patience", patience, "seconds that somebody else's kernel may take to load, and for a call")
         ->check(CLI::Range(0.001, 1e6))
         ->capture_default_str();
@@ -103,9 +129,10 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "{}", attnspec::verify::error_line(error));
     return kCouldNotRun;
   }
-  check_options.patience = fuzz_options.patience = verify::Seconds(patience);
+  check_options.patience = fuzz_options.patience = bench_options.patience = verify::Seconds(patience);
   if (*check) return fuzz::check(check_options);
   if (*fuzzed) return fuzz::fuzz(fuzz_options);
+  if (*benched) return fuzz::bench(bench_options);
   if (*planted) return fuzz::defects(defects_options);
   if (*replay) return fuzz::replay(target, kernel, verify::Seconds(patience));
   if (*calibrate) return fuzz::calibrate(calibrate_options);

@@ -12,6 +12,7 @@
 
 #include "fuzz/commands.hpp"
 #include "fuzz/findings.hpp"
+#include "fuzz/median.hpp"
 #include "fuzz/progress.hpp"
 #include "fuzz/search.hpp"
 #include "verify/kernel.hpp"
@@ -87,6 +88,7 @@ void report(const Found& found, const std::string& directory) {
 }  // namespace
 
 int fuzz(const FuzzOptions& given) {
+  const Interruptible interruptible;  // from the beginning: loading a kernel can take a while
   const Kernel kernel = find_kernel(given.kernel, given.patience);
   SearchOptions options;
   for (const std::string& name : given.operators) options.operators.push_back(parse_operator(name));
@@ -114,7 +116,6 @@ int fuzz(const FuzzOptions& given) {
     progress.clear();
     if (distinct.insert(print(finding.shrunk.c)).second) report(finding, given.findings);
   };
-  const Interruptible interruptible;
   const SearchSummary summary = search(kernel, options, observer);
   progress.clear();
   print_summary(summary, given.seed);
@@ -134,13 +135,6 @@ std::vector<const model::Defect*> find_defects(const std::vector<std::string>& n
     if (std::none_of(found.begin(), found.end(), [&](const model::Defect* defect) { return name == defect->name; }))
       throw std::invalid_argument(fmt::format("defect '{}': is not known (list defects)", name));
   return found;
-}
-
-/// The middle one of the numbers, at least one.
-std::int64_t median(std::vector<std::int64_t> numbers) {
-  const auto middle = numbers.begin() + std::ssize(numbers) / 2;
-  std::nth_element(numbers.begin(), middle, numbers.end());
-  return *middle;
 }
 
 }  // namespace

@@ -3,14 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <deque>
-#include <optional>
+#include <functional>
 #include <stdexcept>
 #include <type_traits>
 
-#include "cuda/device.hpp"
 #include "reference/nsa_compression.hpp"
+#include "verify/timed_call.hpp"
 
 namespace attnspec::verify {
 
@@ -25,58 +23,6 @@ static_assert(bit_of(Operator::dense) == ATTNSPEC_DENSE && bit_of(Operator::sele
               bit_of(Operator::window) == ATTNSPEC_WINDOW && bit_of(Operator::nsa) == ATTNSPEC_NSA);
 
 // ---- Our calls as the structs of the C interface ----
-
-/// Where the tensors of a call are: in the host's memory or, for the time of the call, in copies on the GPU. Keeps the
-/// shapes and strides that its tensors point to.
-class CallMemory {
- public:
-  explicit CallMemory(std::int32_t device_type) : device_type_(device_type) {
-    if (device_type == kDLCUDA) copies_.emplace();
-  }
-
-  DLTensor of(const TensorView& view) {
-    const auto bits = static_cast<std::uint8_t>(8 * bytes_of(view.format));
-    const std::uint8_t code = view.format == Format::bf16 ? kDLBfloat : kDLFloat;
-    return make(view.data, {code, bits, 1},
-                {view.tokens, view.heads, view.dim, view.token_stride, view.head_stride, 1});
-  }
-  DLTensor of(const SelectionView& view) {
-    return make(view.data, {kDLInt, 32, 1},
-                {view.tokens, view.heads, view.slots, view.heads * view.slots, view.slots, 1});
-  }
-  AttnspecPhi of(const PhiTensors<TensorView>& phi) {
-    return {of(phi.position), of(phi.w), of(phi.w1), of(phi.b1), of(phi.w2), of(phi.b2)};
-  }
-  void* of(std::span<std::byte> workspace) {
-    return workspace.empty() ? nullptr : place(workspace.data(), std::ssize(workspace), sizeof(float));
-  }
-
-  void* stream() { return copies_ ? copies_->stream() : nullptr; }
-
-  /// Waits until the call is done, and brings back what it wrote. Throws std::runtime_error with what the GPU says.
-  void collect() {
-    if (copies_) copies_->collect();
-  }
-
- private:
-  DLTensor make(void* data, DLDataType type, const std::array<std::int64_t, 6>& sizes) {
-    std::int64_t* kept = sizes_.emplace_back(sizes).data();
-    const std::int64_t elements = sizes[0] == 0 ? 0 : (sizes[0] - 1) * sizes[3] + (sizes[1] - 1) * sizes[4] + sizes[2];
-    if (data != nullptr) data = place(data, elements * type.bits / 8, type.bits / 8);
-    return {data, {static_cast<DLDeviceType>(device_type_), 0}, 3, type, kept, kept + 3, 0};
-  }
-
-  /// The kernel's address of memory of the harness, which is copied with the guards around it.
-  void* place(void* data, std::int64_t bytes, std::int64_t element_bytes) {
-    if (!copies_) return data;
-    const std::int64_t guard = kGuardElements * element_bytes;
-    return static_cast<std::byte*>(copies_->copy(static_cast<std::byte*>(data) - guard, bytes + 2 * guard)) + guard;
-  }
-
-  std::int32_t device_type_;
-  std::optional<cuda::DeviceCopies> copies_;
-  std::deque<std::array<std::int64_t, 6>> sizes_;  // shape, strides
-};
 
 AttnspecCall head(std::size_t struct_size, const AttentionProblem& problem, std::span<std::byte> workspace,
                   CallMemory& memory) {
@@ -107,11 +53,15 @@ AttnspecNsaSizes sizes_of(const reference::NsaProblem& nsa, const std::vector<st
           static_cast<std::int32_t>(bit_of(nsa.activation))};
 }
 
+/// What to do with a call, whose tensors are in their place: enter it, once or more often.
+using Runner = std::function<void(CallMemory& memory, std::int64_t kv_heads, const std::function<void()>& enter)>;
+
 /// A kernel to call, and memory for its calls.
 struct Target {
   const AttnspecKernel& kernel;
   const std::string& name;
   std::vector<std::int64_t>& row_offsets;
+  Runner run = {};
 };
 
 /// A forward call as the operator's struct, with what its pointers need.
@@ -119,10 +69,11 @@ template <class Params>
 struct Translated {
   Params params{};
   CallMemory memory;
+  std::int64_t kv_heads;
   std::vector<std::int64_t>& row_offsets;
 
   Translated(const Target& target, const AttentionProblem& problem, std::span<std::byte> workspace)
-      : memory(target.kernel.device_type), row_offsets(target.row_offsets) {
+      : memory(target.kernel.device_type), kv_heads(problem.kv_heads), row_offsets(target.row_offsets) {
     params.call = head(sizeof(Params), problem, workspace, memory);
   }
   Translated(const Translated&) = delete;
@@ -286,21 +237,26 @@ Result enter(Result (*function)(Params...), Arguments... arguments) noexcept {
   return function(arguments...);
 }
 
-template <class Params>
-void run(const std::string& name, const char* (*function)(const Params*), const Params& params, CallMemory& memory) {
-  if (function == nullptr) throw CallFailed(fmt::format("kernel '{}': has no function for this call", name));
-  if (const char* message = enter(function, &params)) throw CallFailed(fmt::format("kernel '{}': {}", name, message));
+template <class Forward, class Params>
+void run(const Target& target, const char* (*function)(const Params*), const Params& params, Forward& forward) {
+  const auto failed = [&](const char* why) { return CallFailed(fmt::format("kernel '{}': {}", target.name, why)); };
+  if (function == nullptr) throw failed("has no function for this call");
   try {
-    memory.collect();
+    target.run(forward.memory, forward.kv_heads, [&] {
+      if (const char* message = enter(function, &params)) throw failed(message);
+    });
+    forward.memory.collect();
+  } catch (const CallFailed&) {
+    throw;
   } catch (const std::runtime_error& error) {
-    throw CallFailed(fmt::format("kernel '{}': {}", name, error.what()));
+    throw failed(error.what());
   }
 }
 
 template <class Call>
 void run_call(const Target& target, const Call& call) {
   translate(target, call, [&](auto& t) {
-    run(target.name, target.kernel.*Functions<std::decay_t<decltype(t.params)>>::forward, t.params, t.memory);
+    run(target, target.kernel.*Functions<std::decay_t<decltype(t.params)>>::forward, t.params, t);
   });
 }
 
@@ -308,7 +264,7 @@ template <class Params>
 void run_backward(const Target& target, Translated<Params>& forward, typename Functions<Params>::Backward& params) {
   params.struct_size = sizeof params;
   params.forward = &forward.params;
-  run(target.name, target.kernel.*Functions<Params>::backward, params, forward.memory);
+  run(target, target.kernel.*Functions<Params>::backward, params, forward);
 }
 
 void run_call(const Target& target, const BackwardCall& call) {
@@ -389,7 +345,17 @@ std::int64_t ask_workspace(const Target& target, const Call& call) {
 }  // namespace
 
 void ForeignCalls::run(const AnyCall& call) {
-  std::visit([&](const auto& c) { run_call({kernel_, name_, row_offsets_}, c); }, call);
+  const Runner once = [](CallMemory&, std::int64_t, const std::function<void()>& enter) { enter(); };
+  std::visit([&](const auto& c) { run_call({kernel_, name_, row_offsets_, once}, c); }, call);
+}
+
+Timing ForeignCalls::time(const AnyCall& call, const TimingPlan& plan) {
+  Timing timing;
+  const Runner timed = [&](CallMemory& memory, std::int64_t kv_heads, const std::function<void()>& enter) {
+    timing = time_call(plan, memory, kv_heads, enter);
+  };
+  std::visit([&](const auto& c) { run_call({kernel_, name_, row_offsets_, timed}, c); }, call);
+  return timing;
 }
 
 std::int64_t ForeignCalls::workspace_bytes(const AnyCall& call) {

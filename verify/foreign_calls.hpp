@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "verify/kernel.hpp"
@@ -31,9 +30,6 @@ constexpr std::uint32_t bit_of(reference::Activation activation) {
                                                      : ATTNSPEC_GELU;
 }
 
-/// Any call of a kernel.
-using AnyCall = std::variant<ForwardCall, BackwardCall, CompressCall, CompressBackwardCall, NsaCall, NsaBackwardCall>;
-
 /// Runs the calls of a foreign kernel: translates them, puts their tensors where the kernel wants them, and enters its
 /// functions, all of them in one place. One call at a time.
 class ForeignCalls {
@@ -43,6 +39,8 @@ class ForeignCalls {
 
   /// Throws CallFailed with the message that a function returned, and when the GPU reports an error.
   void run(const AnyCall& call);
+  /// Runs the call many times, as time_call does. Throws what `run` throws.
+  Timing time(const AnyCall& call, const TimingPlan& plan);
   /// What a forward and a backward of this forward call need, the larger of both. Its tensors need no data. Throws
   /// CallFailed.
   std::int64_t workspace_bytes(const AnyCall& call);

@@ -209,8 +209,7 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
   return declared;
 }
 
-Kernel make_kernel(const Declaration& declared, const std::string& name, const std::function<void(const AnyCall&)>& run,
-                   const std::function<std::int64_t(const AnyCall&)>& workspace_bytes) {
+Kernel make_kernel(const Declaration& declared, const std::string& name, const CallFunctions& functions) {
   Kernel kernel;
   kernel.name = name;
   kernel.is_reentrant = false;
@@ -223,17 +222,19 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const s
   kernel.exports_selection = declared.exports_selection;
   kernel.unsupported = [limits = declared.limits](const Case& c) { return unsupported(limits, c); };
   if (declared.has_workspace)
-    kernel.workspace_bytes = [workspace_bytes, departures = declared.departures](const Case& c) {
+    kernel.workspace_bytes = [workspace_bytes = functions.workspace_bytes,
+                              departures = declared.departures](const Case& c) {
       const reference::MobaProblem moba = problem_of(c);
       const reference::NsaProblem nsa = nsa_problem_of(c);
       return workspace_bytes(blank_call(moba, nsa, reference::make_profile(c.dtype, departures).output, c));
     };
-  kernel.forward = run;
-  kernel.backward = run;
-  kernel.compress = run;
-  kernel.compress_backward = run;
-  kernel.nsa = run;
-  kernel.nsa_backward = run;
+  kernel.forward = functions.run;
+  kernel.backward = functions.run;
+  kernel.compress = functions.run;
+  kernel.compress_backward = functions.run;
+  kernel.nsa = functions.run;
+  kernel.nsa_backward = functions.run;
+  kernel.time = functions.time;
   return kernel;
 }
 
@@ -241,8 +242,10 @@ Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& na
   const Declaration declaration = declaration_of(declared, name);
   const ForeignCalls calls(declared, name);  // copied for each call, so that several may run at the same time
   return make_kernel(
-      declaration, name, [calls](const AnyCall& call) { ForeignCalls(calls).run(call); },
-      [calls](const AnyCall& call) { return ForeignCalls(calls).workspace_bytes(call); });
+      declaration, name,
+      {[calls](const AnyCall& call) { ForeignCalls(calls).run(call); },
+       [calls](const AnyCall& call, const TimingPlan& plan) { return ForeignCalls(calls).time(call, plan); },
+       [calls](const AnyCall& call) { return ForeignCalls(calls).workspace_bytes(call); }});
 }
 
 }  // namespace attnspec::verify

@@ -39,9 +39,15 @@ struct Declaration {
 /// needs one.
 Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name);
 
-/// A kernel that runs its calls, and asks for its workspace, by these functions.
-Kernel make_kernel(const Declaration& declared, const std::string& name, const std::function<void(const AnyCall&)>& run,
-                   const std::function<std::int64_t(const AnyCall&)>& workspace_bytes);
+/// What a kernel does with its calls.
+struct CallFunctions {
+  std::function<void(const AnyCall&)> run;
+  std::function<Timing(const AnyCall&, const TimingPlan&)> time;
+  std::function<std::int64_t(const AnyCall&)> workspace_bytes;
+};
+
+/// A kernel of these functions.
+Kernel make_kernel(const Declaration& declared, const std::string& name, const CallFunctions& functions);
 
 /// A kernel of this process. What it points to must live as long as the result. Its calls throw CallFailed. Throws what
 /// declaration_of throws.

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "reference/noise.hpp"
@@ -18,6 +19,7 @@
 #include "verify/case.hpp"
 #include "verify/phi.hpp"
 #include "verify/storage.hpp"
+#include "verify/timing.hpp"
 #include "verify/verdict.hpp"
 
 namespace attnspec::verify {
@@ -96,6 +98,9 @@ struct NsaBackwardCall {
   PhiTensors<TensorView> d_phi_k, d_phi_v;  // written
 };
 
+/// Any call of a kernel.
+using AnyCall = std::variant<ForwardCall, BackwardCall, CompressCall, CompressBackwardCall, NsaCall, NsaBackwardCall>;
+
 /// What a kernel's function throws when a call that its limits allow came to nothing. what() is one line with the
 /// kernel's name and its message, or how it ended.
 class CallFailed : public std::runtime_error {
@@ -142,6 +147,8 @@ struct Kernel {
   std::function<void(const CompressBackwardCall&)> compress_backward;  // empty: forward only
   std::function<void(const NsaCall&)> nsa;                             // of nsa
   std::function<void(const NsaBackwardCall&)> nsa_backward;            // empty: forward only
+  /// Does any of these calls many times, and tells how long it took. Empty: it cannot be timed.
+  std::function<Timing(const AnyCall&, const TimingPlan&)> time;
 };
 
 using Seconds = std::chrono::duration<double>;

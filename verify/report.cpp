@@ -9,6 +9,8 @@
 #include <fstream>
 #include <map>
 #include <pugixml.hpp>
+#include <set>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -49,8 +51,8 @@ double worst_r(const CaseResult& result) {
 /// Where a JUnit file is written before it takes its name.
 std::string partial_path(const std::string& path) { return path + ".part"; }
 
-std::runtime_error cannot_write_junit(const std::string& path) {
-  return std::runtime_error(fmt::format("--junit {}: cannot be written", path));
+std::runtime_error cannot_write(const char* option, const std::string& path) {
+  return std::runtime_error(fmt::format("{} {}: cannot be written", option, path));
 }
 
 /// "4096 of 2097152 rows of o" for every output of which a sample was judged, or for that one.
@@ -80,7 +82,11 @@ std::string replay_command(const std::string& kernel, const Case& c) {
   return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
 }
 
-std::string failure_line(const CaseResult& result, const Finding& f) {
+std::string bench_command(const std::string& kernel, const Case& c) {
+  return fmt::format("./attnspec bench {} --case '{}'", kernel, print(c));
+}
+
+std::string failure_line(const CaseResult& result, const Finding& f, Command command) {
   std::string place = f.output;
   if (f.token >= 0) {
     place += f.sequence >= 0 ? fmt::format("[seq={},token={},head={}", f.sequence, f.token, f.head)
@@ -99,7 +105,7 @@ std::string failure_line(const CaseResult& result, const Finding& f) {
   }
   if (f.token >= 0)
     for (const std::string& sample : samples(result, f.output)) line += "; judged " + sample;
-  return line + " | " + replay_command(result.kernel, result.c);
+  return line + " | " + command(result.kernel, result.c);
 }
 
 std::string details(const CaseResult& result) {
@@ -128,6 +134,21 @@ std::string details(const CaseResult& result) {
          fmt::format("verdict: {}{}\n", name(result.verdict), result.reason.empty() ? "" : " (" + result.reason + ")");
 }
 
+std::string aligned(const std::vector<std::vector<std::string>>& rows, const std::set<std::size_t>& text_columns) {
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i)
+      line += (i > 0 ? "  " : "") + (text_columns.contains(i) ? fmt::format("{:<{}}", row[i], widths[i])
+                                                              : fmt::format("{:>{}}", row[i], widths[i]));
+    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return text;
+}
+
 std::string table(const std::vector<CaseResult>& results) {
   std::vector<std::vector<std::string>> rows{
       {"kernel", "operator", "cases", "rows judged", "worst R", "undecided rows", "verdicts"}};
@@ -145,20 +166,7 @@ std::string table(const std::vector<CaseResult>& results) {
                     line.second == name(Operator::moba_select) ? "-" : fmt::format("{:.2f}", worst),
                     std::to_string(undecided), counts(group)});
   }
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const auto& row : rows)
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      const bool is_text = i < 2 || i + 1 == row.size();
-      line += (i > 0 ? "  " : "") +
-              (is_text ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("{:>{}}", row[i], widths[i]));
-    }
-    text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-  }
-  return text + fmt::format("{} cases: {}\n", all.size(), counts(all));
+  return aligned(rows, {0, 1, rows[0].size() - 1}) + fmt::format("{} cases: {}\n", all.size(), counts(all));
 }
 
 int exit_code(const std::vector<CaseResult>& results) {
@@ -174,12 +182,23 @@ int exit_code(const std::vector<CaseResult>& results) {
   return code;
 }
 
-void require_writable_junit(const std::string& path) {
+void require_writable(const char* option, const std::string& path) {
   const std::string partial = partial_path(path);
   const bool is_writable = std::ofstream(partial).good();
   std::error_code error;
   std::filesystem::remove(partial, error);
-  if (!is_writable) throw cannot_write_junit(path);
+  if (!is_writable) throw cannot_write(option, path);
+}
+
+void write_file(const char* option, const std::string& path, const std::string& text) {
+  const std::string partial = partial_path(path);
+  std::error_code error;
+  if ((std::ofstream(partial) << text << std::flush).good()) {
+    std::filesystem::rename(partial, path, error);
+    if (!error) return;
+  }
+  std::filesystem::remove(partial, error);
+  throw cannot_write(option, path);
 }
 
 void write_junit(const std::string& path, const std::vector<CaseResult>& results) {
@@ -206,14 +225,9 @@ void write_junit(const std::string& path, const std::vector<CaseResult>& results
     suite.append_attribute("failures") = failures;
     suite.append_attribute("skipped") = skipped;
   }
-  const std::string partial = partial_path(path);
-  std::error_code error;
-  if (document.save_file(partial.c_str())) {
-    std::filesystem::rename(partial, path, error);
-    if (!error) return;
-  }
-  std::filesystem::remove(partial, error);
-  throw cannot_write_junit(path);
+  std::ostringstream text;
+  document.save(text);
+  write_file("--junit", path, text.str());
 }
 
 }  // namespace attnspec::verify

@@ -1,7 +1,9 @@
 // Reports: the failure line, the table, the JUnit file.
 #pragma once
 
+#include <cstddef>
 #include <exception>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,15 +14,21 @@ namespace attnspec::verify {
 /// An error as the one line that a user is given, "attnspec: ...": control characters that it quotes become escapes.
 std::string error_line(const std::exception& error);
 
-/// The one command that repeats a case alone.
+/// The one command that repeats a case alone: judges it again, or times and judges it.
 std::string replay_command(const std::string& kernel, const Case& c);
+std::string bench_command(const std::string& kernel, const Case& c);
+using Command = std::string (*)(const std::string& kernel, const Case& c);
 
-/// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio, then the replay command.
-/// Numbers in hexadecimal and decimal.
-std::string failure_line(const CaseResult& result, const Finding& finding);
+/// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio, then the command that
+/// repeats it. Numbers in hexadecimal and decimal.
+std::string failure_line(const CaseResult& result, const Finding& finding, Command command = replay_command);
 
 /// Everything that was judged of one case, several lines: per output the rows, worst and root mean square R, verdict.
 std::string details(const CaseResult& result);
+
+/// Rows as lines, each column as wide as its widest entry: those of text begin on the left, the others end on the
+/// right. All rows have as many entries as the first.
+std::string aligned(const std::vector<std::vector<std::string>>& rows, const std::set<std::size_t>& text_columns);
 
 /// One line per kernel and operator: cases, rows judged, worst R, undecided rows, verdicts; then the totals.
 std::string table(const std::vector<CaseResult>& results);
@@ -29,8 +37,12 @@ std::string table(const std::vector<CaseResult>& results);
 /// had no case that it supports.
 int exit_code(const std::vector<CaseResult>& results);
 
-/// Throws std::runtime_error when a JUnit file could not be written there, so that nothing is judged in vain.
-void require_writable_junit(const std::string& path);
+/// Throws std::runtime_error, which names the option that the path was given to, when no file could be written there:
+/// so that nothing is judged in vain.
+void require_writable(const char* option, const std::string& path);
+
+/// Writes the file whole or not at all. Throws as require_writable does.
+void write_file(const char* option, const std::string& path, const std::string& text);
 
 /// JUnit XML, one test case per judged case; undecided and unsupported ones are `skipped`. Throws std::runtime_error
 /// when the file cannot be written; nothing is left half written.

@@ -13,6 +13,7 @@ const char* name(Verdict verdict) {
     case Verdict::nondeterministic: return "nondeterministic";
     case Verdict::stray_read: return "stray-read";
     case Verdict::law_broken: return "law-broken";
+    case Verdict::invalid_timing: return "invalid-timing";
     case Verdict::stray_write: return "stray-write";
     case Verdict::call_failed: return "call-failed";
     case Verdict::hang: return "hang";

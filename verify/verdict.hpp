@@ -14,16 +14,26 @@ enum class Verdict {
   nondeterministic,    // two runs on the same memory gave different bits
   stray_read,          // the outputs depend on memory outside the tensors
   law_broken,          // outputs that must have equal bits differ
+  invalid_timing,      // a time that was measured is not that of the work
   stray_write,         // memory outside the outputs was written
   call_failed,         // the kernel reported an error in a case that its limits allow
   hang,                // a call did not return in time
   crash,               // the kernel's process ended during a call
 };
-inline constexpr Verdict kVerdicts[] = {
-    Verdict::pass,       Verdict::not_supported,      Verdict::undecided,        Verdict::value_out_of_bound,
-    Verdict::non_finite, Verdict::selection_mismatch, Verdict::nondeterministic, Verdict::stray_read,
-    Verdict::law_broken, Verdict::stray_write,        Verdict::call_failed,      Verdict::hang,
-    Verdict::crash};
+inline constexpr Verdict kVerdicts[] = {Verdict::pass,
+                                        Verdict::not_supported,
+                                        Verdict::undecided,
+                                        Verdict::value_out_of_bound,
+                                        Verdict::non_finite,
+                                        Verdict::selection_mismatch,
+                                        Verdict::nondeterministic,
+                                        Verdict::stray_read,
+                                        Verdict::law_broken,
+                                        Verdict::invalid_timing,
+                                        Verdict::stray_write,
+                                        Verdict::call_failed,
+                                        Verdict::hang,
+                                        Verdict::crash};
 
 /// kebab-case, stable.
 const char* name(Verdict verdict);

@@ -59,9 +59,11 @@ Kernel load_kernel(const std::string& name, Seconds patience) {
                    {"-u", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py", "serve", ATTNSPEC_C_LIBRARY});
   command.push_back(name);
   const auto worker = std::make_shared<Worker>(command, name, patience);
-  Kernel kernel = make_kernel(
-      worker->declaration(), name, [worker](const AnyCall& call) { worker->run(call); },
-      [worker](const AnyCall& call) { return worker->workspace_bytes(call); });
+  Kernel kernel =
+      make_kernel(worker->declaration(), name,
+                  {[worker](const AnyCall& call) { worker->run(call); },
+                   [worker](const AnyCall& call, const TimingPlan& plan) { return worker->time(call, plan); },
+                   [worker](const AnyCall& call) { return worker->workspace_bytes(call); }});
   kernel.memory = &worker->memory();
   kernel.forget = [worker] { worker->forget(); };
   return kernel;

@@ -16,8 +16,8 @@ struct Hello {
   Declaration declaration;
 };
 
-/// What is asked of a call.
-enum class Ask { run, workspace_bytes };
+/// What is asked of a call. A TimingPlan, which `time` alone reads, and the call follow.
+enum class Ask { run, time, workspace_bytes };
 
 enum class Outcome { done, failed, could_not_run };  // failed: the kernel said so; could_not_run: it was not entered
 
@@ -25,12 +25,16 @@ struct Reply {
   Outcome outcome = Outcome::done;
   std::string message;  // of the others
   std::int64_t workspace_bytes = 0;
+  Timing timing;
 };
 
 // ---- The fields of every struct that is sent ----
 
 void fields(auto& a, Is<Hello> auto& x) { a(x.refusal, x.declaration); }
-void fields(auto& a, Is<Reply> auto& x) { a(x.outcome, x.message, x.workspace_bytes); }
+void fields(auto& a, Is<Reply> auto& x) { a(x.outcome, x.message, x.workspace_bytes, x.timing); }
+
+void fields(auto& a, Is<TimingPlan> auto& x) { a(x.warm_ups, x.repetitions, x.seconds, x.seed); }
+void fields(auto& a, Is<Timing> auto& x) { a(x.on_device, x.runs, x.kernels); }
 
 void fields(auto& a, Is<Declaration> auto& x) {
   a(x.summary, x.departures, x.operators, x.forward_only, x.equal_bits, x.equal_bits_backward, x.exports_selection,
@@ -75,3 +79,10 @@ void fields(auto& a, Is<NsaBackwardCall> auto& x) {
 }
 
 }  // namespace attnspec::verify
+
+namespace attnspec::cuda {
+
+void fields(auto& a, verify::Is<RunTime> auto& x) { a(x.stream, x.host); }
+void fields(auto& a, verify::Is<KernelTime> auto& x) { a(x.name, x.milliseconds); }
+
+}  // namespace attnspec::cuda

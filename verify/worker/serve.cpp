@@ -39,18 +39,21 @@ Reply answer(ForeignCalls& calls, const std::vector<std::byte>& request, const S
              Problems& problems) {
   Reader reader(request, memory.bytes(), &problems);
   Ask ask{};
+  TimingPlan plan;
   std::size_t kind = 0;
-  reader(ask, kind);
+  reader(ask, plan, kind);
   AnyCall call = blank_call(kind, problems);
   std::visit([&](auto& c) { reader(c); }, call);
   try {
-    if (ask == Ask::workspace_bytes) return {Outcome::done, "", calls.workspace_bytes(call)};
-    calls.run(call);
-    return {};
+    Reply reply;
+    if (ask == Ask::workspace_bytes) reply.workspace_bytes = calls.workspace_bytes(call);
+    if (ask == Ask::time) reply.timing = calls.time(call, plan);
+    if (ask == Ask::run) calls.run(call);
+    return reply;
   } catch (const CallFailed& failure) {
-    return {Outcome::failed, failure.what(), 0};
+    return {Outcome::failed, failure.what(), 0, {}};
   } catch (const std::exception& error) {
-    return {Outcome::could_not_run, error.what(), 0};
+    return {Outcome::could_not_run, error.what(), 0, {}};
   }
 }
 

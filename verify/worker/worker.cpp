@@ -78,9 +78,9 @@ void Worker::start() {
   throw std::invalid_argument(hello.refusal);
 }
 
-Reply Worker::ask(Ask what, const AnyCall& call) {
+Reply Worker::ask(Ask what, const AnyCall& call, const TimingPlan& plan) {
   Writer request(arena_.memory().bytes());
-  request(what, call.index());
+  request(what, plan, call.index());
   std::visit([&](const auto& c) { request(c); }, call);
   try {
     if (!running_) start();

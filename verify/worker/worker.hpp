@@ -32,6 +32,7 @@ class Worker {
   void forget() { running_.reset(); }
 
   void run(const AnyCall& call) { ask(Ask::run, call); }
+  Timing time(const AnyCall& call, const TimingPlan& plan) { return ask(Ask::time, call, plan).timing; }
   std::int64_t workspace_bytes(const AnyCall& call) { return ask(Ask::workspace_bytes, call).workspace_bytes; }
 
  private:
@@ -44,7 +45,7 @@ class Worker {
   };
 
   void start();
-  Reply ask(Ask what, const AnyCall& call);
+  Reply ask(Ask what, const AnyCall& call, const TimingPlan& plan = {});
   /// Ends the process. Throws CallFailed.
   [[noreturn]] void fail(Channel::Result how, Ask what, const AnyCall& call);
 

@@ -224,6 +224,15 @@ static const char* hostile_dense(const AttnspecDense* p) {
 }
 static void make_hostile(AttnspecKernel* k) { k->dense = hostile_dense; }
 
+#elif defined(ADVERSARY_TIRES)
+
+#define WHAT_IT_DOES "does its work in its first calls, and nothing when they are over, which is fast"
+static const char* hostile_dense(const AttnspecDense* p) {
+  static int calls;
+  return ++calls > 3 ? NULL : dense(p);
+}
+static void make_hostile(AttnspecKernel* k) { k->dense = hostile_dense; }
+
 #elif defined(ADVERSARY_TRUSTS_ITS_WORKSPACE)
 
 /* Keeps a number of its first call in the workspace, as a kernel might keep mean keys there; a caller uses one

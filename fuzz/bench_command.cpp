@@ -1,0 +1,111 @@
+// The command bench.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <stdexcept>
+#include <utility>
+
+#include "cuda/device.hpp"
+#include "fuzz/bench/report.hpp"
+#include "fuzz/commands.hpp"
+#include "verify/report.hpp"
+
+namespace attnspec::fuzz {
+
+namespace {
+
+using namespace verify;
+
+/// The first rung of the ladder is there to be read: it takes minutes for what the others take milliseconds for, and is
+/// timed only where it is named.
+constexpr const char* kFirstRung = "cuda:thread_per_row";
+
+/// What is timed where no case is given.
+constexpr const char* kDefaultCases[] = {
+    "moba(lens=8192,heads=16,dk=128,block=128,top_k=8)",      "moba(lens=32768,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=65536,heads=16,dk=128,block=128,top_k=8)",     "moba(lens=131072,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=8192,heads=16,dk=128,block=512,top_k=3)",      "moba(lens=32768,heads=16,dk=128,block=512,top_k=3)",
+    "moba(lens=65536,heads=16,dk=128,block=512,top_k=3)",     "moba(lens=131072,heads=16,dk=128,block=512,top_k=3)",
+    "selected(lens=65536,heads=16,dk=128,block=128,top_k=8)", "dense(lens=8192,heads=16,dk=128)",
+};
+/// Rows of every output of these that are judged.
+constexpr std::int64_t kDefaultSample = 2048;
+
+std::vector<Kernel> bench_kernels(const BenchOptions& options) {
+  std::vector<Kernel> timed;
+  for (const std::string& name : options.kernels) {
+    timed.push_back(find_kernel(name, options.patience));
+    if (!timed.back().time) throw std::invalid_argument(fmt::format("kernel '{}': cannot be timed", name));
+  }
+  if (!timed.empty()) return timed;
+  std::copy_if(kernels().begin(), kernels().end(), std::back_inserter(timed),
+               [](const Kernel& kernel) { return kernel.name.starts_with("cuda:") && kernel.name != kFirstRung; });
+  if (timed.empty())
+    throw std::invalid_argument(
+        fmt::format("no kernel given, and no cuda: kernels: {}", cuda::find_devices().why_none));
+  return timed;
+}
+
+/// A case as it is timed and judged.
+Case bench_case(const std::string& text, const BenchOptions& options) {
+  Case c = parse_case(text);
+  if (!c.session.empty() || c.law != Law::none)
+    throw std::invalid_argument(fmt::format("case {}: sessions and laws are not timed", text));
+  if (options.sample) c.sample = *options.sample;
+  validate(c);
+  return c;
+}
+
+std::vector<Case> bench_cases(BenchOptions options) {
+  std::vector<Case> cases;
+  for (const std::string& text : options.cases) cases.push_back(bench_case(text, options));
+  if (!cases.empty()) return cases;
+  if (!options.sample) options.sample = kDefaultSample;
+  for (const char* text : kDefaultCases) {
+    cases.push_back(bench_case(text, options));
+    cases.back().seed = options.seed;
+  }
+  return cases;
+}
+
+}  // namespace
+
+int bench(const BenchOptions& options) {
+  const std::vector<Kernel> timed = bench_kernels(options);
+  std::vector<Case> cases = bench_cases(options);
+  std::erase_if(cases, [&](const Case& c) {
+    return std::none_of(timed.begin(), timed.end(), [&](const Kernel& kernel) { return implements(kernel, c.op); });
+  });
+  if (cases.empty()) throw std::invalid_argument("no kernel given implements the operator of a case");
+  if (!options.json.empty()) require_writable("--json", options.json);
+  std::vector<Direction> directions{Direction::forward, Direction::backward};
+  if (!options.direction.empty())
+    std::erase_if(directions, [&](Direction direction) { return options.direction != name(direction); });
+
+  BenchReport report;
+  report.plan.repetitions = options.repetitions;
+  report.plan.seconds = options.seconds;
+  report.plan.seed = options.seed;
+  report.ceilings = cuda::find_ceilings();
+  if (options.has_baselines) report.dense = dense_baselines(cases, report.plan);
+  fmt::print("{}", bench_header(report));
+  std::vector<CaseResult> judged;
+  for (const Case& c : cases) {
+    for (const Kernel& kernel : timed) {
+      if (!implements(kernel, c.op)) continue;
+      report.results.push_back(bench(kernel, c, report.plan, directions, report.ceilings));
+      judged.push_back(report.results.back().judged);
+    }
+    fmt::print("\n{}", bench_table(report, c));
+    for (const CaseResult& result : judged)
+      if (result.c == c && !result.findings.empty())
+        fmt::print("{}\n", failure_line(result, result.findings.front(), bench_command));
+    std::fflush(stdout);
+    if (!options.json.empty()) write_file("--json", options.json, bench_json(report));
+  }
+  return exit_code(judged);
+}
+
+}  // namespace attnspec::fuzz
