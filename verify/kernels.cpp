@@ -1,3 +1,5 @@
+#include "cuda/kernels.hpp"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -5,7 +7,6 @@
 #include <stdexcept>
 
 #include "cuda/device.hpp"
-#include "cuda/kernels.hpp"
 #include "verify/foreign_kernel.hpp"
 #include "verify/kernel.hpp"
 #include "verify/model/defects.hpp"
@@ -93,6 +94,8 @@ Kernel find_kernel(std::string_view text, Seconds patience) {
   for (const model::Variation& variation : model::variations())
     if (name == fmt::format("benign:{}", variation.name))
       return model::make_kernel(std::string(text), variation.what, all_operators(), variation.stages, departures);
+  if (const std::string why = cuda::find_devices().why_none; name.starts_with("cuda:") && !why.empty())
+    throw std::invalid_argument(fmt::format("kernel '{}': needs a CUDA device: {}", name, why));
   throw std::invalid_argument(fmt::format(
       "kernel '{}': is not known; there are {}, defect:NAME (list defects), benign:NAME (list variations), PATH.so "
       "and FILE.py:FUNCTION",

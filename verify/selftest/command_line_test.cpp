@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "cuda/device.hpp"
 #include "verify/kernel.hpp"
 #include "verify/selftest/testing.hpp"
 
@@ -44,6 +45,8 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line("check model:mobba", "kernel 'model:mobba': is not known; there are " + names +
                                            "defect:NAME (list defects), benign:NAME (list variations), PATH.so and "
                                            "FILE.py:FUNCTION");
+  if (const std::string why = cuda::find_devices().why_none; !why.empty())
+    expect_one_line("check cuda:thread_per_row", "kernel 'cuda:thread_per_row': needs a CUDA device: " + why);
   expect_one_line("check ./nowhere.so", "kernel './nowhere.so': there is no such file");
   expect_one_line("check ./nowhere.so+fp32_out",
                   "kernel './nowhere.so+fp32_out': a library declares its own departures, none can be added to them");
