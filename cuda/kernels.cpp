@@ -5,10 +5,16 @@ namespace attnspec::cuda {
 namespace gpu::gathered_queries {
 const AttnspecKernel& kernel();
 }
+namespace gpu::query_tiles {
+const AttnspecKernel& kernel();
+}
 namespace gpu::thread_per_row {
 const AttnspecKernel& kernel();
 }
 namespace simulated::gathered_queries {
+const AttnspecKernel& kernel();
+}
+namespace simulated::query_tiles {
 const AttnspecKernel& kernel();
 }
 namespace simulated::thread_per_row {
@@ -17,7 +23,7 @@ const AttnspecKernel& kernel();
 
 std::vector<const AttnspecKernel*> gpu_kernels() {
 #ifdef ATTNSPEC_HAS_GPU_KERNELS
-  return {&gpu::thread_per_row::kernel(), &gpu::gathered_queries::kernel()};
+  return {&gpu::thread_per_row::kernel(), &gpu::gathered_queries::kernel(), &gpu::query_tiles::kernel()};
 #else
   return {};
 #endif
@@ -25,7 +31,8 @@ std::vector<const AttnspecKernel*> gpu_kernels() {
 
 std::vector<const AttnspecKernel*> simulated_kernels() {
 #ifdef ATTNSPEC_HAS_SIMULATED_KERNELS
-  return {&simulated::thread_per_row::kernel(), &simulated::gathered_queries::kernel()};
+  return {&simulated::thread_per_row::kernel(), &simulated::gathered_queries::kernel(),
+          &simulated::query_tiles::kernel()};
 #else
   return {};
 #endif
