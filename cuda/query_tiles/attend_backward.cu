@@ -138,18 +138,24 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 template <class Features>
 struct KeyShape : Features {
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpLanes, kBlocks = 2;  // on a multiprocessor
-  static constexpr int kWarpKeys = kKeyGradientKeys / kWarps;
-  static constexpr int kRows = Features::kDk > 192 ? 16 : Features::kDk > 128 ? 32 : 64;       // at a time
-  static constexpr int kN = kRows / 16, kDkN = Features::kDk / 16, kDvN = Features::kDv / 16;  // in 16
-  static constexpr bool kHasRoomForBoth = Features::kDk + Features::kDv <= 384;                // dk and dv in registers
+  static constexpr int kWarpKeys = Features::kDk > 128 ? 16 : 32, kKeys = kWarps * kWarpKeys;
+  static constexpr int kRows = Features::kDk > 192 ? 16 : 32;  // at a time
+  static constexpr int kM = kWarpKeys / 16, kN = kRows / 16, kDkN = Features::kDk / 16,
+                       kDvN = Features::kDv / 16;  // in 16
+  // dk and dv are both in registers, or take turns
+  static constexpr bool kHasRoomForBoth = kWarpKeys * (Features::kDk + Features::kDv) <= 160 * kWarpLanes;
 };
-static_assert(KeyShape<Features<64, 64>>::kWarpKeys == 16);
 
 template <class T, class Shape>
 struct SharedKeyTiles {
-  T k[kKeyGradientKeys * padded(Shape::kDk)], v[kKeyGradientKeys * padded(Shape::kDv)];
+  T k[Shape::kKeys * padded(Shape::kDk)], v[Shape::kKeys * padded(Shape::kDv)];
   T q[2][Shape::kRows * padded(Shape::kDk)], d_o[2][Shape::kRows * padded(Shape::kDv)];
   RowTerms terms[2][Shape::kRows];
+};
+
+/// Rows of a key/value head in a sequence, by their numbers.
+struct RowRange {
+  int begin, end;
 };
 
 /// Keys of a key/value head in a sequence.
@@ -162,110 +168,114 @@ struct KeyTile {
   __device__ __forceinline__ T* at(const Rows<T>& rows, int key) const {
     return key < count ? rows.at(sequence.k_begin + begin + key, kv_head) : nullptr;
   }
-  /// The rows that see some of the keys.
-  __device__ __forceinline__ RowTile rows(const Problem& p) const {
-    const std::int64_t queries = sequence.num_queries, group = p.heads / p.kv_heads;
-    std::int64_t first = 0, end = queries;
+  /// From the first row that sees key `first` to the last that sees key `last`.
+  __device__ __forceinline__ RowRange rows(const Problem& p, int first, int last) const {
+    std::int64_t from = 0, to = sequence.num_queries;
     if (p.sequences.is_causal) {
-      const std::int64_t at_begin = begin + queries - sequence.num_keys, at_end = at_begin + count - 1;
-      first = at_begin < 0 ? 0 : at_begin;
-      if (p.window < queries - at_end) end = p.window + at_end;
+      const std::int64_t ahead = begin - (sequence.num_keys - sequence.num_queries);  // the query at key 0 of the tile
+      if (ahead + first > 0) from = ahead + first;
+      if (p.window < to - (ahead + last)) to = p.window + ahead + last;
     }
-    return {sequence, kv_head, static_cast<int>(first * group), static_cast<int>((end - first) * group)};
+    return {static_cast<int>(from * p.group), static_cast<int>(to * p.group)};
   }
 };
 
 /// The tile of a thread block. Those with the most rows come first within a head, and a head's come together.
+template <int keys>
 __device__ __forceinline__ KeyTile key_tile(const Problem& p, const Tiles& tiles, int thread_block) {
   const int kv_head = thread_block / tiles.count, tile = thread_block % tiles.count;
   const Sequence s = sequence_of(p.sequences, tiles.offsets, tile);
-  const int begin = (tile - static_cast<int>(tiles.offsets[s.index])) * kKeyGradientKeys;
+  const int begin = (tile - static_cast<int>(tiles.offsets[s.index])) * keys;
   const int left = static_cast<int>(s.num_keys) - begin;
-  return {s, kv_head, begin, left < kKeyGradientKeys ? left : kKeyGradientKeys};
+  return {s, kv_head, begin, left < keys ? left : keys};
 }
 
-/// P of rows becomes 0 where a row does not see a key; keys [key, ...) of a warp.
-template <int n>
-__device__ __forceinline__ void hide_unseen(const Problem& p, const RowTile& rows, int key, Sums<1, n>& weights) {
+/// P becomes 0 where a row does not see a key; of keys [key, ...) and rows.
+template <int m, int n>
+__device__ __forceinline__ void hide_unseen(const Problem& p, const RowTile& rows, int key, Sums<m, n>& weights) {
 #pragma unroll
   for (int j = 0; j < 2 * n; ++j)
 #pragma unroll
-    for (int number = 0; number < 4; ++number) {
-      const int row = 8 * j + lane_index() % 4 * 2 + number % 2;
-      const KeyRange seen = keys_of(p, rows.sequence, rows.query(p, row));
-      const int own = key + lane_row(number / 2);
-      if (own < seen.first || own >= seen.end) weights[0][j][number] = 0;
+    for (int column = 0; column < 2; ++column) {
+      const KeyRange seen = keys_of(p, rows.sequence, rows.query(p, 8 * j + lane_index() % 4 * 2 + column));
+#pragma unroll
+      for (int i = 0; i < m; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int own = key + 16 * i + lane_row(half);
+          if (own < seen.first || own >= seen.end) weights[i][j][2 * half + column] = 0;
+        }
     }
 }
 
-// A thread block of 4 warps owns 64 keys of a key/value head and goes through the rows that see some of them. A warp
-// owns 16 keys of dk, dv, P^T and dS^T, in registers. Shared memory: SharedKeyTiles, 97 KB for 128 features.
+// A thread block of 4 warps owns 128 keys of a key/value head (64 where dk > 128) and goes through the rows that see
+// some of them. A warp owns 32 keys (16) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
+// SharedKeyTiles, 97 KB for 128 features.
 template <class T, class Shape, bool has_dk, bool has_dv>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     key_gradients(Problem p, Tiles tiles, BackwardRows<T> rows, Rows<const RowTerms> terms, Rows<T> dk, Rows<T> dv) {
-  constexpr int kDk = Shape::kDk, kDv = Shape::kDv, kRows = Shape::kRows, n = Shape::kN;
+  constexpr int kDk = Shape::kDk, kDv = Shape::kDv, kRows = Shape::kRows, m = Shape::kM, n = Shape::kN;
   auto& shared = *dynamic_shared<SharedKeyTiles<T, Shape>>();
 
   // phase 1 - what the thread block and the warp own
-  const KeyTile tile = key_tile(p, tiles, block_index().x);
-  const int warp_key = warp_index() * Shape::kWarpKeys;
+  const KeyTile tile = key_tile<Shape::kKeys>(p, tiles, block_index().x);
+  const int warp_key = warp_index() * Shape::kWarpKeys, last_key = warp_key + Shape::kWarpKeys - 1;
+  const RowRange all = tile.rows(p, 0, tile.count - 1);
+  const RowRange some = tile.rows(p, warp_key, last_key);   // that see some of the warp's keys
+  const RowRange every = tile.rows(p, last_key, warp_key);  // that see all of them
   const SharedTile<T, kDk> keys{shared.k};
   const SharedTile<T, kDv> values{shared.v};
   const auto key_at = [&](const Rows<const T>& from) { return [&](int key) { return tile.at(from, key); }; };
-  copy_rows<Shape::kThreads, kKeyGradientKeys, kDk>(keys, p.dk, key_at(rows.k));
-  if constexpr (has_dk) copy_rows<Shape::kThreads, kKeyGradientKeys, kDv>(values, p.dv, key_at(rows.v));
+  copy_rows<Shape::kThreads, Shape::kKeys, kDk>(keys, p.dk, key_at(rows.k));
+  if constexpr (has_dk) copy_rows<Shape::kThreads, Shape::kKeys, kDv>(values, p.dv, key_at(rows.v));
 
   // phase 2 - the rows that see its keys
-  Sums<1, Shape::kDkN> dk_sums;
-  Sums<1, Shape::kDvN> dv_sums;
-  clear<1, Shape::kDkN>(dk_sums);
-  clear<1, Shape::kDvN>(dv_sums);
+  Sums<m, Shape::kDkN> dk_sums;
+  Sums<m, Shape::kDvN> dv_sums;
+  clear<m, Shape::kDkN>(dk_sums);
+  clear<m, Shape::kDvN>(dv_sums);
   const float to_log2 = p.scale * kLog2E;
-  const RowTile all_rows = tile.rows(p);
-  const int end = all_rows.begin + all_rows.count;
-  const auto rows_at = [&](int row) {
-    return RowTile{tile.sequence, tile.kv_head, row, end - row < kRows ? end - row : kRows};
+  const auto tile_from = [&](int row) {
+    return RowTile{tile.sequence, tile.kv_head, row, all.end - row < kRows ? all.end - row : kRows};
   };
-  const auto copy_row_tile = [&](int row, int stage) {
-    const RowTile some = rows_at(row);
+  const auto copy_row_tile = [&](int first, int stage) {
+    const RowTile row_tile = tile_from(first);
     const SharedTile<T, kDk> queries{shared.q[stage]};
     const SharedTile<T, kDv> d_outputs{shared.d_o[stage]};
-    copy_rows<Shape::kThreads, kRows, kDk>(queries, p.dk, [&](int r) { return some.at(p, rows.q, r); });
-    copy_rows<Shape::kThreads, kRows, kDv>(d_outputs, p.dv, [&](int r) { return some.at(p, rows.d_o, r); });
+    copy_rows<Shape::kThreads, kRows, kDk>(queries, p.dk, [&](int row) { return row_tile.at(p, rows.q, row); });
+    copy_rows<Shape::kThreads, kRows, kDv>(d_outputs, p.dv, [&](int row) { return row_tile.at(p, rows.d_o, row); });
     if (thread_number() >= kRows) return;
-    const RowTerms* from = some.at(p, terms, thread_number());
+    const RowTerms* from = row_tile.at(p, terms, thread_number());
     cp_async<8>(shared.terms[stage] + thread_number(), from, from == nullptr ? 0 : 8);
   };
-  const auto add_rows = [&](int row, int stage) {
-    const RowTile some = rows_at(row);
-    const int key = tile.begin + warp_key;
-    const KeyRange first = keys_of(p, tile.sequence, some.query(p, 0));
-    const KeyRange last = keys_of(p, tile.sequence, some.query(p, some.count - 1));
-    if (first.first >= key + Shape::kWarpKeys || key >= last.end) return;
+  const auto add_rows = [&](int first, int stage) {
+    if (some.begin >= first + kRows || some.end <= first) return;
     const SharedTile<T, kDk> queries{shared.q[stage]};
     const SharedTile<T, kDv> d_outputs{shared.d_o[stage]};
     const auto term = [&](int j, int number) { return shared.terms[stage][8 * j + lane_index() % 4 * 2 + number % 2]; };
-    Sums<1, n> weights, d_scores;
-    clear<1, n>(weights);
-    clear<1, n>(d_scores);
-    multiply_by_rows<T, kDk, 1, n>(weights, keys.down(warp_key, 0), queries.beside(0, 0));
-    weigh<1, n>(weights, to_log2, [&](int, int j, int number) { return term(j, number).lse; });
-    if (last.first > key || key + Shape::kWarpKeys > first.end) hide_unseen<n>(p, some, key, weights);
-    if constexpr (has_dv) multiply_packed<T, 1, n, Shape::kDvN>(dv_sums, weights, d_outputs.down(0, 0));
+    Sums<m, n> weights;
+    clear<m, n>(weights);
+    multiply_by_rows<T, kDk, m, n>(weights, keys.down(warp_key, 0), queries.beside(0, 0));
+    weigh<m, n>(weights, to_log2, [&](int, int j, int number) { return term(j, number).lse; });
+    if (first < every.begin || first + kRows > every.end)
+      hide_unseen<m, n>(p, tile_from(first), tile.begin + warp_key, weights);
+    if constexpr (has_dv) multiply_packed<T, m, n, Shape::kDvN>(dv_sums, weights, d_outputs.down(0, 0));
     if constexpr (has_dk) {
-      multiply_by_rows<T, kDv, 1, n>(d_scores, values.down(warp_key, 0), d_outputs.beside(0, 0));
-      differentiate<1, n>(d_scores, weights, [&](int, int j, int number) { return term(j, number).delta; });
-      multiply_packed<T, 1, n, Shape::kDkN>(dk_sums, d_scores, queries.down(0, 0));
+      Sums<m, n> d_scores;
+      clear<m, n>(d_scores);
+      multiply_by_rows<T, kDv, m, n>(d_scores, values.down(warp_key, 0), d_outputs.beside(0, 0));
+      differentiate<m, n>(d_scores, weights, [&](int, int j, int number) { return term(j, number).delta; });
+      multiply_packed<T, m, n, Shape::kDkN>(dk_sums, d_scores, queries.down(0, 0));
     }
   };
-  walk<kRows>(all_rows.begin, end, copy_row_tile, add_rows);
+  walk<kRows>(all.begin, all.end, copy_row_tile, add_rows);
 
   // phase 3 - dk and dv
   const auto mine = [&](const Rows<T>& to) {
-    return [&](int, int half) { return tile.at(to, warp_key + lane_row(half)); };
+    return [&](int i, int half) { return tile.at(to, warp_key + 16 * i + lane_row(half)); };
   };
-  if constexpr (has_dk) store_rows<T, 1, Shape::kDkN>(dk_sums, p.dk, p.scale, mine(dk));
-  if constexpr (has_dv) store_rows<T, 1, Shape::kDvN>(dv_sums, p.dv, 1, mine(dv));
+  if constexpr (has_dk) store_rows<T, m, Shape::kDkN>(dk_sums, p.dk, p.scale, mine(dk));
+  if constexpr (has_dv) store_rows<T, m, Shape::kDvN>(dv_sums, p.dv, 1, mine(dv));
 }
 
 }  // namespace
@@ -274,6 +284,12 @@ int query_gradient_tile_rows(int dk, int dv) {
   int rows = 0;
   with_features(dk, dv, [&]<class Features>(Features) { rows = RowShape<Features>::kRows; });
   return rows;
+}
+
+int key_gradient_tile_keys(int dk, int dv) {
+  int keys = 0;
+  with_features(dk, dv, [&]<class Features>(Features) { keys = KeyShape<Features>::kKeys; });
+  return keys;
 }
 
 template <class T>

@@ -61,6 +61,7 @@ Layout lay_out(const Forward& f, bool is_backward) {
             dk,
             dv,
             static_cast<float>(f.call.scale),
+            heads / kv_heads,
             Divider(heads / kv_heads)},
            q_offsets,
            k_offsets,
@@ -70,7 +71,7 @@ Layout lay_out(const Forward& f, bool is_backward) {
            nullptr,
            0};
   if (is_backward) {
-    l.key_tiles = tile_offsets(workspace, f.call.k_offsets, sequences, 1, kKeyGradientKeys);
+    l.key_tiles = tile_offsets(workspace, f.call.k_offsets, sequences, 1, key_gradient_tile_keys(dk, dv));
     l.terms = workspace.take<RowTerms>(f.q.shape[0] * heads);
   }
   l.bytes = workspace.bytes();

@@ -18,7 +18,8 @@ struct Problem {
   std::int64_t window;  // keys that a query sees at most
   int heads, kv_heads, dk, dv;
   float scale;
-  Divider group;  // query heads of a key/value head
+  int group;  // query heads of a key/value head
+  Divider by_group;
 };
 
 /// Tiles of rows or keys; sequence s has its own from offsets[s] on, on the device. They begin with the sequence.
@@ -30,7 +31,7 @@ struct Tiles {
 /// Rows of a forward's tile, rows of a tile of dq, and keys of a tile of dk and dv.
 int forward_tile_rows(int dk, int dv);
 int query_gradient_tile_rows(int dk, int dv);
-inline constexpr int kKeyGradientKeys = 64;
+int key_gradient_tile_keys(int dk, int dv);
 
 /// What keys need to know of a row beside q and do: its lse to base 2, infinity if it sees no key, and delta = <do, o>.
 struct alignas(8) RowTerms {

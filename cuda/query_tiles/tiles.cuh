@@ -41,13 +41,12 @@ struct RowTile {
   Sequence sequence;
   int kv_head, begin, count;
 
-  __device__ __forceinline__ std::int64_t query(const Problem& p, int row) const { return p.group.of(begin + row); }
+  __device__ __forceinline__ std::int64_t query(const Problem& p, int row) const { return p.by_group.of(begin + row); }
   __device__ __forceinline__ std::int64_t token(const Problem& p, int row) const {
     return sequence.q_begin + query(p, row);
   }
   __device__ __forceinline__ int head(const Problem& p, int row) const {
-    const int group = p.heads / p.kv_heads;
-    return kv_head * group + (begin + row - p.group.of(begin + row) * group);
+    return kv_head * p.group + (begin + row - p.by_group.of(begin + row) * p.group);
   }
   /// Where a row is in a tensor; nullptr: there is none.
   template <class T>
@@ -114,22 +113,26 @@ __device__ __forceinline__ RowTile row_tile(const Problem& p, const Tiles& tiles
   const int kv_head = thread_block / tiles.count, tile = tiles.count - 1 - thread_block % tiles.count;
   const Sequence s = sequence_of(p.sequences, tiles.offsets, tile);
   const int begin = (tile - static_cast<int>(tiles.offsets[s.index])) * rows;
-  const int left = static_cast<int>(s.num_queries) * (p.heads / p.kv_heads) - begin;
+  const int left = static_cast<int>(s.num_queries) * p.group - begin;
   return {s, kv_head, begin, left < rows ? left : rows};
 }
 
 /// Starts to copy rows to shared memory: `filled` features of each, zeros elsewhere. row_at(n): where row n is;
-/// nullptr: zeros alone.
+/// nullptr: zeros alone. Eight threads copy 128 bytes of a row.
 template <int threads, int rows, int features, class T, class RowAt>
 __device__ __forceinline__ void copy_rows(const SharedTile<T, features>& to, int filled, const RowAt& row_at) {
-  constexpr int kChunks = features / 8;
-  static_assert(rows * kChunks % threads == 0);
+  constexpr int kRowsAtOnce = threads / 8;
+  static_assert(rows % kRowsAtOnce == 0);
 #pragma unroll 4
-  for (int i = 0; i < rows * kChunks / threads; ++i) {
-    const int place = i * threads + thread_number(), row = place / kChunks, chunk = place % kChunks;
+  for (int first = 0; first < rows; first += kRowsAtOnce) {
+    const int row = first + thread_number() / 8;
     const T* from = row_at(row);
-    const bool is_there = from != nullptr && chunk * 8 < filled;
-    cp_async<16>(to.chunk(row, chunk), is_there ? from + chunk * 8 : nullptr, is_there ? 16 : 0);
+#pragma unroll
+    for (int column = 0; column < features; column += 64) {
+      const int feature = column + thread_number() % 8 * 8;
+      const bool is_there = from != nullptr && feature < filled;
+      cp_async<16>(to.chunk(row, feature / 8), is_there ? from + feature : nullptr, is_there ? 16 : 0);
+    }
   }
 }
 
