@@ -4,7 +4,7 @@
 // q [query tokens, H, dk], k and v [key tokens, Hkv, dim], any token and head strides that keep rows on multiples of 16
 // bytes. A thread block of 4 warps owns 128 rows of a key/value head, 64 where dk > 192, and goes through the keys that
 // some of them see, a tile at a time; tiles of keys begin at multiples of their size. A warp owns 32 rows of scores and
-// o (16), in registers. Shared memory: SharedTiles, 64 KB for 128 features, two blocks on a multiprocessor; the next
+// o (16), in registers. Shared memory: SharedTiles, 96 KB for 128 features, two blocks on a multiprocessor; the next
 // key tile is copied while one is used.
 //
 // A row's bits depend on its own keys alone: key tiles that it does not see, where others of its tile do, add zeros and
@@ -84,7 +84,7 @@ template <class Features>
 struct Shape : Features {
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpLanes, kBlocks = 2;  // on a multiprocessor
   static constexpr int kWarpRows = Features::kDk > 192 ? 16 : 32, kRows = kWarps * kWarpRows;
-  static constexpr int kKeys = Features::kDk > 64 ? 32 : 64;
+  static constexpr int kKeys = Features::kDk > 128 ? 32 : 64;
   static constexpr int kM = kWarpRows / 16, kN = kKeys / 16, kDvN = Features::kDv / 16;  // in 16
 };
 

@@ -138,8 +138,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 template <class Features>
 struct KeyShape : Features {
   static constexpr int kWarps = 4, kThreads = kWarps * kWarpLanes, kBlocks = 2;  // on a multiprocessor
-  static constexpr int kWarpKeys = Features::kDk > 128 ? 16 : 32, kKeys = kWarps * kWarpKeys;
-  static constexpr int kRows = Features::kDk > 192 ? 16 : 32;  // at a time
+  static constexpr int kWarpKeys = Features::kDk > 64 ? 16 : 32, kKeys = kWarps * kWarpKeys;
+  static constexpr int kRows = Features::kDk > 192 ? 16 : Features::kDk > 128 ? 32 : 1024 / kWarpKeys;  // at a time
   static constexpr int kM = kWarpKeys / 16, kN = kRows / 16, kDkN = Features::kDk / 16,
                        kDvN = Features::kDv / 16;  // in 16
   // dk and dv are both in registers, or take turns
@@ -208,8 +208,8 @@ __device__ __forceinline__ void hide_unseen(const Problem& p, const RowTile& row
     }
 }
 
-// A thread block of 4 warps owns 128 keys of a key/value head (64 where dk > 128) and goes through the rows that see
-// some of them. A warp owns 32 keys (16) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
+// A thread block of 4 warps owns 64 keys of a key/value head (128 where dk <= 64) and goes through the rows that see
+// some of them. A warp owns 16 keys (32) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
 // SharedKeyTiles, 97 KB for 128 features.
 template <class T, class Shape, bool has_dk, bool has_dv>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
