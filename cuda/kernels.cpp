@@ -2,24 +2,36 @@
 
 namespace attnspec::cuda {
 
-namespace gpu::gathered_queries {
+namespace gpu {
+namespace gathered_queries {
 const AttnspecKernel& kernel();
 const AttnspecKernel& atomic_kernel();
-}  // namespace gpu::gathered_queries
-namespace gpu::thread_per_row {
+}  // namespace gathered_queries
+namespace query_tiles {
 const AttnspecKernel& kernel();
 }
-namespace simulated::gathered_queries {
+namespace thread_per_row {
+const AttnspecKernel& kernel();
+}
+}  // namespace gpu
+
+namespace simulated {
+namespace gathered_queries {
 const AttnspecKernel& kernel();
 const AttnspecKernel& atomic_kernel();
-}  // namespace simulated::gathered_queries
-namespace simulated::thread_per_row {
+}  // namespace gathered_queries
+namespace query_tiles {
 const AttnspecKernel& kernel();
 }
+namespace thread_per_row {
+const AttnspecKernel& kernel();
+}
+}  // namespace simulated
 
 std::vector<const AttnspecKernel*> gpu_kernels() {
 #ifdef ATTNSPEC_HAS_GPU_KERNELS
-  return {&gpu::thread_per_row::kernel(), &gpu::gathered_queries::kernel(), &gpu::gathered_queries::atomic_kernel()};
+  return {&gpu::thread_per_row::kernel(), &gpu::query_tiles::kernel(), &gpu::gathered_queries::kernel(),
+          &gpu::gathered_queries::atomic_kernel()};
 #else
   return {};
 #endif
@@ -27,8 +39,8 @@ std::vector<const AttnspecKernel*> gpu_kernels() {
 
 std::vector<const AttnspecKernel*> simulated_kernels() {
 #ifdef ATTNSPEC_HAS_SIMULATED_KERNELS
-  return {&simulated::thread_per_row::kernel(), &simulated::gathered_queries::kernel(),
-          &simulated::gathered_queries::atomic_kernel()};
+  return {&simulated::thread_per_row::kernel(), &simulated::query_tiles::kernel(),
+          &simulated::gathered_queries::kernel(), &simulated::gathered_queries::atomic_kernel()};
 #else
   return {};
 #endif
