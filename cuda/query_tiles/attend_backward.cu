@@ -3,7 +3,6 @@
 //   dq of each row, and its lse and delta for the keys    query_gradients
 //   dk and dv of each key                                 key_gradients
 // Scores are computed twice, so that every sum has an order of its own: no atomics, and no room for parts of sums.
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 

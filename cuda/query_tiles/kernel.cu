@@ -1,6 +1,8 @@
 // The kernel as the judge takes it: its declaration, its launchers, and what a call needs of a workspace.
 #include <cstdint>
 #include <limits>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cuda/launcher.cuh"
@@ -78,6 +80,15 @@ Layout lay_out(const Forward& f, bool is_backward) {
   return l;
 }
 
+/// Throws std::runtime_error if a call has more rows than are counted in 32 bits.
+template <class Forward>
+void require_countable(const Forward& f) {
+  for (const DLTensor* t : {&f.q, &f.k})
+    if (t->shape[0] > std::numeric_limits<std::int32_t>::max() / t->shape[1])
+      throw std::runtime_error("tokens " + std::to_string(t->shape[0]) + " times heads " + std::to_string(t->shape[1]) +
+                               " are more rows than 2147483647");
+}
+
 void copy_offsets(const AttnspecCall& call, const Layout& l) {
   const auto bytes = static_cast<std::size_t>(call.num_sequences + 1) * sizeof(std::int64_t);
   copy_to_device(l.q_offsets, call.q_offsets, bytes, call.stream);
@@ -102,6 +113,7 @@ void with_16_bits(const DLTensor& tensor, const Use& use) {
 template <class Forward>
 const char* forward(const Forward* f) {
   return reason_of([&] {
+    require_countable(*f);
     Buffers buffers;
     add_buffers(buffers, *f);
     const Layout l = lay_out(*f, false);
@@ -118,6 +130,7 @@ template <class Backward>
 const char* backward(const Backward* b) {
   return reason_of([&] {
     const auto& f = *b->forward;
+    require_countable(f);
     Buffers buffers;
     add_buffers(buffers, f);
     buffers.add("do", b->d_o), buffers.add("dq", b->dq), buffers.add("dk", b->dk), buffers.add("dv", b->dv);

@@ -1,5 +1,5 @@
-// Attention to all keys or to a window of them, by tiles of queries. The rows of a key/value head in a sequence (its
-// queries times the heads of the group) are counted in 32 bits.
+// Attention to all keys or to a window of them, by tiles of queries. Query rows (queries times heads) and key rows are
+// counted in 32 bits; where they lie, in 64.
 #pragma once
 
 #include <cstdint>
