@@ -24,11 +24,12 @@ constexpr const char* kFirstRung = "cuda:thread_per_row";
 
 /// What is timed where no case is given.
 constexpr const char* kDefaultCases[] = {
-    "moba(lens=8192,heads=16,dk=128,block=128,top_k=8)",      "moba(lens=32768,heads=16,dk=128,block=128,top_k=8)",
-    "moba(lens=65536,heads=16,dk=128,block=128,top_k=8)",     "moba(lens=131072,heads=16,dk=128,block=128,top_k=8)",
-    "moba(lens=8192,heads=16,dk=128,block=512,top_k=3)",      "moba(lens=32768,heads=16,dk=128,block=512,top_k=3)",
-    "moba(lens=65536,heads=16,dk=128,block=512,top_k=3)",     "moba(lens=131072,heads=16,dk=128,block=512,top_k=3)",
-    "selected(lens=65536,heads=16,dk=128,block=128,top_k=8)", "dense(lens=8192,heads=16,dk=128)",
+    "moba(lens=8192,heads=16,dk=128,block=128,top_k=8)",        "moba(lens=32768,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=65536,heads=16,dk=128,block=128,top_k=8)",       "moba(lens=131072,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=8192,heads=16,dk=128,block=512,top_k=3)",        "moba(lens=32768,heads=16,dk=128,block=512,top_k=3)",
+    "moba(lens=65536,heads=16,dk=128,block=512,top_k=3)",       "moba(lens=131072,heads=16,dk=128,block=512,top_k=3)",
+    "selected(lens=65536,heads=16,dk=128,block=128,top_k=8)",   "dense(lens=8192,heads=16,dk=128)",
+    "window(lens=65536,heads=64,kv_heads=4,dk=128,window=512)",
 };
 /// Rows of every output of these that are judged.
 constexpr std::int64_t kDefaultSample = 2048;

@@ -58,7 +58,7 @@ int run(int argc, char** argv) {
                       "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one but the first rung)");
   benched->add_option("--case", bench_options.cases,
                       "cases (default: moba of 8k to 128k tokens, 16 heads, d 128, block 128 top_k 8 and block 512 "
-                      "top_k 3; selected; dense)");
+                      "top_k 3; selected; dense; window)");
   benched
       ->add_option("--sample", bench_options.sample,
                    "rows of every output that are judged, 0: all (default: what a case says; of the default ones "

@@ -17,10 +17,6 @@ constexpr int kThreads = 256;
 /// Four features of a row.
 struct alignas(16) Four {
   float numbers[4];
-
-  __device__ __forceinline__ void add(const Four& other) {
-    for (int n = 0; n < 4; ++n) numbers[n] += other.numbers[n];
-  }
 };
 struct alignas(8) PackedFour {
   std::uint32_t pairs[2];
