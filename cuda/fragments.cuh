@@ -1,12 +1,31 @@
-// Products of matrices in shared memory and in the registers of a warp, and how they lie there.
+// Products of rows, and of matrices in shared memory and in the registers of a warp, and how they lie there.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/primitives/matrix.cuh"
+#include "cuda/primitives/memory.cuh"
+#include "cuda/primitives/numbers.cuh"
 #include "cuda/primitives/thread.cuh"
+#include "cuda/primitives/warp.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
+
+/// <a, b> of rows in global memory, multiples of 8 features, which neighbouring `lanes` share. 0 where a is
+/// nullptr; then b is not read.
+template <int lanes, class T>
+__device__ __forceinline__ float dot_of_lanes(const T* a, const T* b, int features) {
+  float sum = 0;
+  for (int d = lane_index() % lanes * 8; a != nullptr && d < features; d += lanes * 8) {
+    const Words4 left = load_128_constant(a + d), right = load_128_constant(b + d);
+#pragma unroll
+    for (int word = 0; word < 4; ++word) {
+      sum += unpack_low<T>(left.words[word]) * unpack_low<T>(right.words[word]);
+      sum += unpack_high<T>(left.words[word]) * unpack_high<T>(right.words[word]);
+    }
+  }
+  return sum_lanes<lanes>(sum);
+}
 
 /// A lane's way to matrices of 8 rows and 16 bytes in shared memory, from an origin on. Distances are known to the
 /// compiler, and share no bits with the origin's column: what it adds to an address is then one of four numbers and an

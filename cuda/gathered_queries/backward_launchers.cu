@@ -4,9 +4,7 @@
 
 #include "cuda/gathered_queries/attend_backward.hpp"
 #include "cuda/gathered_queries/backward_launchers.hpp"
-#include "cuda/launcher.cuh"
-#include "cuda/thread_per_row/rows.hpp"
-#include "cuda/workspace.hpp"
+#include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
@@ -14,7 +12,8 @@ namespace {
 
 /// What a call keeps in its workspace: offsets, and what its stages need.
 struct CallScratch {
-  std::int64_t *q_offsets, *k_offsets, *block_offsets;
+  Offsets offsets;
+  std::int64_t* block_offsets;
   BackwardScratch stages;
   std::int64_t bytes;
 };
@@ -41,27 +40,23 @@ BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& bloc
 
 bool is_listed(const DLTensor& q, const BackwardProblem& p) { return q.dtype.bits == 16 && can_attend_backward(p); }
 
-CallScratch lay_out(void* begin, const DLTensor& q, const BackwardProblem& p) {
+CallScratch lay_out(void* begin, const AttnspecCall& call, const DLTensor& q, const BackwardProblem& p) {
   Workspace workspace(begin);
   CallScratch scratch{};
-  const std::int64_t count = p.selection.sequences.count + 1;
-  scratch.q_offsets = workspace.take<std::int64_t>(count);
-  scratch.k_offsets = workspace.take<std::int64_t>(count);
-  scratch.block_offsets = workspace.take<std::int64_t>(count);
+  scratch.offsets = take_offsets(workspace, call);
+  scratch.block_offsets = workspace.take<std::int64_t>(call.num_sequences + 1);
   if (is_listed(q, p)) scratch.stages = take_backward_scratch(workspace, p);
   scratch.bytes = workspace.bytes();
   return scratch;
 }
 
 /// Copies the offsets to the device, and tells the problem where they are.
-void copy_offsets(const AttnspecCall& call, const std::vector<std::int64_t>& block_offsets, const CallScratch& scratch,
-                  BackwardProblem& p) {
-  const auto bytes = block_offsets.size() * sizeof(std::int64_t);
-  copy_to_device(scratch.q_offsets, call.q_offsets, bytes, call.stream);
-  copy_to_device(scratch.k_offsets, call.k_offsets, bytes, call.stream);
-  copy_to_device(scratch.block_offsets, block_offsets.data(), bytes, call.stream);
-  p.selection.sequences.q_offsets = scratch.q_offsets;
-  p.selection.sequences.k_offsets = scratch.k_offsets;
+void copy_all_offsets(const AttnspecCall& call, const std::vector<std::int64_t>& block_offsets,
+                      const CallScratch& scratch, BackwardProblem& p) {
+  copy_offsets(call, scratch.offsets);
+  copy_offsets(call, scratch.block_offsets, block_offsets.data());
+  p.selection.sequences.q_offsets = scratch.offsets.q;
+  p.selection.sequences.k_offsets = scratch.offsets.k;
   p.selection.block_offsets = scratch.block_offsets;
 }
 
@@ -77,19 +72,17 @@ template <class Params>
 void backward(const Params& params, bool adds_dq) {
   const auto& f = *params.forward;
   Buffers buffers;
-  buffers.add("q", f.q), buffers.add("k", f.k), buffers.add("v", f.v), buffers.add("o", f.o);
-  buffers.add("lse", f.lse), buffers.add("selection", f.selection), buffers.add("do", params.d_o);
-  buffers.add("dq", params.dq), buffers.add("dk", params.dk), buffers.add("dv", params.dv);
-  buffers.add("workspace", f.call.workspace, f.call.workspace_bytes);
-  const auto block_offsets = block_offsets_of(f.call.k_offsets, f.call.num_sequences, f.block);
+  add_tensors(f, buffers);
+  add_gradients(params, buffers);
+  buffers.add("selection", f.selection);
+  const auto block_offsets = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
   BackwardProblem p = sizes_of(f, block_offsets, adds_dq);
-  const CallScratch scratch = lay_out(f.call.workspace, f.q, p);
-  copy_offsets(f.call, block_offsets, scratch, p);
+  const CallScratch scratch = lay_out(f.call.workspace, f.call, f.q, p);
+  copy_all_offsets(f.call, block_offsets, scratch, p);
   p.selection.chosen = static_cast<const std::int32_t*>(f.selection.data);
   with_dtype(f.q, [&](auto zero) {
     using T = decltype(zero);
-    const BackwardRows<T> rows{rows_of<const T>(f.q), rows_of<const T>(f.k),       rows_of<const T>(f.v),
-                               rows_of<const T>(f.o), rows_of<const float>(f.lse), rows_of<const T>(params.d_o)};
+    const auto rows = thread_per_row::backward_rows<T>(params);
     const Gradients<T> to{rows_of<T>(params.dq), rows_of<T>(params.dk), rows_of<T>(params.dv)};
     if constexpr (!std::is_same_v<T, float>)
       if (is_listed(f.q, p)) return attend_backward<T>(p, rows, to, scratch.stages, f.call.stream);
@@ -99,8 +92,8 @@ void backward(const Params& params, bool adds_dq) {
 
 template <class Forward>
 std::int64_t backward_bytes(const Forward& f, bool adds_dq) {
-  const auto block_offsets = block_offsets_of(f.call.k_offsets, f.call.num_sequences, f.block);
-  return lay_out(nullptr, f.q, sizes_of(f, block_offsets, adds_dq)).bytes;
+  const auto block_offsets = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
+  return lay_out(nullptr, f.call, f.q, sizes_of(f, block_offsets, adds_dq)).bytes;
 }
 
 }  // namespace

@@ -5,9 +5,7 @@
 
 #include "cuda/gathered_queries/backward_launchers.hpp"
 #include "cuda/gathered_queries/forward.hpp"
-#include "cuda/launcher.cuh"
-#include "cuda/workspace.hpp"
-#include "verify/kernel_abi.h"
+#include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
@@ -26,7 +24,8 @@ struct Forward {
   Attention attention;
   Selection selection;
   std::vector<std::int64_t> block_offsets, tile_offsets;  // their copies on the device:
-  std::int64_t *q_offsets_global, *k_offsets_global, *block_offsets_global, *tile_offsets_global;
+  std::int64_t *block_offsets_global, *tile_offsets_global;
+  Offsets offsets;
   MeanKeys means;
   QueryLists lists;
   Partials partials;
@@ -38,15 +37,6 @@ struct Forward {
 struct Stages {
   bool select, attend;
 };
-
-/// The first tile of queries of each sequence, and how many there are.
-std::vector<std::int64_t> tile_offsets_of(const AttnspecCall& call) {
-  std::vector<std::int64_t> offsets{0};
-  for (std::int64_t s = 0; s < call.num_sequences; ++s)
-    offsets.push_back(offsets.back() +
-                      (call.q_offsets[s + 1] - call.q_offsets[s] + kSelectQueries - 1) / kSelectQueries);
-  return offsets;
-}
 
 std::int64_t bytes_of(const DLTensor& t) { return t.shape[0] * t.shape[1] * t.shape[2] * (t.dtype.bits / 8); }
 
@@ -63,19 +53,14 @@ Forward lay_out(const AttnspecCall& call, const DLTensor& q, const DLTensor& k, 
                 const DLTensor& selection, std::int64_t block, const Stages& stages) {
   Forward f{};
   Workspace workspace(call.workspace);
-  f.block_offsets = block_offsets_of(call.k_offsets, call.num_sequences, block);
-  f.tile_offsets = tile_offsets_of(call);
-  for (auto* offsets : {&f.q_offsets_global, &f.k_offsets_global, &f.block_offsets_global, &f.tile_offsets_global})
+  f.block_offsets = run_offsets(call.k_offsets, call.num_sequences, block);
+  f.tile_offsets = run_offsets(call.q_offsets, call.num_sequences, kSelectQueries);
+  f.offsets = take_offsets(workspace, call);
+  for (auto* offsets : {&f.block_offsets_global, &f.tile_offsets_global})
     *offsets = workspace.take<std::int64_t>(call.num_sequences + 1);
   const std::int64_t dv = v == nullptr ? 0 : v->shape[2], num_blocks = f.block_offsets.back();
-  f.attention = {{f.q_offsets_global, f.k_offsets_global, call.num_sequences, call.causal != 0},
-                 q.shape[0],
-                 k.shape[0],
-                 static_cast<int>(q.shape[1]),
-                 static_cast<int>(k.shape[1]),
-                 static_cast<int>(q.shape[2]),
-                 static_cast<int>(dv),
-                 static_cast<float>(call.scale)};
+  f.attention =
+      thread_per_row::attention_of(call, {f.offsets.q, f.offsets.k, call.num_sequences, call.causal != 0}, q, k, dv);
   f.selection = {f.attention.sequences,
                  f.block_offsets_global,
                  static_cast<const std::int32_t*>(selection.data),
@@ -122,12 +107,10 @@ bool is_for_tensor_cores(const Params& p) {
   return has_pieces(p.q) && has_pieces(p.v) && can_list_queries(lay_out(p).selection);
 }
 
-void copy_offsets(const AttnspecCall& call, const Forward& f) {
-  const auto bytes = static_cast<std::size_t>(call.num_sequences + 1) * sizeof(std::int64_t);
-  copy_to_device(f.q_offsets_global, call.q_offsets, bytes, call.stream);
-  copy_to_device(f.k_offsets_global, call.k_offsets, bytes, call.stream);
-  copy_to_device(f.block_offsets_global, f.block_offsets.data(), bytes, call.stream);
-  copy_to_device(f.tile_offsets_global, f.tile_offsets.data(), bytes, call.stream);
+void copy_all_offsets(const AttnspecCall& call, const Forward& f) {
+  copy_offsets(call, f.offsets);
+  copy_offsets(call, f.block_offsets_global, f.block_offsets.data());
+  copy_offsets(call, f.tile_offsets_global, f.tile_offsets.data());
 }
 
 /// Pools and selects, for moba and moba_select. The gates window and sink read no means.
@@ -157,31 +140,14 @@ void attend(const Params& p, const Forward& f) {
   }
 }
 
-template <class Use>
-void with_16_bits(const DLTensor& tensor, const Use& use) {
-  if (tensor.dtype.code == kDLBfloat) return use(bf16{});
-  use(fp16{});
-}
-
-template <class Params>
-void add_selection_buffers(Buffers& buffers, const Params& p) {
-  buffers.add("q", p.q), buffers.add("k", p.k), buffers.add("selection", p.selection);
-  buffers.add("workspace", p.call.workspace, p.call.workspace_bytes);
-}
-
-template <class Params>
-void add_buffers(Buffers& buffers, const Params& p) {
-  add_selection_buffers(buffers, p);
-  buffers.add("v", p.v), buffers.add("o", p.o), buffers.add("lse", p.lse);
-}
-
 const char* moba_select(const AttnspecMobaSelect* p) {
   if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().moba_select(p);
   return reason_of([&] {
     Buffers buffers;
-    add_selection_buffers(buffers, *p);
+    buffers.add("q", p->q), buffers.add("k", p->k), buffers.add("selection", p->selection);
+    buffers.add("workspace", p->call.workspace, p->call.workspace_bytes);
     const Forward f = lay_out(*p);
-    copy_offsets(p->call, f);
+    copy_all_offsets(p->call, f);
     with_16_bits(p->q, [&](auto zero) { select<decltype(zero)>(*p, f); });
   });
 }
@@ -190,9 +156,10 @@ const char* selected(const AttnspecSelected* p) {
   if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().selected(p);
   return reason_of([&] {
     Buffers buffers;
-    add_buffers(buffers, *p);
+    add_tensors(*p, buffers);
+    buffers.add("selection", p->selection);
     const Forward f = lay_out(*p);
-    copy_offsets(p->call, f);
+    copy_all_offsets(p->call, f);
     with_16_bits(p->q, [&](auto zero) { attend<decltype(zero)>(*p, f); });
   });
 }
@@ -201,9 +168,10 @@ const char* moba(const AttnspecMoba* p) {
   if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().moba(p);
   return reason_of([&] {
     Buffers buffers;
-    add_buffers(buffers, *p);
+    add_tensors(*p, buffers);
+    buffers.add("selection", p->selection);
     const Forward f = lay_out(*p);
-    copy_offsets(p->call, f);
+    copy_all_offsets(p->call, f);
     with_16_bits(p->q, [&](auto zero) {
       select<decltype(zero)>(*p, f);
       attend<decltype(zero)>(*p, f);
@@ -231,15 +199,12 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
 
 template <bool adds_dq>
 AttnspecKernel declare() {
-  AttnspecKernel kernel{};
-  kernel.struct_size = sizeof kernel;
-  kernel.abi_version = ATTNSPEC_ABI_VERSION;
-  kernel.device_type = kDeviceType;
-  kernel.name = adds_dq ? "gathered_queries_atomic" : "gathered_queries";
-  kernel.summary = adds_dq ? "gathered_queries with a backward that adds up dq with atomics, in any order"
-                           : "MoBA and attention to given blocks on tensor cores; the queries of each key block are "
-                             "gathered";
-  kernel.departures = "";
+  AttnspecKernel kernel =
+      adds_dq ? named_kernel("gathered_queries_atomic",
+                             "gathered_queries with a backward that adds up dq with atomics, in any order")
+              : named_kernel("gathered_queries",
+                             "MoBA and attention to given blocks on tensor cores; the queries of each key block are "
+                             "gathered");
   kernel.operators = ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;

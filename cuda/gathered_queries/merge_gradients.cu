@@ -1,6 +1,7 @@
 // What the backward does row by row: deltas before the key tiles, and the sums of parts after them. Every sum has an
 // order of its own. Half a warp owns a row of deltas, a warp a row of dq, four features a lane; dk and dv of a long
 // list are shared out among as many thread blocks as it has pieces, four features a thread.
+#include "cuda/fragments.cuh"
 #include "cuda/gathered_queries/backward_stages.cuh"
 #include "cuda/primitives/launch.cuh"
 #include "cuda/primitives/memory.cuh"
@@ -51,17 +52,7 @@ __global__ void delta_rows(BackwardProblem p, Rows<const T> o, Rows<const T> d_o
   const int row = block_index().x * (kThreads / kLanes) + thread_number() / kLanes;
   const int token = row / p.heads, h = row % p.heads;
   const bool is_there = token < p.selection.num_queries;
-  const T* left = o.at(token, h);
-  const T* right = d_o.at(token, h);
-  float sum = 0;
-  for (int d = 8 * (lane_index() % kLanes); is_there && d < p.dv; d += 8 * kLanes) {
-    const Words4 a = load_128_constant(left + d), b = load_128_constant(right + d);
-    for (int word = 0; word < 4; ++word) {
-      sum += unpack_low<T>(a.words[word]) * unpack_low<T>(b.words[word]);
-      sum += unpack_high<T>(a.words[word]) * unpack_high<T>(b.words[word]);
-    }
-  }
-  sum = sum_lanes<kLanes>(sum);
+  const float sum = dot_of_lanes<kLanes>(is_there ? o.at(token, h) : nullptr, d_o.at(token, h), p.dv);
   if (is_there && lane_index() % kLanes == 0) deltas[row] = sum;
 }
 

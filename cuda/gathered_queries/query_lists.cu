@@ -164,14 +164,6 @@ __global__ void place_picks(Selection s, std::int64_t tokens, int bits, QueryLis
 
 }  // namespace
 
-std::vector<std::int64_t> block_offsets_of(const std::int64_t* k_offsets, std::int64_t num_sequences,
-                                           std::int64_t block) {
-  std::vector<std::int64_t> offsets{0};
-  for (std::int64_t s = 0; s < num_sequences; ++s)
-    offsets.push_back(offsets.back() + (k_offsets[s + 1] - k_offsets[s] + block - 1) / block);
-  return offsets;
-}
-
 bool can_list_queries(const Selection& s) {
   return s.num_blocks <= kMostBlocks && s.heads < 65536 && s.num_queries * s.slots <= INT32_MAX;
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "cuda/tensors.cuh"
 #include "cuda/workspace.hpp"
@@ -12,7 +11,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 /// A selection. A pick is one slot of one query: token * slots + slot, the same for every head.
 struct Selection {
   Sequences sequences;
-  const std::int64_t* block_offsets;  // [count + 1], on the device: the number of each sequence's first block
+  const std::int64_t* block_offsets;  // [count + 1], on the device: run_offsets of the keys
   const std::int32_t* chosen;         // [num_queries, heads, slots]: blocks, counted within their sequence; -1 is none
   std::int64_t num_queries;           // of all sequences
   std::int64_t num_blocks;            // of all sequences, numbered one after the other
@@ -30,11 +29,6 @@ struct QueryLists {
   std::int64_t* offsets;  // [heads * num_blocks + 1]
   std::int32_t* counts;   // [heads, chunks of tokens, num_blocks], scratch
 };
-
-/// The number of each sequence's first block, and that of all blocks at the end: Selection::block_offsets, for the
-/// host.
-std::vector<std::int64_t> block_offsets_of(const std::int64_t* k_offsets, std::int64_t num_sequences,
-                                           std::int64_t block);
 
 /// Whether lists can be made: blocks are counted in shared memory, picks in 31 bits. Reads sizes only.
 bool can_list_queries(const Selection&);

@@ -14,21 +14,6 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
 namespace {
 
-/// <a, b> of rows in global memory, which four lanes share.
-template <class T>
-__device__ __forceinline__ float dot_of_four_lanes(const T* a, const T* b, int features) {
-  float sum = 0;
-  for (int d = lane_index() % 4 * 8; a != nullptr && d < features; d += 32) {
-    const Words4 left = load_128_constant(a + d), right = load_128_constant(b + d);
-#pragma unroll
-    for (int word = 0; word < 4; ++word) {
-      sum += unpack_low<T>(left.words[word]) * unpack_low<T>(right.words[word]);
-      sum += unpack_high<T>(left.words[word]) * unpack_high<T>(right.words[word]);
-    }
-  }
-  return sum_lanes<4>(sum);
-}
-
 /// Scores become P, with the lse of each: lse_of(i, j, number).
 template <int m, int n, class LseOf>
 __device__ __forceinline__ void weigh(Sums<m, n>& scores, float to_log2, const LseOf& lse_of) {
@@ -95,7 +80,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     for (int half = 0; half < 2; ++half) {
       const float* lse = mine.at(rows.lse, i, half);
       const float given = lse == nullptr ? -INFINITY : *lse;
-      const float delta = dot_of_four_lanes(mine.at(rows.o, i, half), mine.at(rows.d_o, i, half), p.dv);
+      const float delta = dot_of_lanes<4>(mine.at(rows.o, i, half), mine.at(rows.d_o, i, half), p.dv);
       own[i][half] = {given == -INFINITY ? INFINITY : given * kLog2E, delta};
       if (lse != nullptr && lane_index() % 4 == 0) *mine.at(terms, i, half) = own[i][half];
     }

@@ -5,10 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/launcher.cuh"
 #include "cuda/query_tiles/problem.hpp"
-#include "cuda/workspace.hpp"
-#include "verify/kernel_abi.h"
+#include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
@@ -16,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kMostFeatures = 256;
 
-/// Tiles of a call, and where on the device their offsets go.
+/// Tiles of a call (run_offsets), and where on the device their offsets go.
 struct TileOffsets {
   std::vector<std::int64_t> host;
   std::int64_t* device;
@@ -24,19 +22,10 @@ struct TileOffsets {
   Tiles tiles() const { return {device, static_cast<int>(host.back())}; }
 };
 
-/// The tiles of so many rows, and sequences of tokens with `group` rows each.
-TileOffsets tile_offsets(Workspace& workspace, const std::int64_t* offsets, std::int64_t count, std::int64_t group,
-                         std::int64_t rows) {
-  TileOffsets tiles{{0}, workspace.take<std::int64_t>(count + 1)};
-  for (std::int64_t s = 0; s < count; ++s)
-    tiles.host.push_back(tiles.host.back() + ((offsets[s + 1] - offsets[s]) * group + rows - 1) / rows);
-  return tiles;
-}
-
 /// A call: what it asks for, and where in its workspace things are.
 struct Layout {
   Problem problem;
-  std::int64_t *q_offsets, *k_offsets;
+  Offsets offsets;
   TileOffsets row_tiles, key_tiles;
   RowTerms* terms;
   std::int64_t bytes;
@@ -51,12 +40,14 @@ bool is_causal(const AttnspecWindow&) { return true; }
 template <class Forward>
 Layout lay_out(const Forward& f, bool is_backward) {
   Workspace workspace(f.call.workspace);
-  const std::int64_t sequences = f.call.num_sequences;
   const int heads = static_cast<int>(f.q.shape[1]), kv_heads = static_cast<int>(f.k.shape[1]);
   const int dk = static_cast<int>(f.q.shape[2]), dv = static_cast<int>(f.v.shape[2]);
-  auto* q_offsets = workspace.take<std::int64_t>(sequences + 1);
-  auto* k_offsets = workspace.take<std::int64_t>(sequences + 1);
-  Layout l{{{q_offsets, k_offsets, sequences, is_causal(f)},
+  const Offsets offsets = take_offsets(workspace, f.call);
+  const auto tiles = [&](const std::int64_t* tokens, int rows_of_token, int rows) -> TileOffsets {
+    return {run_offsets(tokens, f.call.num_sequences, rows, rows_of_token),
+            workspace.take<std::int64_t>(f.call.num_sequences + 1)};
+  };
+  Layout l{{{offsets.q, offsets.k, f.call.num_sequences, is_causal(f)},
             window_of(f),
             heads,
             kv_heads,
@@ -65,15 +56,14 @@ Layout lay_out(const Forward& f, bool is_backward) {
             static_cast<float>(f.call.scale),
             heads / kv_heads,
             Divider(heads / kv_heads)},
-           q_offsets,
-           k_offsets,
-           tile_offsets(workspace, f.call.q_offsets, sequences, heads / kv_heads,
-                        is_backward ? query_gradient_tile_rows(dk, dv) : forward_tile_rows(dk, dv)),
+           offsets,
+           tiles(f.call.q_offsets, heads / kv_heads,
+                 is_backward ? query_gradient_tile_rows(dk, dv) : forward_tile_rows(dk, dv)),
            {},
            nullptr,
            0};
   if (is_backward) {
-    l.key_tiles = tile_offsets(workspace, f.call.k_offsets, sequences, 1, key_gradient_tile_keys(dk, dv));
+    l.key_tiles = tiles(f.call.k_offsets, 1, key_gradient_tile_keys(dk, dv));
     l.terms = workspace.take<RowTerms>(f.q.shape[0] * heads);
   }
   l.bytes = workspace.bytes();
@@ -89,25 +79,10 @@ void require_countable(const Forward& f) {
                                " are more rows than 2147483647");
 }
 
-void copy_offsets(const AttnspecCall& call, const Layout& l) {
-  const auto bytes = static_cast<std::size_t>(call.num_sequences + 1) * sizeof(std::int64_t);
-  copy_to_device(l.q_offsets, call.q_offsets, bytes, call.stream);
-  copy_to_device(l.k_offsets, call.k_offsets, bytes, call.stream);
+void copy_all_offsets(const AttnspecCall& call, const Layout& l) {
+  copy_offsets(call, l.offsets);
   for (const TileOffsets* tiles : {&l.row_tiles, &l.key_tiles})
-    if (!tiles->host.empty()) copy_to_device(tiles->device, tiles->host.data(), bytes, call.stream);
-}
-
-template <class Forward>
-void add_buffers(Buffers& buffers, const Forward& f) {
-  buffers.add("q", f.q), buffers.add("k", f.k), buffers.add("v", f.v), buffers.add("o", f.o);
-  buffers.add("lse", f.lse);
-  buffers.add("workspace", f.call.workspace, f.call.workspace_bytes);
-}
-
-template <class Use>
-void with_16_bits(const DLTensor& tensor, const Use& use) {
-  if (tensor.dtype.code == kDLBfloat) return use(bf16{});
-  use(fp16{});
+    if (!tiles->host.empty()) copy_offsets(call, tiles->device, tiles->host.data());
 }
 
 template <class Forward>
@@ -115,9 +90,9 @@ const char* forward(const Forward* f) {
   return reason_of([&] {
     require_countable(*f);
     Buffers buffers;
-    add_buffers(buffers, *f);
+    add_tensors(*f, buffers);
     const Layout l = lay_out(*f, false);
-    copy_offsets(f->call, l);
+    copy_all_offsets(f->call, l);
     with_16_bits(f->q, [&](auto zero) {
       using T = decltype(zero);
       attend<T>(l.problem, l.row_tiles.tiles(), rows_of<const T>(f->q), rows_of<const T>(f->k), rows_of<const T>(f->v),
@@ -132,16 +107,14 @@ const char* backward(const Backward* b) {
     const auto& f = *b->forward;
     require_countable(f);
     Buffers buffers;
-    add_buffers(buffers, f);
-    buffers.add("do", b->d_o), buffers.add("dq", b->dq), buffers.add("dk", b->dk), buffers.add("dv", b->dv);
+    add_tensors(f, buffers);
+    add_gradients(*b, buffers);
     const Layout l = lay_out(f, true);
-    copy_offsets(f.call, l);
+    copy_all_offsets(f.call, l);
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
-      const BackwardRows<T> rows{rows_of<const T>(f.q), rows_of<const T>(f.k),       rows_of<const T>(f.v),
-                                 rows_of<const T>(f.o), rows_of<const float>(f.lse), rows_of<const T>(b->d_o)};
-      attend_backward<T>(l.problem, l.row_tiles.tiles(), l.key_tiles.tiles(), rows, l.terms, rows_of<T>(b->dq),
-                         rows_of<T>(b->dk), rows_of<T>(b->dv), f.call.stream);
+      attend_backward<T>(l.problem, l.row_tiles.tiles(), l.key_tiles.tiles(), thread_per_row::backward_rows<T>(*b),
+                         l.terms, rows_of<T>(b->dq), rows_of<T>(b->dk), rows_of<T>(b->dv), f.call.stream);
     });
   });
 }
@@ -160,13 +133,9 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
 }
 
 AttnspecKernel declare() {
-  AttnspecKernel kernel{};
-  kernel.struct_size = sizeof kernel;
-  kernel.abi_version = ATTNSPEC_ABI_VERSION;
-  kernel.device_type = kDeviceType;
-  kernel.name = "query_tiles";
-  kernel.summary = "dense attention and NSA's window on tensor cores; tiles of queries, the heads of a group together";
-  kernel.departures = "";
+  AttnspecKernel kernel =
+      named_kernel("query_tiles",
+                   "dense attention and NSA's window on tensor cores; tiles of queries, the heads of a group together");
   kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW;
   kernel.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;

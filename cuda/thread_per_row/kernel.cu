@@ -17,14 +17,6 @@ struct Scratch {
   std::int64_t bytes;
 };
 
-/// The first mean of each sequence, and how many there are; none where nothing is pooled.
-std::vector<std::int64_t> mean_offsets(const AttnspecCall& call, std::int64_t block) {
-  std::vector<std::int64_t> offsets{0};
-  for (std::int64_t s = 0; s < call.num_sequences && block > 0; ++s)
-    offsets.push_back(offsets.back() + (call.k_offsets[s + 1] - call.k_offsets[s] + block - 1) / block);
-  return offsets;
-}
-
 /// means: floats.
 Scratch lay_out(const AttnspecCall& call, std::int64_t means) {
   Workspace workspace(call.workspace);
@@ -42,7 +34,7 @@ Attention token_attention(const Params& p, const Scratch& scratch) {
   return attention_of(p.call, sequences_of(p.call, scratch.offsets), p.q, p.k, p.v.shape[2]);
 }
 
-/// Pools and selects, for moba and moba_select.
+/// Pools and selects, for moba and moba_select. offsets: those of the means, on the host.
 template <class T, class Params>
 void select(const Params& p, const Attention& a, const Scratch& scratch, const std::vector<std::int64_t>& offsets) {
   copy_to_device(scratch.mean_offsets, offsets.data(), offsets.size() * sizeof(std::int64_t), p.call.stream);
@@ -101,7 +93,7 @@ const char* moba_select(const AttnspecMobaSelect* p) {
     buffers.add("q", p->q), buffers.add("k", p->k), buffers.add("selection", p->selection);
     buffers.add("workspace", p->call.workspace, p->call.workspace_bytes);
     with_dtype(p->q, [&](auto zero) {
-      const auto offsets = mean_offsets(p->call, p->block);
+      const auto offsets = run_offsets(p->call.k_offsets, p->call.num_sequences, p->block);
       const Scratch scratch = lay_out(p->call, num_means(offsets, p->k));
       const Attention a = attention_of(p->call, sequences_of(p->call, scratch.offsets), p->q, p->k, 0);
       select<decltype(zero)>(*p, a, scratch, offsets);
@@ -115,7 +107,7 @@ const char* moba(const AttnspecMoba* p) {
     add_tensors(*p, buffers);
     buffers.add("selection", p->selection);
     with_dtype(p->q, [&](auto zero) {
-      const auto offsets = mean_offsets(p->call, p->block);
+      const auto offsets = run_offsets(p->call.k_offsets, p->call.num_sequences, p->block);
       const Scratch scratch = lay_out(p->call, num_means(offsets, p->k));
       const Attention a = token_attention(*p, scratch);
       select<decltype(zero)>(*p, a, scratch, offsets);
@@ -134,7 +126,7 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
   AttnspecCall call = *static_cast<const AttnspecCall*>(params);
   call.workspace = nullptr;
   const auto bytes = [&](std::int64_t block, const DLTensor& k) {
-    return lay_out(call, num_means(mean_offsets(call, block), k)).bytes;
+    return lay_out(call, num_means(run_offsets(call.k_offsets, call.num_sequences, block), k)).bytes;
   };
   if (is_backward == 0 && op == ATTNSPEC_MOBA) {
     const auto* p = static_cast<const AttnspecMoba*>(params);
@@ -148,12 +140,8 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
 }
 
 AttnspecKernel declare() {
-  AttnspecKernel kernel{};
-  kernel.struct_size = sizeof kernel;
-  kernel.abi_version = ATTNSPEC_ABI_VERSION;
-  kernel.device_type = kDeviceType;
-  kernel.name = "thread_per_row";
-  kernel.summary = "all operators; a thread for each row or number that is written";
+  AttnspecKernel kernel =
+      named_kernel("thread_per_row", "all operators; a thread for each row or number that is written");
   kernel.departures = "fp32_weights";
   kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA | ATTNSPEC_NSA_COMPRESS |
                      ATTNSPEC_NSA_COMPRESSED | ATTNSPEC_WINDOW | ATTNSPEC_NSA;
