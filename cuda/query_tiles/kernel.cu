@@ -1,37 +1,13 @@
 // The kernel as the judge takes it: its declaration, its launchers, and what a call needs of a workspace.
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
-#include "cuda/launcher.cuh"
-#include "cuda/query_tiles/problem.hpp"
-#include "cuda/workspace.hpp"
+#include "cuda/query_tiles/calls.hpp"
 #include "verify/kernel_abi.h"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
 namespace {
-
-constexpr std::int64_t kMostFeatures = 256;
-
-/// Tiles of a call, and where on the device their offsets go.
-struct TileOffsets {
-  std::vector<std::int64_t> host;
-  std::int64_t* device;
-
-  Tiles tiles() const { return {device, static_cast<int>(host.back())}; }
-};
-
-/// The tiles of so many rows, and sequences of tokens with `group` rows each.
-TileOffsets tile_offsets(Workspace& workspace, const std::int64_t* offsets, std::int64_t count, std::int64_t group,
-                         std::int64_t rows) {
-  TileOffsets tiles{{0}, workspace.take<std::int64_t>(count + 1)};
-  for (std::int64_t s = 0; s < count; ++s)
-    tiles.host.push_back(tiles.host.back() + ((offsets[s + 1] - offsets[s]) * group + rows - 1) / rows);
-  return tiles;
-}
 
 /// A call: what it asks for, and where in its workspace things are.
 struct Layout {
@@ -52,22 +28,14 @@ template <class Forward>
 Layout lay_out(const Forward& f, bool is_backward) {
   Workspace workspace(f.call.workspace);
   const std::int64_t sequences = f.call.num_sequences;
-  const int heads = static_cast<int>(f.q.shape[1]), kv_heads = static_cast<int>(f.k.shape[1]);
+  const std::int64_t heads = f.q.shape[1], group = heads / f.k.shape[1];
   const int dk = static_cast<int>(f.q.shape[2]), dv = static_cast<int>(f.v.shape[2]);
   auto* q_offsets = workspace.take<std::int64_t>(sequences + 1);
   auto* k_offsets = workspace.take<std::int64_t>(sequences + 1);
-  Layout l{{{q_offsets, k_offsets, sequences, is_causal(f)},
-            window_of(f),
-            heads,
-            kv_heads,
-            dk,
-            dv,
-            static_cast<float>(f.call.scale),
-            heads / kv_heads,
-            Divider(heads / kv_heads)},
+  Layout l{problem_of(f, {q_offsets, k_offsets, sequences, is_causal(f)}, window_of(f)),
            q_offsets,
            k_offsets,
-           tile_offsets(workspace, f.call.q_offsets, sequences, heads / kv_heads,
+           tile_offsets(workspace, f.call.q_offsets, sequences, group,
                         is_backward ? query_gradient_tile_rows(dk, dv) : forward_tile_rows(dk, dv)),
            {},
            nullptr,
@@ -78,15 +46,6 @@ Layout lay_out(const Forward& f, bool is_backward) {
   }
   l.bytes = workspace.bytes();
   return l;
-}
-
-/// Throws std::runtime_error if a call has more rows than are counted in 32 bits.
-template <class Forward>
-void require_countable(const Forward& f) {
-  for (const DLTensor* t : {&f.q, &f.k})
-    if (t->shape[0] > std::numeric_limits<std::int32_t>::max() / t->shape[1])
-      throw std::runtime_error("tokens " + std::to_string(t->shape[0]) + " times heads " + std::to_string(t->shape[1]) +
-                               " are more rows than 2147483647");
 }
 
 void copy_offsets(const AttnspecCall& call, const Layout& l) {
@@ -102,12 +61,6 @@ void add_buffers(Buffers& buffers, const Forward& f) {
   buffers.add("q", f.q), buffers.add("k", f.k), buffers.add("v", f.v), buffers.add("o", f.o);
   buffers.add("lse", f.lse);
   buffers.add("workspace", f.call.workspace, f.call.workspace_bytes);
-}
-
-template <class Use>
-void with_16_bits(const DLTensor& tensor, const Use& use) {
-  if (tensor.dtype.code == kDLBfloat) return use(bf16{});
-  use(fp16{});
 }
 
 template <class Forward>
