@@ -59,6 +59,13 @@ struct Pick {
 
 constexpr int kNoBlock = std::numeric_limits<int>::max();
 
+/// The rows of a query in a tile, as bits.
+__device__ __forceinline__ std::uint32_t rows_of_query(const Problem& p, const RowTile& tile, int query) {
+  const int begin = query * p.group - tile.begin, end = begin + p.group;
+  const auto rows_before = [](int row) { return row <= 0 ? 0 : row >= 32 ? kAllLanes : (std::uint32_t{1} << row) - 1; };
+  return rows_before(end < tile.count ? end : tile.count) & ~rows_before(begin);
+}
+
 /// The first block after `block` that some rows of the tile selected and see. All lanes get it.
 __device__ __forceinline__ Pick next_pick(const Problem& p, const Selection& selection, const RowTile& tile,
                                           int block) {
@@ -80,16 +87,59 @@ __device__ __forceinline__ Pick next_pick(const Problem& p, const Selection& sel
     bool has_chosen = false;
     for_each_choice(query, [&](int choice) { has_chosen = has_chosen || choice == pick.block; });
     if (!any(has_chosen)) continue;
-    const int begin = query * p.group - tile.begin, end = begin + p.group;  // its rows
-    const auto rows_before = [](int row) {
-      return row <= 0 ? 0 : row >= 32 ? kAllLanes : (std::uint32_t{1} << row) - 1;
-    };
-    pick.rows |= rows_before(end < tile.count ? end : tile.count) & ~rows_before(begin);
+    pick.rows |= rows_of_query(p, tile, query);
     const std::int64_t visible = num_visible_keys(p.sequences, tile.sequence, query);
     const std::int64_t block_end = (pick.block + std::int64_t{1}) * selection.block;
     pick.end = static_cast<int>(block_end < visible ? block_end : visible);  // later queries see more
   }
   return pick;
+}
+
+/// Puts what a warp found of all rows into shared memory.
+template <class T, class Shape, int m>
+__device__ __forceinline__ void share_sums(const RunningSoftmax<1> (&softmax)[m], const Sums<1, Shape::kDvN> (&sums)[m],
+                                           SharedTiles<T, Shape>& shared) {
+#pragma unroll
+  for (int i = 0; i < m; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = 16 * i + lane_row(half);
+      const float sum = sum_lanes<4>(softmax[i].sum[0][half]);
+      if (lane_index() % 4 == 0)
+        shared.largest[warp_index()][row] = softmax[i].largest[0][half], shared.sum[warp_index()][row] = sum;
+#pragma unroll
+      for (int j = 0; j < 2 * Shape::kDvN; ++j)
+#pragma unroll
+        for (int c = 0; c < 2; ++c)
+          shared.o[warp_index()][row][o_column(row, 8 * j + lane_index() % 4 * 2 + c)] = sums[i][0][j][2 * half + c];
+    }
+}
+
+/// o and lse of all rows, from what the warps found, 8 features at a time.
+template <class T, class Shape>
+__device__ __forceinline__ void merge_rows(const Problem& p, const SharedTiles<T, Shape>& shared, const RowTile& tile,
+                                           const Rows<T>& o, const Rows<float>& lse) {
+  for (int piece = thread_number(); piece < tile.count * (p.dv / 8); piece += Shape::kThreads) {
+    const int row = piece / (p.dv / 8), d = piece % (p.dv / 8) * 8;
+    float largest = -INFINITY, total = 0, features[8] = {};
+#pragma unroll
+    for (int warp = 0; warp < Shape::kWarps; ++warp) largest = fmaxf(largest, shared.largest[warp][row]);
+    const float reference = largest == -INFINITY ? 0 : largest;
+#pragma unroll
+    for (int warp = 0; warp < Shape::kWarps; ++warp) {
+      const float weight = exp2_approx(shared.largest[warp][row] - reference);
+      total += weight * shared.sum[warp][row];
+#pragma unroll
+      for (int c = 0; c < 8; ++c) features[c] += weight * shared.o[warp][row][o_column(row, d) + c];
+    }
+    const float normaliser = total > 0 ? 1 / total : 0;
+    Words4 words;
+#pragma unroll
+    for (int word = 0; word < 4; ++word)
+      words.words[word] = pack<T>(features[2 * word] * normaliser, features[2 * word + 1] * normaliser);
+    store_128(tile.at(p, o, row) + d, words);
+    if (d == 0) *tile.at(p, lse, row) = total > 0 ? (largest + log2f(total)) * 0.693147181f : -INFINITY;
+  }
 }
 
 template <class T, class Shape>
@@ -137,14 +187,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
       clear<1, 1>(scores);
       multiply_by_rows<T, kDk, 1, 1>(scores, queries.down(16 * i, 0), keys);
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
+      for (int half = 0; half < 2; ++half) {
+        const int row_end = visible[i][half] < pick.end ? visible[i][half] : pick.end;
+        const int end = (rows >> lane_row(half) & 1) == 0 ? 0 : row_end;
 #pragma unroll
-        for (int number = 0; number < 4; ++number) {
-          const int half = number / 2, end = (rows >> lane_row(half) & 1) != 0 ? visible[i][half] : 0;
-          float& score = scores[0][j][number];
-          score =
-              column + 8 * j + number % 2 < end && column + 8 * j + number % 2 < pick.end ? score * to_log2 : -INFINITY;
-        }
+        for (int j = 0; j < 2; ++j)
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            float& score = scores[0][j][2 * half + c];
+            score = column + 8 * j + c < end ? score * to_log2 : -INFINITY;
+          }
+      }
       softmax[i].template weigh<1, Shape::kDvN>(scores, sums[i]);
       multiply_packed<T, 1, 1, Shape::kDvN>(sums[i], scores, values);
     }
@@ -170,44 +223,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   // phase 3 - what the warps found
   cp_async_wait_all();
   sync_threads();
-#pragma unroll
-  for (int i = 0; i < m; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = 16 * i + lane_row(half);
-      const float sum = sum_lanes<4>(softmax[i].sum[0][half]);
-      if (lane_index() % 4 == 0)
-        shared.largest[warp_index()][row] = softmax[i].largest[0][half], shared.sum[warp_index()][row] = sum;
-#pragma unroll
-      for (int j = 0; j < 2 * Shape::kDvN; ++j)
-#pragma unroll
-        for (int c = 0; c < 2; ++c)
-          shared.o[warp_index()][row][o_column(row, 8 * j + lane_index() % 4 * 2 + c)] = sums[i][0][j][2 * half + c];
-    }
+  share_sums(softmax, sums, shared);
   sync_threads();
 
-  // phase 4 - o and lse, 8 features at a time
-  for (int piece = thread_number(); piece < tile.count * (p.dv / 8); piece += Shape::kThreads) {
-    const int row = piece / (p.dv / 8), d = piece % (p.dv / 8) * 8;
-    float largest = -INFINITY, total = 0, features[8] = {};
-#pragma unroll
-    for (int warp = 0; warp < Shape::kWarps; ++warp) largest = fmaxf(largest, shared.largest[warp][row]);
-    const float reference = largest == -INFINITY ? 0 : largest;
-#pragma unroll
-    for (int warp = 0; warp < Shape::kWarps; ++warp) {
-      const float weight = exp2_approx(shared.largest[warp][row] - reference);
-      total += weight * shared.sum[warp][row];
-#pragma unroll
-      for (int c = 0; c < 8; ++c) features[c] += weight * shared.o[warp][row][o_column(row, d) + c];
-    }
-    const float normaliser = total > 0 ? 1 / total : 0;
-    Words4 words;
-#pragma unroll
-    for (int word = 0; word < 4; ++word)
-      words.words[word] = pack<T>(features[2 * word] * normaliser, features[2 * word + 1] * normaliser);
-    store_128(tile.at(p, o, row) + d, words);
-    if (d == 0) *tile.at(p, lse, row) = total > 0 ? (largest + log2f(total)) * 0.693147181f : -INFINITY;
-  }
+  // phase 4 - o and lse
+  merge_rows(p, shared, tile, o, lse);
 }
 
 }  // namespace
