@@ -13,6 +13,9 @@ const AttnspecKernel& kernel();
 namespace thread_per_row {
 const AttnspecKernel& kernel();
 }
+namespace token_tiles {
+const AttnspecKernel& kernel();
+}
 }  // namespace gpu
 
 namespace simulated {
@@ -26,12 +29,15 @@ const AttnspecKernel& kernel();
 namespace thread_per_row {
 const AttnspecKernel& kernel();
 }
+namespace token_tiles {
+const AttnspecKernel& kernel();
+}
 }  // namespace simulated
 
 std::vector<const AttnspecKernel*> gpu_kernels() {
 #ifdef ATTNSPEC_HAS_GPU_KERNELS
-  return {&gpu::thread_per_row::kernel(), &gpu::query_tiles::kernel(), &gpu::gathered_queries::kernel(),
-          &gpu::gathered_queries::atomic_kernel()};
+  return {&gpu::thread_per_row::kernel(), &gpu::query_tiles::kernel(), &gpu::token_tiles::kernel(),
+          &gpu::gathered_queries::kernel(), &gpu::gathered_queries::atomic_kernel()};
 #else
   return {};
 #endif
@@ -39,7 +45,7 @@ std::vector<const AttnspecKernel*> gpu_kernels() {
 
 std::vector<const AttnspecKernel*> simulated_kernels() {
 #ifdef ATTNSPEC_HAS_SIMULATED_KERNELS
-  return {&simulated::thread_per_row::kernel(), &simulated::query_tiles::kernel(),
+  return {&simulated::thread_per_row::kernel(), &simulated::query_tiles::kernel(), &simulated::token_tiles::kernel(),
           &simulated::gathered_queries::kernel(), &simulated::gathered_queries::atomic_kernel()};
 #else
   return {};

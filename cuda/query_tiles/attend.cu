@@ -13,71 +13,12 @@
 #include <cstdint>
 
 #include "cuda/primitives/launch.cuh"
-#include "cuda/primitives/warp.cuh"
+#include "cuda/query_tiles/softmax.cuh"
 #include "cuda/query_tiles/tiles.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
 namespace {
-
-/// The softmax of a warp's rows as far as their keys have come. Lane 4 g + t holds rows g and g + 8 of every 16.
-template <int m>
-struct RunningSoftmax {
-  float largest[m][2], sum[m][2];  // of scores to base 2; the lane's share of the sum of weights
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int i = 0; i < m; ++i) largest[i][0] = largest[i][1] = -INFINITY, sum[i][0] = sum[i][1] = 0;
-  }
-
-  /// Scores become weights relative to the largest so far, to which o and the sum are rescaled. A factor of 1 changes
-  /// no bits, so a warp may leave it out.
-  template <int n, int features>
-  __device__ __forceinline__ void weigh(Sums<m, n>& s, Sums<m, features>& o) {
-    float rescale[m][2];
-    bool is_same = true;
-#pragma unroll
-    for (int i = 0; i < m; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float most = largest[i][half];
-#pragma unroll
-        for (const auto& columns : s[i]) most = fmaxf(most, fmaxf(columns[2 * half], columns[2 * half + 1]));
-        most = max_lanes<4>(most);
-        const float reference = most == -INFINITY ? 0 : most;
-        rescale[i][half] = exp2_approx(largest[i][half] - reference);
-        is_same = is_same && rescale[i][half] == 1;
-        largest[i][half] = most;
-        float total = 0;
-#pragma unroll
-        for (auto& columns : s[i])
-#pragma unroll
-          for (int c = 2 * half; c < 2 * half + 2; ++c) total += columns[c] = exp2_approx(columns[c] - reference);
-        sum[i][half] = sum[i][half] * rescale[i][half] + total;
-      }
-    if (all(is_same)) return;
-#pragma unroll
-    for (int i = 0; i < m; ++i)
-#pragma unroll
-      for (auto& columns : o[i])
-#pragma unroll
-        for (int c = 0; c < 4; ++c) columns[c] *= rescale[i][c / 2];
-  }
-
-  /// Divides o by the rows' sums of weights, and says their lse; 0 and -infinity where no key was seen.
-  template <int features>
-  __device__ __forceinline__ void finish(Sums<m, features>& o, float (&lse)[m][2]) const {
-#pragma unroll
-    for (int i = 0; i < m; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float total = sum_lanes<4>(sum[i][half]), normaliser = total > 0 ? 1 / total : 0;
-        lse[i][half] = total > 0 ? (largest[i][half] + log2f(total)) * 0.693147181f : -INFINITY;
-#pragma unroll
-        for (auto& columns : o[i]) columns[2 * half] *= normaliser, columns[2 * half + 1] *= normaliser;
-      }
-  }
-};
 
 /// How a thread block works on rows of so many features.
 template <class Features>

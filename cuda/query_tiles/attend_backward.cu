@@ -144,7 +144,7 @@ struct RowRange {
 
 /// Keys of a key/value head in a sequence.
 struct KeyTile {
-  Sequence sequence;
+  TokenSequence sequence;
   int kv_head, begin, count;
 
   /// Where a key is in a tensor; nullptr: there is none.
@@ -156,9 +156,14 @@ struct KeyTile {
   __device__ __forceinline__ RowRange rows(const Problem& p, int first, int last) const {
     std::int64_t from = 0, to = sequence.num_queries;
     if (p.sequences.is_causal) {
-      const std::int64_t ahead = begin - (sequence.num_keys - sequence.num_queries);  // the query at key 0 of the tile
-      if (ahead + first > 0) from = ahead + first;
-      if (p.window < to - (ahead + last)) to = p.window + ahead + last;
+      const std::int64_t before = sequence.num_tokens - sequence.num_queries;  // tokens before the first query
+      const auto query_of = [&](std::int64_t key) {                            // the first that sees all of its tokens
+        return key * p.reach.stride + p.reach.tokens - 1 - before;
+      };
+      const std::int64_t first_query = query_of(begin + first);
+      if (first_query > 0) from = first_query < to ? first_query : to;
+      if (p.reach.window < sequence.num_keys && query_of(begin + last + p.reach.window) < to)
+        to = query_of(begin + last + p.reach.window);
     }
     return {static_cast<int>(from * p.group), static_cast<int>(to * p.group)};
   }
@@ -168,7 +173,7 @@ struct KeyTile {
 template <int keys>
 __device__ __forceinline__ KeyTile key_tile(const Problem& p, const Tiles& tiles, int thread_block) {
   const int kv_head = thread_block / tiles.count, tile = thread_block % tiles.count;
-  const Sequence s = sequence_of(p.sequences, tiles.offsets, tile);
+  const TokenSequence s = token_sequence_of(p, tiles, tile);
   const int begin = (tile - static_cast<int>(tiles.offsets[s.index])) * keys;
   const int left = static_cast<int>(s.num_keys) - begin;
   return {s, kv_head, begin, left < keys ? left : keys};

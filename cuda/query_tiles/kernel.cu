@@ -1,10 +1,10 @@
 // The kernel as the judge takes it: its declaration, its launchers, and what a call needs of a workspace.
+#include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
-#include <string>
-#include <vector>
+#include <type_traits>
 
+#include "cuda/query_tiles/calls.hpp"
 #include "cuda/query_tiles/problem.hpp"
 #include "cuda/thread_per_row/calls.hpp"
 
@@ -12,77 +12,71 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
 namespace {
 
-constexpr std::int64_t kMostFeatures = 256;
-
-/// Tiles of a call (run_offsets), and where on the device their offsets go.
-struct TileOffsets {
-  std::vector<std::int64_t> host;
-  std::int64_t* device;
-
-  Tiles tiles() const { return {device, static_cast<int>(host.back())}; }
-};
-
 /// A call: what it asks for, and where in its workspace things are.
 struct Layout {
   Problem problem;
-  Offsets offsets;
-  TileOffsets row_tiles, key_tiles;
+  Offsets tokens;
+  std::int64_t* compressed_rows;  // offsets; nullptr: keys are tokens
+  TileOffsets row_tiles, key_tiles, select_tiles;
   RowTerms* terms;
   std::int64_t bytes;
 };
 
-std::int64_t window_of(const AttnspecDense&) { return std::numeric_limits<std::int64_t>::max(); }
-std::int64_t window_of(const AttnspecWindow& p) { return p.window; }
+/// A number of tokens or blocks; what is more than any sequence has means the same as less.
+int countable(std::int64_t number) { return static_cast<int>(std::min(number, kMostCountable)); }
+
 bool is_causal(const AttnspecDense& p) { return p.call.causal != 0; }
 bool is_causal(const AttnspecWindow&) { return true; }
+bool is_causal(const AttnspecNsaCompressed&) { return true; }
+const std::int64_t* key_offsets(const AttnspecDense& p) { return p.call.k_offsets; }
+const std::int64_t* key_offsets(const AttnspecWindow& p) { return p.call.k_offsets; }
+const std::int64_t* key_offsets(const AttnspecNsaCompressed& p) { return p.sizes.row_offsets; }
+Reach reach_of(const AttnspecDense&, const std::int64_t* tokens) { return all_keys(tokens); }
+Reach reach_of(const AttnspecWindow& p, const std::int64_t* tokens) {
+  Reach reach = all_keys(tokens);
+  reach.window = p.window;
+  return reach;
+}
+Reach reach_of(const AttnspecNsaCompressed& p, const std::int64_t* tokens) {
+  const int stride = countable(p.sizes.compress_stride);
+  return {tokens, p.sizes.compress_block, stride, Divider(stride), std::numeric_limits<std::int64_t>::max()};
+}
 
-/// Forward: AttnspecDense or AttnspecWindow.
+/// Forward: AttnspecDense, AttnspecWindow or AttnspecNsaCompressed.
 template <class Forward>
 Layout lay_out(const Forward& f, bool is_backward) {
+  constexpr bool is_compressed = std::is_same_v<Forward, AttnspecNsaCompressed>;
   Workspace workspace(f.call.workspace);
-  const int heads = static_cast<int>(f.q.shape[1]), kv_heads = static_cast<int>(f.k.shape[1]);
-  const int dk = static_cast<int>(f.q.shape[2]), dv = static_cast<int>(f.v.shape[2]);
-  const Offsets offsets = take_offsets(workspace, f.call);
-  const auto tiles = [&](const std::int64_t* tokens, int rows_of_token, int rows) -> TileOffsets {
-    return {run_offsets(tokens, f.call.num_sequences, rows, rows_of_token),
-            workspace.take<std::int64_t>(f.call.num_sequences + 1)};
-  };
-  Layout l{{{offsets.q, offsets.k, f.call.num_sequences, is_causal(f)},
-            window_of(f),
-            heads,
-            kv_heads,
-            dk,
-            dv,
-            static_cast<float>(f.call.scale),
-            heads / kv_heads,
-            Divider(heads / kv_heads)},
-           offsets,
-           tiles(f.call.q_offsets, heads / kv_heads,
-                 is_backward ? query_gradient_tile_rows(dk, dv) : forward_tile_rows(dk, dv)),
-           {},
-           nullptr,
-           0};
+  Layout l{};
+  l.tokens = take_offsets(workspace, f.call);
+  if (is_compressed) l.compressed_rows = workspace.take<std::int64_t>(f.call.num_sequences + 1);
+  l.problem =
+      problem_of(f, {l.tokens.q, is_compressed ? l.compressed_rows : l.tokens.k, f.call.num_sequences, is_causal(f)},
+                 reach_of(f, l.tokens.k));
+  const int dk = l.problem.dk, dv = l.problem.dv, group = l.problem.group;
+  l.row_tiles = take_tiles(workspace, f.call, f.call.q_offsets, group,
+                           is_backward ? query_gradient_tile_rows(dk, dv) : forward_tile_rows(dk, dv));
   if (is_backward) {
-    l.key_tiles = tiles(f.call.k_offsets, 1, key_gradient_tile_keys(dk, dv));
-    l.terms = workspace.take<RowTerms>(f.q.shape[0] * heads);
+    l.key_tiles = take_tiles(workspace, f.call, key_offsets(f), 1, key_gradient_tile_keys(dk, dv));
+    l.terms = workspace.take<RowTerms>(f.q.shape[0] * f.q.shape[1]);
+  } else if (is_compressed) {
+    l.select_tiles = take_tiles(workspace, f.call, f.call.q_offsets, select_rows_of_query(group), kSelectRows);
   }
   l.bytes = workspace.bytes();
   return l;
 }
 
-/// Throws std::runtime_error if a call has more rows than are counted in 32 bits.
 template <class Forward>
-void require_countable(const Forward& f) {
-  for (const DLTensor* t : {&f.q, &f.k})
-    if (t->shape[0] > std::numeric_limits<std::int32_t>::max() / t->shape[1])
-      throw std::runtime_error("tokens " + std::to_string(t->shape[0]) + " times heads " + std::to_string(t->shape[1]) +
-                               " are more rows than 2147483647");
+void copy_all_offsets(const Forward& f, const Layout& l) {
+  copy_offsets(f.call, l.tokens);
+  if (l.compressed_rows != nullptr) copy_offsets(f.call, l.compressed_rows, key_offsets(f));
+  for (const TileOffsets* tiles : {&l.row_tiles, &l.key_tiles, &l.select_tiles}) copy_tiles(f.call, *tiles);
 }
 
-void copy_all_offsets(const AttnspecCall& call, const Layout& l) {
-  copy_offsets(call, l.offsets);
-  for (const TileOffsets* tiles : {&l.row_tiles, &l.key_tiles})
-    if (!tiles->host.empty()) copy_offsets(call, tiles->device, tiles->host.data());
+template <class T, class Forward>
+void attend(const Forward& f, const Layout& l) {
+  query_tiles::attend<T>(l.problem, l.row_tiles.tiles(), rows_of<const T>(f.q), rows_of<const T>(f.k),
+                         rows_of<const T>(f.v), rows_of<T>(f.o), rows_of<float>(f.lse), f.call.stream);
 }
 
 template <class Forward>
@@ -92,11 +86,38 @@ const char* forward(const Forward* f) {
     Buffers buffers;
     add_tensors(*f, buffers);
     const Layout l = lay_out(*f, false);
-    copy_all_offsets(f->call, l);
+    copy_all_offsets(*f, l);
+    with_16_bits(f->q, [&](auto zero) { attend<decltype(zero)>(*f, l); });
+  });
+}
+
+ImportanceChoice choice_of(const AttnspecNsaSizes& sizes, std::int64_t slots) {
+  const int rows = countable(sizes.block / sizes.compress_stride);
+  return {Divider(countable(sizes.block)),
+          rows,
+          Divider(rows),
+          countable(sizes.compress_block / sizes.compress_stride),
+          countable(sizes.top_n),
+          countable(sizes.initial_blocks),
+          countable(sizes.local_blocks),
+          countable(slots)};
+}
+
+const char* nsa_compressed(const AttnspecNsaCompressed* f) {
+  return reason_of([&] {
+    require_countable(*f);
+    Buffers buffers;
+    add_tensors(*f, buffers);
+    buffers.add("selection", f->selection);
+    const Layout l = lay_out(*f, false);
+    require_countable_rows(f->q.shape[0], select_rows_of_query(l.problem.group) * std::int64_t{l.problem.kv_heads});
+    copy_all_offsets(*f, l);
     with_16_bits(f->q, [&](auto zero) {
       using T = decltype(zero);
-      attend<T>(l.problem, l.row_tiles.tiles(), rows_of<const T>(f->q), rows_of<const T>(f->k), rows_of<const T>(f->v),
-                rows_of<T>(f->o), rows_of<float>(f->lse), f->call.stream);
+      attend<T>(*f, l);
+      select_important_blocks<T>(l.problem, l.select_tiles.tiles(), choice_of(f->sizes, f->selection.shape[2]),
+                                 rows_of<const T>(f->q), rows_of<const T>(f->k), rows_of<const float>(f->lse),
+                                 static_cast<std::int32_t*>(f->selection.data), f->call.stream);
     });
   });
 }
@@ -110,7 +131,7 @@ const char* backward(const Backward* b) {
     add_tensors(f, buffers);
     add_gradients(*b, buffers);
     const Layout l = lay_out(f, true);
-    copy_all_offsets(f.call, l);
+    copy_all_offsets(f, l);
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
       attend_backward<T>(l.problem, l.row_tiles.tiles(), l.key_tiles.tiles(), thread_per_row::backward_rows<T>(*b),
@@ -128,21 +149,27 @@ std::int64_t bytes_of(const void* params, bool is_backward) {
 }
 
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
-  return op == ATTNSPEC_DENSE ? bytes_of<AttnspecDense>(params, is_backward != 0)
-                              : bytes_of<AttnspecWindow>(params, is_backward != 0);
+  const bool of_backward = is_backward != 0;
+  if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(params, of_backward);
+  if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(params, of_backward);
+  return bytes_of<AttnspecNsaCompressed>(params, of_backward);
 }
 
 AttnspecKernel declare() {
   AttnspecKernel kernel =
       named_kernel("query_tiles",
-                   "dense attention and NSA's window on tensor cores; tiles of queries, the heads of a group together");
-  kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW;
-  kernel.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
+                   "dense attention, NSA's window and its compressed rows on tensor cores; tiles of "
+                   "queries, the heads of a group together");
+  kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW | ATTNSPEC_NSA_COMPRESSED;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.dense = forward<AttnspecDense>;
   kernel.dense_backward = backward<AttnspecDenseBackward>;
   kernel.window = forward<AttnspecWindow>;
   kernel.window_backward = backward<AttnspecWindowBackward>;
+  kernel.nsa_compressed = nsa_compressed;
+  kernel.nsa_compressed_backward = backward<AttnspecNsaCompressedBackward>;
   kernel.limits.dtypes = ATTNSPEC_BF16 | ATTNSPEC_FP16;
   kernel.limits.dk = kernel.limits.dv = {kMostFeatures, 8};  // rows are aligned to 16 bytes
   return kernel;

@@ -1,5 +1,6 @@
-// Attention to all keys or to a window of them, by tiles of queries. Query rows (queries times heads) and key rows are
-// counted in 32 bits; where they lie, in 64.
+// Attention to all keys, to a window of them, or to compressed rows, by tiles of queries; and the blocks that NSA
+// selects. Query rows (queries times heads), key rows and the tokens of a sequence are counted in 32 bits; where they
+// lie, in 64.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +13,22 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
 using thread_per_row::BackwardRows;
 
+/// Which keys a query sees. Key j of a sequence is made of its tokens j stride .. j stride + tokens - 1, and seen where
+/// all of these are: a token, or a compressed row. Of those it sees the last ones.
+struct Reach {
+  const std::int64_t* token_offsets;  // [sequences + 1]
+  std::int64_t tokens, stride;
+  Divider by_stride;
+  std::int64_t window;  // keys
+};
+
 /// What all kernels know of a call.
 struct Problem {
   Sequences sequences;
-  std::int64_t window;  // keys that a query sees at most
+  Reach reach;
   int heads, kv_heads, dk, dv;
   float scale;
-  int group;  // query heads of a key/value head
+  int group;  // rows of a query: the heads of a key/value head
   Divider by_group;
 };
 
@@ -32,6 +42,10 @@ struct Tiles {
 int forward_tile_rows(int dk, int dv);
 int query_gradient_tile_rows(int dk, int dv);
 int key_gradient_tile_keys(int dk, int dv);
+
+/// Rows of a query and of a tile for a selection, where a query has 2^n rows: as many as heads of a group or more.
+inline constexpr int kSelectRows = 128;
+int select_rows_of_query(int group);
 
 /// What keys need to know of a row beside q and do: its lse to base 2, infinity if it sees no key, and delta = <do, o>.
 struct alignas(8) RowTerms {
@@ -48,5 +62,21 @@ void attend(const Problem&, const Tiles& row_tiles, Rows<const T> q, Rows<const 
 template <class T>
 void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const BackwardRows<T>&,
                      RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
+
+/// How NSA chooses.
+struct ImportanceChoice {
+  Divider by_block;  // its tokens
+  int rows;          // compressed rows that begin in a block
+  Divider by_rows;
+  int strides;  // that a compressed row is long
+  int top_n, initial_blocks, local_blocks;
+  int slots;
+};
+
+/// selection [query tokens, Hkv, slots]: the blocks that attention to compressed rows k, with this lse, says are
+/// important; for groups of at most kSelectRows heads.
+template <class T>
+void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceChoice&, Rows<const T> q,
+                             Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles

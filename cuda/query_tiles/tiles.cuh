@@ -30,15 +30,33 @@ struct KeyRange {
   int first, end;
 };
 
+/// A sequence whose keys are made of tokens.
+struct TokenSequence : Sequence {
+  std::int64_t num_tokens;
+};
+
+__device__ __forceinline__ TokenSequence token_sequence_of(const Problem& p, const Tiles& tiles, int tile) {
+  const Sequence s = sequence_of(p.sequences, tiles.offsets, tile);
+  return {s, p.reach.token_offsets[s.index + 1] - p.reach.token_offsets[s.index]};
+}
+
+/// How many tokens query i of a sequence sees.
+__device__ __forceinline__ std::int64_t num_visible_tokens(const Problem& p, const TokenSequence& s, std::int64_t i) {
+  Sequence tokens = s;
+  tokens.num_keys = s.num_tokens;
+  return num_visible_keys(p.sequences, tokens, i);
+}
+
 /// The keys that query i of a sequence sees; none: {0, 0}.
-__device__ __forceinline__ KeyRange keys_of(const Problem& p, const Sequence& s, std::int64_t i) {
-  const std::int64_t end = num_visible_keys(p.sequences, s, i);
-  return {end > p.window ? static_cast<int>(end - p.window) : 0, static_cast<int>(end)};
+__device__ __forceinline__ KeyRange keys_of(const Problem& p, const TokenSequence& s, std::int64_t i) {
+  const std::int64_t after_first = num_visible_tokens(p, s, i) - p.reach.tokens;
+  const int end = after_first < 0 ? 0 : p.reach.by_stride.of(static_cast<int>(after_first)) + 1;
+  return {end > p.reach.window ? end - static_cast<int>(p.reach.window) : 0, end};
 }
 
 /// Consecutive rows of a key/value head in a sequence.
 struct RowTile {
-  Sequence sequence;
+  TokenSequence sequence;
   int kv_head, begin, count;
 
   __device__ __forceinline__ std::int64_t query(const Problem& p, int row) const { return p.by_group.of(begin + row); }
@@ -111,7 +129,7 @@ struct WarpRows {
 template <int rows>
 __device__ __forceinline__ RowTile row_tile(const Problem& p, const Tiles& tiles, int thread_block) {
   const int kv_head = thread_block / tiles.count, tile = tiles.count - 1 - thread_block % tiles.count;
-  const Sequence s = sequence_of(p.sequences, tiles.offsets, tile);
+  const TokenSequence s = token_sequence_of(p, tiles, tile);
   const int begin = (tile - static_cast<int>(tiles.offsets[s.index])) * rows;
   const int left = static_cast<int>(s.num_queries) * p.group - begin;
   return {s, kv_head, begin, left < rows ? left : rows};

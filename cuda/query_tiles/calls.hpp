@@ -1,0 +1,70 @@
+// What launchers of row tiles share: a call's problem, its tiles, and what it must not be.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cuda/calls.hpp"
+#include "cuda/query_tiles/problem.hpp"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
+
+inline constexpr std::int64_t kMostFeatures = 256;
+inline constexpr std::int64_t kMostCountable = std::numeric_limits<std::int32_t>::max();
+
+template <class Forward>
+Problem problem_of(const Forward& f, const Sequences& sequences, const Reach& reach) {
+  const int heads = static_cast<int>(f.q.shape[1]), kv_heads = static_cast<int>(f.k.shape[1]);
+  return {sequences,
+          reach,
+          heads,
+          kv_heads,
+          static_cast<int>(f.q.shape[2]),
+          static_cast<int>(f.v.shape[2]),
+          static_cast<float>(f.call.scale),
+          heads / kv_heads,
+          Divider(heads / kv_heads)};
+}
+
+/// Keys are tokens, and all of them are in reach.
+inline Reach all_keys(const std::int64_t* token_offsets) {
+  return {token_offsets, 1, 1, Divider(1), std::numeric_limits<std::int64_t>::max()};
+}
+
+/// Tiles of a call (run_offsets), and where on the device their offsets go.
+struct TileOffsets {
+  std::vector<std::int64_t> host;
+  std::int64_t* device = nullptr;
+
+  Tiles tiles() const { return {device, static_cast<int>(host.back())}; }
+};
+
+/// The tiles of so many rows, in sequences of tokens that have `rows_of_token` each.
+inline TileOffsets take_tiles(Workspace& workspace, const AttnspecCall& call, const std::int64_t* tokens,
+                              std::int64_t rows_of_token, std::int64_t rows) {
+  return {run_offsets(tokens, call.num_sequences, rows, rows_of_token),
+          workspace.take<std::int64_t>(call.num_sequences + 1)};
+}
+
+inline void copy_tiles(const AttnspecCall& call, const TileOffsets& to) {
+  if (!to.host.empty()) copy_offsets(call, to.device, to.host.data());
+}
+
+/// Throws std::runtime_error if rows of tokens are more than are counted in 32 bits.
+inline void require_countable_rows(std::int64_t tokens, std::int64_t rows_of_token) {
+  if (tokens > kMostCountable / rows_of_token)
+    throw std::runtime_error("tokens " + std::to_string(tokens) + " times heads " + std::to_string(rows_of_token) +
+                             " are more rows than 2147483647");
+}
+
+/// Likewise for the rows and the tokens of a call.
+template <class Forward>
+void require_countable(const Forward& f) {
+  for (const DLTensor* t : {&f.q, &f.k}) require_countable_rows(t->shape[0], t->shape[1]);
+  require_countable_rows(f.call.k_offsets[f.call.num_sequences], 1);
+}
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles

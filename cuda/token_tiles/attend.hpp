@@ -1,0 +1,29 @@
+// Attention to given key blocks, by tiles of queries whose heads share a selection.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/query_tiles/problem.hpp"
+#include "cuda/tensors.cuh"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles {
+
+using query_tiles::Problem;
+using query_tiles::Tiles;
+
+/// The key blocks that queries attend to: [query tokens, Hkv, slots], counted within their sequence; -1 is none.
+struct Selection {
+  const std::int32_t* chosen;
+  std::int64_t slots;
+  std::int64_t block;  // tokens in a block
+};
+
+/// Rows of a tile.
+int tile_rows(int dk, int dv);
+
+/// o [query tokens, H, dv] and lse [query tokens, H, 1], T being bf16 or fp16. Features are multiples of 8 up to 256.
+template <class T>
+void attend(const Problem&, const Selection&, const Tiles& row_tiles, Rows<const T> q, Rows<const T> k, Rows<const T> v,
+            Rows<T> o, Rows<float> lse, void* stream);
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles
