@@ -7,6 +7,9 @@ namespace gathered_queries {
 const AttnspecKernel& kernel();
 const AttnspecKernel& atomic_kernel();
 }  // namespace gathered_queries
+namespace nsa_tiles {
+const AttnspecKernel& kernel();
+}
 namespace query_tiles {
 const AttnspecKernel& kernel();
 }
@@ -23,6 +26,9 @@ namespace gathered_queries {
 const AttnspecKernel& kernel();
 const AttnspecKernel& atomic_kernel();
 }  // namespace gathered_queries
+namespace nsa_tiles {
+const AttnspecKernel& kernel();
+}
 namespace query_tiles {
 const AttnspecKernel& kernel();
 }
@@ -36,8 +42,8 @@ const AttnspecKernel& kernel();
 
 std::vector<const AttnspecKernel*> gpu_kernels() {
 #ifdef ATTNSPEC_HAS_GPU_KERNELS
-  return {&gpu::thread_per_row::kernel(), &gpu::query_tiles::kernel(), &gpu::token_tiles::kernel(),
-          &gpu::gathered_queries::kernel(), &gpu::gathered_queries::atomic_kernel()};
+  return {&gpu::thread_per_row::kernel(), &gpu::query_tiles::kernel(),      &gpu::token_tiles::kernel(),
+          &gpu::nsa_tiles::kernel(),      &gpu::gathered_queries::kernel(), &gpu::gathered_queries::atomic_kernel()};
 #else
   return {};
 #endif
@@ -45,7 +51,8 @@ std::vector<const AttnspecKernel*> gpu_kernels() {
 
 std::vector<const AttnspecKernel*> simulated_kernels() {
 #ifdef ATTNSPEC_HAS_SIMULATED_KERNELS
-  return {&simulated::thread_per_row::kernel(), &simulated::query_tiles::kernel(), &simulated::token_tiles::kernel(),
+  return {&simulated::thread_per_row::kernel(),   &simulated::query_tiles::kernel(),
+          &simulated::token_tiles::kernel(),      &simulated::nsa_tiles::kernel(),
           &simulated::gathered_queries::kernel(), &simulated::gathered_queries::atomic_kernel()};
 #else
   return {};
