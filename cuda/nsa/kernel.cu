@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cuda/nsa/calls.hpp"
+#include "cuda/nsa/whole.hpp"
 #include "cuda/thread_per_row/nsa_calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
@@ -87,6 +88,7 @@ const char* nsa_compress_backward(const AttnspecNsaCompressBackward* b) {
 }
 
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
+  if (op == ATTNSPEC_NSA) return nsa_bytes(*static_cast<const AttnspecNsa*>(params), is_backward != 0);
   AttnspecNsaCompress f = *static_cast<const AttnspecNsaCompress*>(params);
   if (!is_for_tiles(f)) return thread_per_row::nsa_workspace_bytes(op, is_backward, params);
   f.call.workspace = nullptr;                       // there is none as yet
@@ -94,12 +96,17 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
 }
 
 AttnspecKernel declare() {
-  AttnspecKernel kernel = named_kernel("nsa_tiles", "NSA's compression on tensor cores");
-  kernel.operators = ATTNSPEC_NSA_COMPRESS;
-  kernel.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
+  AttnspecKernel kernel = named_kernel(
+      "nsa_tiles", "NSA whole, of the kernels that are best at its parts; its compression on tensor cores");
+  kernel.operators = ATTNSPEC_NSA_COMPRESS | ATTNSPEC_NSA;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.nsa_compress = nsa_compress;
   kernel.nsa_compress_backward = nsa_compress_backward;
+  kernel.nsa = nsa;
+  kernel.nsa_backward = nsa_backward;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = thread_per_row::kMostFeatures;
   return kernel;
 }
 
