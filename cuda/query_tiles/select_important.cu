@@ -182,7 +182,7 @@ __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, co
 }
 
 template <class T, int dk>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 3)
     select_tile(Problem p, Tiles tiles, ImportanceChoice choice, int heads_of_group, Rows<const T> q, Rows<const T> k,
                 Rows<const float> lse, std::int32_t* selection) {
   auto& shared = *dynamic_shared<SharedTiles<T, dk>>();
