@@ -194,6 +194,13 @@ TEST(SparseMemory, DenseAttentionHasElementsFarApart) {
   expect_pass(placed(find_kernel("sim:thread_per_row"), kFarApart), "dense(lens=20+23,heads=2,dk=16)");
 }
 
+TEST(SparseMemory, TilesOfQueriesHaveElementsFarApart) {
+  for (const char* text : {"dense(lens=20+23,heads=2,dk=16)", "window(lens=40,heads=4,kv_heads=2,dk=16,window=9)",
+                           "nsa_compressed(lens=90,q_lens=40,heads=4,kv_heads=2,dk=16,block=4,compress_block=4,"
+                           "compress_stride=2,top_n=5)"})
+    expect_pass(placed(find_kernel("sim:query_tiles"), kFarApart), text);
+}
+
 TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
   for (const char* kernel : {"sim:thread_per_row", "sim:gathered_queries", "sim:gathered_queries_atomic"})
     expect_pass(placed(find_kernel(kernel), kFarApart),
@@ -213,7 +220,8 @@ TEST(SparseMemory, MobaSelectHasElementsFarApart) {
 }
 
 TEST(AMillionTokens, DenseAttentionComesAfterThem) {
-  expect_pass(placed(find_kernel("sim:thread_per_row"), kAfterASequence), "dense(lens=20+3,q_lens=4+3,heads=2,dk=8)");
+  for (const char* kernel : {"sim:thread_per_row", "sim:query_tiles"})
+    expect_pass(placed(find_kernel(kernel), kAfterASequence), "dense(lens=20+3,q_lens=4+3,heads=2,dk=8)");
 }
 
 TEST(AMillionTokens, AttentionToTheLastBlocksOfThem) {
