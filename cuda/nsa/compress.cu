@@ -20,14 +20,15 @@ __global__ void block_starts(Compression c, std::int64_t* starts) {
 }
 
 template <class T>
-__global__ void mean_rows(PieceGrid grid, Compression c, const std::int64_t* starts, Rows<const T> tokens,
-                          Rows<T> rows) {
+__global__ void mean_rows(PieceGrid grid, Compression c, Rows<const T> tokens, Rows<T> rows) {
   const auto [row, g, f] = grid.place();
   if (row >= grid.rows) return;
+  const std::int64_t begin = thread_per_row::block_of(c, row).begin;
   Numbers sum = {};
+#pragma unroll 4
   for (std::int64_t i = 0; i < c.block; ++i) {
     Numbers numbers;
-    load_piece(numbers, tokens.at(starts[row] + i, g) + f);
+    load_piece(numbers, tokens.at(begin + i, g) + f);
     add_piece(sum, numbers);
   }
 #pragma unroll
@@ -96,9 +97,9 @@ void find_hidden(const Compression& c, Rows<const T> tokens, const Phi<const T>&
 template <class T>
 void compress(const Compression& c, Rows<const T> tokens, const Phi<const T>& phi, const Room<T>& room, Rows<T> rows,
               void* stream) {
-  find_starts(c, room.starts, stream);
   if (c.phi == ATTNSPEC_PHI_MEAN)
-    return launch_pieces(mean_rows<T>, {c.num_rows, c.kv_heads, c.features}, stream, c, room.starts, tokens, rows);
+    return launch_pieces(mean_rows<T>, {c.num_rows, c.kv_heads, c.features}, stream, c, tokens, rows);
+  find_starts(c, room.starts, stream);
   if (c.phi == ATTNSPEC_PHI_LINEAR)
     return multiply_blocks(c, tokens, phi.position, room.starts, phi.w, c.features, StoreRows<T>{c.sets, {}, rows},
                            stream);

@@ -30,9 +30,10 @@ __global__ void mean_gradients(PieceGrid grid, Compression c, Rows<const T> d_ro
   const auto [token, g, f] = grid.place();
   if (token >= grid.rows) return;
   const Sequence s = sequence_of(c.sequences, c.sequences.k_offsets, token);
-  const std::int64_t j = token - s.k_begin, first = j < c.block ? 0 : (j - c.block) / c.stride + 1;
+  const int j = token - static_cast<int>(s.k_begin), block = static_cast<int>(c.block);
+  const int stride = static_cast<int>(c.stride), last = j / stride, places = block / stride;
   Numbers sum = {};
-  for (std::int64_t b = first; b < s.num_queries && b * c.stride <= j; ++b) {
+  for (int b = last < places ? 0 : last - places + 1; b < s.num_queries && b <= last; ++b) {
     Numbers numbers;
     load_piece(numbers, d_rows.at(s.q_begin + b, g) + f);
     add_piece(sum, numbers);
@@ -156,7 +157,7 @@ __global__ void merge_partials(PieceGrid grid, int count, const float* partials,
   store_piece(sums.at(row, set) + column, sum);
 }
 
-constexpr int kSumWarps = 16, kSumLanes = 4, kSumColumns = kSumLanes * kPiece,
+constexpr int kSumWarps = 32, kSumLanes = 4, kSumColumns = kSumLanes * kPiece,
               kSumLines = kSumWarps * kWarpLanes / kSumLanes;
 
 struct SumsOfWarps {
@@ -171,6 +172,7 @@ __global__ void sum_rows(HeadRows lines, int columns, Rows<const T> rows, float*
   const int set = block_index().y, first_column = block_index().x * kSumColumns;
   const int column = first_column + thread_number() % kSumLanes * kPiece;
   Numbers sum = {};
+#pragma unroll 4
   for (int n = thread_number() / kSumLanes; column < columns && lines.has(n); n += kSumLines) {
     const HeadRow at = lines(set, n);
     Numbers numbers;

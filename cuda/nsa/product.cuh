@@ -3,11 +3,13 @@
 //   an operand lies in lines of pieces of 8 numbers. Lines run along the rows of C (those of A), along its columns
 //   (those of B), or along the depth that is summed over; pieces run along the other. A may be encoded: a number is
 //   added to all numbers of a column of its lines, and the sum rounded, before it enters.
-// A thread block of 4 warps owns 128 x 128 numbers of C and goes through the depth in order, 64 at a time; a warp owns
-// 64 x 64 of them, in registers. Shared memory: SharedProduct, 99 KB, of which two stages are copied while one is used.
+// A thread block of 8 warps owns 128 x 128 numbers of C and goes through the depth in order, 64 at a time; a warp owns
+// 32 x 64 of them, in registers. Shared memory: SharedProduct, 101 KB, of which two stages are copied while one is
+// used.
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 
 #include "cuda/fragments.cuh"
 #include "cuda/primitives/launch.cuh"
@@ -15,8 +17,10 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
-inline constexpr int kTile = 128, kDepth = 64, kStages = 3, kProductThreads = 128;
-inline constexpr int kWarpTile = 64, kWarpParts = kWarpTile / 16;
+inline constexpr int kTile = 128, kDepth = 64, kStages = 3, kProductThreads = 256;
+inline constexpr int kWarpRows = 32, kWarpColumns = 64, kM = kWarpRows / 16, kN = kWarpColumns / 16;
+static_assert(kProductThreads == 2 * kTile &&
+              kTile / kWarpRows * (kTile / kWarpColumns) == kProductThreads / kWarpLanes);
 
 /// A batch of C [rows, columns], summed over `depth`: in slices of so much, a multiple of kDepth unless there is but
 /// one, each a C of its own.
@@ -79,14 +83,16 @@ __device__ __forceinline__ void copy_operand(const Operand& operand, int batch, 
   }
 }
 
-/// What is added to fragments of A: for each 16 columns of its lines the two words of a lane.
-using Encoding = std::uint32_t[kWarpParts][2];
+/// What is added to fragments of A: for each 16 columns of its lines, as many as the warp uses, the two words of a
+/// lane.
+template <class A>
+using Encoding = std::uint32_t[A::kAlongDepth ? kM : kDepth / 16][2];
 
 template <class T, class A>
-__device__ __forceinline__ void load_encoding(Encoding& words, const T* encoding, int warp_row) {
+__device__ __forceinline__ void load_encoding(Encoding<A>& words, const T* encoding, int warp_row) {
   const int lane = lane_index();
 #pragma unroll
-  for (int i = 0; i < kWarpParts; ++i)
+  for (int i = 0; i < static_cast<int>(std::size(words)); ++i)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const T* columns = encoding + 16 * i + 8 * half;
@@ -101,15 +107,15 @@ __device__ __forceinline__ void load_encoding(Encoding& words, const T* encoding
 
 /// sums += A B of one stage.
 template <class T, class A, class B>
-__device__ __forceinline__ void multiply_stage(Sums<kWarpParts, kWarpParts>& sums, ProductStage<T>& stage, int warp_row,
+__device__ __forceinline__ void multiply_stage(Sums<kM, kN>& sums, ProductStage<T>& stage, int warp_row,
                                                int warp_column) {
   const OperandRows<T, A> a_rows{stage.a};
   const OperandRows<T, B> b_rows{stage.b};
   const auto left = A::kAlongDepth ? a_rows.beside(0, warp_row) : a_rows.down(warp_row, 0);
   const auto right = B::kAlongDepth ? b_rows.down(0, warp_column) : b_rows.beside(warp_column, 0);
-  [[maybe_unused]] Encoding encoding;
+  [[maybe_unused]] Encoding<A> encoding;
   if constexpr (A::kIsEncoded) load_encoding<T, A>(encoding, stage.encoding, warp_row);
-  multiply<T, kDepth, kWarpParts, kWarpParts>(
+  multiply<T, kDepth, kM, kN>(
       sums,
       [&](auto& a, int row, int at) {
         if constexpr (A::kAlongDepth)
@@ -141,9 +147,12 @@ __global__ void __launch_bounds__(kProductThreads, 2) product(Extent extent, A a
   const int row = block_index().x / column_tiles * kTile, column = block_index().x % column_tiles * kTile;
   const int batch = block_index().y, begin = block_index().z * extent.slice;
   const int end = extent.depth - begin < extent.slice ? extent.depth : begin + extent.slice;
-  static_assert(kTile == kProductThreads);
-  if constexpr (!A::kAlongDepth) shared.a_lines[thread_number()] = a.line(batch, row + thread_number());
-  if constexpr (!B::kAlongDepth) shared.b_lines[thread_number()] = b.line(batch, column + thread_number());
+  const int mine = thread_number() % kTile;
+  if (thread_number() < kTile) {
+    if constexpr (!A::kAlongDepth) shared.a_lines[mine] = a.line(batch, row + mine);
+  } else {
+    if constexpr (!B::kAlongDepth) shared.b_lines[mine] = b.line(batch, column + mine);
+  }
   sync_threads();
 
   // phase 2 - the depth, two stages ahead
@@ -160,9 +169,11 @@ __global__ void __launch_bounds__(kProductThreads, 2) product(Extent extent, A a
     }
     cp_async_commit();
   };
-  const int warp_row = warp_index() / 2 * kWarpTile, warp_column = warp_index() % 2 * kWarpTile;
-  Sums<kWarpParts, kWarpParts> sums;
-  clear<kWarpParts, kWarpParts>(sums);
+  constexpr int kWarpsAcross = kTile / kWarpColumns;
+  const int warp_row = warp_index() / kWarpsAcross * kWarpRows;
+  const int warp_column = warp_index() % kWarpsAcross * kWarpColumns;
+  Sums<kM, kN> sums;
+  clear<kM, kN>(sums);
 #pragma unroll
   for (int ahead = 0; ahead < kStages - 1; ++ahead) copy_stage(begin + ahead * kDepth, ahead);
   for (int depth = begin, stage = 0; depth < end; depth += kDepth) {
@@ -176,14 +187,14 @@ __global__ void __launch_bounds__(kProductThreads, 2) product(Extent extent, A a
 
   // phase 3 - the sums
 #pragma unroll
-  for (int i = 0; i < kWarpParts; ++i)
+  for (int i = 0; i < kM; ++i)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int r = row + warp_row + 16 * i + 8 * half + lane_index() / 4;
       if (r >= extent.rows) continue;
       const auto store = output.row(batch, block_index().z, r);
 #pragma unroll
-      for (int j = 0; j < 2 * kWarpParts; ++j) {
+      for (int j = 0; j < 2 * kN; ++j) {
         const int c = column + warp_column + 8 * j + lane_index() % 4 * 2;
         if (c < extent.columns) store(c, sums[i][j][2 * half], sums[i][j][2 * half + 1]);
       }
