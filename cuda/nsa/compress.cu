@@ -94,6 +94,8 @@ void find_hidden(const Compression& c, Rows<const T> tokens, const Phi<const T>&
                   StoreHidden<T>{c.sets, c.activation, phi.b1, hidden, activations}, stream);
 }
 
+std::size_t product_shared_bytes() { return sizeof(SharedProduct<bf16>); }
+
 template <class T>
 void compress(const Compression& c, Rows<const T> tokens, const Phi<const T>& phi, const Room<T>& room, Rows<T> rows,
               void* stream) {

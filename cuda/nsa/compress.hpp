@@ -2,6 +2,7 @@
 // What is counted is below 2^31, where it lies may be beyond.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/tensors.cuh"
@@ -23,6 +24,9 @@ struct Room {
   float* partials;                    // num_partials of them
   float* sums;                        // [sets, max(features, hidden)]
 };
+
+/// Bytes of shared memory that phis other than the mean need.
+std::size_t product_shared_bytes();
 
 /// Sums that gradients of weights are made of.
 std::int64_t num_partials(const Compression&);

@@ -15,6 +15,7 @@ bool is_for_tiles(const AttnspecCall& call, const AttnspecNsaSizes& sizes, const
   const std::int64_t hidden = sizes.phi == ATTNSPEC_PHI_MLP ? phi.w1.shape[2] : 8;
   const std::int64_t sets = sizes.phi == ATTNSPEC_PHI_MEAN ? 1 : phi.position.shape[1];
   if (tokens.dtype.bits != 16 || features % 8 != 0 || hidden % 8 != 0) return false;
+  if (sizes.phi != ATTNSPEC_PHI_MEAN && product_shared_bytes() > most_shared_bytes()) return false;
   if (heads > 65535 || sizes.compress_block % sizes.compress_stride != 0) return false;
   // pieces of 8 numbers of tokens, of compressed rows, and of weights, each of whose rows 8 threads may own
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - 1024;
