@@ -45,9 +45,18 @@ std::int64_t most_pieces(const BackwardProblem& p, int kv_heads) {
 int heads_at_once(const BackwardProblem& p, int kv_heads) {
   constexpr std::int64_t kCacheBytes = std::int64_t{40} << 20;
   const std::int64_t head_bytes = 4 * p.selection.num_queries * (p.heads / p.kv_heads) * p.dk;
-  return p.adds_dq ? static_cast<int>(
-                         std::clamp<std::int64_t>(kCacheBytes / std::max<std::int64_t>(head_bytes, 1), 1, kv_heads))
-                   : kv_heads;
+  if (p.dq != QueryGradients::added) return kv_heads;
+  return static_cast<int>(std::clamp<std::int64_t>(kCacheBytes / std::max<std::int64_t>(head_bytes, 1), 1, kv_heads));
+}
+
+/// Parts of dq of a head.
+std::int64_t dq_rows(const BackwardProblem& p) {
+  switch (p.dq) {
+    case QueryGradients::merged: return p.selection.num_queries * p.selection.slots * tiles_of_block(p);
+    case QueryGradients::added: return p.selection.num_queries;
+    case QueryGradients::apart: return 0;
+  }
+  return 0;
 }
 
 /// A backward without memory, of a chunk of so many heads.
@@ -57,9 +66,10 @@ Problem problem_of(const BackwardProblem& p, int kv_heads) {
   Problem problem{.sizes = p,
                   .slots = Divider(std::max<std::int64_t>(slots, 1)),
                   .group = p.heads / p.kv_heads,
+                  .by_group = Divider(p.heads / p.kv_heads),
                   .tiles = tiles,
                   .tile_keys = keys_of_tile(p),
-                  .dq_rows = p.selection.num_queries * (p.adds_dq ? 1 : slots * tiles),
+                  .dq_rows = dq_rows(p),
                   .chunk = {0, kv_heads},
                   .heads_at_once = heads_at_once(p, kv_heads)};
   problem.pieces.most = most_pieces(p, kv_heads);
@@ -77,7 +87,7 @@ std::int64_t numbers_of_piece_sums(const Problem& p) {
 int heads_of_chunk(const BackwardProblem& p) {
   const std::int64_t tokens = std::max(p.selection.num_queries, p.selection.num_blocks * p.selection.block);
   const std::int64_t tensors = 2 * tokens * (p.heads + p.kv_heads) * (p.dk + p.dv);
-  const std::int64_t bytes = std::max(tensors / 8 * (p.adds_dq ? 4 : 13), std::int64_t{1} << 30);
+  const std::int64_t bytes = std::max(tensors / 8 * (p.dq == QueryGradients::merged ? 13 : 4), std::int64_t{1} << 30);
   const Problem all = problem_of(p, p.kv_heads);
   const std::int64_t of_all = 4 * (numbers_of_dq_parts(all) + numbers_of_piece_sums(all));
   const std::int64_t of_head = (of_all + p.kv_heads - 1) / p.kv_heads;
@@ -98,8 +108,11 @@ void list_pieces(const Problem& p, std::int64_t* offsets, void* stream) {
 }  // namespace
 
 bool can_attend_backward(const BackwardProblem& p) {
-  return p.dk % 8 == 0 && p.dv % 8 == 0 && p.dk <= 256 && p.dv <= 256 &&
-         p.selection.num_queries * p.heads < kMostRows && can_list_queries(p.selection);
+  const bool is_apart = p.dq == QueryGradients::apart;
+  const int most = is_apart ? kMostApartFeatures : 256;
+  return p.dk % 8 == 0 && p.dv % 8 == 0 && p.dk <= most && p.dv <= most &&
+         (!is_apart || p.selection.heads == p.kv_heads) && p.selection.num_queries * p.heads < kMostRows &&
+         can_list_queries(p.selection);
 }
 
 BackwardScratch take_backward_scratch(Workspace& workspace, const BackwardProblem& p) {
@@ -127,10 +140,13 @@ void attend_backward(const BackwardProblem& p, const BackwardRows<T>& rows, cons
   const int heads = problem.chunk.kv_count;
   for (int begin = 0; begin < p.kv_heads; begin += heads) {
     problem.chunk = {begin, std::min(heads, p.kv_heads - begin)};
-    if (p.adds_dq) clear_on_device(scratch.dq_parts, 4 * numbers_of_dq_parts(problem), stream);
-    attend_key_tiles(problem, rows, to.dk, to.dv, stream);
+    if (p.dq == QueryGradients::added) clear_on_device(scratch.dq_parts, 4 * numbers_of_dq_parts(problem), stream);
+    if (p.dq == QueryGradients::apart)
+      attend_shared_lists(problem, rows, to.dk, to.dv, stream);
+    else
+      attend_key_tiles(problem, rows, to.dk, to.dv, stream);
     merge_pieces(problem, to.dk, to.dv, stream);
-    merge_query_gradients(problem, to.dq, stream);
+    if (p.dq != QueryGradients::apart) merge_query_gradients(problem, to.dq, stream);
   }
 }
 

@@ -119,7 +119,7 @@ __device__ __forceinline__ void copy_rows(const SharedRows<T, features>& to, con
   }
 }
 
-/// A thread block's work on a key tile; adds_dq as in BackwardProblem.
+/// A thread block's work on a key tile; adds_dq: QueryGradients::added, else merged.
 template <class T, class Shape, bool adds_dq>
 struct KeyTileWork {
   static constexpr int kQueries = Shape::kQueries, kM = Shape::kRun16;
@@ -342,22 +342,6 @@ struct KeyTileWork {
   }
 };
 
-/// What a thread block does. Pieces of long lists come first, then whole lists: heads run fastest, so that the first
-/// blocks, which have the longest lists, come first; but where dq is added up, of a few heads at a time.
-__device__ __forceinline__ Share share_of(const Problem& p, std::int64_t thread_block) {
-  const std::int64_t num_blocks = p.sizes.selection.num_blocks, in_pieces = p.pieces.most * p.tiles;
-  if (thread_block < in_pieces) return share_of_piece(p, thread_block);
-  const std::int64_t number = thread_block - in_pieces, of_heads = num_blocks * p.tiles * p.heads_at_once;
-  const std::int64_t first_head = number / of_heads * p.heads_at_once, left = p.chunk.kv_count - first_head;
-  const std::int64_t heads = left < p.heads_at_once ? left : p.heads_at_once;
-  const std::int64_t head = first_head + number % of_heads % heads, tile = number % of_heads / heads;
-  const int kv_head = p.chunk.kv_begin + static_cast<int>(head);
-  const std::int64_t block = tile / p.tiles, list = kv_head * num_blocks + block;
-  if (in_pieces > 0 && load_constant(p.pieces.offsets + list) < load_constant(p.pieces.offsets + list + 1))
-    return no_share();
-  return {kv_head, static_cast<int>(tile % p.tiles), block, -1, 0, 1};
-}
-
 template <class T, class Shape, bool adds_dq>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     attend_shares(Problem p, BackwardRows<T> rows, Rows<T> dk, Rows<T> dv) {
@@ -438,6 +422,7 @@ void with_shape(const BackwardProblem& p, const Use& use) {
 }  // namespace
 
 int keys_of_tile(const BackwardProblem& p) {
+  if (p.dq == QueryGradients::apart) return kSharedTileKeys;
   int keys = 0;
   with_shape(p, [&](auto shape) { keys = decltype(shape)::kKeys; });
   return keys;
@@ -450,7 +435,8 @@ void attend_key_tiles(const Problem& p, const BackwardRows<T>& rows, Rows<T> dk,
   with_shape(p.sizes, [&](auto shape) {
     using Shape = decltype(shape);
     const LaunchShape launch_shape{{static_cast<int>(tiles)}, {Shape::kThreads}, sizeof(SharedTiles<T, Shape>)};
-    const auto kernel = p.sizes.adds_dq ? attend_shares<T, Shape, true> : attend_shares<T, Shape, false>;
+    const auto kernel =
+        p.sizes.dq == QueryGradients::added ? attend_shares<T, Shape, true> : attend_shares<T, Shape, false>;
     launch(kernel, launch_shape, stream, p, rows, dk, dv);
   });
 }

@@ -20,7 +20,7 @@ struct CallScratch {
 
 /// The backward's sizes; nothing of it is on the device yet. Forward: AttnspecMoba or AttnspecSelected.
 template <class Forward>
-BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& block_offsets, bool adds_dq) {
+BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& block_offsets, QueryGradients dq) {
   BackwardProblem p{};
   p.selection.sequences.count = f.call.num_sequences;
   p.selection.sequences.is_causal = f.call.causal != 0;
@@ -34,7 +34,7 @@ BackwardProblem sizes_of(const Forward& f, const std::vector<std::int64_t>& bloc
   p.dk = static_cast<int>(f.q.shape[2]);
   p.dv = static_cast<int>(f.v.shape[2]);
   p.scale = static_cast<float>(f.call.scale);
-  p.adds_dq = adds_dq;
+  p.dq = dq;
   return p;
 }
 
@@ -69,14 +69,14 @@ void attend_backward_by_rows(const BackwardProblem& p, std::int64_t num_keys, co
 }
 
 template <class Params>
-void backward(const Params& params, bool adds_dq) {
+void backward(const Params& params, QueryGradients dq) {
   const auto& f = *params.forward;
   Buffers buffers;
   add_tensors(f, buffers);
   add_gradients(params, buffers);
   buffers.add("selection", f.selection);
   const auto block_offsets = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
-  BackwardProblem p = sizes_of(f, block_offsets, adds_dq);
+  BackwardProblem p = sizes_of(f, block_offsets, dq);
   const CallScratch scratch = lay_out(f.call.workspace, f.call, f.q, p);
   copy_all_offsets(f.call, block_offsets, scratch, p);
   p.selection.chosen = static_cast<const std::int32_t*>(f.selection.data);
@@ -91,25 +91,30 @@ void backward(const Params& params, bool adds_dq) {
 }
 
 template <class Forward>
-std::int64_t backward_bytes(const Forward& f, bool adds_dq) {
+std::int64_t backward_bytes(const Forward& f, QueryGradients dq) {
   const auto block_offsets = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
-  return lay_out(nullptr, f.call, f.q, sizes_of(f, block_offsets, adds_dq)).bytes;
+  return lay_out(nullptr, f.call, f.q, sizes_of(f, block_offsets, dq)).bytes;
 }
 
 }  // namespace
 
-const char* moba_backward(const AttnspecMobaBackward* params, bool adds_dq) {
-  return reason_of([&] { backward(*params, adds_dq); });
+const char* moba_backward(const AttnspecMobaBackward* params, QueryGradients dq) {
+  return reason_of([&] { backward(*params, dq); });
 }
 
-const char* selected_backward(const AttnspecSelectedBackward* params, bool adds_dq) {
-  return reason_of([&] { backward(*params, adds_dq); });
+const char* selected_backward(const AttnspecSelectedBackward* params, QueryGradients dq) {
+  return reason_of([&] { backward(*params, dq); });
 }
 
-std::int64_t moba_backward_bytes(const AttnspecMoba& forward, bool adds_dq) { return backward_bytes(forward, adds_dq); }
+std::int64_t moba_backward_bytes(const AttnspecMoba& forward, QueryGradients dq) { return backward_bytes(forward, dq); }
 
-std::int64_t selected_backward_bytes(const AttnspecSelected& forward, bool adds_dq) {
-  return backward_bytes(forward, adds_dq);
+std::int64_t selected_backward_bytes(const AttnspecSelected& forward, QueryGradients dq) {
+  return backward_bytes(forward, dq);
+}
+
+bool can_be_apart(const AttnspecSelected& f) {
+  const auto block_offsets = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
+  return is_listed(f.q, sizes_of(f, block_offsets, QueryGradients::apart));
 }
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

@@ -3,18 +3,20 @@
 
 #include <cstdint>
 
-#include "cuda/primitives/qualifiers.cuh"
+#include "cuda/gathered_queries/attend_backward.hpp"
 #include "verify/kernel_abi.h"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
-/// By query lists where the tensor cores' formats and sizes allow it, else with a thread for each row. adds_dq: with
-/// atomics, in any order.
-const char* moba_backward(const AttnspecMobaBackward*, bool adds_dq);
-const char* selected_backward(const AttnspecSelectedBackward*, bool adds_dq);
+/// By query lists where the tensor cores' formats and sizes allow it, else with a thread for each row.
+const char* moba_backward(const AttnspecMobaBackward*, QueryGradients);
+const char* selected_backward(const AttnspecSelectedBackward*, QueryGradients);
 
 /// Bytes of workspace of a backward, from what workspace_bytes is given: the forward's parameters.
-std::int64_t moba_backward_bytes(const AttnspecMoba&, bool adds_dq);
-std::int64_t selected_backward_bytes(const AttnspecSelected&, bool adds_dq);
+std::int64_t moba_backward_bytes(const AttnspecMoba&, QueryGradients);
+std::int64_t selected_backward_bytes(const AttnspecSelected&, QueryGradients);
+
+/// Whether dq may be made apart: lists are made, the heads of a group share them, and features are few.
+bool can_be_apart(const AttnspecSelected&);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

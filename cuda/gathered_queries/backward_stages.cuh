@@ -14,6 +14,9 @@ struct HeadChunk {
   int kv_begin, kv_count;
 };
 
+/// Keys of a tile where dq is made apart.
+inline constexpr int kSharedTileKeys = 64;
+
 /// Picks that one thread block goes through for a key tile.
 inline constexpr int kPiecePicks = 8192;
 
@@ -42,7 +45,8 @@ struct Problem {
   float* dq_parts = nullptr;
   Pieces pieces = {};
   Divider slots;
-  int group;             // query heads of a key/value head
+  int group;  // query heads of a key/value head
+  Divider by_group;
   int tiles, tile_keys;  // of a block: its key tiles, and the keys of each
   std::int64_t dq_rows;  // parts of dq of a head
   HeadChunk chunk;
@@ -87,6 +91,23 @@ __device__ __forceinline__ Share share_of_piece(const Problem& p, std::int64_t t
           static_cast<int>(load_constant(offsets + list + 1) - first)};
 }
 
+/// What a thread block that owns a key tile does. Pieces of long lists come first, then whole lists: heads run fastest,
+/// so that the first blocks, which have the longest lists, come first; but where dq is added up, of a few heads at a
+/// time.
+__device__ __forceinline__ Share share_of(const Problem& p, std::int64_t thread_block) {
+  const std::int64_t num_blocks = p.sizes.selection.num_blocks, in_pieces = p.pieces.most * p.tiles;
+  if (thread_block < in_pieces) return share_of_piece(p, thread_block);
+  const std::int64_t number = thread_block - in_pieces, of_heads = num_blocks * p.tiles * p.heads_at_once;
+  const std::int64_t first_head = number / of_heads * p.heads_at_once, left = p.chunk.kv_count - first_head;
+  const std::int64_t heads = left < p.heads_at_once ? left : p.heads_at_once;
+  const std::int64_t head = first_head + number % of_heads % heads, tile = number % of_heads / heads;
+  const int kv_head = p.chunk.kv_begin + static_cast<int>(head);
+  const std::int64_t block = tile / p.tiles, list = kv_head * num_blocks + block;
+  if (in_pieces > 0 && load_constant(p.pieces.offsets + list) < load_constant(p.pieces.offsets + list + 1))
+    return no_share();
+  return {kv_head, static_cast<int>(tile % p.tiles), block, -1, 0, 1};
+}
+
 /// Where a key tile lies.
 struct KeyTile {
   std::int64_t block, first_key;  // the block, and the first key, among all
@@ -120,6 +141,10 @@ void sum_deltas(const BackwardProblem&, const BackwardRows<T>&, float* deltas, v
 /// For every key tile of the chunk's heads dk and dv, or the sums of its pieces; for every pick its parts of dq.
 template <class T>
 void attend_key_tiles(const Problem&, const BackwardRows<T>&, Rows<T> dk, Rows<T> dv, void* stream);
+
+/// The same where dq is made apart, of lists that the heads of a group share.
+template <class T>
+void attend_shared_lists(const Problem&, const BackwardRows<T>&, Rows<T> dk, Rows<T> dv, void* stream);
 
 /// dk and dv of the keys whose lists are long: the sums of their pieces, in order.
 template <class T>

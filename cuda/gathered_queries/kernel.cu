@@ -187,34 +187,35 @@ std::int64_t forward_bytes(std::uint32_t op, const void* params) {
   return is_for_tensor_cores(p) ? lay_out(p).workspace_bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
 }
 
-template <bool adds_dq>
+template <QueryGradients dq>
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
   if (is_backward != 0)
-    return op == ATTNSPEC_MOBA ? moba_backward_bytes(*static_cast<const AttnspecMoba*>(params), adds_dq)
-                               : selected_backward_bytes(*static_cast<const AttnspecSelected*>(params), adds_dq);
+    return op == ATTNSPEC_MOBA ? moba_backward_bytes(*static_cast<const AttnspecMoba*>(params), dq)
+                               : selected_backward_bytes(*static_cast<const AttnspecSelected*>(params), dq);
   if (op == ATTNSPEC_MOBA) return forward_bytes<AttnspecMoba>(op, params);
   if (op == ATTNSPEC_MOBA_SELECT) return forward_bytes<AttnspecMobaSelect>(op, params);
   return forward_bytes<AttnspecSelected>(op, params);
 }
 
-template <bool adds_dq>
+template <QueryGradients dq>
 AttnspecKernel declare() {
   AttnspecKernel kernel =
-      adds_dq ? named_kernel("gathered_queries_atomic",
-                             "gathered_queries with a backward that adds up dq with atomics, in any order")
-              : named_kernel("gathered_queries",
-                             "MoBA and attention to given blocks on tensor cores; the queries of each key block are "
-                             "gathered");
+      dq == QueryGradients::added
+          ? named_kernel("gathered_queries_atomic",
+                         "gathered_queries with a backward that adds up dq with atomics, in any order")
+          : named_kernel("gathered_queries",
+                         "MoBA and attention to given blocks on tensor cores; the queries of each key block are "
+                         "gathered");
   kernel.operators = ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
-  if (adds_dq) kernel.promises |= ATTNSPEC_UNORDERED_BACKWARD;
-  kernel.workspace_bytes = workspace_bytes<adds_dq>;
+  if (dq == QueryGradients::added) kernel.promises |= ATTNSPEC_UNORDERED_BACKWARD;
+  kernel.workspace_bytes = workspace_bytes<dq>;
   kernel.selected = selected;
-  kernel.selected_backward = [](const AttnspecSelectedBackward* p) { return selected_backward(p, adds_dq); };
+  kernel.selected_backward = [](const AttnspecSelectedBackward* p) { return selected_backward(p, dq); };
   kernel.moba_select = moba_select;
   kernel.moba = moba;
-  kernel.moba_backward = [](const AttnspecMobaBackward* p) { return moba_backward(p, adds_dq); };
+  kernel.moba_backward = [](const AttnspecMobaBackward* p) { return moba_backward(p, dq); };
   kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
   return kernel;
 }
@@ -222,12 +223,12 @@ AttnspecKernel declare() {
 }  // namespace
 
 const AttnspecKernel& kernel() {
-  static const AttnspecKernel declared = declare<false>();
+  static const AttnspecKernel declared = declare<QueryGradients::merged>();
   return declared;
 }
 
 const AttnspecKernel& atomic_kernel() {
-  static const AttnspecKernel declared = declare<true>();
+  static const AttnspecKernel declared = declare<QueryGradients::added>();
   return declared;
 }
 

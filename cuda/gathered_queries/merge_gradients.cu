@@ -147,7 +147,8 @@ template <class T>
 void merge_query_gradients(const Problem& p, Rows<T> dq, void* stream) {
   const std::int64_t rows = p.sizes.selection.num_queries * p.chunk.kv_count * p.group;
   if (rows > 0)
-    launch(p.sizes.adds_dq ? scale_query_rows<T> : merge_query_rows<T>, rows_shape(rows, kWarpLanes), stream, p, dq);
+    launch(p.sizes.dq == QueryGradients::added ? scale_query_rows<T> : merge_query_rows<T>,
+           rows_shape(rows, kWarpLanes), stream, p, dq);
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                               \

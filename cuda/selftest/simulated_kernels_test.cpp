@@ -206,7 +206,7 @@ TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
     expect_pass(placed(find_kernel(kernel), kFarApart),
                 "selected(lens=20+36,q_lens=20+30,heads=2,dk=32,dv=16,block=16,top_k=2)");
   expect_pass(placed(find_kernel("sim:token_tiles"), kFarApart),
-              "selected(lens=20+36,q_lens=20+30,heads=8,kv_heads=2,dk=32,dv=16,block=16,top_k=2,selection=kv_head)");
+              "selected(lens=20+36,q_lens=20+30,heads=24,kv_heads=2,dk=32,dv=16,block=16,top_k=2,selection=kv_head)");
 }
 
 TEST(SparseMemory, MobaHasElementsFarApart) {
@@ -228,7 +228,7 @@ TEST(AMillionTokens, AttentionToTheLastBlocksOfThem) {
   for (const auto& [name, text] :
        {std::pair{"sim:gathered_queries", "selected(lens=300,q_lens=40,dk=16,block=128,top_k=2)"},
         std::pair{"sim:token_tiles",
-                  "selected(lens=300,q_lens=10,heads=4,kv_heads=1,dk=16,block=128,top_k=2,selection=kv_head)"}}) {
+                  "selected(lens=300,q_lens=10,heads=8,kv_heads=1,dk=16,block=128,top_k=2,selection=kv_head)"}}) {
     Kernel kernel = placed(find_kernel(name), kAfterBlocks);
     kernel.backward = nullptr;  // as MobaIsTheEndOfThem has it
     expect_pass(kernel, text);

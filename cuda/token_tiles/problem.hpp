@@ -8,22 +8,25 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles {
 
+using query_tiles::BackwardRows;
 using query_tiles::Problem;
-using query_tiles::Tiles;
 
 /// The key blocks that queries attend to: [query tokens, Hkv, slots], counted within their sequence; -1 is none.
 struct Selection {
   const std::int32_t* chosen;
+  std::int64_t num_queries;  // of all sequences
   std::int64_t slots;
   std::int64_t block;  // tokens in a block
+  int kv_heads;
 };
-
-/// Rows of a tile.
-int tile_rows(int dk, int dv);
 
 /// o [query tokens, H, dv] and lse [query tokens, H, 1], T being bf16 or fp16. Features are multiples of 8 up to 256.
 template <class T>
-void attend(const Problem&, const Selection&, const Tiles& row_tiles, Rows<const T> q, Rows<const T> k, Rows<const T> v,
-            Rows<T> o, Rows<float> lse, void* stream);
+void attend(const Problem&, const Selection&, Rows<const T> q, Rows<const T> k, Rows<const T> v, Rows<T> o,
+            Rows<float> lse, void* stream);
+
+/// dq [query tokens, H, dk]. Features are at most gathered_queries::kMostApartFeatures.
+template <class T>
+void attend_query_gradients(const Problem&, const Selection&, const BackwardRows<T>&, Rows<T> dq, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles
