@@ -18,6 +18,7 @@
 #include "cuda/query_tiles/softmax.cuh"
 #include "cuda/query_tiles/tiles.cuh"
 #include "cuda/token_tiles/attend.hpp"
+#include "cuda/token_tiles/warp_sums.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles {
 
@@ -53,13 +54,9 @@ struct SharedTiles {
     struct {
       T k[2][Shape::kKeys * padded(Shape::kDk)], v[2][Shape::kKeys * padded(Shape::kDv)];
     } keys;
-    float o[Shape::kWarps][Shape::kRows][Shape::kDv];  // a row's chunks of 8 are permuted: o_column
+    WarpSums<Shape::kWarps, Shape::kRows, Shape::kDv> found;
   };
-  float largest[Shape::kWarps][Shape::kRows], sum[Shape::kWarps][Shape::kRows];
 };
-
-/// Where a column of o is, so that four rows lie in all banks.
-__device__ __forceinline__ int o_column(int row, int column) { return column ^ (row % 4 * 8); }
 
 /// A key block that some rows of a tile selected and see. None: kNoBlock, and no rows.
 struct Pick {
@@ -106,50 +103,20 @@ __device__ __forceinline__ Pick next_pick(const Problem& p, const Selection& sel
   return pick;
 }
 
-/// Puts what a warp found of all rows into shared memory.
-template <class T, class Shape, int m>
-__device__ __forceinline__ void share_sums(const RunningSoftmax<1> (&softmax)[m], const Sums<1, Shape::kDvN> (&sums)[m],
-                                           SharedTiles<T, Shape>& shared) {
-#pragma unroll
-  for (int i = 0; i < m; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = 16 * i + lane_row(half);
-      const float sum = sum_lanes<4>(softmax[i].sum[0][half]);
-      if (lane_index() % 4 == 0)
-        shared.largest[warp_index()][row] = softmax[i].largest[0][half], shared.sum[warp_index()][row] = sum;
-#pragma unroll
-      for (int j = 0; j < 2 * Shape::kDvN; ++j)
-#pragma unroll
-        for (int c = 0; c < 2; ++c)
-          shared.o[warp_index()][row][o_column(row, 8 * j + lane_index() % 4 * 2 + c)] = sums[i][0][j][2 * half + c];
-    }
-}
-
 /// o and lse of all rows, from what the warps found, 8 features at a time.
 template <class T, class Shape>
 __device__ __forceinline__ void merge_rows(const Problem& p, const SharedTiles<T, Shape>& shared, const RowTile& tile,
                                            const Rows<T>& o, const Rows<float>& lse) {
   for (int piece = thread_number(); piece < tile.count * (p.dv / 8); piece += Shape::kThreads) {
     const int row = piece / (p.dv / 8), d = piece % (p.dv / 8) * 8;
-    float largest = -INFINITY, total = 0, features[8] = {};
-#pragma unroll
-    for (int warp = 0; warp < Shape::kWarps; ++warp) largest = fmaxf(largest, shared.largest[warp][row]);
-    const float reference = largest == -INFINITY ? 0 : largest;
-#pragma unroll
-    for (int warp = 0; warp < Shape::kWarps; ++warp) {
-      const float weight = exp2_approx(shared.largest[warp][row] - reference);
-      total += weight * shared.sum[warp][row];
-#pragma unroll
-      for (int c = 0; c < 8; ++c) features[c] += weight * shared.o[warp][row][o_column(row, d) + c];
-    }
-    const float normaliser = total > 0 ? 1 / total : 0;
+    const RowSums found = shared.found.of_row(row, d);
+    const float normaliser = found.sum > 0 ? 1 / found.sum : 0;
     Words4 words;
 #pragma unroll
     for (int word = 0; word < 4; ++word)
-      words.words[word] = pack<T>(features[2 * word] * normaliser, features[2 * word + 1] * normaliser);
+      words.words[word] = pack<T>(found.features[2 * word] * normaliser, found.features[2 * word + 1] * normaliser);
     store_128(tile.at(p, o, row) + d, words);
-    if (d == 0) *tile.at(p, lse, row) = total > 0 ? (largest + log2f(total)) * 0.693147181f : -INFINITY;
+    if (d == 0) *tile.at(p, lse, row) = found.sum > 0 ? (found.largest + log2f(found.sum)) * 0.693147181f : -INFINITY;
   }
 }
 
@@ -234,7 +201,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   // phase 3 - what the warps found
   cp_async_wait_all();
   sync_threads();
-  share_sums(softmax, sums, shared);
+#pragma unroll
+  for (int i = 0; i < m; ++i) shared.found.put(16 * i, softmax[i], sums[i]);
   sync_threads();
 
   // phase 4 - o and lse
