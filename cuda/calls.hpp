@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cuda/launcher.cuh"
@@ -61,6 +62,13 @@ void add_tensors(const Params& p, Buffers& buffers) {
 template <class Params>
 void add_gradients(const Params& p, Buffers& buffers) {
   buffers.add("do", p.d_o), buffers.add("dq", p.dq), buffers.add("dk", p.dk), buffers.add("dv", p.dv);
+}
+
+/// The parameters of phi, or their gradients.
+inline void add_phi(const std::string& name, const AttnspecPhi& phi, Buffers& buffers) {
+  const auto add = [&](const char* part, const DLTensor& tensor) { buffers.add((name + part).c_str(), tensor); };
+  add(".position", phi.position), add(".w", phi.w), add(".w1", phi.w1), add(".b1", phi.b1), add(".w2", phi.w2);
+  add(".b2", phi.b2);
 }
 
 /// A kernel without operators.

@@ -37,7 +37,8 @@ struct Sequence {
   std::int64_t index, q_begin, num_queries, k_begin, num_keys;
 };
 
-__device__ __forceinline__ Sequence sequence(const Sequences& all, std::int64_t s) {
+/// The offsets are where the caller is: on the device, or on the host.
+__host__ __device__ __forceinline__ Sequence sequence(const Sequences& all, std::int64_t s) {
   return {s, all.q_offsets[s], all.q_offsets[s + 1] - all.q_offsets[s], all.k_offsets[s],
           all.k_offsets[s + 1] - all.k_offsets[s]};
 }

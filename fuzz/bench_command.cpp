@@ -24,14 +24,25 @@ constexpr const char* kFirstRung = "cuda:thread_per_row";
 
 /// What is timed where no case is given.
 constexpr const char* kDefaultCases[] = {
-    "moba(lens=8192,heads=16,dk=128,block=128,top_k=8)",        "moba(lens=32768,heads=16,dk=128,block=128,top_k=8)",
-    "moba(lens=65536,heads=16,dk=128,block=128,top_k=8)",       "moba(lens=131072,heads=16,dk=128,block=128,top_k=8)",
-    "moba(lens=8192,heads=16,dk=128,block=512,top_k=3)",        "moba(lens=32768,heads=16,dk=128,block=512,top_k=3)",
-    "moba(lens=65536,heads=16,dk=128,block=512,top_k=3)",       "moba(lens=131072,heads=16,dk=128,block=512,top_k=3)",
-    "selected(lens=65536,heads=16,dk=128,block=128,top_k=8)",   "dense(lens=8192,heads=16,dk=128)",
+    "moba(lens=8192,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=32768,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=65536,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=131072,heads=16,dk=128,block=128,top_k=8)",
+    "moba(lens=8192,heads=16,dk=128,block=512,top_k=3)",
+    "moba(lens=32768,heads=16,dk=128,block=512,top_k=3)",
+    "moba(lens=65536,heads=16,dk=128,block=512,top_k=3)",
+    "moba(lens=131072,heads=16,dk=128,block=512,top_k=3)",
+    "selected(lens=65536,heads=16,dk=128,block=128,top_k=8)",
+    "dense(lens=8192,heads=16,dk=128)",
     "window(lens=65536,heads=64,kv_heads=4,dk=128,window=512)",
+    // of NSA fewer rows are judged, since a million rows see a compressed key, and gradients of phi are judged whole
+    "nsa_compress(lens=8192,kv_heads=4,dk=128,phi=linear)",
+    "nsa_compressed(lens=65536,heads=64,kv_heads=4,dk=128,sample=128)",
+    "selected(lens=65536,heads=64,kv_heads=4,dk=128,block=64,top_k=16,selection=kv_head,sample=128)",
+    "nsa(lens=8192,heads=64,kv_heads=4,dk=128,sample=128)",
+    "nsa(lens=65536,heads=64,kv_heads=4,dk=128,sample=128)",
 };
-/// Rows of every output of these that are judged.
+/// Rows of every output of the others that are judged.
 constexpr std::int64_t kDefaultSample = 2048;
 
 std::vector<Kernel> bench_kernels(const BenchOptions& options) {
@@ -54,19 +65,20 @@ Case bench_case(const std::string& text, const BenchOptions& options) {
   Case c = parse_case(text);
   if (!c.session.empty() || c.law != Law::none)
     throw std::invalid_argument(fmt::format("case {}: sessions and laws are not timed", text));
-  if (options.sample) c.sample = *options.sample;
+  if (options.sample && c.op != Operator::nsa_compress) c.sample = *options.sample;
   validate(c);
   return c;
 }
 
-std::vector<Case> bench_cases(BenchOptions options) {
+std::vector<Case> bench_cases(const BenchOptions& options) {
   std::vector<Case> cases;
   for (const std::string& text : options.cases) cases.push_back(bench_case(text, options));
   if (!cases.empty()) return cases;
-  if (!options.sample) options.sample = kDefaultSample;
   for (const char* text : kDefaultCases) {
-    cases.push_back(bench_case(text, options));
-    cases.back().seed = options.seed;
+    Case c = bench_case(text, options);
+    if (c.sample == 0 && c.op != Operator::nsa_compress) c.sample = kDefaultSample;  // nsa_compress is judged whole
+    c.seed = options.seed;
+    cases.push_back(c);
   }
   return cases;
 }

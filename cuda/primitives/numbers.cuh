@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/primitives/qualifiers.cuh"
 #ifndef __CUDACC__
@@ -106,6 +107,22 @@ __device__ __forceinline__ float unpack_low(std::uint32_t pair) {
 template <class T>
 __device__ __forceinline__ float unpack_high(std::uint32_t pair) {
   return to_float(T{static_cast<std::uint16_t>(pair >> 16)});
+}
+
+/// Sums of the numbers of two registers, each rounded to nearest. (fp32 is wide enough for the simulator to round
+/// twice.)
+template <class T>
+__device__ __forceinline__ std::uint32_t add_pairs(std::uint32_t a, std::uint32_t b) {
+#ifdef __CUDACC__
+  std::uint32_t result;
+  if constexpr (std::is_same_v<T, bf16>)
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(0x3f803f80), "r"(b));  // a times 1
+  else
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+#else
+  return pack<T>(unpack_low<T>(a) + unpack_low<T>(b), unpack_high<T>(a) + unpack_high<T>(b));
+#endif
 }
 
 /// 2^x within 2 ulp; subnormal arguments and results become zero. The simulator rounds better.

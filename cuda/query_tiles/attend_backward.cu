@@ -1,8 +1,11 @@
 // With P = exp(scale q k^T - lse), delta = <do, o>, dS = P (do v^T - delta): dq = scale dS k, dk = scale dS^T q and
 // dv = P^T do, summed over the rows that see a key.
 //   dq of each row, and its lse and delta for the keys    query_gradients
-//   dk and dv of each key                                 key_gradients
-// Scores are computed twice, so that every sum has an order of its own: no atomics, and no room for parts of sums.
+//   dk and dv of each key, or parts of their sums         key_gradients
+//   the sums of these parts                               merge_pieces
+// Scores are computed twice, so that every sum has an order of its own: no atomics. Only keys that very many rows see
+// are summed in parts.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -137,6 +140,9 @@ struct SharedKeyTiles {
   RowTerms terms[2][Shape::kRows];
 };
 
+constexpr std::int64_t kMostPieces = 16, kLeastPieceRows = 16384;
+constexpr int kMergeThreads = 256;
+
 /// Rows of a key/value head in a sequence, by their numbers.
 struct RowRange {
   int begin, end;
@@ -153,7 +159,7 @@ struct KeyTile {
     return key < count ? rows.at(sequence.k_begin + begin + key, kv_head) : nullptr;
   }
   /// From the first row that sees key `first` to the last that sees key `last`.
-  __device__ __forceinline__ RowRange rows(const Problem& p, int first, int last) const {
+  __host__ __device__ __forceinline__ RowRange rows(const Problem& p, int first, int last) const {
     std::int64_t from = 0, to = sequence.num_queries;
     if (p.sequences.is_causal) {
       const std::int64_t before = sequence.num_tokens - sequence.num_queries;  // tokens before the first query
@@ -169,14 +175,55 @@ struct KeyTile {
   }
 };
 
-/// The tile of a thread block. Those with the most rows come first within a head, and a head's come together.
 template <int keys>
-__device__ __forceinline__ KeyTile key_tile(const Problem& p, const Tiles& tiles, int thread_block) {
-  const int kv_head = thread_block / tiles.count, tile = thread_block % tiles.count;
+__device__ __forceinline__ KeyTile key_tile(const Problem& p, const Tiles& tiles, int kv_head, int tile) {
   const TokenSequence s = token_sequence_of(p, tiles, tile);
   const int begin = (tile - static_cast<int>(tiles.offsets[s.index])) * keys;
   const int left = static_cast<int>(s.num_keys) - begin;
   return {s, kv_head, begin, left < keys ? left : keys};
+}
+
+/// Rows of a piece, but for the last of a tile.
+__host__ __device__ __forceinline__ int piece_rows(int rows, int pieces) { return (rows + pieces - 1) / pieces; }
+
+/// What a thread block goes through: a piece of the rows that see a key tile. A head's tiles come together, and those
+/// with the most rows first.
+struct Share {
+  int kv_head, tile, number, pieces;  // of the piece, and all of the tile
+  std::int64_t place;                 // of its sums
+
+  __device__ __forceinline__ Share(const RowPieces& all, const Tiles& tiles, int thread_block)
+      : kv_head(thread_block / all.count), tile(0), place(thread_block) {
+    const int piece = thread_block % all.count;
+    for (int end = tiles.count; end - tile > 1;) {  // the last tile that begins with the piece or before
+      const int middle = (tile + end) / 2;
+      (load_constant(all.offsets + middle) <= piece ? tile : end) = middle;
+    }
+    const std::int64_t first = load_constant(all.offsets + tile);
+    number = piece - static_cast<int>(first), pieces = static_cast<int>(load_constant(all.offsets + tile + 1) - first);
+  }
+
+  /// Its own of the rows of a tile.
+  __device__ __forceinline__ RowRange of(const RowRange& rows) const {
+    const int step = piece_rows(rows.end - rows.begin, pieces), begin = rows.begin + number * step;
+    return {begin, begin + step < rows.end ? begin + step : rows.end};
+  }
+};
+
+/// Sums of a warp to fp32 rows, which follow each other at a distance.
+template <int m, int n>
+__device__ __forceinline__ void store_sums(const Sums<m, n>& sums, int features, float* to, int distance) {
+#pragma unroll
+  for (int i = 0; i < m; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int j = 0; j < 2 * n; ++j)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const int d = 8 * j + lane_index() % 4 * 2 + c;
+          if (d < features) to[(16 * i + lane_row(half)) * distance + d] = sums[i][j][2 * half + c];
+        }
 }
 
 /// P becomes 0 where a row does not see a key; of keys [key, ...) and rows.
@@ -197,19 +244,21 @@ __device__ __forceinline__ void hide_unseen(const Problem& p, const RowTile& row
     }
 }
 
-// A thread block of 4 warps owns 64 keys of a key/value head (128 where dk <= 64) and goes through the rows that see
-// some of them. A warp owns 16 keys (32) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
+// A thread block of 4 warps owns 64 keys of a key/value head (128 where dk <= 64) and goes through a piece of the rows
+// that see some of them. A warp owns 16 keys (32) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
 // SharedKeyTiles, 97 KB for 128 features.
 template <class T, class Shape, bool has_dk, bool has_dv>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
-    key_gradients(Problem p, Tiles tiles, BackwardRows<T> rows, Rows<const RowTerms> terms, Rows<T> dk, Rows<T> dv) {
+    key_gradients(Problem p, Tiles tiles, RowPieces pieces, BackwardRows<T> rows, Rows<const RowTerms> terms,
+                  Rows<T> dk, Rows<T> dv) {
   constexpr int kDk = Shape::kDk, kDv = Shape::kDv, kRows = Shape::kRows, m = Shape::kM, n = Shape::kN;
   auto& shared = *dynamic_shared<SharedKeyTiles<T, Shape>>();
 
   // phase 1 - what the thread block and the warp own
-  const KeyTile tile = key_tile<Shape::kKeys>(p, tiles, block_index().x);
+  const Share share(pieces, tiles, block_index().x);
+  const KeyTile tile = key_tile<Shape::kKeys>(p, tiles, share.kv_head, share.tile);
   const int warp_key = warp_index() * Shape::kWarpKeys, last_key = warp_key + Shape::kWarpKeys - 1;
-  const RowRange all = tile.rows(p, 0, tile.count - 1);
+  const RowRange all = share.of(tile.rows(p, 0, tile.count - 1));
   const RowRange some = tile.rows(p, warp_key, last_key);   // that see some of the warp's keys
   const RowRange every = tile.rows(p, last_key, warp_key);  // that see all of them
   const SharedTile<T, kDk> keys{shared.k};
@@ -259,7 +308,13 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   };
   walk<kRows>(all.begin, all.end, copy_row_tile, add_rows);
 
-  // phase 3 - dk and dv
+  // phase 3 - dk and dv, or their sums
+  if (share.pieces > 1) {
+    float* to = pieces.sums + (share.place * Shape::kKeys + warp_key) * (p.dk + p.dv);
+    if constexpr (has_dk) store_sums<m, Shape::kDkN>(dk_sums, p.dk, to, p.dk + p.dv);
+    if constexpr (has_dv) store_sums<m, Shape::kDvN>(dv_sums, p.dv, to + p.dk, p.dk + p.dv);
+    return;
+  }
   const auto mine = [&](const Rows<T>& to) {
     return [&](int i, int half) { return tile.at(to, warp_key + 16 * i + lane_row(half)); };
   };
@@ -267,7 +322,47 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   if constexpr (has_dv) store_rows<T, m, Shape::kDvN>(dv_sums, p.dv, 1, mine(dv));
 }
 
+/// dk and dv of tiles that have several pieces: the sums of these, in order. A thread block owns a key tile, a thread 2
+/// features of a key.
+template <class T, int keys>
+__global__ void merge_pieces(Problem p, Tiles tiles, RowPieces pieces, Rows<T> dk, Rows<T> dv) {
+  const int number = block_index().x % tiles.count, kv_head = block_index().x / tiles.count;
+  const std::int64_t first = pieces.offsets[number], end = pieces.offsets[number + 1];
+  if (end - first < 2) return;
+  const KeyTile tile = key_tile<keys>(p, tiles, kv_head, number);
+  const int pairs = (p.dk + p.dv) / 2;
+  for (int pair = thread_number(); pair < tile.count * pairs; pair += kMergeThreads) {
+    const int key = pair / pairs, d = pair % pairs * 2;
+    const float* sums = pieces.sums + ((kv_head * std::int64_t{pieces.count} + first) * keys + key) * (p.dk + p.dv) + d;
+    float total[2] = {};
+    for (std::int64_t piece = first; piece < end; ++piece, sums += std::int64_t{keys} * (p.dk + p.dv))
+      total[0] += sums[0], total[1] += sums[1];
+    const bool is_dk = d < p.dk;
+    T* to = is_dk ? tile.at(dk, key) + d : tile.at(dv, key) + d - p.dk;
+    const float factor = is_dk ? p.scale : 1;
+    *reinterpret_cast<std::uint32_t*>(to) = pack<T>(total[0] * factor, total[1] * factor);
+  }
+}
+
 }  // namespace
+
+std::vector<std::int64_t> row_piece_offsets(const Problem& p, const Sequences& sequences,
+                                            const std::int64_t* token_offsets) {
+  const int keys = key_gradient_tile_keys(p.dk, p.dv);
+  std::vector<std::int64_t> offsets{0};
+  for (std::int64_t s = 0; s < sequences.count; ++s) {
+    const TokenSequence sequence{cuda::sequence(sequences, s), token_offsets[s + 1] - token_offsets[s]};
+    for (int begin = 0; begin < sequence.num_keys; begin += keys) {
+      const int count = static_cast<int>(std::min<std::int64_t>(keys, sequence.num_keys - begin));
+      const RowRange rows = KeyTile{sequence, 0, begin, count}.rows(p, 0, count - 1);
+      // as many as the sums of all tiles need no more room than q
+      const std::int64_t most = std::min(kMostPieces, sequence.num_queries * p.group / (4 * sequence.num_keys));
+      const std::int64_t wanted = (std::int64_t{rows.end} - rows.begin) / kLeastPieceRows;
+      offsets.push_back(offsets.back() + std::max<std::int64_t>(1, std::min(most, wanted)));
+    }
+  }
+  return offsets;
+}
 
 int query_gradient_tile_rows(int dk, int dv) {
   int rows = 0;
@@ -282,29 +377,32 @@ int key_gradient_tile_keys(int dk, int dv) {
 }
 
 template <class T>
-void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_tiles, const BackwardRows<T>& rows,
-                     RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream) {
+void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces& pieces,
+                     const BackwardRows<T>& rows, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream) {
   with_features(p.dk, p.dv, [&]<class Features>(Features) {
     using OfRows = RowShape<Features>;
     using OfKeys = KeyShape<Features>;
     const LaunchShape of_rows{{row_tiles.count * p.kv_heads}, {OfRows::kThreads}, sizeof(SharedRowTiles<T, OfRows>)};
-    const LaunchShape of_keys{{key_tiles.count * p.kv_heads}, {OfKeys::kThreads}, sizeof(SharedKeyTiles<T, OfKeys>)};
+    const LaunchShape of_keys{{pieces.count * p.kv_heads}, {OfKeys::kThreads}, sizeof(SharedKeyTiles<T, OfKeys>)};
     const Rows<const RowTerms> given{terms, p.heads, 1};
     if (row_tiles.count > 0)
       launch(query_gradients<T, OfRows>, of_rows, stream, p, row_tiles, rows, {terms, p.heads, 1}, dq);
     if (key_tiles.count == 0) return;
     if constexpr (OfKeys::kHasRoomForBoth) {
-      launch(key_gradients<T, OfKeys, true, true>, of_keys, stream, p, key_tiles, rows, given, dk, dv);
+      launch(key_gradients<T, OfKeys, true, true>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
     } else {
-      launch(key_gradients<T, OfKeys, true, false>, of_keys, stream, p, key_tiles, rows, given, dk, dv);
-      launch(key_gradients<T, OfKeys, false, true>, of_keys, stream, p, key_tiles, rows, given, dk, dv);
+      launch(key_gradients<T, OfKeys, true, false>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
+      launch(key_gradients<T, OfKeys, false, true>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
     }
+    if (pieces.count > key_tiles.count)
+      launch(merge_pieces<T, OfKeys::kKeys>, {{key_tiles.count * p.kv_heads}, {kMergeThreads}, 0}, stream, p, key_tiles,
+             pieces, dk, dv);
   });
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                                   \
-  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const BackwardRows<T>&, RowTerms*, \
-                                   Rows<T>, Rows<T>, Rows<T>, void*);
+#define ATTNSPEC_INSTANTIATE(T)                                                                  \
+  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const RowPieces&, \
+                                   const BackwardRows<T>&, RowTerms*, Rows<T>, Rows<T>, Rows<T>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 

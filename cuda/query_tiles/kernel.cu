@@ -1,12 +1,19 @@
 // The kernel as the judge takes it: its declaration, its launchers, and what a call needs of a workspace.
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/query_tiles/problem.hpp"
 #include "cuda/thread_per_row/calls.hpp"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
+
+namespace thread_per_row {
+const AttnspecKernel& kernel();
+}
+
+namespace query_tiles {
 
 namespace {
 
@@ -16,6 +23,8 @@ struct Layout {
   Offsets tokens;
   std::int64_t* compressed_rows;  // offsets; nullptr: keys are tokens
   TileOffsets row_tiles, key_tiles, select_tiles;
+  std::vector<std::int64_t> piece_offsets;  // on the host
+  RowPieces pieces;
   RowTerms* terms;
   std::int64_t bytes;
 };
@@ -36,6 +45,12 @@ Layout lay_out(const Forward& f, bool is_backward) {
                            is_backward ? query_gradient_tile_rows(dk, dv) : forward_tile_rows(dk, dv));
   if (is_backward) {
     l.key_tiles = take_tiles(workspace, f.call, key_offsets(f), 1, key_gradient_tile_keys(dk, dv));
+    l.piece_offsets = row_piece_offsets(
+        l.problem, {f.call.q_offsets, key_offsets(f), f.call.num_sequences, is_causal(f)}, f.call.k_offsets);
+    const std::int64_t pieces = l.piece_offsets.back(), tiles = l.key_tiles.host.back();
+    l.pieces = {
+        workspace.take<std::int64_t>(tiles + 1), static_cast<int>(pieces),
+        workspace.take<float>(pieces > tiles ? pieces * f.k.shape[1] * key_gradient_tile_keys(dk, dv) * (dk + dv) : 0)};
     l.terms = workspace.take<RowTerms>(f.q.shape[0] * f.q.shape[1]);
   } else if (is_compressed) {
     l.select_tiles = take_tiles(workspace, f.call, f.call.q_offsets, select_rows_of_query(group), kSelectRows);
@@ -49,6 +64,9 @@ void copy_all_offsets(const Forward& f, const Layout& l) {
   copy_offsets(f.call, l.tokens);
   if (l.compressed_rows != nullptr) copy_offsets(f.call, l.compressed_rows, key_offsets(f));
   for (const TileOffsets* tiles : {&l.row_tiles, &l.key_tiles, &l.select_tiles}) copy_tiles(f.call, *tiles);
+  if (!l.piece_offsets.empty())
+    copy_to_device(l.pieces.offsets, l.piece_offsets.data(), l.piece_offsets.size() * sizeof(std::int64_t),
+                   f.call.stream);
 }
 
 template <class T, class Forward>
@@ -57,8 +75,18 @@ void attend(const Forward& f, const Layout& l) {
                          rows_of<const T>(f.v), rows_of<T>(f.o), rows_of<float>(f.lse), f.call.stream);
 }
 
+bool has_pieces(const DLTensor& t) { return t.dtype.bits == 16 && t.shape[2] % 8 == 0; }
+
+/// Whether a call is for tiles; what is not goes to the first rung.
 template <class Forward>
+bool is_for_tiles(const Forward& f) {
+  return has_pieces(f.q) && has_pieces(f.v);
+}
+
+/// function: of AttnspecKernel, that does such calls.
+template <auto function, class Forward>
 const char* forward(const Forward* f) {
+  if (!is_for_tiles(*f)) return (thread_per_row::kernel().*function)(f);
   return reason_of([&] {
     require_countable(*f);
     Buffers buffers;
@@ -69,7 +97,15 @@ const char* forward(const Forward* f) {
   });
 }
 
+/// Whether its lists of blocks fit into the device's shared memory.
+bool is_for_lists(const AttnspecNsaCompressed& f) {
+  const std::int64_t group = f.q.shape[1] / f.k.shape[1];
+  return group <= kSelectRows && select_shared_bytes(static_cast<int>(f.q.shape[2]), static_cast<int>(group),
+                                                     countable(f.selection.shape[2])) <= most_shared_bytes();
+}
+
 const char* nsa_compressed(const AttnspecNsaCompressed* f) {
+  if (!is_for_tiles(*f) || !is_for_lists(*f)) return thread_per_row::kernel().nsa_compressed(f);
   return reason_of([&] {
     require_countable(*f);
     Buffers buffers;
@@ -88,10 +124,11 @@ const char* nsa_compressed(const AttnspecNsaCompressed* f) {
   });
 }
 
-template <class Backward>
+template <auto function, class Backward>
 const char* backward(const Backward* b) {
+  const auto& f = *b->forward;
+  if (!is_for_tiles(f)) return (thread_per_row::kernel().*function)(b);
   return reason_of([&] {
-    const auto& f = *b->forward;
     require_countable(f);
     Buffers buffers;
     add_tensors(f, buffers);
@@ -100,25 +137,30 @@ const char* backward(const Backward* b) {
     copy_all_offsets(f, l);
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
-      attend_backward<T>(l.problem, l.row_tiles.tiles(), l.key_tiles.tiles(), thread_per_row::backward_rows<T>(*b),
-                         l.terms, rows_of<T>(b->dq), rows_of<T>(b->dk), rows_of<T>(b->dv), f.call.stream);
+      attend_backward<T>(l.problem, l.row_tiles.tiles(), l.key_tiles.tiles(), l.pieces,
+                         thread_per_row::backward_rows<T>(*b), l.terms, rows_of<T>(b->dq), rows_of<T>(b->dk),
+                         rows_of<T>(b->dv), f.call.stream);
     });
   });
 }
 
-/// For params that begin with an AttnspecCall, as yet without a workspace.
+/// For params that begin with an AttnspecCall, as yet without a workspace. -1: the call is not for tiles.
 template <class Forward>
 std::int64_t bytes_of(const void* params, bool is_backward) {
   Forward f = *static_cast<const Forward*>(params);
   f.call.workspace = nullptr;
+  if (!is_for_tiles(f)) return -1;
+  if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>)
+    if (!is_backward && !is_for_lists(f)) return -1;
   return lay_out(f, is_backward).bytes;
 }
 
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
-  const bool of_backward = is_backward != 0;
-  if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(params, of_backward);
-  if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(params, of_backward);
-  return bytes_of<AttnspecNsaCompressed>(params, of_backward);
+  const auto bytes_of_op = op == ATTNSPEC_DENSE    ? bytes_of<AttnspecDense>
+                           : op == ATTNSPEC_WINDOW ? bytes_of<AttnspecWindow>
+                                                   : bytes_of<AttnspecNsaCompressed>;
+  const std::int64_t bytes = bytes_of_op(params, is_backward != 0);
+  return bytes >= 0 ? bytes : thread_per_row::kernel().workspace_bytes(op, is_backward, params);
 }
 
 AttnspecKernel declare() {
@@ -130,14 +172,13 @@ AttnspecKernel declare() {
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
-  kernel.dense = forward<AttnspecDense>;
-  kernel.dense_backward = backward<AttnspecDenseBackward>;
-  kernel.window = forward<AttnspecWindow>;
-  kernel.window_backward = backward<AttnspecWindowBackward>;
+  kernel.dense = forward<&AttnspecKernel::dense>;
+  kernel.dense_backward = backward<&AttnspecKernel::dense_backward>;
+  kernel.window = forward<&AttnspecKernel::window>;
+  kernel.window_backward = backward<&AttnspecKernel::window_backward>;
   kernel.nsa_compressed = nsa_compressed;
-  kernel.nsa_compressed_backward = backward<AttnspecNsaCompressedBackward>;
-  kernel.limits.dtypes = ATTNSPEC_BF16 | ATTNSPEC_FP16;
-  kernel.limits.dk = kernel.limits.dv = {kMostFeatures, 8};  // rows are aligned to 16 bytes
+  kernel.nsa_compressed_backward = backward<&AttnspecKernel::nsa_compressed_backward>;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
   return kernel;
 }
 
@@ -148,4 +189,6 @@ const AttnspecKernel& kernel() {
   return declared;
 }
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles
+}  // namespace query_tiles
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

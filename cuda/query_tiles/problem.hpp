@@ -3,7 +3,9 @@
 // lie, in 64.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cuda/divider.hpp"
 #include "cuda/tensors.cuh"
@@ -47,6 +49,22 @@ int key_gradient_tile_keys(int dk, int dv);
 inline constexpr int kSelectRows = 128;
 int select_rows_of_query(int group);
 
+/// Bytes of shared memory that it needs.
+std::size_t select_shared_bytes(int dk, int group, int slots);
+
+/// The rows that see a tile of keys are cut into pieces, which several thread blocks go through: one piece, or, of
+/// tiles that more rows see than tiles could be found for (compressed rows), several, whose sums are then merged in
+/// order. Where the cuts are is told by the sequence alone.
+struct RowPieces {
+  std::int64_t* offsets;  // [key tiles + 1], on the device: pieces of the tiles before, of a key/value head
+  int count;
+  float* sums;  // [Hkv, count, keys of a tile, dk + dv], where a tile has several: dS^T q and P^T do
+};
+
+/// Their offsets. sequences and token_offsets: on the host.
+std::vector<std::int64_t> row_piece_offsets(const Problem&, const Sequences& sequences,
+                                            const std::int64_t* token_offsets);
+
 /// What keys need to know of a row beside q and do: its lse to base 2, infinity if it sees no key, and delta = <do, o>.
 struct alignas(8) RowTerms {
   float lse, delta;
@@ -60,8 +78,8 @@ void attend(const Problem&, const Tiles& row_tiles, Rows<const T> q, Rows<const 
 
 /// dq [query tokens, H, dk], dk and dv [key tokens, Hkv, dim]; terms [query tokens, H] is room.
 template <class T>
-void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const BackwardRows<T>&,
-                     RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
+void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces&,
+                     const BackwardRows<T>&, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
 
 /// How NSA chooses.
 struct ImportanceChoice {
@@ -74,7 +92,7 @@ struct ImportanceChoice {
 };
 
 /// selection [query tokens, Hkv, slots]: the blocks that attention to compressed rows k, with this lse, says are
-/// important; for groups of at most kSelectRows heads.
+/// important; for groups of at most kSelectRows heads, and slots that fit into shared memory.
 template <class T>
 void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceChoice&, Rows<const T> q,
                              Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream);

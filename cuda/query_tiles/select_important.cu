@@ -13,8 +13,6 @@
 // slots.
 #include <cmath>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "cuda/primitives/launch.cuh"
 #include "cuda/primitives/warp.cuh"
@@ -173,7 +171,7 @@ __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, co
 }
 
 template <class T, int dk>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 3)
     select_tile(Problem p, Tiles tiles, ImportanceChoice choice, int heads_of_group, Rows<const T> q, Rows<const T> k,
                 Rows<const float> lse, std::int32_t* selection) {
   auto& shared = *dynamic_shared<SharedTiles<T, dk>>();
@@ -278,23 +276,24 @@ int select_rows_of_query(int group) {
   return rows;
 }
 
+std::size_t select_shared_bytes(int dk, int group, int slots) {
+  std::size_t bytes = QueryRoom(select_rows_of_query(group), slots).bytes();
+  with_features(dk, 1, [&]<class Features>(Features) { bytes += sizeof(SharedTiles<bf16, Features::kDk>); });
+  return bytes;
+}
+
 template <class T>
 void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceChoice& choice, Rows<const T> q,
                              Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream) {
-  if (p.group > kSelectRows)
-    throw std::runtime_error("group " + std::to_string(p.group) + " is more heads than " + std::to_string(kSelectRows));
   if (row_tiles.count == 0) return;
   Problem rows = p;
   rows.group = select_rows_of_query(p.group);
   rows.by_group = Divider(rows.group);
   with_features(p.dk, 1, [&]<class Features>(Features) {
     constexpr int kDk = Features::kDk;
-    const std::size_t bytes = sizeof(SharedTiles<T, kDk>) + QueryRoom(rows.group, choice.slots).bytes();
-    if (bytes > most_shared_bytes())
-      throw std::runtime_error("top_n " + std::to_string(choice.top_n) + " needs " + std::to_string(bytes) +
-                               " bytes of shared memory, which are not there");
-    launch(select_tile<T, kDk>, {{row_tiles.count * p.kv_heads}, {kThreads}, bytes}, stream, rows, row_tiles, choice,
-           p.group, q, k, lse, selection);
+    const LaunchShape shape{
+        {row_tiles.count * p.kv_heads}, {kThreads}, select_shared_bytes(p.dk, p.group, choice.slots)};
+    launch(select_tile<T, kDk>, shape, stream, rows, row_tiles, choice, p.group, q, k, lse, selection);
   });
 }
 

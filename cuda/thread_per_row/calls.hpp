@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/calls.hpp"
+#include "cuda/thread_per_row/nsa.hpp"
 #include "cuda/thread_per_row/rows.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
@@ -24,6 +25,36 @@ inline Attention attention_of(const AttnspecCall& call, const Sequences& sequenc
           static_cast<int>(q.shape[2]),
           static_cast<int>(dv),
           static_cast<float>(call.scale)};
+}
+
+/// sequences: tokens as keys, compressed rows in the place of queries.
+inline Compression compression_of(const AttnspecCall& call, const AttnspecNsaSizes& sizes, const Sequences& sequences,
+                                  const DLTensor& tokens, const AttnspecPhi& phi) {
+  Compression c{};
+  c.sequences = sequences;
+  c.num_rows = sizes.row_offsets[call.num_sequences];
+  c.num_tokens = tokens.shape[0];
+  c.block = sizes.compress_block;
+  c.stride = sizes.compress_stride;
+  c.kv_heads = static_cast<int>(tokens.shape[1]);
+  c.features = static_cast<int>(tokens.shape[2]);
+  c.sets = sizes.phi == ATTNSPEC_PHI_MEAN ? 1 : static_cast<int>(phi.position.shape[1]);
+  c.hidden = sizes.phi == ATTNSPEC_PHI_MLP ? static_cast<int>(phi.w1.shape[2]) : 0;
+  c.phi = sizes.phi;
+  c.activation = sizes.activation;
+  return c;
+}
+
+template <class Number>
+Phi<Number> parameters_of(const AttnspecPhi& phi) {
+  return {rows_of<Number>(phi.position), rows_of<Number>(phi.w),  rows_of<Number>(phi.w1),
+          rows_of<Number>(phi.b1),       rows_of<Number>(phi.w2), rows_of<Number>(phi.b2)};
+}
+
+/// A packed tensor in a workspace.
+template <class T>
+Rows<T> packed(T* data, std::int64_t heads, std::int64_t dim) {
+  return {data, heads * dim, dim};
 }
 
 inline constexpr Blocks kAllKeys{nullptr, 0, 1, std::int64_t{1} << 60};

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "cuda/thread_per_row/calls.hpp"
-#include "cuda/thread_per_row/nsa.hpp"
 #include "cuda/thread_per_row/nsa_calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
@@ -73,12 +72,6 @@ Scratch<T> lay_out(const AttnspecCall& call, const Pieces& pieces) {
   return scratch;
 }
 
-/// A packed tensor in a workspace.
-template <class T>
-Rows<T> packed(T* data, std::int64_t heads, std::int64_t dim) {
-  return {data, heads * dim, dim};
-}
-
 // ---- Stages, given the tensors of a call ----
 
 /// One call with its workspace, whose offsets it fills.
@@ -103,34 +96,22 @@ struct Stages {
   }
 
   Compression compression(const DLTensor& tokens, const AttnspecPhi& phi) const {
-    Compression c{};
-    c.sequences = {scratch.row_offsets, scratch.offsets.k, call.num_sequences};
-    c.num_rows = sizes.row_offsets[call.num_sequences];
-    c.num_tokens = tokens.shape[0];
-    c.block = sizes.compress_block;
-    c.stride = sizes.compress_stride;
-    c.kv_heads = static_cast<int>(tokens.shape[1]);
-    c.features = static_cast<int>(tokens.shape[2]);
-    c.sets = sizes.phi == ATTNSPEC_PHI_MEAN ? 1 : static_cast<int>(phi.position.shape[1]);
-    c.hidden = sizes.phi == ATTNSPEC_PHI_MLP ? static_cast<int>(phi.w1.shape[2]) : 0;
-    c.phi = sizes.phi;
-    c.activation = sizes.activation;
-    return c;
+    return compression_of(call, sizes, {scratch.row_offsets, scratch.offsets.k, call.num_sequences}, tokens, phi);
   }
 
   void compress(const DLTensor& tokens, const AttnspecPhi& phi, const DLTensor& rows) const {
     const Compression c = compression(tokens, phi);
-    thread_per_row::compress<T>(c, rows_of<const T>(tokens), parameters<const T>(phi),
+    thread_per_row::compress<T>(c, rows_of<const T>(tokens), parameters_of<const T>(phi),
                                 packed(scratch.hidden, c.kv_heads, c.hidden), rows_of<T>(rows), call.stream);
   }
 
   void compress_backward(const DLTensor& tokens, const AttnspecPhi& phi, const DLTensor& d_rows,
                          const DLTensor& d_tokens, const AttnspecPhi& d_phi) const {
     const Compression c = compression(tokens, phi);
-    thread_per_row::compress_backward<T>(c, rows_of<const T>(tokens), parameters<const T>(phi),
+    thread_per_row::compress_backward<T>(c, rows_of<const T>(tokens), parameters_of<const T>(phi),
                                          packed(scratch.hidden, c.kv_heads, c.hidden),
                                          packed(scratch.d_hidden, c.kv_heads, c.hidden), rows_of<const T>(d_rows),
-                                         rows_of<T>(d_tokens), parameters<T>(d_phi), call.stream);
+                                         rows_of<T>(d_tokens), parameters_of<T>(d_phi), call.stream);
   }
 
   /// The blocks that attention `a` to compressed rows k says are important.
@@ -140,13 +121,6 @@ struct Stages {
                                {sizes.block, sizes.top_n, sizes.initial_blocks, sizes.local_blocks, selection.shape[2]},
                                rows_of<const T>(q), rows_of<const T>(k), rows_of<const float>(lse), scratch.importances,
                                static_cast<std::int32_t*>(selection.data), call.stream);
-  }
-
- private:
-  template <class Number>
-  static Phi<Number> parameters(const AttnspecPhi& phi) {
-    return {rows_of<Number>(phi.position), rows_of<Number>(phi.w),  rows_of<Number>(phi.w1),
-            rows_of<Number>(phi.b1),       rows_of<Number>(phi.w2), rows_of<Number>(phi.b2)};
   }
 };
 
@@ -226,12 +200,6 @@ Attention window_attention(const AttnspecWindow& p) {
 }
 
 // ---- What a call may touch ----
-
-void add_phi(const std::string& name, const AttnspecPhi& phi, Buffers& buffers) {
-  const auto add = [&](const char* part, const DLTensor& tensor) { buffers.add((name + part).c_str(), tensor); };
-  add(".position", phi.position), add(".w", phi.w), add(".w1", phi.w1), add(".b1", phi.b1), add(".w2", phi.w2);
-  add(".b2", phi.b2);
-}
 
 void add_branch(const std::string& name, const AttnspecBranch& branch, Buffers& buffers) {
   const auto add = [&](const char* part, const DLTensor& tensor) { buffers.add((name + part).c_str(), tensor); };

@@ -1,10 +1,13 @@
 // What the primitives do: on the GPU where nvcc compiles this, and else in the simulator.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <random>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/primitives/atomic.cuh"
@@ -213,6 +216,61 @@ TEST(Numbers, ConversionsRoundToNearestEven) {
     ASSERT_EQ(std::signbit(result.from_fp16), std::signbit(x[n]));
     ASSERT_EQ(result.bf16_pair, result.as_bf16.bits | (result.as_bf16.bits ^ 0x8000u) << 16);
     ASSERT_EQ(result.fp16_pair, result.as_fp16.bits | (result.as_fp16.bits ^ 0x8000u) << 16);
+  }
+}
+
+struct Added {
+  std::uint32_t bf16_pair, fp16_pair;
+};
+
+__global__ void add(Added* out, const std::uint32_t* pairs, int count) {
+  const int n = block_index().x * block_size().x + thread_index().x;
+  if (n < count)
+    out[n] = {add_pairs<bf16>(pairs[2 * n], pairs[2 * n + 1]), add_pairs<fp16>(pairs[2 * n], pairs[2 * n + 1])};
+}
+
+/// The numbers of a register, whose halves are in T, on the host.
+template <class T>
+std::array<double, 2> numbers_of(std::uint32_t pair) {
+  const auto number = [](std::uint32_t bits) {
+    constexpr bool is_bf16 = std::is_same_v<T, bf16>;
+    const int fraction = is_bf16 ? 7 : 10, exponent_bits = 15 - fraction, bias = (1 << (exponent_bits - 1)) - 1;
+    const int exponent = static_cast<int>(bits >> fraction) & ((1 << exponent_bits) - 1);
+    const double mantissa = bits & ((1u << fraction) - 1), one = 1 << fraction;
+    const double sign = bits >> 15 == 0 ? 1 : -1;
+    if (exponent == (1 << exponent_bits) - 1) return mantissa == 0 ? sign * INFINITY : NAN;
+    return sign * std::ldexp(exponent == 0 ? mantissa : mantissa + one, std::max(exponent, 1) - bias - fraction);
+  };
+  return {number(pair & 0xffff), number(pair >> 16)};
+}
+
+template <class T>
+void expect_sum(std::uint32_t a, std::uint32_t b, std::uint32_t sum, int digits, int lowest, int highest) {
+  for (std::size_t half = 0; half < 2; ++half) {
+    const double exact = numbers_of<T>(a)[half] + numbers_of<T>(b)[half];
+    const double expected = rounded(exact, digits, lowest, highest), is = numbers_of<T>(sum)[half];
+    ASSERT_TRUE(is == expected || (std::isnan(is) && std::isnan(expected))) << std::hex << a << " + " << b;
+  }
+}
+
+/// Of numbers close together and far apart. In double their sum is exact, or so far from the larger one that it rounds
+/// to it.
+TEST(Numbers, PairsAreAddedAndRoundedOnce) {
+  std::mt19937 random(1);
+  std::vector<std::uint32_t> pairs;
+  for (int n = 0; n < 40000; ++n) {
+    const auto a = static_cast<std::uint32_t>(random()), b = static_cast<std::uint32_t>(random());
+    pairs.push_back(a);
+    pairs.push_back(n % 2 == 0 ? b : a ^ (b & 0x8fff8fff));
+  }
+  const int count = static_cast<int>(pairs.size() / 2);
+  DeviceArray<std::uint32_t> in(pairs);
+  DeviceArray<Added> out{std::vector<Added>(pairs.size() / 2)};
+  launch(add, {{count / 128 + 1}, {128}}, nullptr, out.data(), in.data(), count);
+  const std::vector<Added> sums = out.values();
+  for (std::size_t n = 0; n < sums.size(); ++n) {
+    expect_sum<bf16>(pairs[2 * n], pairs[2 * n + 1], sums[n].bf16_pair, 8, -126, 128);
+    expect_sum<fp16>(pairs[2 * n], pairs[2 * n + 1], sums[n].fp16_pair, 11, -14, 16);
   }
 }
 
