@@ -13,6 +13,9 @@ const AttnspecKernel& kernel();
 namespace query_tiles {
 const AttnspecKernel& kernel();
 }
+namespace split_keys {
+const AttnspecKernel& kernel();
+}
 namespace thread_per_row {
 const AttnspecKernel& kernel();
 }
@@ -32,6 +35,9 @@ const AttnspecKernel& kernel();
 namespace query_tiles {
 const AttnspecKernel& kernel();
 }
+namespace split_keys {
+const AttnspecKernel& kernel();
+}
 namespace thread_per_row {
 const AttnspecKernel& kernel();
 }
@@ -42,8 +48,13 @@ const AttnspecKernel& kernel();
 
 std::vector<const AttnspecKernel*> gpu_kernels() {
 #ifdef ATTNSPEC_HAS_GPU_KERNELS
-  return {&gpu::thread_per_row::kernel(), &gpu::query_tiles::kernel(),      &gpu::token_tiles::kernel(),
-          &gpu::nsa_tiles::kernel(),      &gpu::gathered_queries::kernel(), &gpu::gathered_queries::atomic_kernel()};
+  return {&gpu::thread_per_row::kernel(),
+          &gpu::query_tiles::kernel(),
+          &gpu::token_tiles::kernel(),
+          &gpu::split_keys::kernel(),
+          &gpu::nsa_tiles::kernel(),
+          &gpu::gathered_queries::kernel(),
+          &gpu::gathered_queries::atomic_kernel()};
 #else
   return {};
 #endif
@@ -51,9 +62,13 @@ std::vector<const AttnspecKernel*> gpu_kernels() {
 
 std::vector<const AttnspecKernel*> simulated_kernels() {
 #ifdef ATTNSPEC_HAS_SIMULATED_KERNELS
-  return {&simulated::thread_per_row::kernel(),   &simulated::query_tiles::kernel(),
-          &simulated::token_tiles::kernel(),      &simulated::nsa_tiles::kernel(),
-          &simulated::gathered_queries::kernel(), &simulated::gathered_queries::atomic_kernel()};
+  return {&simulated::thread_per_row::kernel(),
+          &simulated::query_tiles::kernel(),
+          &simulated::token_tiles::kernel(),
+          &simulated::split_keys::kernel(),
+          &simulated::nsa_tiles::kernel(),
+          &simulated::gathered_queries::kernel(),
+          &simulated::gathered_queries::atomic_kernel()};
 #else
   return {};
 #endif

@@ -377,7 +377,9 @@ void set_law(Draft& draft, Law law) {
   }
   if (law == Law::power && compresses(c.op) && c.phi != reference::Phi::mean && c.dtype == Format::fp16)
     c.dtype = Format::bf16;
-  if (law == Law::decode) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
+  if (law == Law::decode && c.op != Operator::nsa_compress) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
+  if (law == Law::decode && c.op == Operator::nsa_compress)
+    c.lens[0] = c.q_lens[0] = std::max(c.lens[0], c.compress_block + c.compress_stride);
 }
 
 Axis law_axis() {

@@ -1,7 +1,5 @@
 // The kernel as the judge takes it: its declaration, its launchers, and what a call needs of a workspace.
-#include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -30,26 +28,6 @@ struct Layout {
   RowTerms* terms;
   std::int64_t bytes;
 };
-
-/// A number of tokens or blocks; what is more than any sequence has means the same as less.
-int countable(std::int64_t number) { return static_cast<int>(std::min(number, kMostCountable)); }
-
-bool is_causal(const AttnspecDense& p) { return p.call.causal != 0; }
-bool is_causal(const AttnspecWindow&) { return true; }
-bool is_causal(const AttnspecNsaCompressed&) { return true; }
-const std::int64_t* key_offsets(const AttnspecDense& p) { return p.call.k_offsets; }
-const std::int64_t* key_offsets(const AttnspecWindow& p) { return p.call.k_offsets; }
-const std::int64_t* key_offsets(const AttnspecNsaCompressed& p) { return p.sizes.row_offsets; }
-Reach reach_of(const AttnspecDense&, const std::int64_t* tokens) { return all_keys(tokens); }
-Reach reach_of(const AttnspecWindow& p, const std::int64_t* tokens) {
-  Reach reach = all_keys(tokens);
-  reach.window = p.window;
-  return reach;
-}
-Reach reach_of(const AttnspecNsaCompressed& p, const std::int64_t* tokens) {
-  const int stride = countable(p.sizes.compress_stride);
-  return {tokens, p.sizes.compress_block, stride, Divider(stride), std::numeric_limits<std::int64_t>::max()};
-}
 
 /// Forward: AttnspecDense, AttnspecWindow or AttnspecNsaCompressed.
 template <class Forward>
@@ -117,18 +95,6 @@ const char* forward(const Forward* f) {
     copy_all_offsets(*f, l);
     with_16_bits(f->q, [&](auto zero) { attend<decltype(zero)>(*f, l); });
   });
-}
-
-ImportanceChoice choice_of(const AttnspecNsaSizes& sizes, std::int64_t slots) {
-  const int rows = countable(sizes.block / sizes.compress_stride);
-  return {Divider(countable(sizes.block)),
-          rows,
-          Divider(rows),
-          countable(sizes.compress_block / sizes.compress_stride),
-          countable(sizes.top_n),
-          countable(sizes.initial_blocks),
-          countable(sizes.local_blocks),
-          countable(slots)};
 }
 
 /// Whether its lists of blocks fit into the device's shared memory.

@@ -16,6 +16,7 @@
 
 #include "cuda/primitives/launch.cuh"
 #include "cuda/primitives/warp.cuh"
+#include "cuda/query_tiles/candidates.cuh"
 #include "cuda/query_tiles/tiles.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
@@ -109,18 +110,6 @@ __device__ __forceinline__ void store_weights(Sums<kM, kN>& weights, int rows_of
         }
       store_sums<rows, 2 * kN>(columns, to + (16 * i + lane_row(half)) / rows_of_query * kSumStride);
     }
-}
-
-/// The blocks of a query, with its own. Importance chooses `wanted` of [initial_blocks, end), beside the forced ones.
-struct Candidates {
-  int blocks, end, forced, wanted;
-};
-
-__device__ __forceinline__ Candidates candidates_of(const ImportanceChoice& choice, std::int64_t visible_tokens) {
-  const int blocks = visible_tokens > 0 ? choice.by_block.of(static_cast<int>(visible_tokens - 1)) + 1 : 0;
-  const int end = blocks - choice.local_blocks;
-  const int forced = end > choice.initial_blocks ? choice.initial_blocks + choice.local_blocks : blocks;
-  return {blocks, end, forced, (choice.top_n < blocks ? choice.top_n : blocks) - forced};
 }
 
 /// Puts a block into a list that is in order, behind its equals; all lanes of a warp call it. What falls off the end is
@@ -272,7 +261,7 @@ __global__ void __launch_bounds__(kThreads, 3)
     for (int slot = lane_index(); slot < choice.slots; slot += kWarpLanes) {
       const int listed = slot - candidates.forced;
       if (listed < 0)
-        chosen[slot] = slot < choice.initial_blocks ? slot : candidates.blocks - candidates.forced + slot;
+        chosen[slot] = forced_block(choice, candidates, slot);
       else
         chosen[slot] = listed < candidates.wanted ? best[listed].block : -1;
     }

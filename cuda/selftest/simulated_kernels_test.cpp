@@ -161,6 +161,7 @@ Kernel placed(Kernel kernel, const Place& place) {
     forward(call.call());
     call.take_back();
   };
+  if (!kernel.backward) return kernel;
   kernel.backward = [backward = kernel.backward, place](const BackwardCall& given) {
     PlacedCall call(given.forward, place);
     // Gradients of keys are written whole, so that they lie close together where there are many.
@@ -205,8 +206,9 @@ TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
   for (const char* kernel : {"sim:thread_per_row", "sim:gathered_queries", "sim:gathered_queries_atomic"})
     expect_pass(placed(find_kernel(kernel), kFarApart),
                 "selected(lens=20+36,q_lens=20+30,heads=2,dk=32,dv=16,block=16,top_k=2)");
-  expect_pass(placed(find_kernel("sim:token_tiles"), kFarApart),
-              "selected(lens=20+36,q_lens=20+30,heads=24,kv_heads=2,dk=32,dv=16,block=16,top_k=2,selection=kv_head)");
+  for (const char* kernel : {"sim:token_tiles", "sim:split_keys"})
+    expect_pass(placed(find_kernel(kernel), kFarApart),
+                "selected(lens=20+36,q_lens=20+30,heads=24,kv_heads=2,dk=32,dv=16,block=16,top_k=2,selection=kv_head)");
 }
 
 TEST(SparseMemory, MobaHasElementsFarApart) {
@@ -228,7 +230,8 @@ TEST(AMillionTokens, AttentionToTheLastBlocksOfThem) {
   for (const auto& [name, text] :
        {std::pair{"sim:gathered_queries", "selected(lens=300,q_lens=40,dk=16,block=128,top_k=2)"},
         std::pair{"sim:token_tiles",
-                  "selected(lens=300,q_lens=10,heads=8,kv_heads=1,dk=16,block=128,top_k=2,selection=kv_head)"}}) {
+                  "selected(lens=300,q_lens=10,heads=8,kv_heads=1,dk=16,block=128,top_k=2,selection=kv_head)"},
+        std::pair{"sim:split_keys", "selected(lens=300,q_lens=2,dk=16,block=128,top_k=3)"}}) {
     Kernel kernel = placed(find_kernel(name), kAfterBlocks);
     kernel.backward = nullptr;  // as MobaIsTheEndOfThem has it
     expect_pass(kernel, text);

@@ -17,7 +17,6 @@ namespace {
 
 constexpr unsigned bit(Operator op) { return 1u << static_cast<unsigned>(op); }
 constexpr unsigned kAll = (1u << std::size(kOperators)) - 1;
-constexpr unsigned kHaveQueries = kAll & ~bit(Operator::nsa_compress);
 constexpr unsigned kHaveUnread = bit(Operator::selected) | bit(Operator::moba) | bit(Operator::window) |
                                  bit(Operator::nsa);  // values that some rows do not read
 
@@ -50,7 +49,7 @@ const LawInfo& info(Law law) {
        strides_twins, nullptr},
       {Law::packing, "a sequence has the same bits packed with others, in another order and alone", kAll,
        EqualBits::any_batch, packing_twins, nullptr},
-      {Law::decode, "the last queries alone have the bits that they have among all queries", kHaveQueries,
+      {Law::decode, "the last queries, or compressed rows, alone have the bits that they have among all of them", kAll,
        EqualBits::any_batch, decode_twins, nullptr},
       {Law::power, "values, or gradients, times a power of two give the same digits times that power",
        kAll & ~bit(Operator::moba_select), EqualBits::same_call, power_twins, prepare_power},

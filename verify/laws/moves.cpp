@@ -52,22 +52,37 @@ Twin packed(const FirstCall& first, const std::vector<std::size_t>& order) {
                     [](const std::string&, const RowPlace& row) { return row.of != RowsOf::parameters; });
 }
 
-/// The last queries of each sequence, at most so many.
-Twin decoded(const FirstCall& first, std::int64_t queries) {
+/// The rows that a decoding step asks for: queries; of `nsa_compress` compressed rows.
+RowsOf decoded_rows(const Case& c) {
+  return c.op == Operator::nsa_compress ? RowsOf::compressed_rows : RowsOf::queries;
+}
+
+/// How many of them each sequence has.
+std::vector<std::int64_t> num_decoded_rows(const Case& c) {
+  return c.op == Operator::nsa_compress ? compressed_rows(c) : c.q_lens;
+}
+
+/// The last of these rows of each sequence, at most so many; compressed rows with their tokens and those behind alone.
+Twin decoded(const FirstCall& first, std::int64_t rows) {
   Case to = first.c;
-  std::vector<std::int64_t> left_out;
-  for (std::int64_t& length : to.q_lens) {
-    left_out.push_back(std::max<std::int64_t>(0, length - queries));
-    length -= left_out.back();
+  const RowsOf of = decoded_rows(to);
+  const bool is_compress = of == RowsOf::compressed_rows;
+  const std::int64_t tokens = is_compress ? to.compress_stride : 0;  // that are left out with a row
+  std::vector<std::int64_t> left_out = num_decoded_rows(to);
+  for (std::size_t s = 0; s < left_out.size(); ++s) {
+    left_out[s] = std::max<std::int64_t>(0, left_out[s] - rows);
+    to.lens[s] -= left_out[s] * tokens;
+    to.q_lens[s] = is_compress ? to.lens[s] : to.q_lens[s] - left_out[s];
   }
-  const Move move = [left_out](const RowPlace& row) -> std::optional<RowPlace> {
-    if (row.of != RowsOf::queries) return row;
+  const Move move = [of, tokens, left_out](const RowPlace& row) -> std::optional<RowPlace> {
+    const std::int64_t step = row.of == of ? 1 : row.of == RowsOf::keys ? tokens : 0;
+    if (step == 0) return row;
     RowPlace place = row;
-    place.token -= left_out[static_cast<std::size_t>(row.sequence)];
+    place.token -= left_out[static_cast<std::size_t>(row.sequence)] * step;
     if (place.token < 0) return {};
     return place;
   };
-  return moved_twin(first, to, move, [](const std::string&, const RowPlace& row) { return row.of == RowsOf::queries; });
+  return moved_twin(first, to, move, [of](const std::string&, const RowPlace& row) { return row.of == of; });
 }
 
 }  // namespace
@@ -124,8 +139,8 @@ std::vector<Twin> packing_twins(const FirstCall& first) {
 }
 
 std::vector<Twin> decode_twins(const FirstCall& first) {
-  const std::int64_t most =
-      first.c.q_lens.empty() ? 0 : *std::max_element(first.c.q_lens.begin(), first.c.q_lens.end());
+  const std::vector<std::int64_t> rows = num_decoded_rows(first.c);
+  const std::int64_t most = rows.empty() ? 0 : *std::max_element(rows.begin(), rows.end());
   std::vector<Twin> twins;
   if (most > 1) twins.push_back(decoded(first, 1));
   if (most > 2) twins.push_back(decoded(first, 2 + Random(first.c.seed, "chunk").below(most - 2, 0)));

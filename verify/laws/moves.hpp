@@ -15,7 +15,8 @@ std::vector<Twin> heads_twins(const FirstCall& first);
 std::vector<Twin> strides_twins(const FirstCall& first);
 /// The sequences in the reverse order, and some of them alone.
 std::vector<Twin> packing_twins(const FirstCall& first);
-/// The last query of each sequence alone, and some of the last.
+/// The last query of each sequence alone, and some of the last; of `nsa_compress` the last compressed rows, without the
+/// tokens before theirs.
 std::vector<Twin> decode_twins(const FirstCall& first);
 
 }  // namespace attnspec::verify

@@ -128,8 +128,8 @@ TEST(Case, RejectsLawsThatTheOperatorDoesNotHave) {
             "law=fast: is none of none, repeat, future, unselected, heads, strides, packing, decode, power");
   EXPECT_EQ(rejection("dense(law=unselected)"),
             "law=unselected: dense has the laws repeat, future, heads, strides, packing, decode, power");
-  EXPECT_EQ(rejection("nsa_compress(law=decode)"),
-            "law=decode: nsa_compress has the laws repeat, future, heads, strides, packing, power");
+  EXPECT_EQ(rejection("moba_select(law=power)"),
+            "law=power: moba_select has the laws repeat, future, heads, strides, packing, decode");
   EXPECT_EQ(rejection("dense(session=again,law=heads)"),
             "law=heads: has calls of its own, beside which there is no session");
   EXPECT_EQ(rejection("dense(causal=0,law=future)"), "law=future: needs causal=1, else every query sees the future");

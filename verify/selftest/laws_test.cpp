@@ -68,10 +68,23 @@ TEST(Laws, NameTheLawThePlaceAndBothBitPatterns) {
   EXPECT_EQ(judged(reading_the_future(), "dense(lens=9,law=repeat)").verdict, Verdict::pass);
 }
 
+TEST(Laws, DecodeFindsCompressedRowsThatDependOnHowManyComeBefore) {
+  Kernel kernel = model_kernel(Operator::nsa_compress);
+  const auto compress = kernel.compress;
+  kernel.compress = [compress](const CompressCall& call) {
+    compress(call);
+    const std::int64_t last = call.rows.tokens - 1;
+    if (last == 2) call.rows.store(last, 0, 0, 2 * call.rows.load(last, 0, 0));
+  };
+  const char* const text = "nsa_compress(lens=10,dk=4,compress_block=6,compress_stride=2,law=decode)";
+  EXPECT_EQ(judged(kernel, text).verdict, Verdict::law_broken);
+  EXPECT_EQ(judged(model_kernel(Operator::nsa_compress), text).verdict, Verdict::pass);
+}
+
 TEST(Laws, DoNotPassWithoutARowToCompare) {
   for (const char* text : {"moba(lens=40,law=heads)", "moba(lens=40,law=packing)", "moba(lens=1,law=decode)",
-                           "nsa(lens=40,shared_kv=1,law=unselected)", "dense(lens=0,law=repeat)",
-                           "nsa(lens=40,phi=mlp,dtype=fp16,law=power)"}) {
+                           "nsa_compress(lens=40,law=decode)", "nsa(lens=40,shared_kv=1,law=unselected)",
+                           "dense(lens=0,law=repeat)", "nsa(lens=40,phi=mlp,dtype=fp16,law=power)"}) {
     const Case c = parse_case(text);
     const CaseResult result = judge(model_kernel(c.op), c);
     EXPECT_EQ(result.verdict, Verdict::not_supported) << text;

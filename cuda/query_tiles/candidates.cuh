@@ -1,0 +1,28 @@
+// Which of a query's blocks NSA forces, and how many its importance chooses.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/primitives/qualifiers.cuh"
+#include "cuda/query_tiles/problem.hpp"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
+
+/// The blocks of a query, with its own. Importance chooses `wanted` of [initial_blocks, end), beside the forced ones.
+struct Candidates {
+  int blocks, end, forced, wanted;
+};
+
+__device__ __forceinline__ Candidates candidates_of(const ImportanceChoice& choice, std::int64_t visible_tokens) {
+  const int blocks = visible_tokens > 0 ? choice.by_block.of(static_cast<int>(visible_tokens - 1)) + 1 : 0;
+  const int end = blocks - choice.local_blocks;
+  const int forced = end > choice.initial_blocks ? choice.initial_blocks + choice.local_blocks : blocks;
+  return {blocks, end, forced, (choice.top_n < blocks ? choice.top_n : blocks) - forced};
+}
+
+/// The forced block in a slot, of as many as there are: the first of the sequence, then the last.
+__device__ __forceinline__ int forced_block(const ImportanceChoice& choice, const Candidates& candidates, int slot) {
+  return slot < choice.initial_blocks ? slot : candidates.blocks - candidates.forced + slot;
+}
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles

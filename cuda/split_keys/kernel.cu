@@ -1,0 +1,172 @@
+// The kernel as the judge takes it: its declaration, its launchers, and what a call needs of a workspace.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "cuda/query_tiles/calls.hpp"
+#include "cuda/split_keys/stages.hpp"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
+
+using query_tiles::countable;
+using query_tiles::kMostCountable;
+
+namespace {
+
+/// What a workspace holds of partials and scores, unless those of one token are more: longer calls take their query
+/// tokens in chunks.
+constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;
+
+/// Slots of a selection.
+constexpr std::int64_t kMostSlots = 1024;
+
+/// Where in the workspace of a call things are, for `tokens` query tokens at once.
+struct Layout {
+  std::int64_t* offsets;  // of queries, keys and tokens, one after the other: [3, num_sequences + 1]
+  std::int64_t tokens;
+  Partials partials;
+  Scores scores;
+  float* importances;
+  int blocks;  // of any sequence, and their importances for a token and kv head
+  std::int64_t bytes;
+};
+
+/// The most that a sequence with queries has of something with these offsets.
+std::int64_t longest(const AttnspecCall& call, const std::int64_t* offsets) {
+  std::int64_t most = 0;
+  for (std::int64_t s = 0; s < call.num_sequences; ++s)
+    if (call.q_offsets[s + 1] > call.q_offsets[s]) most = std::max(most, offsets[s + 1] - offsets[s]);
+  return most;
+}
+
+/// How many keys a list has at most, beside those that its sequence has.
+template <class Forward>
+std::int64_t most_keys(const Forward&) {
+  return kMostCountable;
+}
+std::int64_t most_keys(const AttnspecWindow& f) { return f.window; }
+std::int64_t most_keys(const AttnspecSelected& f) { return f.selection.shape[2] * std::int64_t{countable(f.block)}; }
+
+template <class Forward>
+Layout lay_out(const Forward& f) {
+  Workspace workspace(f.call.workspace);
+  Layout l{};
+  l.offsets = workspace.take<std::int64_t>(3 * (f.call.num_sequences + 1));
+  const std::int64_t heads = f.q.shape[1], dv = f.v.shape[2], keys = longest(f.call, query_tiles::key_offsets(f));
+  l.partials.pieces = most_pieces(std::min(keys, most_keys(f)));
+  const std::int64_t partials = heads * l.partials.pieces;
+  std::int64_t numbers = partials * (dv + 2), scores = 0, importances = 0;  // of a token
+  if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>) {
+    l.scores.stride = countable((keys + 7) / 8 * 8);
+    l.blocks = countable((longest(f.call, f.call.k_offsets) + f.sizes.block - 1) / f.sizes.block);
+    scores = heads * l.scores.stride, importances = f.k.shape[1] * l.blocks;
+    numbers += scores + importances;
+  }
+  const std::int64_t fitting = kChunkBytes / std::max<std::int64_t>(1, numbers * std::int64_t{sizeof(float)});
+  l.tokens = std::min(f.q.shape[0], std::max<std::int64_t>(1, fitting));
+  l.partials.o = workspace.take<float>(l.tokens * partials * dv);
+  l.partials.totals = workspace.take<PieceTotals>(l.tokens * partials);
+  l.scores.data = scores > 0 ? workspace.take<float>(l.tokens * scores) : nullptr;
+  l.importances = workspace.take<float>(l.tokens * importances);
+  l.bytes = workspace.bytes();
+  return l;
+}
+
+/// Fills the offsets of a call, all in one copy, and says where they are.
+template <class Forward>
+Problem problem_of(const Forward& f, const Layout& l) {
+  const std::int64_t count = f.call.num_sequences + 1;
+  const std::int64_t* const given[] = {f.call.q_offsets, query_tiles::key_offsets(f), f.call.k_offsets};
+  std::vector<std::int64_t> offsets;
+  for (const std::int64_t* from : given) offsets.insert(offsets.end(), from, from + count);
+  copy_to_device(l.offsets, offsets.data(), offsets.size() * sizeof(std::int64_t), f.call.stream);
+  return query_tiles::problem_of(f, {l.offsets, l.offsets + count, f.call.num_sequences, query_tiles::is_causal(f)},
+                                 query_tiles::reach_of(f, l.offsets + 2 * count));
+}
+
+template <class Forward>
+Lists lists_of(const Forward& f) {
+  return {static_cast<int>(f.k.shape[1]), nullptr, 0, countable(kMostCountable), Divider(kMostCountable)};
+}
+Lists lists_of(const AttnspecSelected& f) {
+  const int block = countable(f.block);
+  return {static_cast<int>(f.selection.shape[1]), static_cast<const std::int32_t*>(f.selection.data),
+          static_cast<int>(f.selection.shape[2]), block, Divider(block)};
+}
+
+void add_selection(const AttnspecSelected& f, Buffers& buffers) { buffers.add("selection", f.selection); }
+void add_selection(const AttnspecNsaCompressed& f, Buffers& buffers) { buffers.add("selection", f.selection); }
+template <class Forward>
+void add_selection(const Forward&, Buffers&) {}
+
+/// Forward: AttnspecDense, AttnspecWindow, AttnspecSelected or AttnspecNsaCompressed.
+template <class Forward>
+const char* forward(const Forward* f) {
+  return reason_of([&] {
+    query_tiles::require_countable(*f);
+    Buffers buffers;
+    add_tensors(*f, buffers);
+    add_selection(*f, buffers);
+    const Layout l = lay_out(*f);
+    const Problem p = problem_of(*f, l);
+    const Lists lists = lists_of(*f);
+    void* stream = f->call.stream;
+    with_16_bits(f->q, [&](auto zero) {
+      using T = decltype(zero);
+      for (std::int64_t first = 0; first < f->q.shape[0]; first += l.tokens) {
+        const Tokens tokens{first, static_cast<int>(std::min(l.tokens, f->q.shape[0] - first))};
+        attend_pieces<T>(p, lists, tokens, rows_of<const T>(f->q), rows_of<const T>(f->k), rows_of<const T>(f->v),
+                         l.partials, l.scores, stream);
+        merge_pieces<T>(p, tokens, l.partials, rows_of<T>(f->o), rows_of<float>(f->lse), stream);
+        if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>)
+          select_important_blocks(p, query_tiles::choice_of(f->sizes, f->selection.shape[2]), tokens, l.scores,
+                                  rows_of<const float>(f->lse), l.importances, l.blocks,
+                                  static_cast<std::int32_t*>(f->selection.data), stream);
+      }
+    });
+  });
+}
+
+/// For params that begin with an AttnspecCall, as yet without a workspace.
+template <class Forward>
+std::int64_t bytes_of(const void* params) {
+  Forward f = *static_cast<const Forward*>(params);
+  f.call.workspace = nullptr;
+  return lay_out(f).bytes;
+}
+
+std::int64_t workspace_bytes(std::uint32_t op, std::int32_t, const void* params) {
+  if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(params);
+  if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(params);
+  if (op == ATTNSPEC_SELECTED) return bytes_of<AttnspecSelected>(params);
+  return bytes_of<AttnspecNsaCompressed>(params);
+}
+
+AttnspecKernel declare() {
+  AttnspecKernel kernel = named_kernel("split_keys",
+                                       "few queries and many keys, on tensor cores: thread blocks attend to pieces of "
+                                       "a query's keys, which are merged");
+  kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW | ATTNSPEC_SELECTED | ATTNSPEC_NSA_COMPRESSED;
+  kernel.promises =
+      ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
+  kernel.workspace_bytes = workspace_bytes;
+  kernel.dense = forward<AttnspecDense>;
+  kernel.window = forward<AttnspecWindow>;
+  kernel.selected = forward<AttnspecSelected>;
+  kernel.nsa_compressed = forward<AttnspecNsaCompressed>;
+  kernel.limits.dtypes = ATTNSPEC_BF16 | ATTNSPEC_FP16;
+  kernel.limits.dk = kernel.limits.dv = {query_tiles::kMostFeatures, 8};  // rows are aligned to 16 bytes
+  kernel.limits.top_k.largest = kMostSlots;
+  return kernel;
+}
+
+}  // namespace
+
+const AttnspecKernel& kernel() {
+  static const AttnspecKernel declared = declare();
+  return declared;
+}
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys

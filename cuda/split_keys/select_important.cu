@@ -1,0 +1,152 @@
+// NSA's selection: the importance of a block to a query is p' = sum over the heads of the group and the compressed rows
+// i that overlap it of |tokens in both| / stride exp(scale <q, k_i> - lse). The first blocks of the sequence and the
+// query's own with those before it are forced; the others that begin at the query or before follow by their importance,
+// of equal ones the earlier.
+//
+// scores as attend_pieces left them, lse [query tokens, H, 1], selection [query tokens, Hkv, slots]. First a thread
+// owns a compressed row of a token and kv head, and sums the weights of the group's heads; the sum takes the place of
+// the first head's score. Then a thread block owns a token and kv head: a thread has every kThreads-th block, and
+// remembers the best of its own; in each round the best of all is chosen. Shared memory: Best.
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/primitives/launch.cuh"
+#include "cuda/primitives/memory.cuh"
+#include "cuda/primitives/numbers.cuh"
+#include "cuda/primitives/warp.cuh"
+#include "cuda/query_tiles/candidates.cuh"
+#include "cuda/split_keys/sequences.cuh"
+#include "cuda/split_keys/stages.hpp"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
+
+using query_tiles::Candidates;
+using query_tiles::candidates_of;
+using query_tiles::forced_block;
+using query_tiles::keys_of;
+using query_tiles::kLog2E;
+using query_tiles::num_visible_tokens;
+
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / kWarpLanes;
+constexpr int kHeadsAtOnce = 16;  // whose scores are loaded before they are added
+
+/// A block by its importance, the earlier of equals in front: the larger number. No block: 0.
+using Rank = std::uint64_t;
+
+__device__ __forceinline__ Rank rank_of(float importance, int block) {
+  return Rank{__builtin_bit_cast(std::uint32_t, importance)} << 32 | ~static_cast<std::uint32_t>(block);
+}
+
+__device__ __forceinline__ int block_of(Rank rank) { return static_cast<int>(~static_cast<std::uint32_t>(rank)); }
+
+/// The best ranks of the warps, in every other round.
+struct Best {
+  Rank of_warps[2][kWarps];
+};
+
+/// A query token of the chunk, and a kv head.
+struct Place {
+  int row, kv_head;
+};
+
+__device__ __forceinline__ Place place_of(const Problem& p, int number) {
+  return {number / p.kv_heads, number % p.kv_heads};
+}
+
+__global__ void __launch_bounds__(kThreads)
+    sum_weights(Problem p, Tokens tokens, Scores scores, Rows<const float> lse, int runs) {
+  const Place place = place_of(p, block_index().x / runs);
+  const std::int64_t token = tokens.first + place.row;
+  const TokenSequence s = sequence_of_token(p, token);
+  const int row = block_index().x % runs * kThreads + thread_number();
+  if (row >= keys_of(p, s, token - s.q_begin).end) return;
+  const int begin = place.kv_head * p.group;
+  float sum = 0;
+  for (int first = 0; first < p.group; first += kHeadsAtOnce) {
+    float exponents[kHeadsAtOnce];
+#pragma unroll
+    for (int n = 0; n < kHeadsAtOnce; ++n) {
+      const int head = begin + (first + n < p.group ? first + n : 0);
+      exponents[n] = scores.row(p, place.row, head)[row] - *lse.at(token, head) * kLog2E;
+    }
+#pragma unroll
+    for (int n = 0; n < kHeadsAtOnce; ++n) sum += first + n < p.group ? exp2_approx(exponents[n]) : 0;
+  }
+  scores.row(p, place.row, begin)[row] = sum;
+}
+
+/// The sum of the weights of the compressed rows [0, rows) that overlap a block, each times the strides in both.
+__device__ __forceinline__ float importance(const ImportanceChoice& choice, const float* weights, int rows, int block) {
+  const int begin = block * choice.rows, end = begin + choice.rows, strides = choice.strides;
+  const int first = begin - strides + 1 > 0 ? begin - strides + 1 : 0, last = end < rows ? end : rows;
+  float sum = 0;
+  for (int i = first; i < last; ++i) {
+    const int shared = (i + strides < end ? i + strides : end) - (i > begin ? i : begin);
+    sum += static_cast<float>(shared) * weights[i];
+  }
+  return sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    choose_blocks(Problem p, ImportanceChoice choice, Tokens tokens, Scores scores, float* importances, int blocks,
+                  std::int32_t* selection) {
+  auto& shared = static_shared<Best>();
+
+  // phase 1 - the importance of each block; the thread's best
+  const Place place = place_of(p, block_index().x);
+  const std::int64_t token = tokens.first + place.row;
+  const TokenSequence s = sequence_of_token(p, token);
+  const std::int64_t i = token - s.q_begin;
+  const Candidates candidates = candidates_of(choice, num_visible_tokens(p, s, i));
+  const int rows = keys_of(p, s, i).end;
+  const float* weights = scores.row(p, place.row, place.kv_head * p.group);
+  float* mine = importances + std::int64_t{block_index().x} * blocks;
+  const auto for_each_block = [&](const auto& use) {
+    for (int block = choice.initial_blocks + thread_number(); block < candidates.end; block += kThreads) use(block);
+  };
+  Rank best = 0;
+  const auto remember = [&](Rank rank) { best = rank > best ? rank : best; };
+  if (candidates.wanted > 0)
+    for_each_block(
+        [&](int block) { remember(rank_of(mine[block] = importance(choice, weights, rows, block), block)); });
+
+  // phase 2 - forced blocks, and the slots of none
+  std::int32_t* chosen = selection + (token * p.kv_heads + place.kv_head) * choice.slots;
+  for (int slot = thread_number(); slot < choice.slots; slot += kThreads) {
+    if (slot < candidates.forced) chosen[slot] = forced_block(choice, candidates, slot);
+    if (slot >= candidates.forced + candidates.wanted) chosen[slot] = -1;
+  }
+
+  // phase 3 - the best of all, one after the other
+  for (int n = 0; n < candidates.wanted; ++n) {
+    Rank(&of_warps)[kWarps] = shared.of_warps[n % 2];
+    const Rank of_warp = max_lanes(best);
+    if (lane_index() == 0) of_warps[warp_index()] = of_warp;
+    sync_threads();
+    const Rank winner = max_lanes<kWarps>(of_warps[lane_index() % kWarps]);
+    if (thread_number() == 0) chosen[candidates.forced + n] = block_of(winner);
+    if (best != winner) continue;
+    best = 0;
+    for_each_block([&](int block) {
+      const Rank rank = rank_of(mine[block], block);
+      if (rank < winner) remember(rank);
+    });
+  }
+}
+
+}  // namespace
+
+void select_important_blocks(const Problem& p, const ImportanceChoice& choice, const Tokens& tokens,
+                             const Scores& scores, Rows<const float> lse, float* importances, int blocks,
+                             std::int32_t* selection, void* stream) {
+  if (tokens.count == 0) return;
+  const int runs = (scores.stride + kThreads - 1) / kThreads;
+  if (runs > 0)
+    launch(sum_weights, {{tokens.count * p.kv_heads * runs}, {kThreads}}, stream, p, tokens, scores, lse, runs);
+  launch(choose_blocks, {{tokens.count * p.kv_heads}, {kThreads}}, stream, p, choice, tokens, scores, importances,
+         blocks, selection);
+}
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys

@@ -1,0 +1,81 @@
+// Attention of a few queries to many keys: the keys of a query are cut into pieces, thread blocks attend to one each,
+// and what they found is merged in fp32. How a list of keys is cut depends on its length alone. Counted in 32 bits and
+// 64 as in query_tiles.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/divider.hpp"
+#include "cuda/query_tiles/problem.hpp"
+#include "cuda/tensors.cuh"
+
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
+
+using query_tiles::ImportanceChoice;
+using query_tiles::Problem;
+
+/// The pieces of a list are of equal length, all but the last; at least kLeastKeys keys, a multiple of kKeyStep, and
+/// kMostPieces of them at most.
+inline constexpr int kMostPieces = 64, kLeastKeys = 256, kKeyStep = 64;
+
+/// How many pieces a list of at most so many keys has, at most.
+inline int most_pieces(std::int64_t keys) {
+  const std::int64_t pieces = (keys + kLeastKeys - 1) / kLeastKeys;
+  return static_cast<int>(pieces < kMostPieces ? pieces : kMostPieces);
+}
+
+/// Query tokens that are attended at once.
+struct Tokens {
+  std::int64_t first;
+  int count;
+};
+
+/// A query token has a list of keys for each key/value head or for each query head: all keys in its reach; or those
+/// of them in the blocks that it chose, in ascending order.
+struct Lists {
+  int count;                   // of a token: Hkv or H
+  const std::int32_t* chosen;  // [query tokens, count, slots], -1 is none; nullptr: all keys in reach
+  int slots;
+  int block;  // keys in a block; where none are chosen, more than any list has
+  Divider by_block;
+};
+
+/// The largest score of a row and a piece, to base 2, and the sum of the weights relative to it.
+struct alignas(8) PieceTotals {
+  float largest, sum;
+};
+
+/// What rows found in pieces of their keys. A piece without keys has the sum 0, and o is not written.
+struct Partials {
+  float* o;             // [tokens, H, pieces, dv], relative to the largest score as the sum is
+  PieceTotals* totals;  // [tokens, H, pieces]
+  int pieces;
+};
+
+/// Scores to base 2 of the keys in a row's list, [tokens, H, stride] with an even stride. Without data they are not
+/// kept.
+struct Scores {
+  float* data;
+  int stride;
+
+  __device__ __forceinline__ float* row(const Problem& p, std::int64_t token, int head) const {
+    return data + (token * p.heads + head) * stride;
+  }
+};
+
+/// Partials and scores of the tokens, T being bf16 or fp16. Features are multiples of 8 up to 256.
+template <class T>
+void attend_pieces(const Problem&, const Lists&, const Tokens&, Rows<const T> q, Rows<const T> k, Rows<const T> v,
+                   const Partials&, const Scores&, void* stream);
+
+/// o [query tokens, H, dv] and lse [query tokens, H, 1] of the tokens.
+template <class T>
+void merge_pieces(const Problem&, const Tokens&, const Partials&, Rows<T> o, Rows<float> lse, void* stream);
+
+/// selection [query tokens, Hkv, slots] of the tokens, from their scores against compressed rows, which it overwrites.
+/// importances: room for [tokens, Hkv, blocks], as many blocks as any sequence has.
+void select_important_blocks(const Problem&, const ImportanceChoice&, const Tokens&, const Scores&,
+                             Rows<const float> lse, float* importances, int blocks, std::int32_t* selection,
+                             void* stream);
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys
