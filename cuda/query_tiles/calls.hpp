@@ -1,6 +1,7 @@
 // What launchers of row tiles share: a call's problem, its tiles, and what it must not be.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
@@ -32,6 +33,46 @@ Problem problem_of(const Forward& f, const Sequences& sequences, const Reach& re
 /// Keys are tokens, and all of them are in reach.
 inline Reach all_keys(const std::int64_t* token_offsets) {
   return {token_offsets, 1, 1, Divider(1), std::numeric_limits<std::int64_t>::max()};
+}
+
+/// A number of tokens or blocks; what is more than any sequence has means the same as less.
+inline int countable(std::int64_t number) { return static_cast<int>(std::min(number, kMostCountable)); }
+
+inline bool is_causal(const AttnspecDense& p) { return p.call.causal != 0; }
+inline bool is_causal(const AttnspecWindow&) { return true; }
+inline bool is_causal(const AttnspecNsaCompressed&) { return true; }
+
+/// Where sequences have their keys, in host memory.
+template <class Forward>
+const std::int64_t* key_offsets(const Forward& p) {
+  return p.call.k_offsets;
+}
+inline const std::int64_t* key_offsets(const AttnspecNsaCompressed& p) { return p.sizes.row_offsets; }
+
+template <class Forward>
+Reach reach_of(const Forward&, const std::int64_t* token_offsets) {
+  return all_keys(token_offsets);
+}
+inline Reach reach_of(const AttnspecWindow& p, const std::int64_t* token_offsets) {
+  Reach reach = all_keys(token_offsets);
+  reach.window = p.window;
+  return reach;
+}
+inline Reach reach_of(const AttnspecNsaCompressed& p, const std::int64_t* token_offsets) {
+  const int stride = countable(p.sizes.compress_stride);
+  return {token_offsets, p.sizes.compress_block, stride, Divider(stride), std::numeric_limits<std::int64_t>::max()};
+}
+
+inline ImportanceChoice choice_of(const AttnspecNsaSizes& sizes, std::int64_t slots) {
+  const int rows = countable(sizes.block / sizes.compress_stride);
+  return {Divider(countable(sizes.block)),
+          rows,
+          Divider(rows),
+          countable(sizes.compress_block / sizes.compress_stride),
+          countable(sizes.top_n),
+          countable(sizes.initial_blocks),
+          countable(sizes.local_blocks),
+          countable(slots)};
 }
 
 /// Tiles of a call (run_offsets), and where on the device their offsets go.

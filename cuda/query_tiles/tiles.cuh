@@ -136,18 +136,20 @@ __device__ __forceinline__ RowTile row_tile(const Problem& p, const Tiles& tiles
 }
 
 /// Starts to copy rows to shared memory: `filled` features of each, zeros elsewhere. row_at(n): where row n is;
-/// nullptr: zeros alone. Eight threads copy 128 bytes of a row.
-template <int threads, int rows, int features, class T, class RowAt>
-__device__ __forceinline__ void copy_rows(const SharedTile<T, features>& to, int filled, const RowAt& row_at) {
+/// nullptr: zeros alone. Eight threads copy 128 bytes of a row; `threads` that come after a multiple of as many do
+/// alike.
+template <int threads, int rows, int features, class Shared, class RowAt>
+__device__ __forceinline__ void copy_rows(const Shared& to, int filled, const RowAt& row_at) {
   constexpr int kRowsAtOnce = threads / 8;
   static_assert(rows % kRowsAtOnce == 0);
+  const int thread = thread_number() % threads;
 #pragma unroll 4
   for (int first = 0; first < rows; first += kRowsAtOnce) {
-    const int row = first + thread_number() / 8;
-    const T* from = row_at(row);
+    const int row = first + thread / 8;
+    const auto* from = row_at(row);
 #pragma unroll
     for (int column = 0; column < features; column += 64) {
-      const int feature = column + thread_number() % 8 * 8;
+      const int feature = column + thread % 8 * 8;
       const bool is_there = from != nullptr && feature < filled;
       cp_async<16>(to.chunk(row, feature / 8), is_there ? from + feature : nullptr, is_there ? 16 : 0);
     }
