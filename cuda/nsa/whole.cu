@@ -13,7 +13,7 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
-namespace query_tiles {
+namespace warpgroup_tiles {
 const AttnspecKernel& kernel();
 }
 namespace thread_per_row {
@@ -92,9 +92,9 @@ struct Parts {
       return kernel.workspace_bytes(op, is_backward ? 1 : 0, part);
     };
     return std::max({of(kernel(), ATTNSPEC_NSA_COMPRESS, &keys), of(kernel(), ATTNSPEC_NSA_COMPRESS, &values),
-                     of(query_tiles::kernel(), ATTNSPEC_NSA_COMPRESSED, &compressed),
+                     of(warpgroup_tiles::kernel(), ATTNSPEC_NSA_COMPRESSED, &compressed),
                      of(token_tiles::kernel(), ATTNSPEC_SELECTED, &selected),
-                     of(query_tiles::kernel(), ATTNSPEC_WINDOW, &window)});
+                     of(warpgroup_tiles::kernel(), ATTNSPEC_WINDOW, &window)});
   }
 };
 
@@ -180,9 +180,9 @@ const char* nsa(const AttnspecNsa* p) {
     const Parts parts(*p);
     require_done(kernel().nsa_compress(&parts.keys));
     require_done(kernel().nsa_compress(&parts.values));
-    require_done(query_tiles::kernel().nsa_compressed(&parts.compressed));
+    require_done(warpgroup_tiles::kernel().nsa_compressed(&parts.compressed));
     require_done(token_tiles::kernel().selected(&parts.selected));
-    require_done(query_tiles::kernel().window(&parts.window));
+    require_done(warpgroup_tiles::kernel().window(&parts.window));
     Buffers buffers;
     add_gates(*p, buffers);
     with_16_bits(p->o, [&](auto zero) {
@@ -213,13 +213,13 @@ const char* nsa_backward(const AttnspecNsaBackward* b) {
     });
     const auto compressed = gradients_of<AttnspecNsaCompressedBackward>(parts.compressed, d_o[0].tensor(), b->dq,
                                                                         b->dk_compressed, b->dv_compressed);
-    require_done(query_tiles::kernel().nsa_compressed_backward(&compressed));
+    require_done(warpgroup_tiles::kernel().nsa_compressed_backward(&compressed));
     const auto selected = gradients_of<AttnspecSelectedBackward>(parts.selected, d_o[1].tensor(), dq[0].tensor(),
                                                                  b->selected.dk, b->selected.dv);
     require_done(token_tiles::kernel().selected_backward(&selected));
     const auto window =
         gradients_of<AttnspecWindowBackward>(parts.window, d_o[2].tensor(), dq[1].tensor(), b->window.dk, b->window.dv);
-    require_done(query_tiles::kernel().window_backward(&window));
+    require_done(warpgroup_tiles::kernel().window_backward(&window));
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
       add_branches<T>(sizes_of(b->dq),

@@ -56,6 +56,19 @@ inline std::size_t most_shared_bytes() {
 #endif
 }
 
+/// Whether the current device runs what is compiled for sm_90a, products of warpgroups: compute capability 9.0.
+inline bool has_warpgroups() {
+#ifdef __CUDACC__
+  int device = 0, major = 0, minor = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 &&
+         minor == 0;
+#else
+  return simulator::has_warpgroups();
+#endif
+}
+
 /// Launches a kernel in a stream (a cudaStream_t; of no meaning to the simulator, which returns when the kernel has
 /// ended). Throws what is derived from std::runtime_error: simulator::KernelFaults, or what CUDA says of the launch.
 template <class... Parameters>

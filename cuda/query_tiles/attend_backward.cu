@@ -6,41 +6,15 @@
 // Scores are computed twice, so that every sum has an order of its own: no atomics. Only keys that very many rows see
 // are summed in parts.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 #include "cuda/primitives/launch.cuh"
-#include "cuda/primitives/warp.cuh"
+#include "cuda/query_tiles/gradients.cuh"
 #include "cuda/query_tiles/tiles.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
 namespace {
-
-/// Scores become P, with the lse of each: lse_of(i, j, number).
-template <int m, int n, class LseOf>
-__device__ __forceinline__ void weigh(Sums<m, n>& scores, float to_log2, const LseOf& lse_of) {
-#pragma unroll
-  for (int i = 0; i < m; ++i)
-#pragma unroll
-    for (int j = 0; j < 2 * n; ++j)
-#pragma unroll
-      for (int number = 0; number < 4; ++number)
-        scores[i][j][number] = exp2_approx(scores[i][j][number] * to_log2 - lse_of(i, j, number));
-}
-
-/// do v^T becomes dS, with P and the delta of each: delta_of(i, j, number).
-template <int m, int n, class DeltaOf>
-__device__ __forceinline__ void differentiate(Sums<m, n>& d_weights, const Sums<m, n>& weights,
-                                              const DeltaOf& delta_of) {
-#pragma unroll
-  for (int i = 0; i < m; ++i)
-#pragma unroll
-    for (int j = 0; j < 2 * n; ++j)
-#pragma unroll
-      for (int number = 0; number < 4; ++number)
-        d_weights[i][j][number] = weights[i][j][number] * (d_weights[i][j][number] - delta_of(i, j, number));
-}
 
 // ---- dq ----
 
@@ -77,16 +51,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 
   // phase 2 - lse and delta of its rows
   RowTerms own[m][2];
-#pragma unroll
-  for (int i = 0; i < m; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float* lse = mine.at(rows.lse, i, half);
-      const float given = lse == nullptr ? -INFINITY : *lse;
-      const float delta = dot_of_lanes<4>(mine.at(rows.o, i, half), mine.at(rows.d_o, i, half), p.dv);
-      own[i][half] = {given == -INFINITY ? INFINITY : given * kLog2E, delta};
-      if (lse != nullptr && lane_index() % 4 == 0) *mine.at(terms, i, half) = own[i][half];
-    }
+  find_terms<m>(mine, rows, terms, own);
 
   // phase 3 - the keys that they see
   Sums<m, Shape::kDkN> sums;
@@ -143,107 +108,6 @@ struct SharedKeyTiles {
 constexpr std::int64_t kMostPieces = 16, kLeastPieceRows = 16384;
 constexpr int kMergeThreads = 256;
 
-/// Rows of a key/value head in a sequence, by their numbers.
-struct RowRange {
-  int begin, end;
-};
-
-/// Keys of a key/value head in a sequence.
-struct KeyTile {
-  TokenSequence sequence;
-  int kv_head, begin, count;
-
-  /// Where a key is in a tensor; nullptr: there is none.
-  template <class T>
-  __device__ __forceinline__ T* at(const Rows<T>& rows, int key) const {
-    return key < count ? rows.at(sequence.k_begin + begin + key, kv_head) : nullptr;
-  }
-  /// From the first row that sees key `first` to the last that sees key `last`.
-  __host__ __device__ __forceinline__ RowRange rows(const Problem& p, int first, int last) const {
-    std::int64_t from = 0, to = sequence.num_queries;
-    if (p.sequences.is_causal) {
-      const std::int64_t before = sequence.num_tokens - sequence.num_queries;  // tokens before the first query
-      const auto query_of = [&](std::int64_t key) {                            // the first that sees all of its tokens
-        return key * p.reach.stride + p.reach.tokens - 1 - before;
-      };
-      const std::int64_t first_query = query_of(begin + first);
-      if (first_query > 0) from = first_query < to ? first_query : to;
-      if (p.reach.window < sequence.num_keys && query_of(begin + last + p.reach.window) < to)
-        to = query_of(begin + last + p.reach.window);
-    }
-    return {static_cast<int>(from * p.group), static_cast<int>(to * p.group)};
-  }
-};
-
-template <int keys>
-__device__ __forceinline__ KeyTile key_tile(const Problem& p, const Tiles& tiles, int kv_head, int tile) {
-  const TokenSequence s = token_sequence_of(p, tiles, tile);
-  const int begin = (tile - static_cast<int>(tiles.offsets[s.index])) * keys;
-  const int left = static_cast<int>(s.num_keys) - begin;
-  return {s, kv_head, begin, left < keys ? left : keys};
-}
-
-/// Rows of a piece, but for the last of a tile.
-__host__ __device__ __forceinline__ int piece_rows(int rows, int pieces) { return (rows + pieces - 1) / pieces; }
-
-/// What a thread block goes through: a piece of the rows that see a key tile. A head's tiles come together, and those
-/// with the most rows first.
-struct Share {
-  int kv_head, tile, number, pieces;  // of the piece, and all of the tile
-  std::int64_t place;                 // of its sums
-
-  __device__ __forceinline__ Share(const RowPieces& all, const Tiles& tiles, int thread_block)
-      : kv_head(thread_block / all.count), tile(0), place(thread_block) {
-    const int piece = thread_block % all.count;
-    for (int end = tiles.count; end - tile > 1;) {  // the last tile that begins with the piece or before
-      const int middle = (tile + end) / 2;
-      (load_constant(all.offsets + middle) <= piece ? tile : end) = middle;
-    }
-    const std::int64_t first = load_constant(all.offsets + tile);
-    number = piece - static_cast<int>(first), pieces = static_cast<int>(load_constant(all.offsets + tile + 1) - first);
-  }
-
-  /// Its own of the rows of a tile.
-  __device__ __forceinline__ RowRange of(const RowRange& rows) const {
-    const int step = piece_rows(rows.end - rows.begin, pieces), begin = rows.begin + number * step;
-    return {begin, begin + step < rows.end ? begin + step : rows.end};
-  }
-};
-
-/// Sums of a warp to fp32 rows, which follow each other at a distance.
-template <int m, int n>
-__device__ __forceinline__ void store_sums(const Sums<m, n>& sums, int features, float* to, int distance) {
-#pragma unroll
-  for (int i = 0; i < m; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int j = 0; j < 2 * n; ++j)
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int d = 8 * j + lane_index() % 4 * 2 + c;
-          if (d < features) to[(16 * i + lane_row(half)) * distance + d] = sums[i][j][2 * half + c];
-        }
-}
-
-/// P becomes 0 where a row does not see a key; of keys [key, ...) and rows.
-template <int m, int n>
-__device__ __forceinline__ void hide_unseen(const Problem& p, const RowTile& rows, int key, Sums<m, n>& weights) {
-#pragma unroll
-  for (int j = 0; j < 2 * n; ++j)
-#pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      const KeyRange seen = keys_of(p, rows.sequence, rows.query(p, 8 * j + lane_index() % 4 * 2 + column));
-#pragma unroll
-      for (int i = 0; i < m; ++i)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int own = key + 16 * i + lane_row(half);
-          if (own < seen.first || own >= seen.end) weights[i][j][2 * half + column] = 0;
-        }
-    }
-}
-
 // A thread block of 4 warps owns 64 keys of a key/value head (128 where dk <= 64) and goes through a piece of the rows
 // that see some of them. A warp owns 16 keys (32) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
 // SharedKeyTiles, 97 KB for 128 features.
@@ -256,7 +120,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 
   // phase 1 - what the thread block and the warp own
   const Share share(pieces, tiles, block_index().x);
-  const KeyTile tile = key_tile<Shape::kKeys>(p, tiles, share.kv_head, share.tile);
+  const KeyTile tile = key_tile(p, tiles, Shape::kKeys, share.kv_head, share.tile);
   const int warp_key = warp_index() * Shape::kWarpKeys, last_key = warp_key + Shape::kWarpKeys - 1;
   const RowRange all = share.of(tile.rows(p, 0, tile.count - 1));
   const RowRange some = tile.rows(p, warp_key, last_key);   // that see some of the warp's keys
@@ -324,12 +188,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 
 /// dk and dv of tiles that have several pieces: the sums of these, in order. A thread block owns a key tile, a thread 2
 /// features of a key.
-template <class T, int keys>
-__global__ void merge_pieces(Problem p, Tiles tiles, RowPieces pieces, Rows<T> dk, Rows<T> dv) {
+template <class T>
+__global__ void merge_tile_pieces(Problem p, Tiles tiles, int keys, RowPieces pieces, Rows<T> dk, Rows<T> dv) {
   const int number = block_index().x % tiles.count, kv_head = block_index().x / tiles.count;
   const std::int64_t first = pieces.offsets[number], end = pieces.offsets[number + 1];
   if (end - first < 2) return;
-  const KeyTile tile = key_tile<keys>(p, tiles, kv_head, number);
+  const KeyTile tile = key_tile(p, tiles, keys, kv_head, number);
   const int pairs = (p.dk + p.dv) / 2;
   for (int pair = thread_number(); pair < tile.count * pairs; pair += kMergeThreads) {
     const int key = pair / pairs, d = pair % pairs * 2;
@@ -346,9 +210,16 @@ __global__ void merge_pieces(Problem p, Tiles tiles, RowPieces pieces, Rows<T> d
 
 }  // namespace
 
-std::vector<std::int64_t> row_piece_offsets(const Problem& p, const Sequences& sequences,
+template <class T>
+void merge_pieces(const Problem& p, const Tiles& key_tiles, int keys, const RowPieces& pieces, Rows<T> dk, Rows<T> dv,
+                  void* stream) {
+  if (pieces.count > key_tiles.count)
+    launch(merge_tile_pieces<T>, {{key_tiles.count * p.kv_heads}, {kMergeThreads}}, stream, p, key_tiles, keys, pieces,
+           dk, dv);
+}
+
+std::vector<std::int64_t> row_piece_offsets(const Problem& p, int keys, const Sequences& sequences,
                                             const std::int64_t* token_offsets) {
-  const int keys = key_gradient_tile_keys(p.dk, p.dv);
   std::vector<std::int64_t> offsets{0};
   for (std::int64_t s = 0; s < sequences.count; ++s) {
     const TokenSequence sequence{cuda::sequence(sequences, s), token_offsets[s + 1] - token_offsets[s]};
@@ -394,14 +265,13 @@ void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_
       launch(key_gradients<T, OfKeys, true, false>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
       launch(key_gradients<T, OfKeys, false, true>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
     }
-    if (pieces.count > key_tiles.count)
-      launch(merge_pieces<T, OfKeys::kKeys>, {{key_tiles.count * p.kv_heads}, {kMergeThreads}, 0}, stream, p, key_tiles,
-             pieces, dk, dv);
+    merge_pieces<T>(p, key_tiles, OfKeys::kKeys, pieces, dk, dv, stream);
   });
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                  \
-  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const RowPieces&, \
+#define ATTNSPEC_INSTANTIATE(T)                                                                                \
+  template void merge_pieces<T>(const Problem&, const Tiles&, int, const RowPieces&, Rows<T>, Rows<T>, void*); \
+  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const RowPieces&,               \
                                    const BackwardRows<T>&, RowTerms*, Rows<T>, Rows<T>, Rows<T>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

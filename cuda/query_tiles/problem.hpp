@@ -61,8 +61,8 @@ struct RowPieces {
   float* sums;  // [Hkv, count, keys of a tile, dk + dv], where a tile has several: dS^T q and P^T do
 };
 
-/// Their offsets. sequences and token_offsets: on the host.
-std::vector<std::int64_t> row_piece_offsets(const Problem&, const Sequences& sequences,
+/// Their offsets, for tiles of so many keys. sequences and token_offsets: on the host.
+std::vector<std::int64_t> row_piece_offsets(const Problem&, int keys, const Sequences& sequences,
                                             const std::int64_t* token_offsets);
 
 /// What keys need to know of a row beside q and do: its lse to base 2, infinity if it sees no key, and delta = <do, o>.
@@ -80,6 +80,11 @@ void attend(const Problem&, const Tiles& row_tiles, Rows<const T> q, Rows<const 
 template <class T>
 void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces&,
                      const BackwardRows<T>&, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
+
+/// dk and dv of tiles that have several pieces.
+template <class T>
+void merge_pieces(const Problem&, const Tiles& key_tiles, int keys, const RowPieces&, Rows<T> dk, Rows<T> dv,
+                  void* stream);
 
 /// How NSA chooses.
 struct ImportanceChoice {

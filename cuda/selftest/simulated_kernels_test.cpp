@@ -199,7 +199,8 @@ TEST(SparseMemory, TilesOfQueriesHaveElementsFarApart) {
   for (const char* text : {"dense(lens=20+23,heads=2,dk=16)", "window(lens=40,heads=4,kv_heads=2,dk=16,window=9)",
                            "nsa_compressed(lens=90,q_lens=40,heads=4,kv_heads=2,dk=16,block=4,compress_block=4,"
                            "compress_stride=2,top_n=5)"})
-    expect_pass(placed(find_kernel("sim:query_tiles"), kFarApart), text);
+    for (const char* kernel : {"sim:query_tiles", "sim:warpgroup_tiles"})
+      expect_pass(placed(find_kernel(kernel), kFarApart), text);
 }
 
 TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
@@ -222,7 +223,7 @@ TEST(SparseMemory, MobaSelectHasElementsFarApart) {
 }
 
 TEST(AMillionTokens, DenseAttentionComesAfterThem) {
-  for (const char* kernel : {"sim:thread_per_row", "sim:query_tiles"})
+  for (const char* kernel : {"sim:thread_per_row", "sim:query_tiles", "sim:warpgroup_tiles"})
     expect_pass(placed(find_kernel(kernel), kAfterASequence), "dense(lens=20+3,q_lens=4+3,heads=2,dk=8)");
 }
 
@@ -294,7 +295,7 @@ TEST(SharedMemory, TilesFitInTheLittleOfSomeGpus) {
   for (const char* text :
        {"dense(lens=70,dk=64)", "dense(lens=70,dk=128)", "dense(lens=70,dk=192,dv=128)", "dense(lens=70,dk=256)",
         "nsa_compressed(lens=90,heads=2,kv_heads=1,dk=256,top_n=64,block=2,compress_block=2,compress_stride=2)"})
-    expect_pass(find_kernel("sim:query_tiles"), text);
+    for (const char* kernel : {"sim:query_tiles", "sim:warpgroup_tiles"}) expect_pass(find_kernel(kernel), text);
   for (const char* text : {"selected(lens=70,heads=4,kv_heads=1,dk=128,block=64,top_k=2,selection=kv_head)",
                            "selected(lens=70,heads=4,kv_heads=1,dk=256,block=64,top_k=2,selection=kv_head)"})
     expect_pass(find_kernel("sim:token_tiles"), text);

@@ -33,8 +33,8 @@ void Block::start(Index3 index) {
   index_ = index;
   shared_.clear();
   const Knowledge nothing(std::vector<Time>(threads_.size()));
-  for (Thread& thread : threads_) thread = {nothing, nullptr, nullptr, {}, 0};
-  for (Warp& warp : warps_) warp = {1, {}, {}};
+  for (Thread& thread : threads_) thread = {nothing, nullptr, nullptr, {}, 0, 0};
+  for (Warp& warp : warps_) warp = {1, {}, {}, {}, 0, false};
   barriers_ = {};
 }
 

@@ -95,6 +95,15 @@ class Block {
   /// Orders what the lanes did before after what they do next.
   void order(const Collective::Lanes& lanes);
 
+  /// A warp's part of the products of its warpgroup (block_products.cpp).
+  void multiply(const Collective::Lanes& lanes);
+  void fence_products(const Collective::Lanes& lanes) { warp_of(lanes.first_thread).is_fenced = true; }
+  void commit_products(const Collective::Lanes& lanes) { ++warp_of(lanes.first_thread).groups; }
+  /// Lets the sums of all products arrive but those of the latest groups.
+  void wait_for_products(const Collective::Lanes& lanes, int groups_left);
+  /// What the running thread has written, products may read.
+  void fence_async_proxy() { current().fenced = warp_of(thread()).now; }
+
   /// Reports a fault of a thread, where it last called the simulator. Does not return from a fatal one, so the message
   /// comes from a function, which leaves nothing behind.
   template <class Message>
@@ -119,7 +128,20 @@ class Block {
     const void* site;       // of its last call
     const char* waits_for;  // null: it does not wait
     std::vector<Copy> copies;
-    int groups;  // of copies, so far
+    int groups;   // of copies, so far
+    Time fenced;  // up to when products may read what it wrote
+  };
+  /// 16 bytes that a thread reads for a product.
+  struct Chunk {
+    int thread;
+    std::uintptr_t address;
+  };
+  /// Sums of a warp, 16 rows, that products add to.
+  struct Accumulation {
+    std::array<float*, kWarpLanes> sums;  // of the lanes
+    int columns, group;                   // of the last product
+    std::vector<float> rows;              // [16, columns]
+    std::vector<Chunk> chunks;            // that were read
   };
   /// Some lanes of a warp on their way to do something together.
   struct Gathering {
@@ -131,6 +153,9 @@ class Block {
     Time now;
     std::vector<Gathering> gatherings;
     std::array<void*, kWarpLanes> brought;
+    std::vector<Accumulation> accumulations;  // that nobody has waited for
+    int groups;                               // of products, so far
+    bool is_fenced;                           // since the last wait
   };
   struct Barrier {
     int expected = 0, arrived = 0;
@@ -156,6 +181,8 @@ class Block {
   void access_elsewhere(AccessKind kind, std::uintptr_t address, std::size_t bytes, std::size_t alignment,
                         const void* site);
   void arrive(const Copy& copy);
+  Accumulation& accumulation(Warp& warp, const Collective::Lanes& lanes);
+  void read_for_product(const Chunk& chunk);
 
   static constinit thread_local Block* running_;
 

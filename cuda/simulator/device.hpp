@@ -49,4 +49,24 @@ void ldmatrix(std::uint32_t* fragments, int count, bool transposed, const void* 
 void mma_m16n8k16_bf16(float* c, const std::uint32_t* a, const std::uint32_t* b);
 void mma_m16n8k16_fp16(float* c, const std::uint32_t* a, const std::uint32_t* b);
 
+/// See SwizzledMatrix.
+struct Swizzled {
+  const void* first;
+  int panel_bytes;
+};
+/// What a thread asks of its warpgroup.
+struct Product {
+  float* sums;  // [columns / 8, 4]
+  int columns;
+  bool adds, is_bf16;
+  const std::uint32_t* a;  // [4]; nullptr: in shared memory
+  Swizzled a_shared, b;
+  bool b_as_it_is;
+};
+void wgmma(const Product& product);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int groups_left);
+void fence_async_proxy();
+
 }  // namespace attnspec::cuda::simulator

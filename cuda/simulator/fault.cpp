@@ -29,6 +29,7 @@ const char* name(FaultKind kind) {
     case FaultKind::read_before_write: return "read-before-write";
     case FaultKind::read_before_arrival: return "read-before-arrival";
     case FaultKind::race: return "race";
+    case FaultKind::unfenced: return "unfenced";
     case FaultKind::divergent_barrier: return "divergent-barrier";
     case FaultKind::deadlock: return "deadlock";
   }
@@ -36,7 +37,8 @@ const char* name(FaultKind kind) {
 }
 
 bool is_fatal(FaultKind kind) {
-  return kind != FaultKind::read_before_write && kind != FaultKind::read_before_arrival && kind != FaultKind::race;
+  return kind != FaultKind::read_before_write && kind != FaultKind::read_before_arrival && kind != FaultKind::race &&
+         kind != FaultKind::unfenced;
 }
 
 std::string describe(const Fault& fault) {

@@ -16,6 +16,7 @@ enum class FaultKind {
   read_before_write,     // shared memory that nobody has written yet
   read_before_arrival,   // shared memory that a cp.async writes which nobody has waited for
   race,                  // two accesses to shared memory that nothing orders, one of them a write
+  unfenced,              // a product of a warpgroup without the fence that its registers or its shared memory need
   divergent_barrier,     // threads that should meet and cannot: some wait elsewhere, or have exited
   deadlock,              // threads wait at named barriers for arrivals that never come
 };

@@ -41,6 +41,8 @@ SharedMemoryLimit::SharedMemoryLimit(std::size_t bytes) : previous_(std::exchang
 SharedMemoryLimit::~SharedMemoryLimit() { shared_memory_limit = previous_; }
 std::size_t most_shared_bytes() { return shared_memory_limit; }
 
+bool has_warpgroups() { return shared_memory_limit >= kMostShared; }
+
 void run_grid(const LaunchShape& shape, void (*body)(void* parameters), const void* parameters, std::size_t bytes) {
   require_valid(shape);
   const Launch launch{shape, {body, parameters, bytes}, GlobalMemory(), schedule_seed};

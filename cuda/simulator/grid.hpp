@@ -23,7 +23,7 @@ class ScheduleSeed {
 };
 
 /// Until it goes, this thread launches on a GPU that gives a thread block at most so much shared memory. Without one it
-/// is the 227 KiB of compute capability 9.0.
+/// is the 227 KiB of compute capability 9.0; with less the GPU is an older one, without warpgroups.
 class SharedMemoryLimit {
  public:
   explicit SharedMemoryLimit(std::size_t bytes);
@@ -37,6 +37,9 @@ class SharedMemoryLimit {
 
 /// The limit of this thread's GPU.
 std::size_t most_shared_bytes();
+
+/// Whether this thread's GPU is of compute capability 9.0.
+bool has_warpgroups();
 
 /// Runs all blocks of a grid on the OpenMP threads. `body` runs as every thread, with a copy of the parameters of its
 /// own. Throws KernelFaults if there were any, and std::invalid_argument for a shape that no GPU launches.

@@ -94,6 +94,11 @@ void SharedMemory::arrive(const Accessor& who, std::uintptr_t address, std::size
   std::fill_n(&writes_[address - extent_.begin], bytes, stamp_of(who));
 }
 
+SharedMemory::Writer SharedMemory::writer(std::uintptr_t address) const {
+  const Stamp write = writes_[address - extent_.begin];
+  return {thread_of(write), write >> kTimeShift};
+}
+
 template <std::size_t fixed>
 Trouble SharedMemory::read(const Accessor& who, std::size_t first, std::size_t bytes) {
   const std::size_t count = fixed != 0 ? fixed : bytes;

@@ -59,6 +59,13 @@ class SharedMemory {
   /// Records an access inside an object, and returns the first thing wrong with it.
   Trouble access(AccessKind kind, const Accessor& who, std::uintptr_t address, std::size_t bytes);
 
+  /// Who wrote a byte last, and when; time 0: nobody.
+  struct Writer {
+    int thread;
+    Time time;
+  };
+  Writer writer(std::uintptr_t address) const;
+
   /// The other thread of the latest trouble.
   int other_thread() const { return other_thread_; }
 
