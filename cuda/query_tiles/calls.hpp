@@ -76,6 +76,13 @@ inline ImportanceChoice choice_of(const AttnspecNsaSizes& sizes, std::int64_t sl
           countable(slots)};
 }
 
+/// Whether a call's rows are for tiles, whole pieces of 16 bytes; what is not goes to another kernel.
+template <class Forward>
+bool is_for_tiles(const Forward& f) {
+  const auto has_pieces = [](const DLTensor& t) { return t.dtype.bits == 16 && t.shape[2] % 8 == 0; };
+  return has_pieces(f.q) && has_pieces(f.v);
+}
+
 /// Tiles of a call (run_offsets), and where on the device their offsets go.
 struct TileOffsets {
   std::vector<std::int64_t> host;

@@ -92,14 +92,6 @@ void attend(const Forward& f, const Layout& l) {
                              rows_of<const T>(f.v), rows_of<T>(f.o), rows_of<float>(f.lse), f.call.stream);
 }
 
-inline bool has_pieces(const DLTensor& t) { return t.dtype.bits == 16 && t.shape[2] % 8 == 0; }
-
-/// Whether a call is for tiles; what is not goes to the first rung.
-template <class Forward>
-bool is_for_tiles(const Forward& f) {
-  return has_pieces(f.q) && has_pieces(f.v);
-}
-
 /// function: of AttnspecKernel, that does such calls.
 template <class Stages, auto function, class Forward>
 const char* forward(const Forward* f) {

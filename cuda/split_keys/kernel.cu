@@ -8,7 +8,13 @@
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/split_keys/stages.hpp"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET {
+
+namespace thread_per_row {
+const AttnspecKernel& kernel();
+}
+
+namespace split_keys {
 
 using query_tiles::countable;
 using query_tiles::kMostCountable;
@@ -96,14 +102,26 @@ Lists lists_of(const AttnspecSelected& f) {
           static_cast<int>(f.selection.shape[2]), block, Divider(block)};
 }
 
+bool has_lists(const AttnspecDense&) { return true; }
+bool has_lists(const AttnspecWindow&) { return true; }
+bool has_lists(const AttnspecSelected& f) { return f.selection.shape[2] <= kMostSlots; }
+bool has_lists(const AttnspecNsaCompressed& f) { return f.selection.shape[2] <= kMostSlots; }
+
+/// Whether a call is for pieces; what is not goes to the first rung.
+template <class Forward>
+bool is_for_pieces(const Forward& f) {
+  return query_tiles::is_for_tiles(f) && has_lists(f);
+}
+
 void add_selection(const AttnspecSelected& f, Buffers& buffers) { buffers.add("selection", f.selection); }
 void add_selection(const AttnspecNsaCompressed& f, Buffers& buffers) { buffers.add("selection", f.selection); }
 template <class Forward>
 void add_selection(const Forward&, Buffers&) {}
 
-/// Forward: AttnspecDense, AttnspecWindow, AttnspecSelected or AttnspecNsaCompressed.
-template <class Forward>
+/// function: of AttnspecKernel, that does such calls.
+template <auto function, class Forward>
 const char* forward(const Forward* f) {
+  if (!is_for_pieces(*f)) return (thread_per_row::kernel().*function)(f);
   return reason_of([&] {
     query_tiles::require_countable(*f);
     Buffers buffers;
@@ -131,17 +149,17 @@ const char* forward(const Forward* f) {
 
 /// For params that begin with an AttnspecCall, as yet without a workspace.
 template <class Forward>
-std::int64_t bytes_of(const void* params) {
+std::int64_t bytes_of(std::uint32_t op, const void* params) {
   Forward f = *static_cast<const Forward*>(params);
   f.call.workspace = nullptr;
-  return lay_out(f).bytes;
+  return is_for_pieces(f) ? lay_out(f).bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
 }
 
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t, const void* params) {
-  if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(params);
-  if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(params);
-  if (op == ATTNSPEC_SELECTED) return bytes_of<AttnspecSelected>(params);
-  return bytes_of<AttnspecNsaCompressed>(params);
+  if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(op, params);
+  if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(op, params);
+  if (op == ATTNSPEC_SELECTED) return bytes_of<AttnspecSelected>(op, params);
+  return bytes_of<AttnspecNsaCompressed>(op, params);
 }
 
 AttnspecKernel declare() {
@@ -152,13 +170,11 @@ AttnspecKernel declare() {
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
-  kernel.dense = forward<AttnspecDense>;
-  kernel.window = forward<AttnspecWindow>;
-  kernel.selected = forward<AttnspecSelected>;
-  kernel.nsa_compressed = forward<AttnspecNsaCompressed>;
-  kernel.limits.dtypes = ATTNSPEC_BF16 | ATTNSPEC_FP16;
-  kernel.limits.dk = kernel.limits.dv = {query_tiles::kMostFeatures, 8};  // rows are aligned to 16 bytes
-  kernel.limits.top_k.largest = kMostSlots;
+  kernel.dense = forward<&AttnspecKernel::dense>;
+  kernel.window = forward<&AttnspecKernel::window>;
+  kernel.selected = forward<&AttnspecKernel::selected>;
+  kernel.nsa_compressed = forward<&AttnspecKernel::nsa_compressed>;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = query_tiles::kMostFeatures;
   return kernel;
 }
 
@@ -169,4 +185,6 @@ const AttnspecKernel& kernel() {
   return declared;
 }
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys
+}  // namespace split_keys
+
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

@@ -46,13 +46,11 @@ Layout lay_out(const AttnspecSelected& f, std::int64_t before = 0) {
   return l;
 }
 
-bool has_pieces(const DLTensor& t) { return t.dtype.bits == 16 && t.shape[2] % 8 == 0 && t.shape[2] <= kMostFeatures; }
-
 std::int64_t group_of(const AttnspecSelected& f) { return f.q.shape[1] / f.k.shape[1]; }
 
 /// Whether a call is for tiles; what is not goes to gathered_queries.
 bool is_for_tiles(const AttnspecSelected& f) {
-  return has_pieces(f.q) && has_pieces(f.v) && f.selection.shape[1] == f.k.shape[1] && group_of(f) >= kLeastGroup;
+  return query_tiles::is_for_tiles(f) && f.selection.shape[1] == f.k.shape[1] && group_of(f) >= kLeastGroup;
 }
 
 const char* selected(const AttnspecSelected* f) {
