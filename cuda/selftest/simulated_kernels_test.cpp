@@ -296,8 +296,10 @@ TEST(SharedMemory, TilesFitInTheLittleOfSomeGpus) {
        {"dense(lens=70,dk=64)", "dense(lens=70,dk=128)", "dense(lens=70,dk=192,dv=128)", "dense(lens=70,dk=256)",
         "nsa_compressed(lens=90,heads=2,kv_heads=1,dk=256,top_n=64,block=2,compress_block=2,compress_stride=2)"})
     for (const char* kernel : {"sim:query_tiles", "sim:warpgroup_tiles"}) expect_pass(find_kernel(kernel), text);
-  for (const char* text : {"selected(lens=70,heads=4,kv_heads=1,dk=128,block=64,top_k=2,selection=kv_head)",
-                           "selected(lens=70,heads=4,kv_heads=1,dk=256,block=64,top_k=2,selection=kv_head)"})
+  for (const char* text : {"dense(lens=70,q_lens=2,dk=128)", "dense(lens=70,q_lens=2,dk=256)"})
+    expect_pass(find_kernel("sim:split_keys"), text);
+  for (const char* text : {"selected(lens=70,heads=16,kv_heads=1,dk=128,block=64,top_k=2,selection=kv_head)",
+                           "selected(lens=70,heads=16,kv_heads=1,dk=256,block=64,top_k=2,selection=kv_head)"})
     expect_pass(find_kernel("sim:token_tiles"), text);
   for (const char* text : {"nsa_compress(lens=70,dk=128,phi=linear)", "nsa_compress(lens=70,dk=128,phi=mlp,hidden=8)"})
     expect_pass(find_kernel("sim:nsa_tiles"), text);
