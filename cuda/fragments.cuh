@@ -61,6 +61,11 @@ struct SharedRows {
   }
 };
 
+/// Two neighbouring numbers, which are stored at once.
+struct alignas(8) FloatPair {
+  float first, second;
+};
+
 /// sums [16 m, 16 n] of a warp, in fragments.
 template <int m, int n>
 using Sums = float[m][2 * n][4];

@@ -12,6 +12,7 @@
 #include "cuda/fragments.cuh"
 #include "cuda/gathered_queries/backward_stages.cuh"
 #include "cuda/primitives/launch.cuh"
+#include "cuda/query_tiles/gradients.cuh"
 #include "cuda/query_tiles/tiles.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
@@ -29,11 +30,6 @@ namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kWarpLanes, kWarpKeys = kSharedTileKeys / kWarps;
 constexpr int kRows = 64, kBlocks = 2;  // at a time; on a multiprocessor
 static_assert(kWarpKeys == 16);
-
-/// Two neighbours in fp32.
-struct alignas(8) Pair {
-  float low, high;
-};
 
 /// Dynamic shared memory.
 template <class T, int features>
@@ -158,17 +154,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     // phase 4 - dS and dk
     clear<1, n16>(d_scores);
     multiply_by_rows<T, features, 1, n16>(d_scores, values.down(key0, 0), d_outputs.beside(0, 0));
-#pragma unroll
-    for (int j = 0; j < 2 * n16; ++j)
-#pragma unroll
-      for (int column = 0; column < 2; ++column) {
-        const float delta = shared.delta[n % 2][8 * j + lane_index() % 4 * 2 + column];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int number = 2 * half + column;
-          d_scores[0][j][number] = weights[0][j][number] * (d_scores[0][j][number] - delta);
-        }
-      }
+    query_tiles::differentiate<1, n16>(d_scores, weights, [&](int, int j, int number) {
+      return shared.delta[n % 2][8 * j + lane_index() % 4 * 2 + number % 2];
+    });
     multiply_packed<T, 1, n16, d16>(dk_sums, d_scores, queries.down(0, 0));
   }
 
@@ -179,20 +167,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                           [&](int, int half) { return key_at(dk)(key0 + lane_row(half)); });
     store_rows<T, 1, d16>(dv_sums, p.sizes.dv, 1, [&](int, int half) { return key_at(dv)(key0 + lane_row(half)); });
   } else {
-    const auto store_sums = [&](const Sums<1, d16>& sums, float* to, int filled) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* row = to + (key0 + lane_row(half)) * (p.sizes.dk + p.sizes.dv);
-        if (key0 + lane_row(half) >= tile.keys) continue;
-#pragma unroll
-        for (int j = 0; j < 2 * d16; ++j) {
-          const int d = 8 * j + lane_index() % 4 * 2;
-          if (d < filled) *reinterpret_cast<Pair*>(row + d) = {sums[0][j][2 * half], sums[0][j][2 * half + 1]};
-        }
-      }
-    };
-    store_sums(dk_sums, p.piece_sums(share), p.sizes.dk);
-    store_sums(dv_sums, p.piece_sums(share) + p.sizes.dk, p.sizes.dv);
+    const int distance = p.sizes.dk + p.sizes.dv;
+    float* to = p.piece_sums(share) + key0 * distance;
+    query_tiles::store_sums<1, d16>(dk_sums, p.sizes.dk, to, distance);
+    query_tiles::store_sums<1, d16>(dv_sums, p.sizes.dv, to + p.sizes.dk, distance);
   }
 }
 

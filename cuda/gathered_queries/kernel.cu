@@ -5,13 +5,10 @@
 
 #include "cuda/gathered_queries/backward_launchers.hpp"
 #include "cuda/gathered_queries/forward.hpp"
+#include "cuda/kernel_list.hpp"
 #include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
-
-namespace thread_per_row {
-const AttnspecKernel& kernel();
-}
 
 namespace gathered_queries {
 

@@ -11,22 +11,9 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
 namespace {
 
-template <class T>
-__global__ void combine_rows(PieceGrid grid, Rows<const T> gates, PerBranch<const T> o_branches, Rows<T> o) {
-  const auto [token, h, d] = grid.place();
-  if (token >= grid.rows) return;
-  Numbers sum = {};
-#pragma unroll
-  for (int b = 0; b < kBranches; ++b) {
-    Numbers numbers;
-    load_piece(numbers, o_branches.branch[b].at(token, h) + d);
-    add_piece(sum, numbers, to_float(gates.at(token, h)[b]));
-  }
-  store_piece(o.at(token, h) + d, sum);
-}
-
-template <class T>
-__global__ void add_rows(PieceGrid grid, PerBranch<const T> branches, Rows<T> to) {
+/// The sum over the branches, each times its gate if there are gates.
+template <class T, bool is_gated>
+__global__ void sum_branches(PieceGrid grid, Rows<const T> gates, PerBranch<const T> branches, Rows<T> to) {
   const auto [token, h, d] = grid.place();
   if (token >= grid.rows) return;
   Numbers sum = {};
@@ -34,7 +21,7 @@ __global__ void add_rows(PieceGrid grid, PerBranch<const T> branches, Rows<T> to
   for (int b = 0; b < kBranches; ++b) {
     Numbers numbers;
     load_piece(numbers, branches.branch[b].at(token, h) + d);
-    add_piece(sum, numbers);
+    add_piece(sum, numbers, is_gated ? to_float(gates.at(token, h)[b]) : 1);
   }
   store_piece(to.at(token, h) + d, sum);
 }
@@ -78,7 +65,7 @@ bool is_for_pieces(const RowSizes& s) {
 template <class T>
 void combine_branches(const RowSizes& s, Rows<const T> gates, const PerBranch<const T>& o_branches, Rows<T> o,
                       void* stream) {
-  launch_pieces(combine_rows<T>, {s.tokens, s.heads, s.features}, stream, gates, o_branches, o);
+  launch_pieces(sum_branches<T, true>, {s.tokens, s.heads, s.features}, stream, gates, o_branches, o);
 }
 
 template <class T>
@@ -90,7 +77,7 @@ void separate_branches(const RowSizes& s, Rows<const T> gates, const PerBranch<c
 
 template <class T>
 void add_branches(const RowSizes& s, const PerBranch<const T>& branches, Rows<T> sum, void* stream) {
-  launch_pieces(add_rows<T>, {s.tokens, s.heads, s.features}, stream, branches, sum);
+  launch_pieces(sum_branches<T, false>, {s.tokens, s.heads, s.features}, stream, {}, branches, sum);
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                                 \

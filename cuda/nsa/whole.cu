@@ -7,25 +7,14 @@
 #include <stdexcept>
 #include <vector>
 
-#include "cuda/nsa/calls.hpp"
+#include "cuda/calls.hpp"
+#include "cuda/kernel_list.hpp"
 #include "cuda/nsa/gates.hpp"
 #include "cuda/nsa/whole.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
-namespace warpgroup_tiles {
-const AttnspecKernel& kernel();
-}
-namespace thread_per_row {
-const AttnspecKernel& kernel();
-}
-namespace token_tiles {
-const AttnspecKernel& kernel();
-}
-
 namespace nsa_tiles {
-
-const AttnspecKernel& kernel();
 
 namespace {
 

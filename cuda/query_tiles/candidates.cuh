@@ -1,4 +1,4 @@
-// Which of a query's blocks NSA forces, and how many its importance chooses.
+// Which of a query's blocks NSA forces, how many their importance chooses, and what that is.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,22 @@ __device__ __forceinline__ Candidates candidates_of(const ImportanceChoice& choi
 /// The forced block in a slot, of as many as there are: the first of the sequence, then the last.
 __device__ __forceinline__ int forced_block(const ImportanceChoice& choice, const Candidates& candidates, int slot) {
   return slot < choice.initial_blocks ? slot : candidates.blocks - candidates.forced + slot;
+}
+
+/// The sum over the compressed rows [begin, end) that overlap a block, in order, of weight_of(row) times the strides in
+/// both.
+template <class WeightOf>
+__device__ __forceinline__ float importance(const ImportanceChoice& choice, int block, int begin, int end,
+                                            const WeightOf& weight_of) {
+  const int block_begin = block * choice.rows, block_end = block_begin + choice.rows, strides = choice.strides;
+  const int first = block_begin - strides + 1 > begin ? block_begin - strides + 1 : begin;
+  const int last = block_end < end ? block_end : end;
+  float sum = 0;
+  for (int i = first; i < last; ++i) {
+    const int shared = (i + strides < block_end ? i + strides : block_end) - (i > block_begin ? i : block_begin);
+    sum += static_cast<float>(shared) * weight_of(i);
+  }
+  return sum;
 }
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles

@@ -117,7 +117,7 @@ struct Share {
   }
 };
 
-/// Sums of a warp to fp32 rows, which follow each other at a distance.
+/// Sums of a warp to fp32 rows, which follow each other at a distance; features and the distance are even.
 template <int m, int n>
 __device__ __forceinline__ void store_sums(const Sums<m, n>& sums, int features, float* to, int distance) {
 #pragma unroll
@@ -125,12 +125,12 @@ __device__ __forceinline__ void store_sums(const Sums<m, n>& sums, int features,
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int j = 0; j < 2 * n; ++j)
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int d = 8 * j + lane_index() % 4 * 2 + c;
-          if (d < features) to[(16 * i + lane_row(half)) * distance + d] = sums[i][j][2 * half + c];
-        }
+      for (int j = 0; j < 2 * n; ++j) {
+        const int d = 8 * j + lane_index() % 4 * 2;
+        if (d < features)
+          *reinterpret_cast<FloatPair*>(to + (16 * i + lane_row(half)) * distance + d) = {sums[i][j][2 * half],
+                                                                                          sums[i][j][2 * half + 1]};
+      }
 }
 
 /// P becomes 0 where a row does not see a key; of keys [key, ...) and rows.

@@ -5,15 +5,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/kernel_list.hpp"
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/query_tiles/problem.hpp"
 #include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
-
-namespace thread_per_row {
-const AttnspecKernel& kernel();
-}
 
 namespace query_tiles {
 

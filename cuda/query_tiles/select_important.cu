@@ -128,29 +128,18 @@ __device__ __forceinline__ void insert(Scored* best, int count, const Scored& en
   }
 }
 
-/// The sum of the compressed rows [begin, end) of a tile that overlap a block, each times the strides in both. sums:
-/// parts of them, `parts` rows.
-__device__ __forceinline__ float importance(const ImportanceChoice& choice, const float* sums, int parts, int block,
-                                            int begin, int end) {
-  const int block_begin = block * choice.rows, block_end = block_begin + choice.rows, strides = choice.strides;
-  const int first = block_begin - strides + 1 > begin ? block_begin - strides + 1 : begin;
-  const int last = block_end < end ? block_end : end;
-  float total = 0;
-  for (int i = first; i < last; ++i) {
-    float sum = sums[i - begin];
-    for (int part = 1; part < parts; ++part) sum += sums[part * kSumStride + i - begin];
-    const int shared = (i + strides < block_end ? i + strides : block_end) - (i > block_begin ? i : block_begin);
-    total += static_cast<float>(shared) * sum;
-  }
-  return total;
-}
-
-/// Adds the compressed rows [key, key + kKeys) of a query, which sees those before seen_end, to its blocks.
+/// Adds the compressed rows [key, key + kKeys) of a query, which sees those before seen_end, to its blocks. sums:
+/// parts of their weights, `parts` rows.
 __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, const Candidates& candidates,
                                               const float* sums, int parts, int key, int seen_end, float* carried,
                                               Scored* best) {
   const int end = key + kKeys, first_block = choice.by_rows.of(key), next_first = choice.by_rows.of(end);
   const bool is_last = seen_end <= end;
+  const auto weight_of = [&](int row) {  // of all parts
+    float sum = sums[row - key];
+    for (int part = 1; part < parts; ++part) sum += sums[part * kSumStride + row - key];
+    return sum;
+  };
   const float before[2] = {carried[0], carried[1]};
   sync_warp();
   for (int base = first_block; base < next_first + 2; base += kWarpLanes) {
@@ -158,7 +147,7 @@ __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, co
     const float score = (place == 0   ? before[0]
                          : place == 1 ? before[1]
                                       : 0) +
-                        importance(choice, sums, parts, block, key, end);
+                        importance(choice, block, key, end, weight_of);
     if (left == 0 || left == 1) carried[left] = score;
     const bool is_candidate = (is_last || left < 0) && choice.initial_blocks <= block && block < candidates.end;
     std::uint32_t better = ballot(is_candidate && score > best[candidates.wanted - 1].score);

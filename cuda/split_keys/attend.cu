@@ -57,11 +57,6 @@ struct SharedTiles {
   };
 };
 
-/// Two neighbouring scores, which are stored at once.
-struct alignas(8) ScorePair {
-  float first, second;
-};
-
 /// The heads [head, head + rows) of a query token, which share a list.
 struct Item {
   int row;  // of the token among those that are attended at once
@@ -192,7 +187,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
         }
         if (scores.data == nullptr || lane_row(half) >= item.rows || column + 8 * j >= piece.end) continue;
         float* to = scores.row(p, item.row, item.head + lane_row(half)) + column + 8 * j;
-        *reinterpret_cast<ScorePair*>(to) = {weights[0][j][2 * half], weights[0][j][2 * half + 1]};
+        *reinterpret_cast<FloatPair*>(to) = {weights[0][j][2 * half], weights[0][j][2 * half + 1]};
       }
     softmax.template weigh<1, Shape::kDvN>(weights, sums);
     multiply_packed<T, 1, 1, Shape::kDvN>(sums, weights, SharedTile<T, kDv>{shared.keys.v[stage]}.down(mine, 0));

@@ -5,14 +5,11 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/kernel_list.hpp"
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/split_keys/stages.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
-
-namespace thread_per_row {
-const AttnspecKernel& kernel();
-}
 
 namespace split_keys {
 

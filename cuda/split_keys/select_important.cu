@@ -23,6 +23,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
 using query_tiles::Candidates;
 using query_tiles::candidates_of;
 using query_tiles::forced_block;
+using query_tiles::importance;
 using query_tiles::keys_of;
 using query_tiles::kLog2E;
 using query_tiles::num_visible_tokens;
@@ -77,18 +78,6 @@ __global__ void __launch_bounds__(kThreads)
   scores.row(p, place.row, begin)[row] = sum;
 }
 
-/// The sum of the weights of the compressed rows [0, rows) that overlap a block, each times the strides in both.
-__device__ __forceinline__ float importance(const ImportanceChoice& choice, const float* weights, int rows, int block) {
-  const int begin = block * choice.rows, end = begin + choice.rows, strides = choice.strides;
-  const int first = begin - strides + 1 > 0 ? begin - strides + 1 : 0, last = end < rows ? end : rows;
-  float sum = 0;
-  for (int i = first; i < last; ++i) {
-    const int shared = (i + strides < end ? i + strides : end) - (i > begin ? i : begin);
-    sum += static_cast<float>(shared) * weights[i];
-  }
-  return sum;
-}
-
 __global__ void __launch_bounds__(kThreads)
     choose_blocks(Problem p, ImportanceChoice choice, Tokens tokens, Scores scores, float* importances, int blocks,
                   std::int32_t* selection) {
@@ -102,6 +91,7 @@ __global__ void __launch_bounds__(kThreads)
   const Candidates candidates = candidates_of(choice, num_visible_tokens(p, s, i));
   const int rows = keys_of(p, s, i).end;
   const float* weights = scores.row(p, place.row, place.kv_head * p.group);
+  const auto weight_of = [&](int row) { return weights[row]; };
   float* mine = importances + std::int64_t{block_index().x} * blocks;
   const auto for_each_block = [&](const auto& use) {
     for (int block = choice.initial_blocks + thread_number(); block < candidates.end; block += kThreads) use(block);
@@ -110,7 +100,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto remember = [&](Rank rank) { best = rank > best ? rank : best; };
   if (candidates.wanted > 0)
     for_each_block(
-        [&](int block) { remember(rank_of(mine[block] = importance(choice, weights, rows, block), block)); });
+        [&](int block) { remember(rank_of(mine[block] = importance(choice, block, 0, rows, weight_of), block)); });
 
   // phase 2 - forced blocks, and the slots of none
   std::int32_t* chosen = selection + (token * p.kv_heads + place.kv_head) * choice.slots;

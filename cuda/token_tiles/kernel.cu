@@ -3,15 +3,12 @@
 #include <cstdint>
 
 #include "cuda/gathered_queries/backward_launchers.hpp"
+#include "cuda/kernel_list.hpp"
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/thread_per_row/calls.hpp"
 #include "cuda/token_tiles/problem.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
-
-namespace gathered_queries {
-const AttnspecKernel& kernel();
-}
 
 namespace token_tiles {
 
