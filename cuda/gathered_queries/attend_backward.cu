@@ -54,9 +54,21 @@ std::int64_t dq_rows(const BackwardProblem& p) {
   switch (p.dq) {
     case QueryGradients::merged: return p.selection.num_queries * p.selection.slots * tiles_of_block(p);
     case QueryGradients::added: return p.selection.num_queries;
-    case QueryGradients::apart: return 0;
+    case QueryGradients::apart:
+    case QueryGradients::from_scores: return 0;
   }
   return 0;
+}
+
+/// dS of so many key/value heads, without memory.
+ScoreGradients scores_of(const BackwardProblem& p, int kv_heads) {
+  if (p.dq != QueryGradients::from_scores) return {};
+  return {nullptr,
+          0,
+          kv_heads,
+          p.selection.num_queries * p.selection.slots,
+          p.heads / p.kv_heads / 8,
+          static_cast<int>((p.selection.block + 15) / 16 * 16)};
 }
 
 /// A backward without memory, of a chunk of so many heads.
@@ -73,6 +85,7 @@ Problem problem_of(const BackwardProblem& p, int kv_heads) {
                   .chunk = {0, kv_heads},
                   .heads_at_once = heads_at_once(p, kv_heads)};
   problem.pieces.most = most_pieces(p, kv_heads);
+  problem.scores = scores_of(p, kv_heads);
   return problem;
 }
 
@@ -82,18 +95,29 @@ std::int64_t numbers_of_piece_sums(const Problem& p) {
   return p.pieces.most * p.tiles * p.tile_keys * (p.sizes.dk + p.sizes.dv);
 }
 
+std::int64_t numbers_of_scores(const ScoreGradients& s) { return s.kv_count * s.picks * s.octets * s.keys * 8; }
+
 /// Key/value heads that go together: as many as keep what a chunk keeps within 13/8 of q, k, v and o (4/8 where dq is
-/// added up, which needs less), or within a gigabyte; at least one.
+/// added up or made apart, which needs less), or within a gigabyte; at least one.
 int heads_of_chunk(const BackwardProblem& p) {
+  const bool needs_less = p.dq == QueryGradients::added || p.dq == QueryGradients::apart;
   const std::int64_t tokens = std::max(p.selection.num_queries, p.selection.num_blocks * p.selection.block);
   const std::int64_t tensors = 2 * tokens * (p.heads + p.kv_heads) * (p.dk + p.dv);
-  const std::int64_t bytes = std::max(tensors / 8 * (p.dq == QueryGradients::merged ? 13 : 4), std::int64_t{1} << 30);
+  const std::int64_t bytes = std::max(tensors / 8 * (needs_less ? 4 : 13), std::int64_t{1} << 30);
   const Problem all = problem_of(p, p.kv_heads);
-  const std::int64_t of_all = 4 * (numbers_of_dq_parts(all) + numbers_of_piece_sums(all));
+  const std::int64_t of_all =
+      4 * (numbers_of_dq_parts(all) + numbers_of_piece_sums(all)) + 2 * numbers_of_scores(all.scores);
   const std::int64_t of_head = (of_all + p.kv_heads - 1) / p.kv_heads;
   const std::int64_t most = std::clamp<std::int64_t>(bytes / std::max<std::int64_t>(of_head, 1), 1, p.kv_heads);
   const std::int64_t chunks = (p.kv_heads + most - 1) / most;
   return static_cast<int>((p.kv_heads + chunks - 1) / chunks);
+}
+
+/// Whether dS of a key/value head can be kept: octets of heads, and no more than four times what q, k, v and o have of
+/// a token. Other queries have no say, so that they do not change bits.
+bool can_keep_scores(const BackwardProblem& p) {
+  const std::int64_t group = p.heads / p.kv_heads, keys = (p.selection.block + 15) / 16 * 16;
+  return group % 8 == 0 && p.selection.slots * keys * group <= 4 * (p.heads + p.kv_heads) * (p.dk + p.dv);
 }
 
 /// Numbers the pieces of all heads.
@@ -108,10 +132,10 @@ void list_pieces(const Problem& p, std::int64_t* offsets, void* stream) {
 }  // namespace
 
 bool can_attend_backward(const BackwardProblem& p) {
-  const bool is_apart = p.dq == QueryGradients::apart;
-  const int most = is_apart ? kMostApartFeatures : 256;
+  const int most = is_by_caller(p.dq) ? kMostApartFeatures : 256;
   return p.dk % 8 == 0 && p.dv % 8 == 0 && p.dk <= most && p.dv <= most &&
-         (!is_apart || p.selection.heads == p.kv_heads) && p.selection.num_queries * p.heads < kMostRows &&
+         (!is_by_caller(p.dq) || p.selection.heads == p.kv_heads) &&
+         (p.dq != QueryGradients::from_scores || can_keep_scores(p)) && p.selection.num_queries * p.heads < kMostRows &&
          can_list_queries(p.selection);
 }
 
@@ -125,12 +149,13 @@ BackwardScratch take_backward_scratch(Workspace& workspace, const BackwardProble
     scratch.piece_offsets = workspace.take<std::int64_t>(p.kv_heads * p.selection.num_blocks + 1);
     scratch.piece_sums = workspace.take<float>(numbers_of_piece_sums(chunk));
   }
+  scratch.scores = workspace.take<std::uint16_t>(numbers_of_scores(chunk.scores));
   return scratch;
 }
 
 template <class T>
 void attend_backward(const BackwardProblem& p, const BackwardRows<T>& rows, const Gradients<T>& to,
-                     const BackwardScratch& scratch, void* stream) {
+                     const BackwardScratch& scratch, const MakeQueryGradients& make_dq, void* stream) {
   list_queries(p.selection, scratch.lists, stream);
   sum_deltas(p, rows, scratch.deltas, stream);
   Problem problem = problem_of(p, heads_of_chunk(p));
@@ -140,19 +165,24 @@ void attend_backward(const BackwardProblem& p, const BackwardRows<T>& rows, cons
   const int heads = problem.chunk.kv_count;
   for (int begin = 0; begin < p.kv_heads; begin += heads) {
     problem.chunk = {begin, std::min(heads, p.kv_heads - begin)};
+    problem.scores = scores_of(p, problem.chunk.kv_count);
+    problem.scores.numbers = scratch.scores, problem.scores.kv_begin = begin;
     if (p.dq == QueryGradients::added) clear_on_device(scratch.dq_parts, 4 * numbers_of_dq_parts(problem), stream);
-    if (p.dq == QueryGradients::apart)
-      attend_shared_lists(problem, rows, to.dk, to.dv, stream);
-    else
+    if (!is_by_caller(p.dq))
       attend_key_tiles(problem, rows, to.dk, to.dv, stream);
+    else if (has_warpgroups())
+      attend_shared_lists_by_warpgroups(problem, rows, to.dk, to.dv, stream);
+    else
+      attend_shared_lists(problem, rows, to.dk, to.dv, stream);
     merge_pieces(problem, to.dk, to.dv, stream);
-    if (p.dq != QueryGradients::apart) merge_query_gradients(problem, to.dq, stream);
+    if (p.dq == QueryGradients::from_scores) make_dq(problem.scores);
+    if (!is_by_caller(p.dq)) merge_query_gradients(problem, to.dq, stream);
   }
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                         \
   template void attend_backward<T>(const BackwardProblem&, const BackwardRows<T>&, const Gradients<T>&, \
-                                   const BackwardScratch&, void*);
+                                   const BackwardScratch&, const MakeQueryGradients&, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 

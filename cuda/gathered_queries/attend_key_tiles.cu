@@ -422,7 +422,7 @@ void with_shape(const BackwardProblem& p, const Use& use) {
 }  // namespace
 
 int keys_of_tile(const BackwardProblem& p) {
-  if (p.dq == QueryGradients::apart) return kSharedTileKeys;
+  if (is_by_caller(p.dq)) return kSharedTileKeys;
   int keys = 0;
   with_shape(p, [&](auto shape) { keys = decltype(shape)::kKeys; });
   return keys;

@@ -69,7 +69,7 @@ void attend_backward_by_rows(const BackwardProblem& p, std::int64_t num_keys, co
 }
 
 template <class Params>
-void backward(const Params& params, QueryGradients dq) {
+void backward(const Params& params, QueryGradients dq, const MakeQueryGradients& make_dq) {
   const auto& f = *params.forward;
   Buffers buffers;
   add_tensors(f, buffers);
@@ -85,7 +85,7 @@ void backward(const Params& params, QueryGradients dq) {
     const auto rows = thread_per_row::backward_rows<T>(params);
     const Gradients<T> to{rows_of<T>(params.dq), rows_of<T>(params.dk), rows_of<T>(params.dv)};
     if constexpr (!std::is_same_v<T, float>)
-      if (is_listed(f.q, p)) return attend_backward<T>(p, rows, to, scratch.stages, f.call.stream);
+      if (is_listed(f.q, p)) return attend_backward<T>(p, rows, to, scratch.stages, make_dq, f.call.stream);
     attend_backward_by_rows<T>(p, f.k.shape[0], rows, to, f.call.stream);
   });
 }
@@ -99,11 +99,12 @@ std::int64_t backward_bytes(const Forward& f, QueryGradients dq) {
 }  // namespace
 
 const char* moba_backward(const AttnspecMobaBackward* params, QueryGradients dq) {
-  return reason_of([&] { backward(*params, dq); });
+  return reason_of([&] { backward(*params, dq, {}); });
 }
 
-const char* selected_backward(const AttnspecSelectedBackward* params, QueryGradients dq) {
-  return reason_of([&] { backward(*params, dq); });
+const char* selected_backward(const AttnspecSelectedBackward* params, QueryGradients dq,
+                              const MakeQueryGradients& make_dq) {
+  return reason_of([&] { backward(*params, dq, make_dq); });
 }
 
 std::int64_t moba_backward_bytes(const AttnspecMoba& forward, QueryGradients dq) { return backward_bytes(forward, dq); }
@@ -112,9 +113,9 @@ std::int64_t selected_backward_bytes(const AttnspecSelected& forward, QueryGradi
   return backward_bytes(forward, dq);
 }
 
-bool can_be_apart(const AttnspecSelected& f) {
+bool can_be_listed(const AttnspecSelected& f, QueryGradients dq) {
   const auto block_offsets = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
-  return is_listed(f.q, sizes_of(f, block_offsets, QueryGradients::apart));
+  return is_listed(f.q, sizes_of(f, block_offsets, dq));
 }
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

@@ -14,7 +14,7 @@ struct HeadChunk {
   int kv_begin, kv_count;
 };
 
-/// Keys of a tile where dq is made apart.
+/// Keys of a tile where dq is made by the caller.
 inline constexpr int kSharedTileKeys = 64;
 
 /// Picks that one thread block goes through for a key tile.
@@ -37,6 +37,11 @@ struct Share {
   int number, count;   // of the piece among those of its lists
 };
 
+/// Whether the caller makes dq.
+__host__ __device__ __forceinline__ bool is_by_caller(QueryGradients dq) {
+  return dq == QueryGradients::apart || dq == QueryGradients::from_scores;
+}
+
 /// What the stages know of a backward.
 struct Problem {
   BackwardProblem sizes;
@@ -44,6 +49,7 @@ struct Problem {
   const float* deltas = nullptr;
   float* dq_parts = nullptr;
   Pieces pieces = {};
+  ScoreGradients scores = {};  // of the chunk
   Divider slots;
   int group;  // query heads of a key/value head
   Divider by_group;
@@ -142,9 +148,13 @@ void sum_deltas(const BackwardProblem&, const BackwardRows<T>&, float* deltas, v
 template <class T>
 void attend_key_tiles(const Problem&, const BackwardRows<T>&, Rows<T> dk, Rows<T> dv, void* stream);
 
-/// The same where dq is made apart, of lists that the heads of a group share.
+/// The same where dq is made by the caller, of lists that the heads of a group share; for every pick dS, if it is kept.
 template <class T>
 void attend_shared_lists(const Problem&, const BackwardRows<T>&, Rows<T> dk, Rows<T> dv, void* stream);
+
+/// The same with products of warpgroups, for devices that have them.
+template <class T>
+void attend_shared_lists_by_warpgroups(const Problem&, const BackwardRows<T>&, Rows<T> dk, Rows<T> dv, void* stream);
 
 /// dk and dv of the keys whose lists are long: the sums of their pieces, in order.
 template <class T>

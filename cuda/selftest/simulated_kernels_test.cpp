@@ -208,8 +208,10 @@ TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
     expect_pass(placed(find_kernel(kernel), kFarApart),
                 "selected(lens=20+36,q_lens=20+30,heads=2,dk=32,dv=16,block=16,top_k=2)");
   for (const char* kernel : {"sim:token_tiles", "sim:split_keys"})
-    expect_pass(placed(find_kernel(kernel), kFarApart),
-                "selected(lens=20+36,q_lens=20+30,heads=24,kv_heads=2,dk=32,dv=16,block=16,top_k=2,selection=kv_head)");
+    for (const char* text :
+         {"selected(lens=20+36,q_lens=20+30,heads=24,kv_heads=2,dk=32,dv=16,block=16,top_k=2,selection=kv_head)",
+          "selected(lens=20+36,q_lens=20+30,heads=16,kv_heads=2,dk=32,dv=16,block=16,top_k=2,selection=kv_head)"})
+      expect_pass(placed(find_kernel(kernel), kFarApart), text);
 }
 
 TEST(SparseMemory, MobaHasElementsFarApart) {
@@ -298,8 +300,11 @@ TEST(SharedMemory, TilesFitInTheLittleOfSomeGpus) {
     for (const char* kernel : {"sim:query_tiles", "sim:warpgroup_tiles"}) expect_pass(find_kernel(kernel), text);
   for (const char* text : {"dense(lens=70,q_lens=2,dk=128)", "dense(lens=70,q_lens=2,dk=256)"})
     expect_pass(find_kernel("sim:split_keys"), text);
-  for (const char* text : {"selected(lens=70,heads=16,kv_heads=1,dk=128,block=64,top_k=2,selection=kv_head)",
-                           "selected(lens=70,heads=16,kv_heads=1,dk=256,block=64,top_k=2,selection=kv_head)"})
+  for (const char* text :
+       {"selected(lens=70,heads=16,kv_heads=1,dk=128,block=64,top_k=2,selection=kv_head)",
+        "selected(lens=70,heads=16,kv_heads=1,dk=256,block=64,top_k=2,selection=kv_head)",
+        "selected(lens=70+9,heads=40,kv_heads=2,dk=96,dv=72,block=20,top_k=2,selection=kv_head)",
+        "selected(lens=140,q_lens=132,heads=64,kv_heads=1,dk=16,block=130,top_k=1,selection=kv_head)"})
     expect_pass(find_kernel("sim:token_tiles"), text);
   for (const char* text : {"nsa_compress(lens=70,dk=128,phi=linear)", "nsa_compress(lens=70,dk=128,phi=mlp,hidden=8)"})
     expect_pass(find_kernel("sim:nsa_tiles"), text);

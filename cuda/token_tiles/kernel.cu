@@ -1,6 +1,7 @@
 // The kernel as the judge takes it: its declaration, its launchers, and what a call needs of a workspace.
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 
 #include "cuda/gathered_queries/backward_launchers.hpp"
 #include "cuda/kernel_list.hpp"
@@ -18,8 +19,8 @@ using query_tiles::kMostFeatures;
 namespace {
 
 /// Heads that must share a selection. A token's keys are read for so many rows: where these are few, gathered_queries
-/// reads less; its backward, in which dq is a third, is behind sooner.
-constexpr std::int64_t kLeastGroup = 8, kLeastBackwardGroup = 12;
+/// reads less. Measured on an H200: from 8 on this is faster, forward and backward.
+constexpr std::int64_t kLeastGroup = 8;
 
 /// A call: what it asks for, and where in its workspace things are.
 struct Layout {
@@ -67,27 +68,37 @@ const char* selected(const AttnspecSelected* f) {
   });
 }
 
-/// Whether dq is made by tokens, and dk and dv by the lists of gathered_queries; else all of it is made there.
-bool is_backward_for_tiles(const AttnspecSelected& f) {
-  return is_for_tiles(f) && group_of(f) >= kLeastBackwardGroup && gathered_queries::can_be_apart(f);
+/// How dq is made: by tokens, of dS that gathered_queries keeps, or where that cannot be from the start; or merged
+/// there with dk and dv.
+QueryGradients query_gradients_of(const AttnspecSelected& f) {
+  if (is_for_tiles(f))
+    for (const QueryGradients dq : {QueryGradients::from_scores, QueryGradients::apart})
+      if (gathered_queries::can_be_listed(f, dq)) return dq;
+  return QueryGradients::merged;
 }
 
 const char* selected_backward(const AttnspecSelectedBackward* b) {
   const AttnspecSelected& f = *b->forward;
-  if (!is_backward_for_tiles(f)) return gathered_queries::selected_backward(b, QueryGradients::merged);
-  if (const char* reason = gathered_queries::selected_backward(b, QueryGradients::apart)) return reason;
+  const QueryGradients gradients = query_gradients_of(f);
+  if (gradients == QueryGradients::merged) return gathered_queries::selected_backward(b, gradients);
   return reason_of([&] {
     query_tiles::require_countable(f);
     Buffers buffers;
     add_tensors(f, buffers);
     add_gradients(*b, buffers);
     buffers.add("selection", f.selection);
-    const Layout l = lay_out(f, gathered_queries::selected_backward_bytes(f, QueryGradients::apart));
+    const Layout l = lay_out(f, gathered_queries::selected_backward_bytes(f, gradients));
     copy_offsets(f.call, l.offsets);
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
-      attend_query_gradients<T>(l.problem, l.selection, thread_per_row::backward_rows<T>(*b), rows_of<T>(b->dq),
-                                f.call.stream);
+      const auto rows = thread_per_row::backward_rows<T>(*b);
+      const Rows<T> dq = rows_of<T>(b->dq);
+      const char* reason = gathered_queries::selected_backward(b, gradients, [&](const ScoreGradients& scores) {
+        multiply_score_gradients<T>(l.problem, l.selection, scores, rows.k, dq, f.call.stream);
+      });
+      if (reason != nullptr) throw std::runtime_error(reason);
+      if (gradients == QueryGradients::apart)
+        attend_query_gradients<T>(l.problem, l.selection, rows, dq, f.call.stream);
     });
   });
 }
@@ -95,10 +106,11 @@ const char* selected_backward(const AttnspecSelectedBackward* b) {
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
   AttnspecSelected f = *static_cast<const AttnspecSelected*>(params);
   f.call.workspace = nullptr;  // there is none as yet
-  if (is_backward != 0 && is_backward_for_tiles(f))
-    return lay_out(f, gathered_queries::selected_backward_bytes(f, QueryGradients::apart)).bytes;
-  if (is_backward != 0 || !is_for_tiles(f)) return gathered_queries::kernel().workspace_bytes(op, is_backward, params);
-  return lay_out(f).bytes;
+  if (is_backward == 0 && is_for_tiles(f)) return lay_out(f).bytes;
+  const QueryGradients gradients = query_gradients_of(f);
+  if (is_backward == 0 || gradients == QueryGradients::merged)
+    return gathered_queries::kernel().workspace_bytes(op, is_backward, params);
+  return lay_out(f, gathered_queries::selected_backward_bytes(f, gradients)).bytes;
 }
 
 AttnspecKernel declare() {

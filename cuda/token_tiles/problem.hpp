@@ -3,11 +3,13 @@
 
 #include <cstdint>
 
+#include "cuda/gathered_queries/attend_backward.hpp"
 #include "cuda/query_tiles/problem.hpp"
 #include "cuda/tensors.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles {
 
+using gathered_queries::ScoreGradients;
 using query_tiles::BackwardRows;
 using query_tiles::Problem;
 
@@ -28,5 +30,10 @@ void attend(const Problem&, const Selection&, Rows<const T> q, Rows<const T> k, 
 /// dq [query tokens, H, dk]. Features are at most gathered_queries::kMostApartFeatures.
 template <class T>
 void attend_query_gradients(const Problem&, const Selection&, const BackwardRows<T>&, Rows<T> dq, void* stream);
+
+/// The same of the heads whose dS is kept, from that.
+template <class T>
+void multiply_score_gradients(const Problem&, const Selection&, const ScoreGradients&, Rows<const T> k, Rows<T> dq,
+                              void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles

@@ -64,9 +64,10 @@ __device__ __forceinline__ TokenTile token_tile(const Problem& p, const Selectio
 class KeyCursor {
  public:
   __device__ __forceinline__ KeyCursor(const Selection& s, const TokenTile& tile)
-      : block_(s.block), visible_(tile.visible) {
-    const std::int64_t row = tile.token * s.kv_heads + tile.kv_head;
-    slots_ = s.chosen + row * s.slots, slots_end_ = slots_ + s.slots;
+      : block_(s.block),
+        visible_(tile.visible),
+        slots_(s.chosen + (tile.token * s.kv_heads + tile.kv_head) * s.slots),
+        num_slots_(static_cast<int>(s.slots)) {
     advance();
   }
 
@@ -74,32 +75,38 @@ class KeyCursor {
   /// The first of the keys, and how many from there on are its block's and seen, which may be more than 16.
   __device__ __forceinline__ int key() const { return key_; }
   __device__ __forceinline__ int count() const { return end_ - key_; }
+  /// The slot of their block, and where in the block they begin.
+  __device__ __forceinline__ int slot() const { return slot_; }
+  __device__ __forceinline__ int key_in_block() const { return key_ - begin_; }
 
   __device__ __forceinline__ void advance() {
     key_ += kKeys;
     if (key_ < end_) return;
     while (left_ == 0) {
-      if (slots_ == slots_end_) {
+      if (next_slot_ >= num_slots_) {
         key_ = end_ = 0;
         return;
       }
-      const std::int64_t some = slots_end_ - slots_ < kWarpLanes ? slots_end_ - slots_ : kWarpLanes;
-      chosen_ = lane_index() < some ? load_constant(slots_ + lane_index()) : -1;
+      const int slot = next_slot_ + lane_index();
+      chosen_ = slot < num_slots_ ? load_constant(slots_ + slot) : -1;
       left_ = ballot(chosen_ >= 0 && chosen_ * block_ < visible_);
-      slots_ += some;
+      next_slot_ += kWarpLanes;
     }
-    const std::int64_t begin = shuffle(chosen_, lowest_bit(left_)) * block_, end = begin + block_;
+    const int lane = lowest_bit(left_);
+    const std::int64_t begin = shuffle(chosen_, lane) * block_, end = begin + block_;
     left_ &= left_ - 1;
-    key_ = static_cast<int>(begin), end_ = end < visible_ ? static_cast<int>(end) : visible_;
+    slot_ = next_slot_ - kWarpLanes + lane;
+    key_ = begin_ = static_cast<int>(begin), end_ = end < visible_ ? static_cast<int>(end) : visible_;
   }
 
  private:
   std::int64_t block_;
   int visible_;
-  const std::int32_t *slots_, *slots_end_;  // still to be looked at
-  std::int32_t chosen_ = -1;                // what the lane looked at,
-  std::uint32_t left_ = 0;                  // and the lanes whose blocks are still to come
-  int key_ = 0, end_ = 0;
+  const std::int32_t* slots_;
+  int num_slots_, next_slot_ = 0;  // next: to be looked at
+  std::int32_t chosen_ = -1;       // what the lane looked at,
+  std::uint32_t left_ = 0;         // and the lanes whose blocks are still to come
+  int slot_ = 0, begin_ = 0, key_ = 0, end_ = 0;
 };
 
 /// The lane's fragments of 16 rows of so many features.
