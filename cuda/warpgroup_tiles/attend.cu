@@ -2,14 +2,16 @@
 // lse = -infinity where there is none. For a positive scale.
 //
 // q [query tokens, H, dk], k and v [key tokens, Hkv, dim], any token and head strides that keep rows on multiples of 16
-// bytes. A thread block owns 128 rows of a key/value head and goes through the keys that some of them see, 128 at a
-// time; tiles of keys begin at multiples of their size. Two warpgroups consume what a third one copies, two tiles
-// ahead. A consumer owns 64 rows, a warp 16 of them: scores, weights and o are in registers. While the weights of a
-// tile of keys are multiplied with its values, the softmax makes those of the next. Shared memory: SharedTiles, 160 KB
-// for 128 features, one block on a multiprocessor.
+// bytes. A thread block, one on a multiprocessor, takes tiles of 128 rows of a key/value head one after the other, and
+// goes through the keys that some of them see, 128 at a time; tiles of keys begin at multiples of their size. Two
+// warpgroups consume what a third one copies, two tiles of keys ahead, also while they finish a tile of rows. A
+// consumer owns 64 rows, a warp 16 of them: scores, weights and o are in registers. While the weights of a tile of keys
+// are multiplied with its values, the softmax makes those of the next. Shared memory: SharedTiles, 160 KB for 128
+// features.
 //
 // A row's bits depend on its own keys alone: key tiles that it does not see, where others of its tile do, add zeros and
 // rescale by 1.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -47,65 +49,91 @@ struct SharedTiles {
   T k[2][Shape::kKeys * Shape::kDk], v[2][Shape::kKeys * Shape::kDv];
 };
 
-/// Named barriers: for every stage, what the producers have copied, and what is free again; for each of the two
-/// consuming warpgroups, whose turn it is.
-enum Barrier { kKeysAreThere = 1, kValuesAreThere = 3, kKeysAreUsed = 5, kValuesAreUsed = 7, kTurn = 9 };
+/// Named barriers: for every stage and consuming warpgroup, what the producers have copied; for every stage, what both
+/// have used; for every consuming warpgroup, that it is its turn.
+enum Barrier { kKeysAreThere = 1, kValuesAreThere = 5, kKeysAreUsed = 9, kValuesAreUsed = 11, kTurn = 13 };
 
-/// What the threads of a block know of their tile.
-template <class T>
+/// A tile of rows, the keys that some of them see, and the first of their first tile of keys.
 struct Work {
-  const Problem& p;
   RowTile tile;
   KeyRange seen;
-  int first_key;  // of the first tile of keys
+  int first_key;
 };
 
-/// The producers' part: all of q, and keys and values tile by tile, the values one tile behind.
-template <class T, class Shape>
-__device__ __forceinline__ void copy_tiles(const Work<T>& w, SharedTiles<T, Shape>& shared, const Rows<const T>& q,
-                                           const Rows<const T>& k, const Rows<const T>& v) {
-  constexpr int kKeys = Shape::kKeys;
-  const auto rows_at = [&](const Rows<const T>& rows, int key) {
-    return rows_from(rows, w.tile.sequence, w.tile.kv_head, key);
-  };
-  int last = 0;  // the barrier of what was copied last
-  const auto copied = [&](int barrier) {
-    cp_async_commit();
-    if (last != 0) {
-      cp_async_wait<1>();
-      fence_async_proxy();
-      barrier_arrive(last, Shape::kThreads);
-    }
-    last = barrier;
-  };
-  copy_rows<kWarpgroupThreads, Shape::kRows, Shape::kDk>(Panels<T, Shape::kRows>{shared.q}, w.p.dk,
-                                                         [&](int row) { return w.tile.at(w.p, q, row); });
-  int stage = 0;
-  for (int key = w.first_key; key < w.seen.end + kKeys; key += kKeys, stage ^= 1) {
-    if (key < w.seen.end) {
-      if (key >= w.first_key + 2 * kKeys) barrier_sync(kKeysAreUsed + stage, Shape::kThreads);
-      copy_rows<kWarpgroupThreads, kKeys, Shape::kDk>(Panels<T, kKeys>{shared.k[stage]}, w.p.dk, rows_at(k, key));
-      copied(kKeysAreThere + stage);
-    }
-    if (key > w.first_key) {
-      const int before = stage ^ 1;
-      if (key >= w.first_key + 3 * kKeys) barrier_sync(kValuesAreUsed + before, Shape::kThreads);
-      copy_rows<kWarpgroupThreads, kKeys, Shape::kDv>(Panels<T, kKeys>{shared.v[before]}, w.p.dv,
-                                                      rows_at(v, key - kKeys));
-      copied(kValuesAreThere + before);
-    }
+/// Calls use(work) for the tiles of rows that are the thread block's.
+template <class Shape, class Use>
+__device__ __forceinline__ void for_each_work(const Problem& p, const Tiles& tiles, const Use& use) {
+  for (int number = block_index().x; number < tiles.count * p.kv_heads; number += grid_size().x) {
+    const RowTile tile = query_tiles::row_tile<Shape::kRows>(p, tiles, number);
+    const KeyRange seen = tile.seen(p);
+    use(Work{tile, seen, seen.first / Shape::kKeys * Shape::kKeys});
   }
-  cp_async_wait_all();
-  fence_async_proxy();
-  barrier_arrive(last, Shape::kThreads);
 }
 
-/// The consumers' part: o and lse of a warp's rows.
+/// The producers' part: of every tile of rows q, and keys and values tile by tile, the values one tile behind. Tiles of
+/// keys are counted over all tiles of rows.
 template <class T, class Shape>
-__device__ __forceinline__ void attend_tiles(const Work<T>& w, SharedTiles<T, Shape>& shared, const Rows<T>& o,
-                                             const Rows<float>& lse) {
+__device__ __forceinline__ void copy_tiles(const Problem& p, const Tiles& tiles, SharedTiles<T, Shape>& shared,
+                                           const Rows<const T>& q, const Rows<const T>& k, const Rows<const T>& v) {
+  constexpr int kKeys = Shape::kKeys;
+  int copied_keys = 0, copied_values = 0, used_keys = 0, used_values = 0;  // tiles of keys
+  int last = 0;  // the barrier of what was copied last and not yet said to be there
+  const auto say_last = [&] {
+    fence_async_proxy();
+    for (int consumer = 0; consumer < 2; ++consumer) barrier_arrive(last + consumer, 2 * kWarpgroupThreads);
+    last = 0;
+  };
+  const auto copied = [&](int barrier) {
+    cp_async_commit();
+    cp_async_wait<1>();
+    if (last != 0) say_last();
+    last = barrier;
+  };
+  const auto wait_for_use = [&](int& used, int wanted, int barrier) {
+    for (; used < wanted; ++used) barrier_sync(barrier + used % 2, Shape::kThreads);
+  };
+  for_each_work<Shape>(p, tiles, [&](const Work& w) {
+    const auto rows_at = [&](const Rows<const T>& rows, int key) {
+      return rows_from(rows, w.tile.sequence, w.tile.kv_head, key);
+    };
+    if (w.first_key >= w.seen.end) return;
+    for (int key = w.first_key; key < w.seen.end + kKeys; key += kKeys) {
+      if (key < w.seen.end) {
+        const int stage = copied_keys % 2;
+        wait_for_use(used_keys, copied_keys - 1, kKeysAreUsed);
+        copy_rows<kWarpgroupThreads, kKeys, Shape::kDk>(Panels<T, kKeys>{shared.k[stage]}, p.dk, rows_at(k, key));
+        if (key == w.first_key) {  // q takes the place of rows that all their keys have been multiplied with
+          if (last != 0) cp_async_wait<0>(), say_last();
+          wait_for_use(used_keys, copied_keys, kKeysAreUsed);
+          copy_rows<kWarpgroupThreads, Shape::kRows, Shape::kDk>(Panels<T, Shape::kRows>{shared.q}, p.dk,
+                                                                 [&](int row) { return w.tile.at(p, q, row); });
+        }
+        ++copied_keys;
+        copied(kKeysAreThere + 2 * stage);
+      }
+      if (key > w.first_key) {
+        const int stage = copied_values % 2;
+        wait_for_use(used_values, copied_values - 1, kValuesAreUsed);
+        copy_rows<kWarpgroupThreads, kKeys, Shape::kDv>(Panels<T, kKeys>{shared.v[stage]}, p.dv,
+                                                        rows_at(v, key - kKeys));
+        ++copied_values;
+        copied(kValuesAreThere + 2 * stage);
+      }
+    }
+  });
+  cp_async_wait_all();
+  if (last != 0) say_last();
+  wait_for_use(used_keys, copied_keys, kKeysAreUsed);
+  wait_for_use(used_values, copied_values, kValuesAreUsed);
+}
+
+/// The consumers' part: o and lse of a warp's rows. `step`: tiles of keys that came before.
+template <class T, class Shape>
+__device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int& step, SharedTiles<T, Shape>& shared,
+                                            const Rows<T>& o, const Rows<float>& lse) {
   constexpr int kKeys = Shape::kKeys, n = Shape::kN;
-  const WarpRows mine(w.p, w.tile, 16);
+  const WarpRows mine(p, w.tile, 16);
+  const int consumer = mine.from / 64;
   const Panels<T, Shape::kRows> queries{shared.q};
   Sums<1, Shape::kDvN> sums;
   clear<1, Shape::kDvN>(sums);
@@ -114,63 +142,63 @@ __device__ __forceinline__ void attend_tiles(const Work<T>& w, SharedTiles<T, Sh
   Sums<1, n> scores;
   Packed<n> weights;
   RowFactors<1> rescale;
-  const auto start_scores = [&](int stage) {
-    start_product_of_rows<T, Shape::kDk, n>(scores, queries, mine.from / 64 * 64, Panels<T, kKeys>{shared.k[stage]});
+  const auto wait_for = [&](int barrier, int number) {
+    barrier_sync(barrier + number % 2 * 2 + consumer, 2 * kWarpgroupThreads);
+  };
+  const auto used = [&](int barrier, int number) { barrier_arrive(barrier + number % 2, Shape::kThreads); };
+  const auto start_scores = [&] {
+    start_product_of_rows<T, Shape::kDk, n>(scores, queries, consumer * 64, Panels<T, kKeys>{shared.k[step % 2]});
     wgmma_commit();
   };
-  const auto start_outputs = [&](int stage) {
-    start_product<T, n, Shape::kDvN>(sums, weights, Panels<T, kKeys>{shared.v[stage]});
+  const auto start_outputs = [&](int number) {
+    start_product<T, n, Shape::kDvN>(sums, weights, Panels<T, kKeys>{shared.v[number % 2]});
     wgmma_commit();
   };
   const auto weigh = [&](int key) {
     mine.template for_each_unseen<1, n>(key, [&](int, int j, int number) { scores[0][j][number] = -INFINITY; });
-    softmax.template weigh<n>(scores, w.p.scale * query_tiles::kLog2E, rescale);
-  };
-  // the producers wait for the tile after next alone
-  const auto used = [&](int key, int barrier) {
-    if (key + 2 * kKeys < w.seen.end) barrier_arrive(barrier, Shape::kThreads);
+    softmax.template weigh<n>(scores, p.scale * query_tiles::kLog2E, rescale);
   };
 
   if (w.first_key < w.seen.end) {
-    barrier_sync(kKeysAreThere, Shape::kThreads);
+    wait_for(kKeysAreThere, step);
     wgmma_fence(scores[0]);
-    start_scores(0);
+    start_scores();
     wgmma_wait<0>(scores[0]);
-    used(w.first_key, kKeysAreUsed);
+    used(kKeysAreUsed, step);
     weigh(w.first_key);
     pack_rows<T, n>(weights, scores);
     // the warpgroups start their products in turns: the softmax of one then runs beside the products of the other
-    const int turn = kTurn + mine.from / 64, other_turn = 2 * kTurn + 1 - turn;
-    if (turn != kTurn) barrier_arrive(kTurn, Shape::kConsumers);
-    int stage = 1;
-    for (int key = w.first_key + kKeys; key < w.seen.end; key += kKeys, stage ^= 1) {
-      const int before = stage ^ 1;
-      barrier_sync(kKeysAreThere + stage, Shape::kThreads);
-      barrier_sync(kValuesAreThere + before, Shape::kThreads);
+    const int turn = kTurn + consumer, other_turn = kTurn + 1 - consumer;
+    if (consumer == 1) barrier_arrive(other_turn, Shape::kConsumers);
+    ++step;
+    for (int key = w.first_key + kKeys; key < w.seen.end; key += kKeys, ++step) {
+      wait_for(kKeysAreThere, step);
+      wait_for(kValuesAreThere, step - 1);
       barrier_sync(turn, Shape::kConsumers);
       wgmma_fence(scores[0], sums[0], weights);
-      start_scores(stage);
-      start_outputs(before);
+      start_scores();
+      start_outputs(step - 1);
       barrier_arrive(other_turn, Shape::kConsumers);
       wgmma_wait<1>(scores[0]);
-      used(key, kKeysAreUsed + stage);
+      used(kKeysAreUsed, step);
       weigh(key);
       finish_not_negative(softmax.sum[0][0] + softmax.sum[0][1]);
       wgmma_wait<0>(sums[0], weights);
-      used(key - kKeys, kValuesAreUsed + before);
+      used(kValuesAreUsed, step - 1);
       query_tiles::multiply_rows<1, Shape::kDvN>(sums, rescale);
       pack_rows<T, n>(weights, scores);
     }
-    if (turn == kTurn) barrier_sync(kTurn, Shape::kConsumers);
-    barrier_sync(kValuesAreThere + (stage ^ 1), Shape::kThreads);
+    if (consumer == 0) barrier_sync(turn, Shape::kConsumers);
+    wait_for(kValuesAreThere, step - 1);
     wgmma_fence(sums[0], weights);
-    start_outputs(stage ^ 1);
+    start_outputs(step - 1);
     wgmma_wait<0>(sums[0], weights);
+    used(kValuesAreUsed, step - 1);
   }
 
   float row_lse[1][2];
   softmax.template finish<Shape::kDvN>(sums, row_lse);
-  query_tiles::store_rows<T, 1, Shape::kDvN>(sums, w.p.dv, 1, [&](int i, int half) { return mine.at(o, i, half); });
+  query_tiles::store_rows<T, 1, Shape::kDvN>(sums, p.dv, 1, [&](int i, int half) { return mine.at(o, i, half); });
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float* to = mine.at(lse, 0, half);
@@ -183,15 +211,13 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     attend_row_tiles(Problem p, Tiles tiles, Rows<const T> q, Rows<const T> k, Rows<const T> v, Rows<T> o,
                      Rows<float> lse) {
   auto& shared = *dynamic_shared<SharedTiles<T, Shape>>();
-  const RowTile tile = query_tiles::row_tile<Shape::kRows>(p, tiles, block_index().x);
-  const KeyRange seen = tile.seen(p);
-  const Work<T> work{p, tile, seen, seen.first / Shape::kKeys * Shape::kKeys};
   if (warp_index() >= Shape::kConsumers / kWarpLanes) {
     give_registers<Shape::kProducerRegisters>();
-    if (work.first_key < seen.end) copy_tiles<T, Shape>(work, shared, q, k, v);
+    copy_tiles<T, Shape>(p, tiles, shared, q, k, v);
   } else {
     take_registers<Shape::kConsumerRegisters>();
-    attend_tiles<T, Shape>(work, shared, o, lse);
+    int step = 0;
+    for_each_work<Shape>(p, tiles, [&](const Work& w) { attend_tile<T, Shape>(p, w, step, shared, o, lse); });
   }
 }
 
@@ -203,9 +229,9 @@ void attend(const Problem& p, const Tiles& row_tiles, Rows<const T> q, Rows<cons
   if (row_tiles.count == 0) return;
   with_features(p.dk, p.dv, [&]<class Features>(Features) {
     using Shape = Shape<Features>;
-    launch(attend_row_tiles<T, Shape>,
-           {{row_tiles.count * p.kv_heads}, {Shape::kThreads}, sizeof(SharedTiles<T, Shape>)}, stream, p, row_tiles, q,
-           k, v, o, lse);
+    const int thread_blocks = std::min(row_tiles.count * p.kv_heads, multiprocessors());
+    launch(attend_row_tiles<T, Shape>, {{thread_blocks}, {Shape::kThreads}, sizeof(SharedTiles<T, Shape>)}, stream, p,
+           row_tiles, q, k, v, o, lse);
   });
 }
 
