@@ -20,14 +20,13 @@
 #include "cuda/query_tiles/tiles.cuh"
 #include "cuda/warpgroup_tiles/panels.cuh"
 #include "cuda/warpgroup_tiles/problem.hpp"
+#include "cuda/warpgroup_tiles/ring.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
 using query_tiles::copy_rows;
-using query_tiles::KeyRange;
 using query_tiles::RowFactors;
 using query_tiles::rows_from;
-using query_tiles::RowTile;
 using query_tiles::RunningSoftmax;
 using query_tiles::WarpRows;
 
@@ -36,8 +35,6 @@ namespace {
 /// How a thread block works on rows of so many features.
 template <class Features>
 struct Shape : Features {
-  static constexpr int kConsumers = 2 * kWarpgroupThreads, kThreads = kConsumers + kWarpgroupThreads;
-  static constexpr int kConsumerRegisters = 232, kProducerRegisters = 40;  // of a thread
   static constexpr int kRows = kForwardRows, kKeys = 128;
   static constexpr int kN = kKeys / 16, kDvN = Features::kDv / 16;  // in 16
 };
@@ -49,82 +46,45 @@ struct SharedTiles {
   T k[2][Shape::kKeys * Shape::kDk], v[2][Shape::kKeys * Shape::kDv];
 };
 
-/// Named barriers: for every stage and consuming warpgroup, what the producers have copied; for every stage, what both
-/// have used; for every consuming warpgroup, that it is its turn.
-enum Barrier { kKeysAreThere = 1, kValuesAreThere = 5, kKeysAreUsed = 9, kValuesAreUsed = 11, kTurn = 13 };
+using KeyRing = Ring<2, 1>;
+using ValueRing = Ring<2, KeyRing::end_barrier>;
+constexpr int kTurn = ValueRing::end_barrier;  // barriers: for each consumer, that it is its turn
 
-/// A tile of rows, the keys that some of them see, and the first of their first tile of keys.
-struct Work {
-  RowTile tile;
-  KeyRange seen;
-  int first_key;
-};
-
-/// Calls use(work) for the tiles of rows that are the thread block's.
-template <class Shape, class Use>
-__device__ __forceinline__ void for_each_work(const Problem& p, const Tiles& tiles, const Use& use) {
-  for (int number = block_index().x; number < tiles.count * p.kv_heads; number += grid_size().x) {
-    const RowTile tile = query_tiles::row_tile<Shape::kRows>(p, tiles, number);
-    const KeyRange seen = tile.seen(p);
-    use(Work{tile, seen, seen.first / Shape::kKeys * Shape::kKeys});
-  }
-}
-
-/// The producers' part: of every tile of rows q, and keys and values tile by tile, the values one tile behind. Tiles of
-/// keys are counted over all tiles of rows.
+/// The producers' part: of every tile of rows q, and keys and values tile by tile, the values one tile behind.
 template <class T, class Shape>
 __device__ __forceinline__ void copy_tiles(const Problem& p, const Tiles& tiles, SharedTiles<T, Shape>& shared,
                                            const Rows<const T>& q, const Rows<const T>& k, const Rows<const T>& v) {
   constexpr int kKeys = Shape::kKeys;
-  int copied_keys = 0, copied_values = 0, used_keys = 0, used_values = 0;  // tiles of keys
-  int last = 0;  // the barrier of what was copied last and not yet said to be there
-  const auto say_last = [&] {
-    fence_async_proxy();
-    for (int consumer = 0; consumer < 2; ++consumer) barrier_arrive(last + consumer, 2 * kWarpgroupThreads);
-    last = 0;
-  };
-  const auto copied = [&](int barrier) {
-    cp_async_commit();
-    cp_async_wait<1>();
-    if (last != 0) say_last();
-    last = barrier;
-  };
-  const auto wait_for_use = [&](int& used, int wanted, int barrier) {
-    for (; used < wanted; ++used) barrier_sync(barrier + used % 2, Shape::kThreads);
-  };
-  for_each_work<Shape>(p, tiles, [&](const Work& w) {
+  KeyRing keys;
+  ValueRing values;
+  Announcement announcement;
+  for_each_work<Shape::kRows, kKeys>(p, tiles, [&](const Work& w) {
+    if (!w.has_keys()) return;
     const auto rows_at = [&](const Rows<const T>& rows, int key) {
       return rows_from(rows, w.tile.sequence, w.tile.kv_head, key);
     };
-    if (w.first_key >= w.seen.end) return;
     for (int key = w.first_key; key < w.seen.end + kKeys; key += kKeys) {
       if (key < w.seen.end) {
-        const int stage = copied_keys % 2;
-        wait_for_use(used_keys, copied_keys - 1, kKeysAreUsed);
-        copy_rows<kWarpgroupThreads, kKeys, Shape::kDk>(Panels<T, kKeys>{shared.k[stage]}, p.dk, rows_at(k, key));
-        if (key == w.first_key) {  // q takes the place of rows that all their keys have been multiplied with
-          if (last != 0) cp_async_wait<0>(), say_last();
-          wait_for_use(used_keys, copied_keys, kKeysAreUsed);
+        const Panels<T, kKeys> to{shared.k[keys.next_stage()]};
+        copy_rows<kWarpgroupThreads, kKeys, Shape::kDk>(to, p.dk, rows_at(k, key));
+        if (key == w.first_key) {  // q takes the place of rows that were multiplied with all their keys
+          announcement.pause();
+          keys.wait_for_use(keys.copied);
           copy_rows<kWarpgroupThreads, Shape::kRows, Shape::kDk>(Panels<T, Shape::kRows>{shared.q}, p.dk,
                                                                  [&](int row) { return w.tile.at(p, q, row); });
         }
-        ++copied_keys;
-        copied(kKeysAreThere + 2 * stage);
+        announcement.add(keys);
       }
       if (key > w.first_key) {
-        const int stage = copied_values % 2;
-        wait_for_use(used_values, copied_values - 1, kValuesAreUsed);
-        copy_rows<kWarpgroupThreads, kKeys, Shape::kDv>(Panels<T, kKeys>{shared.v[stage]}, p.dv,
-                                                        rows_at(v, key - kKeys));
-        ++copied_values;
-        copied(kValuesAreThere + 2 * stage);
+        const Panels<T, kKeys> to{shared.v[values.next_stage()]};
+        copy_rows<kWarpgroupThreads, kKeys, Shape::kDv>(to, p.dv, rows_at(v, key - kKeys));
+        announcement.add(values);
       }
     }
   });
-  cp_async_wait_all();
-  if (last != 0) say_last();
-  wait_for_use(used_keys, copied_keys, kKeysAreUsed);
-  wait_for_use(used_values, copied_values, kValuesAreUsed);
+  announcement.pause();
+  keys.wait_for_use(keys.copied);
+  values.wait_for_use(values.copied);
 }
 
 /// The consumers' part: o and lse of a warp's rows. `step`: tiles of keys that came before.
@@ -142,10 +102,6 @@ __device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int
   Sums<1, n> scores;
   Packed<n> weights;
   RowFactors<1> rescale;
-  const auto wait_for = [&](int barrier, int number) {
-    barrier_sync(barrier + number % 2 * 2 + consumer, 2 * kWarpgroupThreads);
-  };
-  const auto used = [&](int barrier, int number) { barrier_arrive(barrier + number % 2, Shape::kThreads); };
   const auto start_scores = [&] {
     start_product_of_rows<T, Shape::kDk, n>(scores, queries, consumer * 64, Panels<T, kKeys>{shared.k[step % 2]});
     wgmma_commit();
@@ -159,41 +115,41 @@ __device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int
     softmax.template weigh<n>(scores, p.scale * query_tiles::kLog2E, rescale);
   };
 
-  if (w.first_key < w.seen.end) {
-    wait_for(kKeysAreThere, step);
+  if (w.has_keys()) {
+    KeyRing::wait(step, consumer);
     wgmma_fence(scores[0]);
     start_scores();
     wgmma_wait<0>(scores[0]);
-    used(kKeysAreUsed, step);
+    KeyRing::release(step);
     weigh(w.first_key);
     pack_rows<T, n>(weights, scores);
     // the warpgroups start their products in turns: the softmax of one then runs beside the products of the other
     const int turn = kTurn + consumer, other_turn = kTurn + 1 - consumer;
-    if (consumer == 1) barrier_arrive(other_turn, Shape::kConsumers);
+    if (consumer == 1) barrier_arrive(other_turn, kConsumers);
     ++step;
     for (int key = w.first_key + kKeys; key < w.seen.end; key += kKeys, ++step) {
-      wait_for(kKeysAreThere, step);
-      wait_for(kValuesAreThere, step - 1);
-      barrier_sync(turn, Shape::kConsumers);
+      KeyRing::wait(step, consumer);
+      ValueRing::wait(step - 1, consumer);
+      barrier_sync(turn, kConsumers);
       wgmma_fence(scores[0], sums[0], weights);
       start_scores();
       start_outputs(step - 1);
-      barrier_arrive(other_turn, Shape::kConsumers);
+      barrier_arrive(other_turn, kConsumers);
       wgmma_wait<1>(scores[0]);
-      used(kKeysAreUsed, step);
+      KeyRing::release(step);
       weigh(key);
       finish_not_negative(softmax.sum[0][0] + softmax.sum[0][1]);
       wgmma_wait<0>(sums[0], weights);
-      used(kValuesAreUsed, step - 1);
+      ValueRing::release(step - 1);
       query_tiles::multiply_rows<1, Shape::kDvN>(sums, rescale);
       pack_rows<T, n>(weights, scores);
     }
-    if (consumer == 0) barrier_sync(turn, Shape::kConsumers);
-    wait_for(kValuesAreThere, step - 1);
+    if (consumer == 0) barrier_sync(turn, kConsumers);
+    ValueRing::wait(step - 1, consumer);
     wgmma_fence(sums[0], weights);
     start_outputs(step - 1);
     wgmma_wait<0>(sums[0], weights);
-    used(kValuesAreUsed, step - 1);
+    ValueRing::release(step - 1);
   }
 
   float row_lse[1][2];
@@ -207,17 +163,18 @@ __device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int
 }
 
 template <class T, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(kRingThreads, 1)
     attend_row_tiles(Problem p, Tiles tiles, Rows<const T> q, Rows<const T> k, Rows<const T> v, Rows<T> o,
                      Rows<float> lse) {
   auto& shared = *dynamic_shared<SharedTiles<T, Shape>>();
-  if (warp_index() >= Shape::kConsumers / kWarpLanes) {
-    give_registers<Shape::kProducerRegisters>();
+  if (warp_index() >= kConsumers / kWarpLanes) {
+    give_registers<kProducerRegisters>();
     copy_tiles<T, Shape>(p, tiles, shared, q, k, v);
   } else {
-    take_registers<Shape::kConsumerRegisters>();
+    take_registers<kConsumerRegisters>();
     int step = 0;
-    for_each_work<Shape>(p, tiles, [&](const Work& w) { attend_tile<T, Shape>(p, w, step, shared, o, lse); });
+    for_each_work<Shape::kRows, Shape::kKeys>(
+        p, tiles, [&](const Work& w) { attend_tile<T, Shape>(p, w, step, shared, o, lse); });
   }
 }
 
@@ -230,7 +187,7 @@ void attend(const Problem& p, const Tiles& row_tiles, Rows<const T> q, Rows<cons
   with_features(p.dk, p.dv, [&]<class Features>(Features) {
     using Shape = Shape<Features>;
     const int thread_blocks = std::min(row_tiles.count * p.kv_heads, multiprocessors());
-    launch(attend_row_tiles<T, Shape>, {{thread_blocks}, {Shape::kThreads}, sizeof(SharedTiles<T, Shape>)}, stream, p,
+    launch(attend_row_tiles<T, Shape>, {{thread_blocks}, {kRingThreads}, sizeof(SharedTiles<T, Shape>)}, stream, p,
            row_tiles, q, k, v, o, lse);
   });
 }
