@@ -156,6 +156,22 @@ __device__ __forceinline__ void copy_rows(const Shared& to, int filled, const Ro
   }
 }
 
+/// The same for rows that follow one another `stride` numbers apart, of which the first `count` are there.
+template <int threads, int rows, int features, class Shared, class T>
+__device__ __forceinline__ void copy_run(const Shared& to, int filled, const T* first, std::int64_t stride, int count) {
+  constexpr int kRowsAtOnce = threads / 8;
+  static_assert(rows % kRowsAtOnce == 0);
+  const int thread = thread_number() % threads;
+  const T* from = first + thread / 8 * stride + thread % 8 * 8;
+#pragma unroll 4
+  for (int n = 0; n < rows; n += kRowsAtOnce, from += kRowsAtOnce * stride) {
+    const int row = n + thread / 8, there = row < count ? filled - thread % 8 * 8 : 0;
+#pragma unroll
+    for (int column = 0; column < features; column += 64)
+      cp_async<16>(to.chunk(row, column / 8 + thread % 8), from + column, column < there ? 16 : 0);
+  }
+}
+
 /// Where keys [first, ...) of a sequence are, for copy_rows.
 template <class T>
 __device__ __forceinline__ auto rows_from(const Rows<const T>& keys, const Sequence& s, int kv_head,

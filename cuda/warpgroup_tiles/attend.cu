@@ -26,7 +26,6 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
 using query_tiles::copy_rows;
 using query_tiles::RowFactors;
-using query_tiles::rows_from;
 using query_tiles::RunningSoftmax;
 using query_tiles::WarpRows;
 
@@ -44,11 +43,13 @@ template <class T, class Shape>
 struct SharedTiles {
   T q[Shape::kRows * Shape::kDk];
   T k[2][Shape::kKeys * Shape::kDk], v[2][Shape::kKeys * Shape::kDv];
+  Taken<Shape::kRows, Shape::kKeys> taken;
 };
 
 using KeyRing = Ring<2, 1>;
 using ValueRing = Ring<2, KeyRing::end_barrier>;
-constexpr int kTurn = ValueRing::end_barrier;  // barriers: for each consumer, that it is its turn
+/// Barriers: for each consumer, that it is its turn; the producers'.
+constexpr int kTurn = ValueRing::end_barrier, kTaken = kTurn + 2;
 
 /// The producers' part: of every tile of rows q, and keys and values tile by tile, the values one tile behind.
 template <class T, class Shape>
@@ -58,15 +59,10 @@ __device__ __forceinline__ void copy_tiles(const Problem& p, const Tiles& tiles,
   KeyRing keys;
   ValueRing values;
   Announcement announcement;
-  for_each_work<Shape::kRows, kKeys>(p, tiles, [&](const Work& w) {
-    if (!w.has_keys()) return;
-    const auto rows_at = [&](const Rows<const T>& rows, int key) {
-      return rows_from(rows, w.tile.sequence, w.tile.kv_head, key);
-    };
-    for (int key = w.first_key; key < w.seen.end + kKeys; key += kKeys) {
-      if (key < w.seen.end) {
-        const Panels<T, kKeys> to{shared.k[keys.next_stage()]};
-        copy_rows<kWarpgroupThreads, kKeys, Shape::kDk>(to, p.dk, rows_at(k, key));
+  shared.taken.for_each(p, tiles, kTaken, [&](const Work& w, int) {
+    for (int key = w.first_key; key < w.end_key + kKeys; key += kKeys) {
+      if (key < w.end_key) {
+        copy_keys<kKeys, Shape::kDk>(shared.k[keys.next_stage()], k, w.tile, key, p.dk);
         if (key == w.first_key) {  // q takes the place of rows that were multiplied with all their keys
           announcement.pause();
           keys.wait_for_use(keys.copied);
@@ -76,20 +72,20 @@ __device__ __forceinline__ void copy_tiles(const Problem& p, const Tiles& tiles,
         announcement.add(keys);
       }
       if (key > w.first_key) {
-        const Panels<T, kKeys> to{shared.v[values.next_stage()]};
-        copy_rows<kWarpgroupThreads, kKeys, Shape::kDv>(to, p.dv, rows_at(v, key - kKeys));
+        copy_keys<kKeys, Shape::kDv>(shared.v[values.next_stage()], v, w.tile, key - kKeys, p.dv);
         announcement.add(values);
       }
     }
   });
+  announcement.add(keys);
   announcement.pause();
   keys.wait_for_use(keys.copied);
   values.wait_for_use(values.copied);
 }
 
-/// The consumers' part: o and lse of a warp's rows. `step`: tiles of keys that came before.
+/// The consumers' part: o and lse of a warp's rows, from the stage of the first keys on, which are there.
 template <class T, class Shape>
-__device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int& step, SharedTiles<T, Shape>& shared,
+__device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int& stage, SharedTiles<T, Shape>& shared,
                                             const Rows<T>& o, const Rows<float>& lse) {
   constexpr int kKeys = Shape::kKeys, n = Shape::kN;
   const WarpRows mine(p, w.tile, 16);
@@ -103,11 +99,11 @@ __device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int
   Packed<n> weights;
   RowFactors<1> rescale;
   const auto start_scores = [&] {
-    start_product_of_rows<T, Shape::kDk, n>(scores, queries, consumer * 64, Panels<T, kKeys>{shared.k[step % 2]});
+    start_product_of_rows<T, Shape::kDk, n>(scores, queries, consumer * 64, Panels<T, kKeys>{shared.k[stage]});
     wgmma_commit();
   };
-  const auto start_outputs = [&](int number) {
-    start_product<T, n, Shape::kDvN>(sums, weights, Panels<T, kKeys>{shared.v[number % 2]});
+  const auto start_outputs = [&] {  // of the keys before
+    start_product<T, n, Shape::kDvN>(sums, weights, Panels<T, kKeys>{shared.v[stage ^ 1]});
     wgmma_commit();
   };
   const auto weigh = [&](int key) {
@@ -115,42 +111,39 @@ __device__ __forceinline__ void attend_tile(const Problem& p, const Work& w, int
     softmax.template weigh<n>(scores, p.scale * query_tiles::kLog2E, rescale);
   };
 
-  if (w.has_keys()) {
-    KeyRing::wait(step, consumer);
-    wgmma_fence(scores[0]);
+  wgmma_fence(scores[0]);
+  start_scores();
+  wgmma_wait<0>(scores[0]);
+  KeyRing::release(stage);
+  weigh(w.first_key);
+  pack_rows<T, n>(weights, scores);
+  // the warpgroups start their products in turns: the softmax of one then runs beside the products of the other
+  const int turn = kTurn + consumer, other_turn = kTurn + 1 - consumer;
+  if (consumer == 1) barrier_arrive(other_turn, kConsumers);
+  stage ^= 1;
+  for (int key = w.first_key + kKeys; all(key < w.end_key); key += kKeys, stage ^= 1) {
+    KeyRing::wait(stage, consumer);
+    ValueRing::wait(stage ^ 1, consumer);
+    barrier_sync(turn, kConsumers);
+    wgmma_fence(scores[0], sums[0], weights);
     start_scores();
-    wgmma_wait<0>(scores[0]);
-    KeyRing::release(step);
-    weigh(w.first_key);
-    pack_rows<T, n>(weights, scores);
-    // the warpgroups start their products in turns: the softmax of one then runs beside the products of the other
-    const int turn = kTurn + consumer, other_turn = kTurn + 1 - consumer;
-    if (consumer == 1) barrier_arrive(other_turn, kConsumers);
-    ++step;
-    for (int key = w.first_key + kKeys; key < w.seen.end; key += kKeys, ++step) {
-      KeyRing::wait(step, consumer);
-      ValueRing::wait(step - 1, consumer);
-      barrier_sync(turn, kConsumers);
-      wgmma_fence(scores[0], sums[0], weights);
-      start_scores();
-      start_outputs(step - 1);
-      barrier_arrive(other_turn, kConsumers);
-      wgmma_wait<1>(scores[0]);
-      KeyRing::release(step);
-      weigh(key);
-      finish_not_negative(softmax.sum[0][0] + softmax.sum[0][1]);
-      wgmma_wait<0>(sums[0], weights);
-      ValueRing::release(step - 1);
-      query_tiles::multiply_rows<1, Shape::kDvN>(sums, rescale);
-      pack_rows<T, n>(weights, scores);
-    }
-    if (consumer == 0) barrier_sync(turn, kConsumers);
-    ValueRing::wait(step - 1, consumer);
-    wgmma_fence(sums[0], weights);
-    start_outputs(step - 1);
+    start_outputs();
+    barrier_arrive(other_turn, kConsumers);
+    wgmma_wait<1>(scores[0]);
+    KeyRing::release(stage);
+    weigh(key);
+    finish_not_negative(softmax.sum[0][0] + softmax.sum[0][1]);
     wgmma_wait<0>(sums[0], weights);
-    ValueRing::release(step - 1);
+    ValueRing::release(stage ^ 1);
+    query_tiles::multiply_rows<1, Shape::kDvN>(sums, rescale);
+    pack_rows<T, n>(weights, scores);
   }
+  if (consumer == 0) barrier_sync(turn, kConsumers);
+  ValueRing::wait(stage ^ 1, consumer);
+  wgmma_fence(sums[0], weights);
+  start_outputs();
+  wgmma_wait<0>(sums[0], weights);
+  ValueRing::release(stage ^ 1);
 
   float row_lse[1][2];
   softmax.template finish<Shape::kDvN>(sums, row_lse);
@@ -172,9 +165,14 @@ __global__ void __launch_bounds__(kRingThreads, 1)
     copy_tiles<T, Shape>(p, tiles, shared, q, k, v);
   } else {
     take_registers<kConsumerRegisters>();
-    int step = 0;
-    for_each_work<Shape::kRows, Shape::kKeys>(
-        p, tiles, [&](const Work& w) { attend_tile<T, Shape>(p, w, step, shared, o, lse); });
+    int stage = 0;
+    for (int i = 0;; ++i, stage = shuffle(stage, 0)) {  // the same for all lanes
+      KeyRing::wait(stage, warp_index() / 4);
+      const int number = shuffle(shared.taken.numbers[i % 4], 0);
+      if (number >= shared.taken.count(p, tiles)) break;
+      attend_tile<T, Shape>(p, shared.taken.work(p, tiles, number), stage, shared, o, lse);
+    }
+    KeyRing::release(stage);
   }
 }
 

@@ -20,7 +20,6 @@ using query_tiles::KeyTile;
 using query_tiles::kLog2E;
 using query_tiles::lane_row;
 using query_tiles::RowRange;
-using query_tiles::rows_from;
 using query_tiles::RowTile;
 using query_tiles::Share;
 using query_tiles::WarpRows;
@@ -41,9 +40,11 @@ template <class T, class Shape>
 struct SharedRowTiles {
   T q[2][Shape::kRows * Shape::kDk], d_o[2][Shape::kRows * Shape::kDv];
   T k[3][Shape::kKeys * Shape::kDk], v[3][Shape::kKeys * Shape::kDv];
+  Taken<Shape::kRows, Shape::kKeys> taken;
 };
 
 using KeyRing = Ring<3, 1>;
+constexpr int kTaken = KeyRing::end_barrier;  // the producers' barrier
 
 /// The producers' part: of every tile of rows q and do, and keys with their values tile by tile.
 template <class T, class Shape>
@@ -52,20 +53,17 @@ __device__ __forceinline__ void copy_row_tiles(const Problem& p, const Tiles& ti
   constexpr int kKeys = Shape::kKeys, kRows = Shape::kRows;
   KeyRing ring;
   Announcement announcement;
-  int number = 0, first_step = 0;  // tiles of rows so far; the first step of the latest
-  for_each_work<kRows, kKeys>(p, tiles, [&](const Work& w) {
-    if (!w.has_keys()) return;
-    for (int key = w.first_key; key < w.seen.end; key += kKeys) {
+  unsigned first_step = 0;  // of the latest tile of rows
+  shared.taken.for_each(p, tiles, kTaken, [&](const Work& w, int i) {
+    for (int key = w.first_key; key < w.end_key; key += kKeys) {
       const int stage = ring.next_stage();
-      copy_rows<kWarpgroupThreads, kKeys, Shape::kDk>(Panels<T, kKeys>{shared.k[stage]}, p.dk,
-                                                      rows_from(rows.k, w.tile.sequence, w.tile.kv_head, key));
-      copy_rows<kWarpgroupThreads, kKeys, Shape::kDv>(Panels<T, kKeys>{shared.v[stage]}, p.dv,
-                                                      rows_from(rows.v, w.tile.sequence, w.tile.kv_head, key));
+      copy_keys<kKeys, Shape::kDk>(shared.k[stage], rows.k, w.tile, key, p.dk);
+      copy_keys<kKeys, Shape::kDv>(shared.v[stage], rows.v, w.tile, key, p.dv);
       if (key == w.first_key) {  // in the place of the tile of rows before the last
         announcement.pause();
         ring.wait_for_use(first_step);
         first_step = ring.copied;
-        const Panels<T, kRows> queries{shared.q[number % 2]}, d_outputs{shared.d_o[number % 2]};
+        const Panels<T, kRows> queries{shared.q[i % 2]}, d_outputs{shared.d_o[i % 2]};
         copy_rows<kWarpgroupThreads, kRows, Shape::kDk>(queries, p.dk,
                                                         [&](int row) { return w.tile.at(p, rows.q, row); });
         copy_rows<kWarpgroupThreads, kRows, Shape::kDv>(d_outputs, p.dv,
@@ -73,16 +71,16 @@ __device__ __forceinline__ void copy_row_tiles(const Problem& p, const Tiles& ti
       }
       announcement.add(ring);
     }
-    ++number;
   });
+  announcement.add(ring);
   announcement.pause();
   ring.wait_for_use(ring.copied);
 }
 
-/// The consumers' part: dq of a warp's rows, and their terms. `step`: tiles of keys that came before; `number`: tiles
-/// of rows that had any.
+/// The consumers' part: dq of a warp's rows, and their terms, from the stage of the first keys on, which are there.
+/// `i`: tiles of rows that came before.
 template <class T, class Shape>
-__device__ __forceinline__ void find_query_gradients(const Problem& p, const Work& w, int& step, int& tile,
+__device__ __forceinline__ void find_query_gradients(const Problem& p, const Work& w, int i, int& stage,
                                                      SharedRowTiles<T, Shape>& shared, const BackwardRows<T>& rows,
                                                      const Rows<RowTerms>& terms, const Rows<T>& dq) {
   constexpr int kKeys = Shape::kKeys, kRows = Shape::kRows, n = Shape::kN;
@@ -94,15 +92,16 @@ __device__ __forceinline__ void find_query_gradients(const Problem& p, const Wor
   clear<1, Shape::kDkN>(sums);
   Sums<1, n> weights, d_scores;
   Packed<n> packed;
-  const Panels<T, kRows> queries{shared.q[tile % 2]}, d_outputs{shared.d_o[tile % 2]};
+  const Panels<T, kRows> queries{shared.q[i % 2]}, d_outputs{shared.d_o[i % 2]};
+  int before = stage;
   const auto start_scores = [&] {
-    start_product_of_rows<T, Shape::kDk, n>(weights, queries, 64 * consumer, Panels<T, kKeys>{shared.k[step % 3]});
+    start_product_of_rows<T, Shape::kDk, n>(weights, queries, 64 * consumer, Panels<T, kKeys>{shared.k[stage]});
     wgmma_commit();
-    start_product_of_rows<T, Shape::kDv, n>(d_scores, d_outputs, 64 * consumer, Panels<T, kKeys>{shared.v[step % 3]});
+    start_product_of_rows<T, Shape::kDv, n>(d_scores, d_outputs, 64 * consumer, Panels<T, kKeys>{shared.v[stage]});
     wgmma_commit();
   };
-  const auto start_gradients = [&] {  // of the step before
-    start_product<T, n, Shape::kDkN>(sums, packed, Panels<T, kKeys>{shared.k[(step - 1) % 3]});
+  const auto start_gradients = [&] {  // of the keys before
+    start_product<T, n, Shape::kDkN>(sums, packed, Panels<T, kKeys>{shared.k[before]});
     wgmma_commit();
   };
   const auto weigh = [&](int key) {
@@ -115,37 +114,33 @@ __device__ __forceinline__ void find_query_gradients(const Problem& p, const Wor
     finish(d_scores[0]);
   };
 
-  if (w.has_keys()) {
-    KeyRing::wait(step, consumer);
-    wgmma_fence(weights[0], d_scores[0]);
+  wgmma_fence(weights[0], d_scores[0]);
+  start_scores();
+  wgmma_wait<1>(weights[0]);
+  weigh(w.first_key);
+  wgmma_wait<0>(d_scores[0]);
+  differentiate();
+  pack_rows<T, n>(packed, d_scores);
+  stage = KeyRing::after(stage);
+  for (int key = w.first_key + kKeys; all(key < w.end_key);
+       key += kKeys, before = stage, stage = KeyRing::after(stage)) {
+    KeyRing::wait(stage, consumer);
+    wgmma_fence(weights[0], d_scores[0], sums[0], packed);
     start_scores();
-    wgmma_wait<1>(weights[0]);
-    weigh(w.first_key);
-    wgmma_wait<0>(d_scores[0]);
-    differentiate();
-    pack_rows<T, n>(packed, d_scores);
-    ++step;
-    for (int key = w.first_key + kKeys; key < w.seen.end; key += kKeys, ++step) {
-      KeyRing::wait(step, consumer);
-      wgmma_fence(weights[0], d_scores[0], sums[0], packed);
-      start_scores();
-      start_gradients();
-      wgmma_wait<2>(weights[0]);
-      weigh(key);
-      wgmma_wait<1>(d_scores[0]);
-      differentiate();
-      wgmma_wait<0>(sums[0], packed);
-      KeyRing::release(step - 1);
-      pack_rows<T, n>(packed, d_scores);
-    }
-    wgmma_fence(sums[0], packed);
     start_gradients();
+    wgmma_wait<2>(weights[0]);
+    weigh(key);
+    wgmma_wait<1>(d_scores[0]);
+    differentiate();
     wgmma_wait<0>(sums[0], packed);
-    KeyRing::release(step - 1);
-    ++tile;
+    KeyRing::release(before);
+    pack_rows<T, n>(packed, d_scores);
   }
-  query_tiles::store_rows<T, 1, Shape::kDkN>(sums, p.dk, p.scale,
-                                             [&](int i, int half) { return mine.at(dq, i, half); });
+  wgmma_fence(sums[0], packed);
+  start_gradients();
+  wgmma_wait<0>(sums[0], packed);
+  KeyRing::release(before);
+  query_tiles::store_rows<T, 1, Shape::kDkN>(sums, p.dk, p.scale, [&](int, int half) { return mine.at(dq, 0, half); });
 }
 
 // A thread block takes tiles of rows one after the other, as in the forward. A warp owns 16 rows of q, do, dq, P and
@@ -159,9 +154,14 @@ __global__ void __launch_bounds__(kRingThreads, 1)
     copy_row_tiles<T, Shape>(p, tiles, shared, rows);
   } else {
     take_registers<kConsumerRegisters>();
-    int step = 0, tile = 0;
-    for_each_work<Shape::kRows, Shape::kKeys>(
-        p, tiles, [&](const Work& w) { find_query_gradients<T, Shape>(p, w, step, tile, shared, rows, terms, dq); });
+    int stage = 0;
+    for (int i = 0;; ++i, stage = shuffle(stage, 0)) {  // the same for all lanes
+      KeyRing::wait(stage, warp_index() / 4);
+      const int number = shuffle(shared.taken.numbers[i % 4], 0);
+      if (number >= shared.taken.count(p, tiles)) break;
+      find_query_gradients<T, Shape>(p, shared.taken.work(p, tiles, number), i, stage, shared, rows, terms, dq);
+    }
+    KeyRing::release(stage);
   }
 }
 
