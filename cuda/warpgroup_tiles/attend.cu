@@ -24,7 +24,7 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
-using query_tiles::copy_rows;
+using query_tiles::copy_tile;
 using query_tiles::RowFactors;
 using query_tiles::RunningSoftmax;
 using query_tiles::WarpRows;
@@ -66,8 +66,7 @@ __device__ __forceinline__ void copy_tiles(const Problem& p, const Tiles& tiles,
         if (key == w.first_key) {  // q takes the place of rows that were multiplied with all their keys
           announcement.pause();
           keys.wait_for_use(keys.copied);
-          copy_rows<kWarpgroupThreads, Shape::kRows, Shape::kDk>(Panels<T, Shape::kRows>{shared.q}, p.dk,
-                                                                 [&](int row) { return w.tile.at(p, q, row); });
+          copy_tile<kWarpgroupThreads, Shape::kRows, Shape::kDk>(Panels<T, Shape::kRows>{shared.q}, p.dk, p, w.tile, q);
         }
         announcement.add(keys);
       }

@@ -16,6 +16,7 @@
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
 using query_tiles::copy_rows;
+using query_tiles::copy_tile;
 using query_tiles::KeyTile;
 using query_tiles::kLog2E;
 using query_tiles::lane_row;
@@ -64,10 +65,8 @@ __device__ __forceinline__ void copy_row_tiles(const Problem& p, const Tiles& ti
         ring.wait_for_use(first_step);
         first_step = ring.copied;
         const Panels<T, kRows> queries{shared.q[i % 2]}, d_outputs{shared.d_o[i % 2]};
-        copy_rows<kWarpgroupThreads, kRows, Shape::kDk>(queries, p.dk,
-                                                        [&](int row) { return w.tile.at(p, rows.q, row); });
-        copy_rows<kWarpgroupThreads, kRows, Shape::kDv>(d_outputs, p.dv,
-                                                        [&](int row) { return w.tile.at(p, rows.d_o, row); });
+        copy_tile<kWarpgroupThreads, kRows, Shape::kDk>(queries, p.dk, p, w.tile, rows.q);
+        copy_tile<kWarpgroupThreads, kRows, Shape::kDv>(d_outputs, p.dv, p, w.tile, rows.d_o);
       }
       announcement.add(ring);
     }
@@ -214,10 +213,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   };
   const auto copy_row_tile = [&](int first, int stage) {
     const RowTile row_tile = tile_from(first);
-    copy_rows<Shape::kThreads, kRows, kDk>(Panels<T, kRows>{shared.q[stage]}, p.dk,
-                                           [&](int row) { return row_tile.at(p, rows.q, row); });
-    copy_rows<Shape::kThreads, kRows, kDv>(Panels<T, kRows>{shared.d_o[stage]}, p.dv,
-                                           [&](int row) { return row_tile.at(p, rows.d_o, row); });
+    copy_tile<Shape::kThreads, kRows, kDk>(Panels<T, kRows>{shared.q[stage]}, p.dk, p, row_tile, rows.q);
+    copy_tile<Shape::kThreads, kRows, kDv>(Panels<T, kRows>{shared.d_o[stage]}, p.dv, p, row_tile, rows.d_o);
     if (thread_number() >= kRows) return;
     const RowTerms* from = row_tile.at(p, terms, thread_number());
     cp_async<8>(shared.terms[stage] + thread_number(), from, from == nullptr ? 0 : 8);
