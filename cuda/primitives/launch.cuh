@@ -56,6 +56,18 @@ inline std::size_t most_shared_bytes() {
 #endif
 }
 
+/// Multiprocessors of the current device. Throws std::runtime_error with what CUDA says.
+inline int multiprocessors() {
+#ifdef __CUDACC__
+  int device = 0, count = 0;
+  require(cudaGetDevice(&device));
+  require(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+#else
+  return simulator::kMultiprocessors;
+#endif
+}
+
 /// Whether the current device runs what is compiled for sm_90a, products of warpgroups: compute capability 9.0.
 inline bool has_warpgroups() {
 #ifdef __CUDACC__

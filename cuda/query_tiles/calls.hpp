@@ -83,23 +83,27 @@ bool is_for_tiles(const Forward& f) {
   return has_pieces(f.q) && has_pieces(f.v);
 }
 
-/// Tiles of a call (run_offsets), and where on the device their offsets go.
+/// Tiles of a call (run_offsets), and where on the device their offsets go, followed by a 0: Tiles::taken.
 struct TileOffsets {
   std::vector<std::int64_t> host;
   std::int64_t* device = nullptr;
 
-  Tiles tiles() const { return {device, static_cast<int>(host.back())}; }
+  int count() const { return static_cast<int>(host.back()); }
+  Tiles tiles() const { return {device, count(), reinterpret_cast<int*>(device + host.size())}; }
 };
 
 /// The tiles of so many rows, in sequences of tokens that have `rows_of_token` each.
 inline TileOffsets take_tiles(Workspace& workspace, const AttnspecCall& call, const std::int64_t* tokens,
                               std::int64_t rows_of_token, std::int64_t rows) {
   return {run_offsets(tokens, call.num_sequences, rows, rows_of_token),
-          workspace.take<std::int64_t>(call.num_sequences + 1)};
+          workspace.take<std::int64_t>(call.num_sequences + 2)};
 }
 
 inline void copy_tiles(const AttnspecCall& call, const TileOffsets& to) {
-  if (!to.host.empty()) copy_offsets(call, to.device, to.host.data());
+  if (to.host.empty()) return;
+  std::vector<std::int64_t> numbers = to.host;
+  numbers.push_back(0);
+  copy_to_device(to.device, numbers.data(), numbers.size() * sizeof(std::int64_t), call.stream);
 }
 
 /// Throws std::runtime_error if rows of tokens are more than are counted in 32 bits.

@@ -61,7 +61,7 @@ Layout lay_out(const Forward& f, bool is_backward) {
     l.key_tiles = take_tiles(workspace, f.call, key_offsets(f), 1, keys);
     l.piece_offsets = row_piece_offsets(
         l.problem, keys, {f.call.q_offsets, key_offsets(f), f.call.num_sequences, is_causal(f)}, f.call.k_offsets);
-    const std::int64_t pieces = l.piece_offsets.back(), tiles = l.key_tiles.host.back();
+    const std::int64_t pieces = l.piece_offsets.back(), tiles = l.key_tiles.count();
     const std::int64_t numbers = std::int64_t{keys} * (l.problem.dk + l.problem.dv);
     l.pieces = {workspace.take<std::int64_t>(tiles + 1), static_cast<int>(pieces),
                 workspace.take<float>(pieces > tiles ? pieces * l.problem.kv_heads * numbers : 0)};

@@ -38,6 +38,7 @@ struct Problem {
 struct Tiles {
   const std::int64_t* offsets;  // [sequences + 1]
   int count;
+  int* taken;  // on the device, 0 before a launch: tiles that its thread blocks took beside their first
 };
 
 /// Rows of a forward's tile, rows of a tile of dq, and keys of a tile of dk and dv.

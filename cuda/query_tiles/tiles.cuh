@@ -156,6 +156,45 @@ __device__ __forceinline__ void copy_rows(const Shared& to, int filled, const Ro
   }
 }
 
+/// The same for rows that follow one another `stride` numbers apart, of which the first `count` are there.
+template <int threads, int rows, int features, class Shared, class T>
+__device__ __forceinline__ void copy_run(const Shared& to, int filled, const T* first, std::int64_t stride, int count) {
+  constexpr int kRowsAtOnce = threads / 8;
+  static_assert(rows % kRowsAtOnce == 0);
+  const int thread = thread_number() % threads;
+  const T* from = first + thread / 8 * stride + thread % 8 * 8;
+#pragma unroll 4
+  for (int n = 0; n < rows; n += kRowsAtOnce, from += kRowsAtOnce * stride) {
+    const int row = n + thread / 8, there = row < count ? filled - thread % 8 * 8 : 0;
+#pragma unroll
+    for (int column = 0; column < features; column += 64)
+      cp_async<16>(to.chunk(row, column / 8 + thread % 8), from + column, column < there ? 16 : 0);
+  }
+}
+
+/// The same for the rows of a tile.
+template <int threads, int rows, int features, class Shared, class T>
+__device__ __forceinline__ void copy_tile(const Shared& to, int filled, const Problem& p, const RowTile& tile,
+                                          const Rows<const T>& from) {
+  constexpr int kRowsAtOnce = threads / 8;
+  static_assert(rows % kRowsAtOnce == 0);
+  const int thread = thread_number() % threads, first = tile.begin + thread / 8;
+  const int tokens = p.by_group.of(kRowsAtOnce), heads = kRowsAtOnce - tokens * p.group;  // from a row to the next
+  const std::int64_t ahead = tokens * from.token_stride + heads * from.head_stride;
+  const std::int64_t to_next_token = from.token_stride - p.group * from.head_stride;
+  int head = first - p.by_group.of(first) * p.group;
+  const T* at = from.at(tile.sequence.q_begin + p.by_group.of(first), tile.kv_head * p.group + head) + thread % 8 * 8;
+#pragma unroll 4
+  for (int n = 0; n < rows; n += kRowsAtOnce) {
+    const int row = n + thread / 8, there = row < tile.count ? filled - thread % 8 * 8 : 0;
+#pragma unroll
+    for (int column = 0; column < features; column += 64)
+      cp_async<16>(to.chunk(row, column / 8 + thread % 8), at + column, column < there ? 16 : 0);
+    head += heads, at += ahead;
+    if (head >= p.group) head -= p.group, at += to_next_token;
+  }
+}
+
 /// Where keys [first, ...) of a sequence are, for copy_rows.
 template <class T>
 __device__ __forceinline__ auto rows_from(const Rows<const T>& keys, const Sequence& s, int kv_head,

@@ -38,6 +38,9 @@ class SharedMemoryLimit {
 /// The limit of this thread's GPU.
 std::size_t most_shared_bytes();
 
+/// Multiprocessors that a kernel is told of: few, so that small cases give a thread block more than one tile.
+inline constexpr int kMultiprocessors = 3;
+
 /// Whether this thread's GPU is of compute capability 9.0.
 bool has_warpgroups();
 

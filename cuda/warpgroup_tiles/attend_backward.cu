@@ -3,22 +3,24 @@
 //   dq of each row, and its lse and delta for the keys    query_gradients
 //   dk and dv of each key, or pieces of their sums        key_gradients
 // Thread blocks of 2 warpgroups, one on a multiprocessor. Products run while the next ones are prepared.
+#include <algorithm>
+
 #include "cuda/primitives/launch.cuh"
 #include "cuda/primitives/matrix.cuh"
 #include "cuda/query_tiles/gradients.cuh"
 #include "cuda/query_tiles/tiles.cuh"
 #include "cuda/warpgroup_tiles/panels.cuh"
 #include "cuda/warpgroup_tiles/problem.hpp"
+#include "cuda/warpgroup_tiles/ring.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
 using query_tiles::copy_rows;
-using query_tiles::KeyRange;
+using query_tiles::copy_tile;
 using query_tiles::KeyTile;
 using query_tiles::kLog2E;
 using query_tiles::lane_row;
 using query_tiles::RowRange;
-using query_tiles::rows_from;
 using query_tiles::RowTile;
 using query_tiles::Share;
 using query_tiles::WarpRows;
@@ -30,61 +32,75 @@ namespace {
 /// How a thread block works on rows of so many features.
 template <class Features>
 struct RowShape : Features {
-  static constexpr int kThreads = 2 * kWarpgroupThreads;
   static constexpr int kRows = kGradientRows, kKeys = 64;
-  static constexpr int kN = kKeys / 16, kDkN = Features::kDk / 16, kDvN = Features::kDv / 16;  // in 16
+  static constexpr int kN = kKeys / 16, kDkN = Features::kDk / 16;  // in 16
 };
 
 /// Dynamic shared memory.
 template <class T, class Shape>
 struct SharedRowTiles {
-  T q[Shape::kRows * Shape::kDk], d_o[Shape::kRows * Shape::kDv];
-  T k[3][Shape::kKeys * Shape::kDk], v[2][Shape::kKeys * Shape::kDv];
+  T q[2][Shape::kRows * Shape::kDk], d_o[2][Shape::kRows * Shape::kDv];
+  T k[3][Shape::kKeys * Shape::kDk], v[3][Shape::kKeys * Shape::kDv];
+  Taken<Shape::kRows, Shape::kKeys> taken;
 };
 
-// A thread block owns a tile of rows, as in the forward. A warp owns 16 rows of q, do, dq, P and dS, in registers.
-// Shared memory: SharedRowTiles, 144 KB for 128 features.
+using KeyRing = Ring<3, 1>;
+constexpr int kTaken = KeyRing::end_barrier;  // the producers' barrier
+
+/// The producers' part: of every tile of rows q and do, and keys with their values tile by tile.
 template <class T, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
-    query_gradients(Problem p, Tiles tiles, BackwardRows<T> rows, Rows<RowTerms> terms, Rows<T> dq) {
-  constexpr int kDk = Shape::kDk, kDv = Shape::kDv, kKeys = Shape::kKeys, n = Shape::kN;
-  auto& shared = *dynamic_shared<SharedRowTiles<T, Shape>>();
+__device__ __forceinline__ void copy_row_tiles(const Problem& p, const Tiles& tiles, SharedRowTiles<T, Shape>& shared,
+                                               const BackwardRows<T>& rows) {
+  constexpr int kKeys = Shape::kKeys, kRows = Shape::kRows;
+  KeyRing ring;
+  Announcement announcement;
+  unsigned first_step = 0;  // of the latest tile of rows
+  shared.taken.for_each(p, tiles, kTaken, [&](const Work& w, int i) {
+    for (int key = w.first_key; key < w.end_key; key += kKeys) {
+      const int stage = ring.next_stage();
+      copy_keys<kKeys, Shape::kDk>(shared.k[stage], rows.k, w.tile, key, p.dk);
+      copy_keys<kKeys, Shape::kDv>(shared.v[stage], rows.v, w.tile, key, p.dv);
+      if (key == w.first_key) {  // in the place of the tile of rows before the last
+        announcement.pause();
+        ring.wait_for_use(first_step);
+        first_step = ring.copied;
+        const Panels<T, kRows> queries{shared.q[i % 2]}, d_outputs{shared.d_o[i % 2]};
+        copy_tile<kWarpgroupThreads, kRows, Shape::kDk>(queries, p.dk, p, w.tile, rows.q);
+        copy_tile<kWarpgroupThreads, kRows, Shape::kDv>(d_outputs, p.dv, p, w.tile, rows.d_o);
+      }
+      announcement.add(ring);
+    }
+  });
+  announcement.add(ring);
+  announcement.pause();
+  ring.wait_for_use(ring.copied);
+}
 
-  // phase 1 - what the thread block and the warp own
-  const RowTile tile = query_tiles::row_tile<Shape::kRows>(p, tiles, block_index().x);
-  const WarpRows mine(p, tile, 16);
-  const Panels<T, Shape::kRows> queries{shared.q}, d_outputs{shared.d_o};
-  copy_rows<Shape::kThreads, Shape::kRows, kDk>(queries, p.dk, [&](int row) { return tile.at(p, rows.q, row); });
-  copy_rows<Shape::kThreads, Shape::kRows, kDv>(d_outputs, p.dv, [&](int row) { return tile.at(p, rows.d_o, row); });
-
-  // phase 2 - lse and delta of its rows
+/// The consumers' part: dq of a warp's rows, and their terms, from the stage of the first keys on, which are there.
+/// `i`: tiles of rows that came before.
+template <class T, class Shape>
+__device__ __forceinline__ void find_query_gradients(const Problem& p, const Work& w, int i, int& stage,
+                                                     SharedRowTiles<T, Shape>& shared, const BackwardRows<T>& rows,
+                                                     const Rows<RowTerms>& terms, const Rows<T>& dq) {
+  constexpr int kKeys = Shape::kKeys, kRows = Shape::kRows, n = Shape::kN;
+  const WarpRows mine(p, w.tile, 16);
+  const int consumer = mine.from / 64;
   RowTerms own[1][2];
   query_tiles::find_terms<1>(mine, rows, terms, own);
-
-  // phase 3 - the keys that they see
-  const KeyRange seen = tile.seen(p);
-  const int first_key = seen.first / kKeys * kKeys;
-  const auto copy_keys = [&](int key, int k_stage, int v_stage) {
-    copy_rows<Shape::kThreads, kKeys, kDk>(Panels<T, kKeys>{shared.k[k_stage]}, p.dk,
-                                           rows_from(rows.k, tile.sequence, tile.kv_head, key));
-    copy_rows<Shape::kThreads, kKeys, kDv>(Panels<T, kKeys>{shared.v[v_stage]}, p.dv,
-                                           rows_from(rows.v, tile.sequence, tile.kv_head, key));
-  };
   Sums<1, Shape::kDkN> sums;
   clear<1, Shape::kDkN>(sums);
   Sums<1, n> weights, d_scores;
   Packed<n> packed;
-  Packed<Shape::kDkN> q;
-  Packed<Shape::kDvN> d_o;
-  int k_stage = 0, v_stage = 0;
+  const Panels<T, kRows> queries{shared.q[i % 2]}, d_outputs{shared.d_o[i % 2]};
+  int before = stage;
   const auto start_scores = [&] {
-    start_product_of_rows<T, Shape::kDkN, n>(weights, q, Panels<T, kKeys>{shared.k[k_stage]});
+    start_product_of_rows<T, Shape::kDk, n>(weights, queries, 64 * consumer, Panels<T, kKeys>{shared.k[stage]});
     wgmma_commit();
-    start_product_of_rows<T, Shape::kDvN, n>(d_scores, d_o, Panels<T, kKeys>{shared.v[v_stage]});
+    start_product_of_rows<T, Shape::kDv, n>(d_scores, d_outputs, 64 * consumer, Panels<T, kKeys>{shared.v[stage]});
     wgmma_commit();
   };
-  const auto start_gradients = [&](int stage) {
-    start_product<T, n, Shape::kDkN>(sums, packed, Panels<T, kKeys>{shared.k[stage]});
+  const auto start_gradients = [&] {  // of the keys before
+    start_product<T, n, Shape::kDkN>(sums, packed, Panels<T, kKeys>{shared.k[before]});
     wgmma_commit();
   };
   const auto weigh = [&](int key) {
@@ -97,43 +113,55 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     finish(d_scores[0]);
   };
 
-  if (first_key < seen.end) {
-    copy_keys(first_key, 0, 0);
-    publish_copies();
-    load_rows<T>(q, queries, mine.from);
-    load_rows<T>(d_o, d_outputs, mine.from);
-    wgmma_fence(weights[0], d_scores[0], q, d_o);
+  wgmma_fence(weights[0], d_scores[0]);
+  start_scores();
+  wgmma_wait<1>(weights[0]);
+  weigh(w.first_key);
+  wgmma_wait<0>(d_scores[0]);
+  differentiate();
+  pack_rows<T, n>(packed, d_scores);
+  stage = KeyRing::after(stage);
+  for (int key = w.first_key + kKeys; all(key < w.end_key);
+       key += kKeys, before = stage, stage = KeyRing::after(stage)) {
+    KeyRing::wait(stage, consumer);
+    wgmma_fence(weights[0], d_scores[0], sums[0], packed);
     start_scores();
-    if (first_key + kKeys < seen.end) copy_keys(first_key + kKeys, 1, 1);
-    wgmma_wait<1>(weights[0]);
-    weigh(first_key);
-    wgmma_wait<0>(d_scores[0]);
+    start_gradients();
+    wgmma_wait<2>(weights[0]);
+    weigh(key);
+    wgmma_wait<1>(d_scores[0]);
     differentiate();
-    pack_rows<T, n>(packed, d_scores);
-    for (int key = first_key + kKeys; key < seen.end; key += kKeys) {
-      const int before = k_stage, next = before == 0 ? 2 : before - 1;
-      k_stage = before == 2 ? 0 : before + 1, v_stage ^= 1;
-      publish_copies();
-      wgmma_fence(weights[0], d_scores[0], sums[0], packed, q, d_o);
-      start_scores();
-      start_gradients(before);
-      if (key + kKeys < seen.end) copy_keys(key + kKeys, next, v_stage ^ 1);
-      wgmma_wait<2>(weights[0]);
-      weigh(key);
-      wgmma_wait<1>(d_scores[0]);
-      differentiate();
-      wgmma_wait<0>(sums[0], packed);
-      pack_rows<T, n>(packed, d_scores);
-    }
-    wgmma_fence(sums[0], packed);
-    start_gradients(k_stage);
     wgmma_wait<0>(sums[0], packed);
+    KeyRing::release(before);
+    pack_rows<T, n>(packed, d_scores);
   }
-  cp_async_wait_all();
+  wgmma_fence(sums[0], packed);
+  start_gradients();
+  wgmma_wait<0>(sums[0], packed);
+  KeyRing::release(before);
+  query_tiles::store_rows<T, 1, Shape::kDkN>(sums, p.dk, p.scale, [&](int, int half) { return mine.at(dq, 0, half); });
+}
 
-  // phase 4 - dq
-  query_tiles::store_rows<T, 1, Shape::kDkN>(sums, p.dk, p.scale,
-                                             [&](int i, int half) { return mine.at(dq, i, half); });
+// A thread block takes tiles of rows one after the other, as in the forward. A warp owns 16 rows of q, do, dq, P and
+// dS, in registers. Shared memory: SharedRowTiles, 160 KB for 128 features.
+template <class T, class Shape>
+__global__ void __launch_bounds__(kRingThreads, 1)
+    query_gradients(Problem p, Tiles tiles, BackwardRows<T> rows, Rows<RowTerms> terms, Rows<T> dq) {
+  auto& shared = *dynamic_shared<SharedRowTiles<T, Shape>>();
+  if (warp_index() >= kConsumers / kWarpLanes) {
+    give_registers<kProducerRegisters>();
+    copy_row_tiles<T, Shape>(p, tiles, shared, rows);
+  } else {
+    take_registers<kConsumerRegisters>();
+    int stage = 0;
+    for (int i = 0;; ++i, stage = shuffle(stage, 0)) {  // the same for all lanes
+      KeyRing::wait(stage, warp_index() / 4);
+      const int number = shuffle(shared.taken.numbers[i % 4], 0);
+      if (number >= shared.taken.count(p, tiles)) break;
+      find_query_gradients<T, Shape>(p, shared.taken.work(p, tiles, number), i, stage, shared, rows, terms, dq);
+    }
+    KeyRing::release(stage);
+  }
 }
 
 // ---- dk, dv ----
@@ -185,10 +213,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   };
   const auto copy_row_tile = [&](int first, int stage) {
     const RowTile row_tile = tile_from(first);
-    copy_rows<Shape::kThreads, kRows, kDk>(Panels<T, kRows>{shared.q[stage]}, p.dk,
-                                           [&](int row) { return row_tile.at(p, rows.q, row); });
-    copy_rows<Shape::kThreads, kRows, kDv>(Panels<T, kRows>{shared.d_o[stage]}, p.dv,
-                                           [&](int row) { return row_tile.at(p, rows.d_o, row); });
+    copy_tile<Shape::kThreads, kRows, kDk>(Panels<T, kRows>{shared.q[stage]}, p.dk, p, row_tile, rows.q);
+    copy_tile<Shape::kThreads, kRows, kDv>(Panels<T, kRows>{shared.d_o[stage]}, p.dv, p, row_tile, rows.d_o);
     if (thread_number() >= kRows) return;
     const RowTerms* from = row_tile.at(p, terms, thread_number());
     cp_async<8>(shared.terms[stage] + thread_number(), from, from == nullptr ? 0 : 8);
@@ -249,7 +275,8 @@ void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_
   with_gradient_features(p.dk, p.dv, [&]<class Features>(Features) {
     using OfRows = RowShape<Features>;
     using OfKeys = KeyShape<Features>;
-    const LaunchShape of_rows{{row_tiles.count * p.kv_heads}, {OfRows::kThreads}, sizeof(SharedRowTiles<T, OfRows>)};
+    const int row_blocks = std::min(row_tiles.count * p.kv_heads, multiprocessors());
+    const LaunchShape of_rows{{row_blocks}, {kRingThreads}, sizeof(SharedRowTiles<T, OfRows>)};
     const LaunchShape of_keys{{pieces.count * p.kv_heads}, {OfKeys::kThreads}, sizeof(SharedKeyTiles<T, OfKeys>)};
     if (row_tiles.count > 0)
       launch(query_gradients<T, OfRows>, of_rows, stream, p, row_tiles, rows, {terms, p.heads, 1}, dq);

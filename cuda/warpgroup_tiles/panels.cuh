@@ -41,22 +41,6 @@ __device__ __forceinline__ void pack_rows(Packed<depth>& packed, const Sums<1, d
     }
 }
 
-/// Rows [row, row + 16) of a matrix in shared memory, as they are.
-template <class T, int depth, int rows>
-__device__ __forceinline__ void load_rows(std::uint32_t (&packed)[depth][4], const Panels<T, rows>& from, int row) {
-#pragma unroll
-  for (int at = 0; at < depth; ++at)
-    ldmatrix(packed[at], from.chunk(row + lane_index() % 16, 2 * at + lane_index() / 16));
-}
-
-/// Starts sums = A B^T over 16 depth features.
-template <class T, int depth, int n>
-__device__ __forceinline__ void start_product_of_rows(Sums<1, n>& sums, const Packed<depth>& a,
-                                                      const Panels<T, 16 * n>& b) {
-#pragma unroll
-  for (int at = 0; at < depth; ++at) wgmma<T, StoredB::transposed>(sums[0], a[at], b.from(0, 16 * at), at > 0);
-}
-
 /// Starts sums = A B^T over `depth` features, A being 64 rows from `row` on.
 template <class T, int depth, int n, int a_rows>
 __device__ __forceinline__ void start_product_of_rows(Sums<1, n>& sums, const Panels<T, a_rows>& a, int row,
