@@ -20,15 +20,6 @@ namespace {
 
 // ---- The parts of a call, as calls ----
 
-/// The head of a part: that of the whole, with what is left of the workspace.
-template <class Part>
-Part part_of(const AttnspecNsa& p) {
-  Part part{};
-  part.call = p.call;
-  part.call.struct_size = sizeof part;
-  return part;
-}
-
 /// no_queries: offsets of no queries, [num_sequences + 1].
 AttnspecNsaCompress compression_of(const AttnspecNsa& p, const std::vector<std::int64_t>& no_queries,
                                    const DLTensor& tokens, const AttnspecPhi& phi, const DLTensor& rows) {

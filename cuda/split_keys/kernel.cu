@@ -152,7 +152,39 @@ std::int64_t bytes_of(std::uint32_t op, const void* params) {
   return is_for_pieces(f) ? lay_out(f).bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
 }
 
+// ---- MoBA: gathered_queries chooses the blocks, which are then attended to as selected ones ----
+
+AttnspecMobaSelect choice_of(const AttnspecMoba& p) {
+  auto part = part_of<AttnspecMobaSelect>(p);
+  part.block = p.block, part.top_k = p.top_k, part.gate = p.gate;
+  part.q = p.q, part.k = p.k, part.selection = p.selection;
+  return part;
+}
+
+AttnspecSelected attention_of(const AttnspecMoba& p) {
+  auto part = part_of<AttnspecSelected>(p);
+  part.block = p.block, part.q = p.q, part.k = p.k, part.v = p.v, part.selection = p.selection;
+  part.o = p.o, part.lse = p.lse;
+  return part;
+}
+
+const char* moba(const AttnspecMoba* p) {
+  const AttnspecMobaSelect choice = choice_of(*p);
+  const AttnspecSelected attention = attention_of(*p);
+  const char* reason = gathered_queries::kernel().moba_select(&choice);
+  return reason != nullptr ? reason : forward<&AttnspecKernel::selected>(&attention);
+}
+
+/// Bytes that both parts can do with.
+std::int64_t moba_bytes(const AttnspecMoba& p) {
+  const AttnspecMobaSelect choice = choice_of(p);
+  const AttnspecSelected attention = attention_of(p);
+  return std::max(gathered_queries::kernel().workspace_bytes(ATTNSPEC_MOBA_SELECT, 0, &choice),
+                  bytes_of<AttnspecSelected>(ATTNSPEC_SELECTED, &attention));
+}
+
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t, const void* params) {
+  if (op == ATTNSPEC_MOBA) return moba_bytes(*static_cast<const AttnspecMoba*>(params));
   if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(op, params);
   if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(op, params);
   if (op == ATTNSPEC_SELECTED) return bytes_of<AttnspecSelected>(op, params);
@@ -163,13 +195,14 @@ AttnspecKernel declare() {
   AttnspecKernel kernel = named_kernel("split_keys",
                                        "few queries and many keys, on tensor cores: thread blocks attend to pieces of "
                                        "a query's keys, which are merged");
-  kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW | ATTNSPEC_SELECTED | ATTNSPEC_NSA_COMPRESSED;
+  kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW | ATTNSPEC_SELECTED | ATTNSPEC_MOBA | ATTNSPEC_NSA_COMPRESSED;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.dense = forward<&AttnspecKernel::dense>;
   kernel.window = forward<&AttnspecKernel::window>;
   kernel.selected = forward<&AttnspecKernel::selected>;
+  kernel.moba = moba;
   kernel.nsa_compressed = forward<&AttnspecKernel::nsa_compressed>;
   kernel.limits.dk.largest = kernel.limits.dv.largest = query_tiles::kMostFeatures;
   return kernel;
