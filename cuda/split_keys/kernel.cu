@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/kernel_list.hpp"
+#include "cuda/nsa/whole.hpp"
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/split_keys/stages.hpp"
 
@@ -183,8 +184,15 @@ std::int64_t moba_bytes(const AttnspecMoba& p) {
                   bytes_of<AttnspecSelected>(ATTNSPEC_SELECTED, &attention));
 }
 
+// ---- The whole of NSA: all that attends is done here ----
+
+nsa_tiles::PartKernels nsa_parts() { return {nsa_tiles::kernel(), kernel(), kernel(), kernel()}; }
+
+const char* nsa(const AttnspecNsa* p) { return nsa_tiles::nsa(p, nsa_parts()); }
+
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t, const void* params) {
   if (op == ATTNSPEC_MOBA) return moba_bytes(*static_cast<const AttnspecMoba*>(params));
+  if (op == ATTNSPEC_NSA) return nsa_tiles::nsa_bytes(*static_cast<const AttnspecNsa*>(params), nsa_parts(), false);
   if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(op, params);
   if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(op, params);
   if (op == ATTNSPEC_SELECTED) return bytes_of<AttnspecSelected>(op, params);
@@ -204,6 +212,7 @@ AttnspecKernel declare() {
   kernel.selected = forward<&AttnspecKernel::selected>;
   kernel.moba = moba;
   kernel.nsa_compressed = forward<&AttnspecKernel::nsa_compressed>;
+  kernel.nsa = nsa;
   kernel.limits.dk.largest = kernel.limits.dv.largest = query_tiles::kMostFeatures;
   return kernel;
 }
