@@ -4,9 +4,9 @@
 // of equal ones the earlier.
 //
 // scores as attend_pieces left them, lse [query tokens, H, 1], selection [query tokens, Hkv, slots]. First a thread
-// owns a compressed row of a token and kv head, and sums the weights of the group's heads; the sum takes the place of
+// owns compressed rows of a token and kv head, and sums the weights of the group's heads; the sum takes the place of
 // the first head's score. Then a thread block owns a token and kv head: a thread has every kThreads-th block, and
-// remembers the best of its own; in each round the best of all is chosen. Shared memory: Best.
+// remembers the best two of its own; in each round the best of all is chosen. Shared memory: Best.
 #include <cmath>
 #include <cstdint>
 
@@ -31,7 +31,8 @@ using query_tiles::num_visible_tokens;
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarpLanes;
-constexpr int kHeadsAtOnce = 16;  // whose scores are loaded before they are added
+constexpr int kHeadsAtOnce = 16;        // whose scores are loaded before they are added
+constexpr int kRunRows = 2 * kThreads;  // compressed rows of a thread block
 
 /// A block by its importance, the earlier of equals in front: the larger number. No block: 0.
 using Rank = std::uint64_t;
@@ -61,21 +62,22 @@ __global__ void __launch_bounds__(kThreads)
   const Place place = place_of(p, block_index().x / runs);
   const std::int64_t token = tokens.first + place.row;
   const TokenSequence s = sequence_of_token(p, token);
-  const int row = block_index().x % runs * kThreads + thread_number();
-  if (row >= keys_of(p, s, token - s.q_begin).end) return;
-  const int begin = place.kv_head * p.group;
-  float sum = 0;
-  for (int first = 0; first < p.group; first += kHeadsAtOnce) {
-    float exponents[kHeadsAtOnce];
+  const int seen = keys_of(p, s, token - s.q_begin).end, begin = block_index().x % runs * kRunRows;
+  const int first_head = place.kv_head * p.group;
+  for (int row = begin + thread_number(); row < seen && row < begin + kRunRows; row += kThreads) {
+    float sum = 0;
+    for (int first = 0; first < p.group; first += kHeadsAtOnce) {
+      float exponents[kHeadsAtOnce];
 #pragma unroll
-    for (int n = 0; n < kHeadsAtOnce; ++n) {
-      const int head = begin + (first + n < p.group ? first + n : 0);
-      exponents[n] = scores.row(p, place.row, head)[row] - *lse.at(token, head) * kLog2E;
+      for (int n = 0; n < kHeadsAtOnce; ++n) {
+        const int head = first_head + (first + n < p.group ? first + n : 0);
+        exponents[n] = scores.row(p, place.row, head)[row] - *lse.at(token, head) * kLog2E;
+      }
+#pragma unroll
+      for (int n = 0; n < kHeadsAtOnce; ++n) sum += first + n < p.group ? exp2_approx(exponents[n]) : 0;
     }
-#pragma unroll
-    for (int n = 0; n < kHeadsAtOnce; ++n) sum += first + n < p.group ? exp2_approx(exponents[n]) : 0;
+    scores.row(p, place.row, first_head)[row] = sum;
   }
-  scores.row(p, place.row, begin)[row] = sum;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
                   std::int32_t* selection) {
   auto& shared = static_shared<Best>();
 
-  // phase 1 - the importance of each block; the thread's best
+  // phase 1 - the importance of each block; the thread's best two
   const Place place = place_of(p, block_index().x);
   const std::int64_t token = tokens.first + place.row;
   const TokenSequence s = sequence_of_token(p, token);
@@ -96,8 +98,11 @@ __global__ void __launch_bounds__(kThreads)
   const auto for_each_block = [&](const auto& use) {
     for (int block = choice.initial_blocks + thread_number(); block < candidates.end; block += kThreads) use(block);
   };
-  Rank best = 0;
-  const auto remember = [&](Rank rank) { best = rank > best ? rank : best; };
+  Rank best = 0, second = 0;
+  const auto remember = [&](Rank rank) {
+    second = rank > best ? best : rank > second ? rank : second;
+    best = rank > best ? rank : best;
+  };
   if (candidates.wanted > 0)
     for_each_block(
         [&](int block) { remember(rank_of(mine[block] = importance(choice, block, 0, rows, weight_of), block)); });
@@ -118,7 +123,8 @@ __global__ void __launch_bounds__(kThreads)
     const Rank winner = max_lanes<kWarps>(of_warps[lane_index() % kWarps]);
     if (thread_number() == 0) chosen[candidates.forced + n] = block_of(winner);
     if (best != winner) continue;
-    best = 0;
+    best = second, second = 0;
+    if (best > 0) continue;
     for_each_block([&](int block) {
       const Rank rank = rank_of(mine[block], block);
       if (rank < winner) remember(rank);
@@ -132,7 +138,7 @@ void select_important_blocks(const Problem& p, const ImportanceChoice& choice, c
                              const Scores& scores, Rows<const float> lse, float* importances, int blocks,
                              std::int32_t* selection, void* stream) {
   if (tokens.count == 0) return;
-  const int runs = (scores.stride + kThreads - 1) / kThreads;
+  const int runs = (scores.stride + kRunRows - 1) / kRunRows;
   if (runs > 0)
     launch(sum_weights, {{tokens.count * p.kv_heads * runs}, {kThreads}}, stream, p, tokens, scores, lse, runs);
   launch(choose_blocks, {{tokens.count * p.kv_heads}, {kThreads}}, stream, p, choice, tokens, scores, importances,
