@@ -71,6 +71,15 @@ inline void add_phi(const std::string& name, const AttnspecPhi& phi, Buffers& bu
   add(".b2", phi.b2);
 }
 
+/// A part of a call, as a call: the head of the whole and all of its workspace, as yet nothing else.
+template <class Part, class Whole>
+Part part_of(const Whole& whole) {
+  Part part{};
+  part.call = whole.call;
+  part.call.struct_size = sizeof part;
+  return part;
+}
+
 /// A kernel without operators.
 inline AttnspecKernel named_kernel(const char* name, const char* summary) {
   AttnspecKernel kernel{};

@@ -28,6 +28,7 @@ using reference::InvalidProblem;
 using reference::Phi;
 
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
+constexpr std::int64_t kMostSequences = std::int64_t{1} << 20;  // of one length
 
 struct OperatorInfo {
   Operator op;
@@ -77,13 +78,33 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
+/// "300+64*65536": one length, and another 64 times.
 std::vector<std::int64_t> parse_lengths(const std::string& key, const std::string& text) {
   std::vector<std::int64_t> lengths;
   for (const std::string& part : split(text)) {
-    lengths.push_back(parse_size(key, part));
-    if (lengths.back() < 0) throw InvalidProblem(key, text, "a length is negative, so that the offsets would decrease");
+    const std::size_t star = part.find('*');
+    const std::int64_t times = star == std::string::npos ? 1 : parse_size(key, part.substr(0, star));
+    const std::int64_t length = parse_size(key, star == std::string::npos ? part : part.substr(star + 1));
+    if (length < 0) throw InvalidProblem(key, text, "a length is negative, so that the offsets would decrease");
+    if (times < 1 || times > kMostSequences)
+      throw InvalidProblem(key, text, fmt::format("a length comes 1 to {} times", kMostSequences));
+    lengths.insert(lengths.end(), static_cast<std::size_t>(times), length);
   }
   return lengths;
+}
+
+/// Lengths that come four times or more in a row are written once.
+std::string print_lengths(const std::vector<std::int64_t>& lengths) {
+  std::vector<std::string> parts;
+  for (auto begin = lengths.begin(); begin != lengths.end();) {
+    const auto end = std::find_if(begin, lengths.end(), [&](std::int64_t length) { return length != *begin; });
+    if (end - begin >= 4)
+      parts.push_back(fmt::format("{}*{}", end - begin, *begin));
+    else
+      parts.insert(parts.end(), static_cast<std::size_t>(end - begin), std::to_string(*begin));
+    begin = end;
+  }
+  return fmt::format("{}", fmt::join(parts, "+"));
 }
 
 SessionStep parse_step(const std::string& text, const std::string& name_of_step) {
@@ -181,7 +202,7 @@ Field size_field(const char* key, unsigned operators, std::int64_t Case::*member
 Field lengths_field(const char* key, unsigned operators, std::vector<std::int64_t> Case::*member,
                     std::function<void(Case&)> set_default) {
   return {key, operators, [=](Case& c, const std::string& text) { c.*member = parse_lengths(key, text); },
-          [=](const Case& c) { return fmt::format("{}", fmt::join(c.*member, "+")); }, std::move(set_default)};
+          [=](const Case& c) { return print_lengths(c.*member); }, std::move(set_default)};
 }
 
 template <class Value, std::size_t n>
@@ -334,7 +355,7 @@ Case parse_case(std::string_view whole) {
 
 void validate(const Case& c) {
   if (c.lens.size() != c.q_lens.size())
-    throw InvalidProblem("q_lens", fmt::format("{}", fmt::join(c.q_lens, "+")),
+    throw InvalidProblem("q_lens", print_lengths(c.q_lens),
                          fmt::format("must have as many sequences as lens, {}", c.lens.size()));
   if (is_nsa(c.op)) {
     reference::validate(nsa_problem_of(c));
@@ -357,7 +378,7 @@ void validate(const Case& c) {
     throw InvalidProblem("compress_block", std::to_string(c.compress_block),
                          fmt::format("phi would have {:.3g} parameters, more than 2^36", parameters));
   if (elements > limit)
-    throw InvalidProblem("lens", fmt::format("{}", fmt::join(c.lens, "+")),
+    throw InvalidProblem("lens", print_lengths(c.lens),
                          fmt::format("a tensor would have {:.3g} elements, more than 2^36", elements));
   if (c.op == Operator::selected && slots > limit)
     throw InvalidProblem("top_k", std::to_string(c.top_k),

@@ -20,12 +20,13 @@ __global__ void block_starts(Compression c, std::int64_t* starts) {
 }
 
 template <class T>
-__global__ void mean_rows(PieceGrid grid, Compression c, Rows<const T> tokens, Rows<T> rows) {
+__global__ void __launch_bounds__(kPieceThreads, 3)
+    mean_rows(PieceGrid grid, Compression c, Rows<const T> tokens, Rows<T> rows) {
   const auto [row, g, f] = grid.place();
   if (row >= grid.rows) return;
   const std::int64_t begin = thread_per_row::block_of(c, row).begin;
   Numbers sum = {};
-#pragma unroll 4
+#pragma unroll 8  // in registers that three thread blocks on a multiprocessor leave: all loads before the sums
   for (std::int64_t i = 0; i < c.block; ++i) {
     Numbers numbers;
     load_piece(numbers, tokens.at(begin + i, g) + f);

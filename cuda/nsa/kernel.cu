@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/calls.hpp"
+#include "cuda/kernel_list.hpp"
 #include "cuda/nsa/compress.hpp"
 #include "cuda/nsa/whole.hpp"
 #include "cuda/thread_per_row/calls.hpp"
@@ -143,8 +144,10 @@ const char* nsa_compress_backward(const AttnspecNsaCompressBackward* b) {
   });
 }
 
+PartKernels parts() { return {kernel(), warpgroup_tiles::kernel(), token_tiles::kernel(), warpgroup_tiles::kernel()}; }
+
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
-  if (op == ATTNSPEC_NSA) return nsa_bytes(*static_cast<const AttnspecNsa*>(params), is_backward != 0);
+  if (op == ATTNSPEC_NSA) return nsa_bytes(*static_cast<const AttnspecNsa*>(params), parts(), is_backward != 0);
   AttnspecNsaCompress f = *static_cast<const AttnspecNsaCompress*>(params);
   if (!is_for_tiles(f)) return thread_per_row::nsa_workspace_bytes(op, is_backward, params);
   f.call.workspace = nullptr;                       // there is none as yet
@@ -160,8 +163,8 @@ AttnspecKernel declare() {
   kernel.workspace_bytes = workspace_bytes;
   kernel.nsa_compress = nsa_compress;
   kernel.nsa_compress_backward = nsa_compress_backward;
-  kernel.nsa = nsa;
-  kernel.nsa_backward = nsa_backward;
+  kernel.nsa = [](const AttnspecNsa* p) { return nsa(p, parts()); };
+  kernel.nsa_backward = [](const AttnspecNsaBackward* p) { return nsa_backward(p, parts()); };
   kernel.limits.dk.largest = kernel.limits.dv.largest = thread_per_row::kMostFeatures;
   return kernel;
 }

@@ -20,15 +20,6 @@ namespace {
 
 // ---- The parts of a call, as calls ----
 
-/// The head of a part: that of the whole, with what is left of the workspace.
-template <class Part>
-Part part_of(const AttnspecNsa& p) {
-  Part part{};
-  part.call = p.call;
-  part.call.struct_size = sizeof part;
-  return part;
-}
-
 /// no_queries: offsets of no queries, [num_sequences + 1].
 AttnspecNsaCompress compression_of(const AttnspecNsa& p, const std::vector<std::int64_t>& no_queries,
                                    const DLTensor& tokens, const AttnspecPhi& phi, const DLTensor& rows) {
@@ -76,14 +67,14 @@ struct Parts {
         window(window_of(p)) {}
 
   /// Bytes of workspace that each of them can do with.
-  std::int64_t bytes(bool is_backward) const {
+  std::int64_t bytes(const PartKernels& kernels, bool is_backward) const {
     const auto of = [&](const AttnspecKernel& kernel, std::uint32_t op, const void* part) {
       return kernel.workspace_bytes(op, is_backward ? 1 : 0, part);
     };
-    return std::max({of(kernel(), ATTNSPEC_NSA_COMPRESS, &keys), of(kernel(), ATTNSPEC_NSA_COMPRESS, &values),
-                     of(warpgroup_tiles::kernel(), ATTNSPEC_NSA_COMPRESSED, &compressed),
-                     of(token_tiles::kernel(), ATTNSPEC_SELECTED, &selected),
-                     of(warpgroup_tiles::kernel(), ATTNSPEC_WINDOW, &window)});
+    return std::max({of(kernels.compress, ATTNSPEC_NSA_COMPRESS, &keys),
+                     of(kernels.compress, ATTNSPEC_NSA_COMPRESS, &values),
+                     of(kernels.compressed, ATTNSPEC_NSA_COMPRESSED, &compressed),
+                     of(kernels.selected, ATTNSPEC_SELECTED, &selected), of(kernels.window, ATTNSPEC_WINDOW, &window)});
   }
 };
 
@@ -163,15 +154,15 @@ AttnspecNsaCompressBackward compression_gradients(const AttnspecNsaCompress& for
 
 }  // namespace
 
-const char* nsa(const AttnspecNsa* p) {
+const char* nsa(const AttnspecNsa* p, const PartKernels& kernels) {
   if (!is_for_pieces(*p)) return thread_per_row::kernel().nsa(p);
   return reason_of([&] {
     const Parts parts(*p);
-    require_done(kernel().nsa_compress(&parts.keys));
-    require_done(kernel().nsa_compress(&parts.values));
-    require_done(warpgroup_tiles::kernel().nsa_compressed(&parts.compressed));
-    require_done(token_tiles::kernel().selected(&parts.selected));
-    require_done(warpgroup_tiles::kernel().window(&parts.window));
+    require_done(kernels.compress.nsa_compress(&parts.keys));
+    require_done(kernels.compress.nsa_compress(&parts.values));
+    require_done(kernels.compressed.nsa_compressed(&parts.compressed));
+    require_done(kernels.selected.selected(&parts.selected));
+    require_done(kernels.window.window(&parts.window));
     Buffers buffers;
     add_gates(*p, buffers);
     with_16_bits(p->o, [&](auto zero) {
@@ -182,7 +173,7 @@ const char* nsa(const AttnspecNsa* p) {
   });
 }
 
-const char* nsa_backward(const AttnspecNsaBackward* b) {
+const char* nsa_backward(const AttnspecNsaBackward* b, const PartKernels& kernels) {
   const AttnspecNsa& f = *b->forward;
   if (!is_for_pieces(f)) return thread_per_row::kernel().nsa_backward(b);
   return reason_of([&] {
@@ -202,13 +193,13 @@ const char* nsa_backward(const AttnspecNsaBackward* b) {
     });
     const auto compressed = gradients_of<AttnspecNsaCompressedBackward>(parts.compressed, d_o[0].tensor(), b->dq,
                                                                         b->dk_compressed, b->dv_compressed);
-    require_done(warpgroup_tiles::kernel().nsa_compressed_backward(&compressed));
+    require_done(kernels.compressed.nsa_compressed_backward(&compressed));
     const auto selected = gradients_of<AttnspecSelectedBackward>(parts.selected, d_o[1].tensor(), dq[0].tensor(),
                                                                  b->selected.dk, b->selected.dv);
-    require_done(token_tiles::kernel().selected_backward(&selected));
+    require_done(kernels.selected.selected_backward(&selected));
     const auto window =
         gradients_of<AttnspecWindowBackward>(parts.window, d_o[2].tensor(), dq[1].tensor(), b->window.dk, b->window.dv);
-    require_done(warpgroup_tiles::kernel().window_backward(&window));
+    require_done(kernels.window.window_backward(&window));
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
       add_branches<T>(sizes_of(b->dq),
@@ -216,17 +207,17 @@ const char* nsa_backward(const AttnspecNsaBackward* b) {
                       rows_of<T>(b->dq), f.call.stream);
     });
     const auto keys = compression_gradients(parts.keys, b->dk_compressed, b->compressed.dk, b->d_phi_k);
-    require_done(kernel().nsa_compress_backward(&keys));
+    require_done(kernels.compress.nsa_compress_backward(&keys));
     const auto values = compression_gradients(parts.values, b->dv_compressed, b->compressed.dv, b->d_phi_v);
-    require_done(kernel().nsa_compress_backward(&values));
+    require_done(kernels.compress.nsa_compress_backward(&values));
   });
 }
 
-std::int64_t nsa_bytes(const AttnspecNsa& forward, bool is_backward) {
+std::int64_t nsa_bytes(const AttnspecNsa& forward, const PartKernels& kernels, bool is_backward) {
   AttnspecNsa p = forward;
   p.call.workspace = nullptr;  // there is none as yet
   if (!is_for_pieces(p)) return thread_per_row::kernel().workspace_bytes(ATTNSPEC_NSA, is_backward ? 1 : 0, &p);
-  return Parts(p).bytes(is_backward) + (is_backward ? BranchRoom(p, nullptr).bytes : 0);
+  return Parts(p).bytes(kernels, is_backward) + (is_backward ? BranchRoom(p, nullptr).bytes : 0);
 }
 
 }  // namespace nsa_tiles

@@ -40,6 +40,7 @@ inline int countable(std::int64_t number) { return static_cast<int>(std::min(num
 
 inline bool is_causal(const AttnspecDense& p) { return p.call.causal != 0; }
 inline bool is_causal(const AttnspecSelected& p) { return p.call.causal != 0; }
+inline bool is_causal(const AttnspecMoba& p) { return p.call.causal != 0; }
 inline bool is_causal(const AttnspecWindow&) { return true; }
 inline bool is_causal(const AttnspecNsaCompressed&) { return true; }
 

@@ -215,7 +215,8 @@ TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
 }
 
 TEST(SparseMemory, MobaHasElementsFarApart) {
-  for (const char* kernel : {"sim:thread_per_row", "sim:gathered_queries", "sim:gathered_queries_atomic"})
+  for (const char* kernel :
+       {"sim:thread_per_row", "sim:gathered_queries", "sim:gathered_queries_atomic", "sim:split_keys"})
     expect_pass(placed(find_kernel(kernel), kFarApart), "moba(lens=20+36,heads=2,dk=16,block=16,top_k=2)");
 }
 
@@ -242,9 +243,17 @@ TEST(AMillionTokens, AttentionToTheLastBlocksOfThem) {
 }
 
 TEST(AMillionTokens, MobaComesAfterThem) {
-  Kernel kernel = placed(find_kernel("sim:gathered_queries"), kAfterASequence);
+  for (const char* name : {"sim:gathered_queries", "sim:split_keys"}) {
+    Kernel kernel = placed(find_kernel(name), kAfterASequence);
+    kernel.backward = nullptr;
+    expect_pass(kernel, "moba(lens=270+3,q_lens=20+3,dk=16,block=128,top_k=2)");
+  }
+}
+
+TEST(AMillionTokens, FewQueriesOfMobaAreTheEndOfThem) {
+  Kernel kernel = placed(find_kernel("sim:split_keys"), kAfterBlocks);
   kernel.backward = nullptr;
-  expect_pass(kernel, "moba(lens=270+3,q_lens=20+3,dk=16,block=128,top_k=2)");
+  expect_pass(kernel, "moba(lens=400,q_lens=2,dk=16,block=128,top_k=2,gate=window)");
 }
 
 /// The judge runs a backward twice and compares the bits: the first is the one among a million tokens.

@@ -160,14 +160,22 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   RunningSoftmax<1> softmax;
   softmax.clear();
   const float to_log2 = p.scale * kLog2E;
-  const auto copy_keys = [&](int key, int stage) {
-    const auto rows_of_keys = [&](const Rows<const T>& from) {
-      return [&, from](int n) {
-        return key + n < piece.end ? from.at(s.k_begin + list.at(key + n), item.kv_head) : nullptr;
-      };
-    };
+  const bool has_runs = lists.chosen == nullptr || lists.block % kKeys == 0;  // keys of a tile follow each other
+  const auto copy_tile = [&](int stage, const auto& rows_of_keys) {
     copy_rows<Shape::kThreads, kKeys, kDk>(SharedTile<T, kDk>{shared.keys.k[stage]}, p.dk, rows_of_keys(k));
     copy_rows<Shape::kThreads, kKeys, kDv>(SharedTile<T, kDv>{shared.keys.v[stage]}, p.dv, rows_of_keys(v));
+  };
+  const auto copy_keys = [&](int key, int stage) {
+    const int count = piece.end - key;
+    if (has_runs)
+      copy_tile(stage, [&, first = list.at(key)](const Rows<const T>& from) {
+        const T* row = from.at(s.k_begin + first, item.kv_head);
+        return [=, stride = from.token_stride](int n) { return n < count ? row + n * stride : nullptr; };
+      });
+    else
+      copy_tile(stage, [&](const Rows<const T>& from) {
+        return [&, from](int n) { return n < count ? from.at(s.k_begin + list.at(key + n), item.kv_head) : nullptr; };
+      });
   };
   const auto attend_keys = [&](int key, int stage) {
     const int mine = 16 * warp_index(), column = key + mine + lane_index() % 4 * 2;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/kernel_list.hpp"
+#include "cuda/nsa/whole.hpp"
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/split_keys/stages.hpp"
 
@@ -27,7 +28,8 @@ constexpr std::int64_t kMostSlots = 1024;
 
 /// Where in the workspace of a call things are, for `tokens` query tokens at once.
 struct Layout {
-  std::int64_t* offsets;  // of queries, keys and tokens, one after the other: [3, num_sequences + 1]
+  std::vector<std::int64_t> blocks_of_moba;  // offsets (run_offsets)
+  std::int64_t* offsets;                     // of queries, keys, tokens, and these: [3 or 4, num_sequences + 1]
   std::int64_t tokens;
   Partials partials;
   Scores scores;
@@ -44,19 +46,25 @@ std::int64_t longest(const AttnspecCall& call, const std::int64_t* offsets) {
   return most;
 }
 
+/// Whether a query attends to blocks.
+template <class Forward>
+constexpr bool kHasBlocks = std::is_same_v<Forward, AttnspecSelected> || std::is_same_v<Forward, AttnspecMoba>;
+
 /// How many keys a list has at most, beside those that its sequence has.
 template <class Forward>
-std::int64_t most_keys(const Forward&) {
+std::int64_t most_keys(const Forward& f) {
+  if constexpr (kHasBlocks<Forward>) return f.selection.shape[2] * std::int64_t{countable(f.block)};
+  if constexpr (std::is_same_v<Forward, AttnspecWindow>) return f.window;
   return kMostCountable;
 }
-std::int64_t most_keys(const AttnspecWindow& f) { return f.window; }
-std::int64_t most_keys(const AttnspecSelected& f) { return f.selection.shape[2] * std::int64_t{countable(f.block)}; }
 
 template <class Forward>
 Layout lay_out(const Forward& f) {
   Workspace workspace(f.call.workspace);
   Layout l{};
-  l.offsets = workspace.take<std::int64_t>(3 * (f.call.num_sequences + 1));
+  if constexpr (std::is_same_v<Forward, AttnspecMoba>)
+    l.blocks_of_moba = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
+  l.offsets = workspace.take<std::int64_t>(3 * (f.call.num_sequences + 1) + std::ssize(l.blocks_of_moba));
   const std::int64_t heads = f.q.shape[1], dv = f.v.shape[2], keys = longest(f.call, query_tiles::key_offsets(f));
   l.partials.pieces = most_pieces(std::min(keys, most_keys(f)));
   const std::int64_t partials = heads * l.partials.pieces;
@@ -66,6 +74,11 @@ Layout lay_out(const Forward& f) {
     l.blocks = countable((longest(f.call, f.call.k_offsets) + f.sizes.block - 1) / f.sizes.block);
     scores = heads * l.scores.stride, importances = f.k.shape[1] * l.blocks;
     numbers += scores + importances;
+  }
+  if constexpr (std::is_same_v<Forward, AttnspecMoba>) {
+    l.scores.stride = countable((keys + f.block - 1) / f.block);
+    scores = heads * l.scores.stride;
+    numbers += scores;
   }
   const std::int64_t fitting = kChunkBytes / std::max<std::int64_t>(1, numbers * std::int64_t{sizeof(float)});
   l.tokens = std::min(f.q.shape[0], std::max<std::int64_t>(1, fitting));
@@ -84,6 +97,7 @@ Problem problem_of(const Forward& f, const Layout& l) {
   const std::int64_t* const given[] = {f.call.q_offsets, query_tiles::key_offsets(f), f.call.k_offsets};
   std::vector<std::int64_t> offsets;
   for (const std::int64_t* from : given) offsets.insert(offsets.end(), from, from + count);
+  offsets.insert(offsets.end(), l.blocks_of_moba.begin(), l.blocks_of_moba.end());
   copy_to_device(l.offsets, offsets.data(), offsets.size() * sizeof(std::int64_t), f.call.stream);
   return query_tiles::problem_of(f, {l.offsets, l.offsets + count, f.call.num_sequences, query_tiles::is_causal(f)},
                                  query_tiles::reach_of(f, l.offsets + 2 * count));
@@ -91,29 +105,39 @@ Problem problem_of(const Forward& f, const Layout& l) {
 
 template <class Forward>
 Lists lists_of(const Forward& f) {
-  return {static_cast<int>(f.k.shape[1]), nullptr, 0, countable(kMostCountable), Divider(kMostCountable)};
-}
-Lists lists_of(const AttnspecSelected& f) {
-  const int block = countable(f.block);
-  return {static_cast<int>(f.selection.shape[1]), static_cast<const std::int32_t*>(f.selection.data),
-          static_cast<int>(f.selection.shape[2]), block, Divider(block)};
+  if constexpr (kHasBlocks<Forward>) {
+    const int block = countable(f.block);
+    return {static_cast<int>(f.selection.shape[1]), static_cast<const std::int32_t*>(f.selection.data),
+            static_cast<int>(f.selection.shape[2]), block, Divider(block)};
+  } else {
+    return {static_cast<int>(f.k.shape[1]), nullptr, 0, countable(kMostCountable), Divider(kMostCountable)};
+  }
 }
 
-bool has_lists(const AttnspecDense&) { return true; }
-bool has_lists(const AttnspecWindow&) { return true; }
-bool has_lists(const AttnspecSelected& f) { return f.selection.shape[2] <= kMostSlots; }
-bool has_lists(const AttnspecNsaCompressed& f) { return f.selection.shape[2] <= kMostSlots; }
+/// How the blocks of MoBA are chosen, whose offsets are on the device.
+BlockChoice choice_of(const AttnspecMoba& f, const Layout& l) {
+  const int block = countable(f.block);
+  return {block,
+          Divider(block),
+          l.offsets + 3 * (f.call.num_sequences + 1),
+          static_cast<int>(l.blocks_of_moba.back()),
+          countable(f.top_k),
+          static_cast<int>(f.selection.shape[2]),
+          f.gate};
+}
+
+template <class Forward>
+constexpr bool kHasSelection = requires(const Forward& f) {
+  f.selection;
+};
 
 /// Whether a call is for pieces; what is not goes to the first rung.
 template <class Forward>
 bool is_for_pieces(const Forward& f) {
-  return query_tiles::is_for_tiles(f) && has_lists(f);
+  if constexpr (kHasSelection<Forward>)
+    if (f.selection.shape[2] > kMostSlots) return false;
+  return query_tiles::is_for_tiles(f);
 }
-
-void add_selection(const AttnspecSelected& f, Buffers& buffers) { buffers.add("selection", f.selection); }
-void add_selection(const AttnspecNsaCompressed& f, Buffers& buffers) { buffers.add("selection", f.selection); }
-template <class Forward>
-void add_selection(const Forward&, Buffers&) {}
 
 /// function: of AttnspecKernel, that does such calls.
 template <auto function, class Forward>
@@ -123,7 +147,7 @@ const char* forward(const Forward* f) {
     query_tiles::require_countable(*f);
     Buffers buffers;
     add_tensors(*f, buffers);
-    add_selection(*f, buffers);
+    if constexpr (kHasSelection<Forward>) buffers.add("selection", f->selection);
     const Layout l = lay_out(*f);
     const Problem p = problem_of(*f, l);
     const Lists lists = lists_of(*f);
@@ -132,8 +156,14 @@ const char* forward(const Forward* f) {
       using T = decltype(zero);
       for (std::int64_t first = 0; first < f->q.shape[0]; first += l.tokens) {
         const Tokens tokens{first, static_cast<int>(std::min(l.tokens, f->q.shape[0] - first))};
-        attend_pieces<T>(p, lists, tokens, rows_of<const T>(f->q), rows_of<const T>(f->k), rows_of<const T>(f->v),
-                         l.partials, l.scores, stream);
+        const auto q = rows_of<const T>(f->q), k = rows_of<const T>(f->k), v = rows_of<const T>(f->v);
+        Scores kept = l.scores;
+        if constexpr (std::is_same_v<Forward, AttnspecMoba>) {
+          select_blocks<T>(p, choice_of(*f, l), tokens, q, k, l.scores, static_cast<std::int32_t*>(f->selection.data),
+                           stream);
+          kept = {};
+        }
+        attend_pieces<T>(p, lists, tokens, q, k, v, l.partials, kept, stream);
         merge_pieces<T>(p, tokens, l.partials, rows_of<T>(f->o), rows_of<float>(f->lse), stream);
         if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>)
           select_important_blocks(p, query_tiles::choice_of(f->sizes, f->selection.shape[2]), tokens, l.scores,
@@ -152,10 +182,18 @@ std::int64_t bytes_of(std::uint32_t op, const void* params) {
   return is_for_pieces(f) ? lay_out(f).bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
 }
 
+// ---- The whole of NSA: all that attends is done here ----
+
+nsa_tiles::PartKernels nsa_parts() { return {nsa_tiles::kernel(), kernel(), kernel(), kernel()}; }
+
+const char* nsa(const AttnspecNsa* p) { return nsa_tiles::nsa(p, nsa_parts()); }
+
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t, const void* params) {
+  if (op == ATTNSPEC_NSA) return nsa_tiles::nsa_bytes(*static_cast<const AttnspecNsa*>(params), nsa_parts(), false);
   if (op == ATTNSPEC_DENSE) return bytes_of<AttnspecDense>(op, params);
   if (op == ATTNSPEC_WINDOW) return bytes_of<AttnspecWindow>(op, params);
   if (op == ATTNSPEC_SELECTED) return bytes_of<AttnspecSelected>(op, params);
+  if (op == ATTNSPEC_MOBA) return bytes_of<AttnspecMoba>(op, params);
   return bytes_of<AttnspecNsaCompressed>(op, params);
 }
 
@@ -163,14 +201,17 @@ AttnspecKernel declare() {
   AttnspecKernel kernel = named_kernel("split_keys",
                                        "few queries and many keys, on tensor cores: thread blocks attend to pieces of "
                                        "a query's keys, which are merged");
-  kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW | ATTNSPEC_SELECTED | ATTNSPEC_NSA_COMPRESSED;
+  kernel.operators =
+      ATTNSPEC_DENSE | ATTNSPEC_WINDOW | ATTNSPEC_SELECTED | ATTNSPEC_MOBA | ATTNSPEC_NSA_COMPRESSED | ATTNSPEC_NSA;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
   kernel.dense = forward<&AttnspecKernel::dense>;
   kernel.window = forward<&AttnspecKernel::window>;
   kernel.selected = forward<&AttnspecKernel::selected>;
+  kernel.moba = forward<&AttnspecKernel::moba>;
   kernel.nsa_compressed = forward<&AttnspecKernel::nsa_compressed>;
+  kernel.nsa = nsa;
   kernel.limits.dk.largest = kernel.limits.dv.largest = query_tiles::kMostFeatures;
   return kernel;
 }

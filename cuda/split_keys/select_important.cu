@@ -4,9 +4,9 @@
 // of equal ones the earlier.
 //
 // scores as attend_pieces left them, lse [query tokens, H, 1], selection [query tokens, Hkv, slots]. First a thread
-// owns a compressed row of a token and kv head, and sums the weights of the group's heads; the sum takes the place of
-// the first head's score. Then a thread block owns a token and kv head: a thread has every kThreads-th block, and
-// remembers the best of its own; in each round the best of all is chosen. Shared memory: Best.
+// owns compressed rows of a token and kv head, and sums the weights of the group's heads; the sum takes the place of
+// the first head's score. Then a thread block owns a token and kv head, a thread every kThreads-th block. Shared
+// memory: BestRanks.
 #include <cmath>
 #include <cstdint>
 
@@ -15,6 +15,7 @@
 #include "cuda/primitives/numbers.cuh"
 #include "cuda/primitives/warp.cuh"
 #include "cuda/query_tiles/candidates.cuh"
+#include "cuda/split_keys/best_blocks.cuh"
 #include "cuda/split_keys/sequences.cuh"
 #include "cuda/split_keys/stages.hpp"
 
@@ -30,22 +31,9 @@ using query_tiles::num_visible_tokens;
 
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarpLanes;
-constexpr int kHeadsAtOnce = 16;  // whose scores are loaded before they are added
-
-/// A block by its importance, the earlier of equals in front: the larger number. No block: 0.
-using Rank = std::uint64_t;
-
-__device__ __forceinline__ Rank rank_of(float importance, int block) {
-  return Rank{__builtin_bit_cast(std::uint32_t, importance)} << 32 | ~static_cast<std::uint32_t>(block);
-}
-
-__device__ __forceinline__ int block_of(Rank rank) { return static_cast<int>(~static_cast<std::uint32_t>(rank)); }
-
-/// The best ranks of the warps, in every other round.
-struct Best {
-  Rank of_warps[2][kWarps];
-};
+constexpr int kThreads = kChoiceThreads;
+constexpr int kHeadsAtOnce = 16;        // whose scores are loaded before they are added
+constexpr int kRunRows = 2 * kThreads;  // compressed rows of a thread block
 
 /// A query token of the chunk, and a kv head.
 struct Place {
@@ -61,29 +49,30 @@ __global__ void __launch_bounds__(kThreads)
   const Place place = place_of(p, block_index().x / runs);
   const std::int64_t token = tokens.first + place.row;
   const TokenSequence s = sequence_of_token(p, token);
-  const int row = block_index().x % runs * kThreads + thread_number();
-  if (row >= keys_of(p, s, token - s.q_begin).end) return;
-  const int begin = place.kv_head * p.group;
-  float sum = 0;
-  for (int first = 0; first < p.group; first += kHeadsAtOnce) {
-    float exponents[kHeadsAtOnce];
+  const int seen = keys_of(p, s, token - s.q_begin).end, begin = block_index().x % runs * kRunRows;
+  const int first_head = place.kv_head * p.group;
+  for (int row = begin + thread_number(); row < seen && row < begin + kRunRows; row += kThreads) {
+    float sum = 0;
+    for (int first = 0; first < p.group; first += kHeadsAtOnce) {
+      float exponents[kHeadsAtOnce];
 #pragma unroll
-    for (int n = 0; n < kHeadsAtOnce; ++n) {
-      const int head = begin + (first + n < p.group ? first + n : 0);
-      exponents[n] = scores.row(p, place.row, head)[row] - *lse.at(token, head) * kLog2E;
+      for (int n = 0; n < kHeadsAtOnce; ++n) {
+        const int head = first_head + (first + n < p.group ? first + n : 0);
+        exponents[n] = scores.row(p, place.row, head)[row] - *lse.at(token, head) * kLog2E;
+      }
+#pragma unroll
+      for (int n = 0; n < kHeadsAtOnce; ++n) sum += first + n < p.group ? exp2_approx(exponents[n]) : 0;
     }
-#pragma unroll
-    for (int n = 0; n < kHeadsAtOnce; ++n) sum += first + n < p.group ? exp2_approx(exponents[n]) : 0;
+    scores.row(p, place.row, first_head)[row] = sum;
   }
-  scores.row(p, place.row, begin)[row] = sum;
 }
 
 __global__ void __launch_bounds__(kThreads)
     choose_blocks(Problem p, ImportanceChoice choice, Tokens tokens, Scores scores, float* importances, int blocks,
                   std::int32_t* selection) {
-  auto& shared = static_shared<Best>();
+  auto& shared = static_shared<BestRanks>();
 
-  // phase 1 - the importance of each block; the thread's best
+  // phase 1 - the importance of each block
   const Place place = place_of(p, block_index().x);
   const std::int64_t token = tokens.first + place.row;
   const TokenSequence s = sequence_of_token(p, token);
@@ -93,14 +82,9 @@ __global__ void __launch_bounds__(kThreads)
   const float* weights = scores.row(p, place.row, place.kv_head * p.group);
   const auto weight_of = [&](int row) { return weights[row]; };
   float* mine = importances + std::int64_t{block_index().x} * blocks;
-  const auto for_each_block = [&](const auto& use) {
-    for (int block = choice.initial_blocks + thread_number(); block < candidates.end; block += kThreads) use(block);
-  };
-  Rank best = 0;
-  const auto remember = [&](Rank rank) { best = rank > best ? rank : best; };
   if (candidates.wanted > 0)
-    for_each_block(
-        [&](int block) { remember(rank_of(mine[block] = importance(choice, block, 0, rows, weight_of), block)); });
+    for (int block = choice.initial_blocks + thread_number(); block < candidates.end; block += kThreads)
+      mine[block] = importance(choice, block, 0, rows, weight_of);
 
   // phase 2 - forced blocks, and the slots of none
   std::int32_t* chosen = selection + (token * p.kv_heads + place.kv_head) * choice.slots;
@@ -109,21 +93,11 @@ __global__ void __launch_bounds__(kThreads)
     if (slot >= candidates.forced + candidates.wanted) chosen[slot] = -1;
   }
 
-  // phase 3 - the best of all, one after the other
-  for (int n = 0; n < candidates.wanted; ++n) {
-    Rank(&of_warps)[kWarps] = shared.of_warps[n % 2];
-    const Rank of_warp = max_lanes(best);
-    if (lane_index() == 0) of_warps[warp_index()] = of_warp;
-    sync_threads();
-    const Rank winner = max_lanes<kWarps>(of_warps[lane_index() % kWarps]);
-    if (thread_number() == 0) chosen[candidates.forced + n] = block_of(winner);
-    if (best != winner) continue;
-    best = 0;
-    for_each_block([&](int block) {
-      const Rank rank = rank_of(mine[block], block);
-      if (rank < winner) remember(rank);
-    });
-  }
+  // phase 3 - the most important ones
+  take_best_blocks(
+      shared, choice.initial_blocks, candidates.end, candidates.wanted,
+      [&](int block) { return rank_of(mine[block], block); },
+      [&](int n, int block) { chosen[candidates.forced + n] = block; });
 }
 
 }  // namespace
@@ -132,7 +106,7 @@ void select_important_blocks(const Problem& p, const ImportanceChoice& choice, c
                              const Scores& scores, Rows<const float> lse, float* importances, int blocks,
                              std::int32_t* selection, void* stream) {
   if (tokens.count == 0) return;
-  const int runs = (scores.stride + kThreads - 1) / kThreads;
+  const int runs = (scores.stride + kRunRows - 1) / kRunRows;
   if (runs > 0)
     launch(sum_weights, {{tokens.count * p.kv_heads * runs}, {kThreads}}, stream, p, tokens, scores, lse, runs);
   launch(choose_blocks, {{tokens.count * p.kv_heads}, {kThreads}}, stream, p, choice, tokens, scores, importances,

@@ -78,4 +78,20 @@ void select_important_blocks(const Problem&, const ImportanceChoice&, const Toke
                              Rows<const float> lse, float* importances, int blocks, std::int32_t* selection,
                              void* stream);
 
+/// How MoBA chooses.
+struct BlockChoice {
+  int block;  // keys in a block
+  Divider by_block;
+  const std::int64_t* block_offsets;  // [sequences + 1], on the device: run_offsets of the keys
+  int num_blocks;                     // of all sequences
+  int top_k, slots;
+  int gate;  // of ATTNSPEC_GATE_
+};
+
+/// selection [query tokens, H, slots] of the tokens. scores: room for [tokens, H, stride], as many blocks as any
+/// sequence has.
+template <class T>
+void select_blocks(const Problem&, const BlockChoice&, const Tokens&, Rows<const T> q, Rows<const T> k,
+                   const Scores& scores, std::int32_t* selection, void* stream);
+
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys

@@ -41,9 +41,16 @@ struct TemporaryFile {
 }  // namespace
 
 std::optional<std::string> dense_shape(const verify::Case& c) {
-  if (!verify::attends(c.op) || c.lens.size() != 1 || c.q_lens != c.lens) return std::nullopt;
-  return fmt::format("{},{},{},{},{},{},{}", c.heads, c.kv_heads, c.dk, c.dv, c.lens.front(), reference::name(c.dtype),
-                     c.causal ? 1 : 0);
+  if (!verify::attends(c.op)) return std::nullopt;
+  const std::int64_t keys = c.lens.front(), queries = c.q_lens.front();
+  const auto all_are = [](const std::vector<std::int64_t>& lengths, std::int64_t length) {
+    return std::all_of(lengths.begin(), lengths.end(), [&](std::int64_t one) { return one == length; });
+  };
+  if (!all_are(c.lens, keys) || !all_are(c.q_lens, queries)) return std::nullopt;
+  if (keys == 0 || (queries != keys && queries != 1)) return std::nullopt;
+  const bool is_masked = c.causal && queries > 1;  // the last query sees all keys
+  return fmt::format("{},{},{},{},{},{},{},{},{}", c.lens.size(), c.heads, c.kv_heads, c.dk, c.dv, queries, keys,
+                     reference::name(c.dtype), is_masked ? 1 : 0);
 }
 
 std::vector<DenseTimes> dense_baselines(const std::vector<verify::Case>& cases, const verify::TimingPlan& plan) {

@@ -18,8 +18,8 @@ struct DenseTimes {
   std::string reason;        // where there are no runs
 };
 
-/// What dense attention has of a case: "heads,kv_heads,dk,dv,tokens,dtype,causal". None where the case is more than one
-/// sequence, has not as many queries as keys, or does not attend.
+/// What dense attention has of a case: "sequences,heads,kv_heads,dk,dv,queries,keys,dtype,masked". None where sequences
+/// differ, have neither as many queries as keys nor one, or where the case does not attend.
 std::optional<std::string> dense_shape(const verify::Case& c);
 
 /// Times all backends on the dense shapes of the cases, with dense_baselines.py. Throws std::runtime_error, one line:

@@ -4,8 +4,9 @@ PyTorch takes longer to launch a backward than the cache takes to be cleared.
 
     dense_baselines.py OUT.json REPETITIONS SECONDS SHAPE...
 
-SHAPE is heads,kv_heads,dk,dv,tokens,dtype,causal of one sequence, "16,16,128,128,8192,bf16,1". OUT.json becomes a list:
-of each shape, backend and direction its times in milliseconds, or the reason why there are none.
+SHAPE is sequences,heads,kv_heads,dk,dv,queries,keys,dtype,masked, "1,16,16,128,128,8192,8192,bf16,1"; masked: causal,
+with as many queries as keys. OUT.json becomes a list: of each shape, backend and direction its times in milliseconds, or
+the reason why there are none.
 """
 
 import json
@@ -46,17 +47,18 @@ def times(run, repetitions, seconds):
 
 def measure(shape, backend, repetitions, seconds):
     """Yields (direction, times)."""
-    *sizes, dtype, causal = shape.split(",")
-    heads, kv_heads, dk, dv, tokens = map(int, sizes)
+    *sizes, dtype, masked = shape.split(",")
+    sequences, heads, kv_heads, dk, dv, queries, keys = map(int, sizes)
 
-    def random(num_heads, features):
-        return torch.randn(1, num_heads, tokens, features, dtype=DTYPES[dtype], device="cuda")
+    def random(*size):
+        return torch.randn(sequences, *size, dtype=DTYPES[dtype], device="cuda")
 
-    q, k, v = (random(*size).requires_grad_() for size in ((heads, dk), (kv_heads, dk), (kv_heads, dv)))
-    d_o = random(heads, dv)
+    sizes = (heads, queries, dk), (kv_heads, keys, dk), (kv_heads, keys, dv)
+    q, k, v = (random(*size).requires_grad_() for size in sizes)
+    d_o = random(heads, queries, dv)
 
     def forward():
-        return scaled_dot_product_attention(q, k, v, is_causal=causal == "1", enable_gqa=heads != kv_heads)
+        return scaled_dot_product_attention(q, k, v, is_causal=masked == "1", enable_gqa=heads != kv_heads)
 
     with sdpa_kernel(BACKENDS[backend]):
         with torch.no_grad():

@@ -4,6 +4,7 @@
 #include <map>
 #include <type_traits>
 #include <variant>
+#include <vector>
 
 #include "reference/dense.hpp"
 #include "reference/nsa_compression.hpp"
@@ -16,53 +17,118 @@ namespace {
 using namespace reference;
 using namespace verify;
 
+// ---- What queries need of keys ----
+
+struct Reading {
+  std::int64_t entries = 0;           // of score matrices, over all query heads
+  std::int64_t keys = 0, values = 0;  // rows of k and v, over all key/value heads, that some query reads, at least
+};
+
+/// What the branches of NSA need.
+struct NsaReading {
+  Reading compressed, selected, window;
+};
+
+/// The positions of a sequence's queries that stand at a key: first .. last; none where first > last.
+struct Positions {
+  std::int64_t first, last;
+};
+
+Positions positions(const Sequence& sequence) {
+  return {std::max<std::int64_t>(0, sequence.position(sequence.q_begin)), sequence.position(sequence.q_end - 1)};
+}
+
 /// Adds up of_query(sequence, t) over all queries that stand at a key.
 template <class OfQuery>
 std::int64_t sum_over_queries(const AttentionProblem& problem, const OfQuery& of_query) {
   std::int64_t sum = 0;
   for (const Sequence& sequence : sequences(problem))
-    for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token)
-      if (const std::int64_t t = sequence.position(token); t >= 0) sum += of_query(sequence, t);
+    for (auto [t, last] = positions(sequence); t <= last; ++t) sum += of_query(sequence, t);
   return sum;
 }
 
-/// Keys within reach in the blocks of a selection, over all query heads.
-std::int64_t selected_entries(const AttentionProblem& problem, std::int64_t block, const Selection& selection,
-                              const Reach& reach) {
-  std::int64_t entries = 0;
+/// Adds up of_sequence(sequence, positions of its queries) over all key/value heads of sequences that have any.
+template <class OfSequence>
+std::int64_t sum_over_sequences(const AttentionProblem& problem, const OfSequence& of_sequence) {
+  std::int64_t sum = 0;
   for (const Sequence& sequence : sequences(problem))
+    if (const Positions t = positions(sequence); t.first <= t.last) sum += of_sequence(sequence, t);
+  return problem.kv_heads * sum;
+}
+
+/// Keys within reach in the blocks of a selection. Queries follow each other, so that what they read of a block is one
+/// range.
+Reading selected_reading(const AttentionProblem& problem, std::int64_t block, const Selection& selection,
+                         const Reach& reach) {
+  Reading reading;
+  for (const Sequence& sequence : sequences(problem)) {
+    const std::int64_t blocks = num_blocks(sequence.num_keys(), block);
+    std::vector<KeyRange> read(static_cast<std::size_t>(problem.kv_heads * blocks), {sequence.num_keys(), 0});
     for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token)
       for (std::int64_t head = 0; head < problem.heads; ++head)
         for (const KeyRange& keys : visible_keys(selected_blocks(problem, selection, token, head),
-                                                 reach(sequence, token), sequence.num_keys(), block))
-          entries += keys.end - keys.begin;
-  return entries;
+                                                 reach(sequence, token), sequence.num_keys(), block)) {
+          const std::int64_t kv_head = head / (problem.heads / problem.kv_heads);
+          KeyRange& all = read[static_cast<std::size_t>(kv_head * blocks + keys.begin / block)];
+          all = {std::min(all.begin, keys.begin), std::max(all.end, keys.end)};
+          reading.entries += keys.end - keys.begin;
+        }
+    for (const KeyRange& keys : read) reading.keys += std::max<std::int64_t>(0, keys.end - keys.begin);
+  }
+  reading.values = reading.keys;
+  return reading;
 }
 
 /// All keys within reach.
-std::int64_t reached_entries(const AttentionProblem& problem, const Reach& reach) {
+Reading reached_reading(const AttentionProblem& problem, const Reach& reach) {
   const auto [block, selection] = whole_sequence(problem);
-  return selected_entries(problem, block, selection, reach);
+  return selected_reading(problem, block, selection, reach);
 }
 
-std::int64_t compressed_entries(const NsaProblem& nsa) {
-  return reached_entries(compressed_problem(nsa), compressed_reach(nsa));
+/// Keys of the query's own block up to its own, and of whole blocks before it: most_blocks blocks in all. The rows are
+/// those of all own blocks, and of the blocks before them that the first query takes.
+Reading past_reading(const AttentionProblem& problem, std::int64_t block, std::int64_t most_blocks) {
+  const auto acausal = [&](const Sequence& sequence) { return std::min(most_blocks * block, sequence.num_keys()); };
+  const auto before = [&](std::int64_t t) { return std::min(most_blocks - 1, t / block) * block; };
+  Reading reading;
+  reading.entries = problem.heads * sum_over_queries(problem, [&](const Sequence& sequence, std::int64_t t) {
+                      return problem.causal ? before(t) + t % block + 1 : acausal(sequence);
+                    });
+  reading.keys = reading.values = sum_over_sequences(problem, [&](const Sequence& sequence, const Positions& t) {
+    return problem.causal ? before(t.first) + t.last + 1 - t.first / block * block : acausal(sequence);
+  });
+  return reading;
 }
 
-/// Keys of the query's own block up to its own, and of the whole blocks before it: most_blocks blocks in all.
-std::int64_t past_entries(const AttentionProblem& problem, std::int64_t block, std::int64_t most_blocks) {
-  return problem.heads * sum_over_queries(problem, [&](const Sequence& sequence, std::int64_t t) {
-           if (!problem.causal) return std::min(most_blocks * block, sequence.num_keys());
-           return std::min(most_blocks - 1, t / block) * block + t % block + 1;
-         });
+/// Whether MoBA's means are needed: its gate goes by scores, and there is more to take than a query's own block.
+bool has_scores(const MobaProblem& problem) {
+  return problem.gate == Gate::top_k && (problem.top_k > 1 || !problem.attention.causal);
 }
 
-/// Blocks whose scores a query of MoBA compares.
-std::int64_t compared_blocks(const MobaProblem& problem) {
-  if (problem.gate != Gate::top_k) return 0;
-  return problem.attention.heads * sum_over_queries(problem.attention, [&](const Sequence& sequence, std::int64_t t) {
-           return problem.attention.causal ? t / problem.block : num_blocks(sequence.num_keys(), problem.block);
-         });
+/// Blocks whose scores a query of MoBA compares; the keys of all blocks that any query does.
+Reading select_reading(const MobaProblem& problem) {
+  const AttentionProblem& attention = problem.attention;
+  Reading reading;
+  if (problem.gate == Gate::top_k)
+    reading.entries = attention.heads * sum_over_queries(attention, [&](const Sequence& sequence, std::int64_t t) {
+                        return attention.causal ? t / problem.block : num_blocks(sequence.num_keys(), problem.block);
+                      });
+  if (has_scores(problem))
+    reading.keys = sum_over_sequences(attention, [&](const Sequence& sequence, const Positions& t) {
+      return attention.causal ? t.last / problem.block * problem.block : sequence.num_keys();
+    });
+  return reading;
+}
+
+/// The keys of all blocks in the past, where they are compared, and of those that are attended to.
+Reading moba_reading(const MobaProblem& problem) {
+  const AttentionProblem& attention = problem.attention;
+  Reading reading = past_reading(attention, problem.block, problem.top_k);
+  if (has_scores(problem))
+    reading.keys = sum_over_sequences(attention, [&](const Sequence& sequence, const Positions& t) {
+      return attention.causal ? t.last + 1 : sequence.num_keys();
+    });
+  return reading;
 }
 
 Selection selection_of(const SelectionView& view) {
@@ -71,35 +137,44 @@ Selection selection_of(const SelectionView& view) {
   return selection;
 }
 
-std::int64_t entries_of(const ForwardCall& call) {
+Reading compressed_reading(const NsaProblem& nsa) {
+  return reached_reading(compressed_problem(nsa), compressed_reach(nsa));
+}
+
+Reading reading_of(const ForwardCall& call) {
   const AttentionProblem& problem = call.problem.attention;
   switch (call.op) {
-    case Operator::dense: return reached_entries(problem, causal_reach(problem));
+    case Operator::dense: return reached_reading(problem, causal_reach(problem));
     case Operator::selected:
-      return selected_entries(problem, call.problem.block, selection_of(call.selection), causal_reach(problem));
-    case Operator::moba_select: return compared_blocks(call.problem);
-    case Operator::moba: return past_entries(problem, call.problem.block, call.problem.top_k);
-    case Operator::nsa_compressed: return compressed_entries(call.nsa);
-    case Operator::window: return reached_entries(call.nsa.attention, window_reach(call.nsa));
+      return selected_reading(problem, call.problem.block, selection_of(call.selection), causal_reach(problem));
+    case Operator::moba_select: return select_reading(call.problem);
+    case Operator::moba: return moba_reading(call.problem);
+    case Operator::nsa_compressed: return compressed_reading(call.nsa);
+    case Operator::window: return reached_reading(call.nsa.attention, window_reach(call.nsa));
     case Operator::nsa_compress:
     case Operator::nsa: break;  // have calls of their own
   }
-  return 0;
+  return {};
 }
-std::int64_t entries_of(const CompressCall&) { return 0; }
-std::int64_t entries_of(const NsaCall& call) {
-  return compressed_entries(call.nsa) + past_entries(call.nsa.attention, call.nsa.block, call.nsa.top_n) +
-         reached_entries(call.nsa.attention, window_reach(call.nsa));
+Reading reading_of(const CompressCall&) { return {}; }
+NsaReading reading_of(const NsaCall& call) {
+  return {compressed_reading(call.nsa), past_reading(call.nsa.attention, call.nsa.block, call.nsa.top_n),
+          reached_reading(call.nsa.attention, window_reach(call.nsa))};
+}
+
+std::int64_t entries_of(const Reading& reading) { return reading.entries; }
+std::int64_t entries_of(const NsaReading& reading) {
+  return reading.compressed.entries + reading.selected.entries + reading.window.entries;
 }
 
 // ---- Bytes ----
 
-/// The bytes of tensors, each counted once: branches of nsa may share theirs.
+/// The bytes that a call has to read or write of its tensors, each counted once: branches of nsa may share theirs.
 class TensorBytes {
  public:
-  template <class Call>
-  explicit TensorBytes(const Call& call) {
-    add(call);
+  template <class Call, class OfCall>
+  TensorBytes(const Call& call, const OfCall& reading) {
+    add(call, reading);
   }
 
   double sum() const {
@@ -109,9 +184,12 @@ class TensorBytes {
   }
 
  private:
-  void add(const TensorView& x) { of_[x.data] = x.tokens * x.heads * x.dim * bytes_of(x.format); }
+  void add_bytes(const void* data, std::int64_t bytes) { of_[data] = std::max(of_[data], bytes); }
+  /// Rows of a token and head.
+  void add_rows(const TensorView& x, std::int64_t rows) { add_bytes(x.data, rows * x.dim * bytes_of(x.format)); }
+  void add(const TensorView& x) { add_rows(x, x.tokens * x.heads); }
   void add(const SelectionView& x) {
-    of_[x.data] = x.tokens * x.heads * x.slots * static_cast<std::int64_t>(sizeof(std::int32_t));
+    add_bytes(x.data, x.tokens * x.heads * x.slots * static_cast<std::int64_t>(sizeof(std::int32_t)));
   }
   void add(const PhiTensors<TensorView>& phi) {
     for (const auto& part : kPhiParts<TensorView>) add(phi.*part.tensor);
@@ -121,20 +199,34 @@ class TensorBytes {
     (add(parts), ...);
   }
   void add(const BranchCall& x) { add_all(x.k, x.v, x.o, x.lse); }
-  void add(const BranchGradientViews& x) { add_all(x.dk, x.dv); }
-  void add(const ForwardCall& x) { add_all(x.q, x.k, x.v, x.selection, x.o, x.lse); }
-  void add(const CompressCall& x) { add_all(x.tokens, x.phi, x.rows); }
-  void add(const NsaCall& x) {
-    add_all(x.q, x.compressed, x.selected, x.window, x.gates, x.phi_k, x.phi_v, x.k_compressed, x.v_compressed,
-            x.selection, x.o);
+  void add(const BranchCall& x, const Reading& reading) {
+    add_rows(x.k, reading.keys), add_rows(x.v, reading.values);
+    add_all(x.o, x.lse);
   }
-  void add(const BackwardCall& x) { add_all(x.forward, x.d_o, x.dq, x.dk, x.dv); }
-  void add(const CompressBackwardCall& x) { add_all(x.forward.tokens, x.forward.phi, x.d_rows, x.d_tokens, x.d_phi); }
-  void add(const NsaBackwardCall& x) {
+  void add(const BranchGradientViews& x) { add_all(x.dk, x.dv); }
+  void add(const ForwardCall& x, const Reading& reading) {
+    add_rows(x.k, reading.keys), add_rows(x.v, reading.values);
+    add_all(x.q, x.selection, x.o, x.lse);
+  }
+  void add(const CompressCall& x, const Reading&) { add_all(x.tokens, x.phi, x.rows); }
+  void add(const NsaCall& x, const NsaReading& reading) {
+    add(x.selected, reading.selected), add(x.window, reading.window);
+    add_all(x.q, x.compressed, x.gates, x.phi_k, x.phi_v, x.k_compressed, x.v_compressed, x.selection, x.o);
+  }
+  void add(const BackwardCall& x, Reading reading) {
+    reading.keys = reading.values;  // the selection is given
+    add(x.forward, reading);
+    add_all(x.d_o, x.dq, x.dk, x.dv);
+  }
+  void add(const CompressBackwardCall& x, const Reading&) {
+    add_all(x.forward.tokens, x.forward.phi, x.d_rows, x.d_tokens, x.d_phi);
+  }
+  void add(const NsaBackwardCall& x, const NsaReading& reading) {
     NsaCall read = x.forward;
     read.o = {};
-    add_all(read, x.d_o, x.dq, x.compressed, x.selected, x.window, x.d_gates, x.dk_compressed, x.dv_compressed,
-            x.d_phi_k, x.d_phi_v);
+    add(read, reading);
+    add_all(x.d_o, x.dq, x.compressed, x.selected, x.window, x.d_gates, x.dk_compressed, x.dv_compressed, x.d_phi_k,
+            x.d_phi_v);
   }
 
   std::map<const void*, std::int64_t> of_;
@@ -166,8 +258,9 @@ Work work(const Call& call) {
   const std::int64_t products = kIsBackward             ? 6 * problem.dk + 4 * problem.dv
                                 : only_selects(forward) ? 2 * problem.dk
                                                         : 2 * (problem.dk + problem.dv);
-  const std::int64_t entries = entries_of(forward);
-  return {entries, static_cast<double>(entries) * static_cast<double>(products), TensorBytes(call).sum()};
+  const auto reading = reading_of(forward);
+  const std::int64_t entries = entries_of(reading);
+  return {entries, static_cast<double>(entries) * static_cast<double>(products), TensorBytes(call, reading).sum()};
 }
 
 }  // namespace

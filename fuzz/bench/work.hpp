@@ -12,7 +12,7 @@ namespace attnspec::fuzz {
 struct Work {
   std::int64_t entries = 0;  // of score matrices, over all query heads: a query and a key that it sees
   double operations = 0;     // multiplications and additions
-  double bytes = 0;          // of its tensors: each that is read once, each that is written once
+  double bytes = 0;          // of its tensors: what has to be read, once, and what is written, once
 };
 
 /// entries: keys that a query sees, in blocks that are selected; of nsa the sum of its branches; of nsa_compressed
@@ -25,8 +25,12 @@ struct Work {
 /// which is 4 D and 10 D where dk = dv = D. What else is done (softmax, means, phi, merging) does not count, and
 /// neither do entries that a kernel computes and masks. nsa_compress: none.
 ///
+/// bytes: of k and v the rows that some query needs; of moba's k all that means are compared of; of the other tensors
+/// all.
+///
 /// The blocks of moba and nsa are counted by rule: a query's own, and as many whole ones of the past as there are, or
-/// as it may take. Without causality every block counts as a whole one.
+/// as it may take. Without causality every block counts as a whole one. Of the rows of v, and of nsa's selected branch,
+/// which several queries may share, those count that no choice can spare.
 Work work_of(const verify::AnyCall& call);
 
 /// How long a GPU takes at least, in milliseconds.

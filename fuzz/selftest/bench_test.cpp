@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <string>
 
@@ -136,6 +137,39 @@ TEST(Work, MovesEveryTensorOnce) {
             2 * 2 * 64 * 8 * 2);
 }
 
+TEST(Work, ReadsTheKeysThatQueriesNeed) {
+  /// The rows of k and v in all key/value heads that the forward reads, in bf16 with 8 features; `others` are the bytes
+  /// of the other tensors.
+  const auto rows = [](const char* text, int others) {
+    return (static_cast<int>(WorkOfCalls(parse_case(text)).forward.bytes) - others) / (8 * 2);
+  };
+  const int q_o_lse = 2 * (2 * 8 * 2 + 4);  // of a query with two heads
+  EXPECT_EQ(rows("dense(lens=40,q_lens=1,heads=2,kv_heads=1,dk=8)", q_o_lse), 40 + 40);
+  EXPECT_EQ(rows("window(lens=40,q_lens=3,heads=2,dk=8,window=5)", 3 * q_o_lse), 2 * (7 + 7));
+  // the query's own block has 6 keys, and it takes a whole one beside it; all are pooled
+  EXPECT_EQ(rows("moba(lens=70,q_lens=1,heads=2,kv_heads=1,dk=8,block=16,top_k=2)", q_o_lse + 2 * 2 * 4), 70 + 22);
+  EXPECT_EQ(rows("moba(lens=70,q_lens=1,heads=2,kv_heads=1,dk=8,block=16,top_k=2,gate=sink)", q_o_lse + 2 * 2 * 4),
+            22 + 22);
+  EXPECT_EQ(rows("moba(lens=70,q_lens=1,heads=2,kv_heads=1,dk=8,block=16,top_k=1)", q_o_lse + 2 * 4), 6 + 6);
+  EXPECT_EQ(rows("moba(lens=70+70,heads=2,kv_heads=1,dk=8,block=16,top_k=2)", 140 * (q_o_lse + 2 * 2 * 4)), 140 + 140);
+  EXPECT_EQ(rows("moba_select(lens=70,q_lens=1,heads=2,kv_heads=1,dk=8,block=16,top_k=2)", 2 * 8 * 2 + 2 * 2 * 4), 64);
+
+  const char* text = "selected(lens=90+33,q_lens=4+3,heads=4,kv_heads=2,dk=8,block=16,top_k=3)";
+  const Case c = parse_case(text);
+  const reference::MobaProblem problem = problem_of(c);
+  const reference::Selection selection = make_inputs(c).selection;
+  std::set<std::array<std::int64_t, 3>> read;  // sequence, key, kv head
+  for (const reference::Sequence& sequence : reference::sequences(problem.attention))
+    for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token)
+      for (std::int64_t head = 0; head < 4; ++head)
+        for (std::int64_t key = 0; key <= sequence.position(token); ++key) {
+          const auto blocks = selection.row(token, head);
+          if (std::find(blocks.begin(), blocks.end(), key / 16) != blocks.end())
+            read.insert({sequence.k_begin, key, head / 2});
+        }
+  EXPECT_EQ(rows(text, 7 * (2 * q_o_lse + 4 * 3 * 4)), 2 * std::ssize(read));
+}
+
 TEST(Floor, IsTheLargerOfBothTimes) {
   const cuda::Ceilings ceilings{"a GPU", 1e12, 1e12, 1e15, 1000};
   const Work work{1, 2e12, 1e9};
@@ -189,9 +223,12 @@ TEST(Measurement, IsInvalidBelowTheFloor) {
   EXPECT_NE(why_invalid(m, Format::bf16, ceilings).find("at least"), std::string::npos);
 }
 
-TEST(DenseShape, IsThatOfOneSequenceThatSeesItself) {
-  EXPECT_EQ(dense_shape(parse_case("moba(lens=300,heads=4,kv_heads=2,dk=32,dv=16)")), "4,2,32,16,300,bf16,1");
-  for (const char* text : {"moba(lens=30+5)", "moba(lens=30,q_lens=4)", "moba_select(lens=30)"})
+TEST(DenseShape, IsThatOfEqualSequencesOfAllTheirQueriesOrOne) {
+  EXPECT_EQ(dense_shape(parse_case("moba(lens=300,heads=4,kv_heads=2,dk=32,dv=16)")), "1,4,2,32,16,300,300,bf16,1");
+  EXPECT_EQ(dense_shape(parse_case("window(lens=90+90,q_lens=1+1,dk=32)")), "2,1,1,32,32,1,90,bf16,0");
+  EXPECT_EQ(dense_shape(parse_case("moba(lens=30+30)")), "2,1,1,64,64,30,30,bf16,1");
+  for (const char* text : {"moba(lens=30+5)", "moba(lens=30,q_lens=4)", "moba(lens=30+30,q_lens=1+30)", "moba(lens=0)",
+                           "moba_select(lens=30)"})
     EXPECT_EQ(dense_shape(parse_case(text)), std::nullopt) << text;
 }
 

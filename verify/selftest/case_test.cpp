@@ -90,6 +90,9 @@ TEST(Case, LeavesOutDefaultsAndKeepsDeclarationOrder) {
                              "heads=4, lens=193+64+1 ) ")),
             "moba(lens=193+64+1,heads=4,kv_heads=2,block=32,regime=near_tie,seed=7)");
   EXPECT_EQ(print(parse_case("dense(lens=5,q_lens=5,scale=0.125)")), "dense(lens=5)");
+  EXPECT_EQ(parse_case("dense(lens=3*7+2)").lens, (std::vector<std::int64_t>{7, 7, 7, 2}));
+  EXPECT_EQ(print(parse_case("dense(lens=9+2*9+9+3,q_lens=5*1)")), "dense(lens=4*9+3,q_lens=5*1)");
+  EXPECT_EQ(print(parse_case("dense(lens=3*9)")), "dense(lens=9+9+9)");
   EXPECT_EQ(print(parse_case("selected(q_lens=1,lens=9,selection=kv_head,causal=0)")),
             "selected(lens=9,q_lens=1,selection=kv_head,causal=0)");
 }
@@ -152,6 +155,8 @@ TEST(Case, RejectsInvalidProblems) {
   EXPECT_EQ(rejection("moba(top_k=0)"), "top_k=0: must be at least 1");
   EXPECT_EQ(rejection("moba(lens=5+-3)"), "lens=5+-3: a length is negative, so that the offsets would decrease");
   EXPECT_EQ(rejection("moba(lens=5+)"), "lens=: is not a whole number");
+  EXPECT_EQ(rejection("moba(lens=0*5)"), "lens=0*5: a length comes 1 to 1048576 times");
+  EXPECT_EQ(rejection("moba(lens=2*)"), "lens=: is not a whole number");
   EXPECT_EQ(rejection("moba(lens=5,q_lens=5+1)"), "q_lens=5+1: must have as many sequences as lens, 1");
   EXPECT_EQ(rejection("moba(scale=inf)"), "scale=inf: must be finite");
   EXPECT_EQ(rejection("moba(lens=1099511627776)"),
