@@ -1,6 +1,7 @@
 // Which of a query's blocks NSA forces, how many their importance chooses, and what that is.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "cuda/primitives/qualifiers.cuh"
@@ -33,11 +34,11 @@ __device__ __forceinline__ float importance(const ImportanceChoice& choice, int 
   const int block_begin = block * choice.rows, block_end = block_begin + choice.rows, strides = choice.strides;
   const int first = block_begin - strides + 1 > begin ? block_begin - strides + 1 : begin;
   const int last = block_end < end ? block_end : end;
+  const float most = static_cast<float>(strides < choice.rows ? strides : choice.rows);
+  float from_begin = static_cast<float>(first + strides - block_begin), to_end = static_cast<float>(block_end - first);
   float sum = 0;
-  for (int i = first; i < last; ++i) {
-    const int shared = (i + strides < block_end ? i + strides : block_end) - (i > block_begin ? i : block_begin);
-    sum += static_cast<float>(shared) * weight_of(i);
-  }
+  for (int i = first; i < last; ++i, from_begin += 1, to_end -= 1)
+    sum += fminf(fminf(from_begin, to_end), most) * weight_of(i);
   return sum;
 }
 

@@ -16,6 +16,7 @@
 
 #include "cuda/primitives/launch.cuh"
 #include "cuda/primitives/warp.cuh"
+#include "cuda/query_tiles/best_blocks.cuh"
 #include "cuda/query_tiles/candidates.cuh"
 #include "cuda/query_tiles/tiles.cuh"
 
@@ -26,12 +27,6 @@ namespace {
 constexpr int kWarps = 4, kThreads = kWarps * kWarpLanes, kWarpRows = kSelectRows / kWarps;
 constexpr int kKeys = 64, kM = kWarpRows / 16, kN = kKeys / 16;
 constexpr int kSumStride = kKeys + 4;  // so that the sums of neighbouring queries lie in different banks
-
-/// A block and its importance; an empty place of a list has block -1.
-struct Scored {
-  float score;
-  std::int32_t block;
-};
 
 /// Dynamic shared memory, with a QueryRoom behind it.
 template <class T, int dk>
@@ -64,70 +59,6 @@ struct QueryRoom {
   }
 };
 
-/// Adds what `rows` neighbouring rows of 8 have of n times 8 columns, of which a lane has two, and stores the sums to
-/// `to` from column 0 on. Each step halves the columns of a lane.
-template <int rows, int n>
-__device__ __forceinline__ void store_sums(const float (&columns)[n][2], float* to) {
-  if constexpr (rows == 1) {
-#pragma unroll
-    for (int j = 0; j < n; ++j)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) to[8 * j + lane_index() % 4 * 2 + c] = columns[j][c];
-  } else {
-    constexpr int kFlip = 4 * rows / 2;
-    const bool is_upper = (lane_index() & kFlip) != 0;
-    float half[n / 2][2];
-#pragma unroll
-    for (int j = 0; j < n / 2; ++j)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float kept = is_upper ? columns[j + n / 2][c] : columns[j][c];
-        const float sent = is_upper ? columns[j][c] : columns[j + n / 2][c];
-        half[j][c] = kept + shuffle_xor(sent, kFlip);
-      }
-    store_sums<rows / 2, n / 2>(half, to + (is_upper ? 8 * (n / 2) : 0));
-  }
-}
-
-/// Adds the weights of a warp's rows over queries, of which each has rows_of_query rows: 8 of them and more if rows is
-/// 8, else `rows`. to: the sums of the warp's first query.
-template <int rows>
-__device__ __forceinline__ void store_weights(Sums<kM, kN>& weights, int rows_of_query, float* to) {
-#pragma unroll
-  for (int i = 0; i < kM; ++i)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float columns[2 * kN][2];
-      if (rows == 8 && rows_of_query >= 16 && half == 1) continue;
-      if (rows == 8 && rows_of_query >= 32 && i > 0) continue;
-#pragma unroll
-      for (int j = 0; j < 2 * kN; ++j)
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          columns[j][c] = weights[i][j][2 * half + c];
-          if (rows == 8 && rows_of_query >= 16) columns[j][c] += weights[i][j][2 + c];
-          if (rows == 8 && rows_of_query >= 32) columns[j][c] += weights[1][j][c] + weights[1][j][2 + c];
-        }
-      store_sums<rows, 2 * kN>(columns, to + (16 * i + lane_row(half)) / rows_of_query * kSumStride);
-    }
-}
-
-/// Puts a block into a list that is in order, behind its equals; all lanes of a warp call it. What falls off the end is
-/// gone.
-__device__ __forceinline__ void insert(Scored* best, int count, const Scored& entry) {
-  for (int first = (count - 1) / kWarpLanes * kWarpLanes; first >= 0; first -= kWarpLanes) {
-    const int place = first + lane_index();
-    const Scored held = place < count ? best[place] : entry;
-    const Scored before = 0 < place && place < count ? best[place - 1] : Scored{INFINITY, -1};
-    sync_warp();
-    if (entry.score > before.score)
-      best[place] = before;
-    else if (entry.score > held.score)
-      best[place] = entry;
-    sync_warp();
-  }
-}
-
 /// Adds the compressed rows [key, key + kKeys) of a query, which sees those before seen_end, to its blocks. sums:
 /// parts of their weights, `parts` rows.
 __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, const Candidates& candidates,
@@ -150,11 +81,7 @@ __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, co
                         importance(choice, block, key, end, weight_of);
     if (left == 0 || left == 1) carried[left] = score;
     const bool is_candidate = (is_last || left < 0) && choice.initial_blocks <= block && block < candidates.end;
-    std::uint32_t better = ballot(is_candidate && score > best[candidates.wanted - 1].score);
-    for (; better != 0; better &= better - 1) {
-      const int lane = lowest_bit(better);
-      insert(best, candidates.wanted, {shuffle(score, lane), base + lane});
-    }
+    insert_better(best, candidates.wanted, {score, block}, is_candidate);
   }
   sync_warp();
 }
@@ -179,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   const SharedTile<T, dk> query_rows{shared.q};
   copy_rows<kThreads, kSelectRows, dk>(query_rows, p.dk, [&](int row) { return row_at(q, row); });
   for (int place = thread_number(); place < of_queries.queries * choice.slots; place += kThreads)
-    of_queries.best(room, 0)[place] = {-INFINITY, -1};
+    of_queries.best(room, 0)[place] = {};
   for (int place = thread_number(); place < of_queries.queries * 2; place += kThreads)
     of_queries.carried(room, 0)[place] = 0;
   float row_lse[kM][2];  // to base 2
@@ -215,15 +142,8 @@ __global__ void __launch_bounds__(kThreads, 3)
           for (int number = 0; number < 4; ++number)
             columns[number] = exp2_approx(columns[number] * to_log2 - row_lse[i][number / 2]);
       mine.template for_each_unseen<kM, kN>(key, [&](int i, int j, int number) { weights[i][j][number] = 0; });
-      float* to = of_queries.sums(room, 0) + mine.from / rows_of_sum * kSumStride;
-      if (rows_of_sum >= 8)
-        store_weights<8>(weights, rows_of_sum, to);
-      else if (rows_of_sum == 4)
-        store_weights<4>(weights, rows_of_sum, to);
-      else if (rows_of_sum == 2)
-        store_weights<2>(weights, rows_of_sum, to);
-      else
-        store_weights<1>(weights, rows_of_sum, to);
+      store_weights<kWarpRows, kM, kN>(weights, rows_of_sum,
+                                       of_queries.sums(room, 0) + mine.from / rows_of_sum * kSumStride, kSumStride);
     }
     if (rows_of_query > kWarpRows)
       sync_threads();
@@ -245,15 +165,8 @@ __global__ void __launch_bounds__(kThreads, 3)
   for (int query = warp_index(); query * rows_of_query < tile.count; query += kWarps) {
     const int row = query * rows_of_query;
     const Candidates candidates = candidates_of(choice, num_visible_tokens(p, tile.sequence, tile.query(p, row)));
-    const Scored* best = of_queries.best(room, query);
-    std::int32_t* chosen = selection + (tile.token(p, row) * p.kv_heads + tile.kv_head) * choice.slots;
-    for (int slot = lane_index(); slot < choice.slots; slot += kWarpLanes) {
-      const int listed = slot - candidates.forced;
-      if (listed < 0)
-        chosen[slot] = forced_block(choice, candidates, slot);
-      else
-        chosen[slot] = listed < candidates.wanted ? best[listed].block : -1;
-    }
+    store_selection(choice, candidates, of_queries.best(room, query),
+                    selection + (tile.token(p, row) * p.kv_heads + tile.kv_head) * choice.slots);
   }
 }
 

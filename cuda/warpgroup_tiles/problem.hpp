@@ -7,6 +7,7 @@
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
 using query_tiles::BackwardRows;
+using query_tiles::ImportanceChoice;
 using query_tiles::Problem;
 using query_tiles::RowPieces;
 using query_tiles::RowTerms;
@@ -15,14 +16,17 @@ using query_tiles::Tiles;
 /// Rows of a forward's tile, rows of a tile of dq, and keys of a tile of dk and dv.
 inline constexpr int kForwardRows = 128, kGradientRows = 128, kGradientKeys = 128;
 
+/// Rows of a selection's tile.
+inline constexpr int kImportanceRows = 256;
+
 /// Rows of q and k of at most so many features, and rows of v.
 template <int dk, int dv>
 struct Features {
   static constexpr int kDk = dk, kDv = dv;
 };
 
-/// Most features of rows of q and k, forward and backward, and of v.
-inline constexpr int kMostDk = 192, kMostGradientDk = 128, kMostDv = 128;
+/// Most features of rows of q and k, forward, backward and for a selection, and of v.
+inline constexpr int kMostDk = 192, kMostGradientDk = 128, kMostSelectDk = 128, kMostDv = 128;
 
 /// Calls use(features) with the smallest that hold a call's.
 template <class Use>
@@ -32,7 +36,7 @@ void with_features(int dk, int dv, const Use& use) {
   use(Features<kMostDk, kMostDv>{});
 }
 
-/// The same for a backward.
+/// The same for a backward and a selection.
 template <class Use>
 void with_gradient_features(int dk, int dv, const Use& use) {
   if (dk <= 64 && dv <= 64) return use(Features<64, 64>{});
@@ -46,5 +50,11 @@ void attend(const Problem&, const Tiles& row_tiles, Rows<const T> q, Rows<const 
 template <class T>
 void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces&,
                      const BackwardRows<T>&, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
+
+/// Whether a selection is for tiles of warpgroups: what their shared memory holds.
+bool can_select(const Problem&, const ImportanceChoice&);
+template <class T>
+void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceChoice&, Rows<const T> q,
+                             Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles
