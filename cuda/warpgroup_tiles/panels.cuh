@@ -9,6 +9,7 @@
 #include "cuda/primitives/numbers.cuh"
 #include "cuda/primitives/thread.cuh"
 #include "cuda/primitives/warpgroup.cuh"
+#include "cuda/query_tiles/tiles.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
@@ -55,6 +56,16 @@ __device__ __forceinline__ void start_product(Sums<1, n>& sums, const Packed<dep
                                               const Panels<T, 16 * depth>& b) {
 #pragma unroll
   for (int at = 0; at < depth; ++at) wgmma<T, StoredB::as_it_is>(sums[0], a[at], b.from(16 * at, 0), true);
+}
+
+/// Starts to copy keys [key, key + keys) of a tile's sequence, or their values, by the threads of a warpgroup.
+template <int keys, int features, class T>
+__device__ __forceinline__ void copy_keys(T* to, const Rows<const T>& rows, const query_tiles::RowTile& tile, int key,
+                                          int filled) {
+  const Panels<T, keys> panels{to};
+  const T* first = rows.at(tile.sequence.k_begin + key, tile.kv_head);
+  query_tiles::copy_run<kWarpgroupThreads, keys, features>(panels, filled, first, rows.token_stride,
+                                                           static_cast<int>(tile.sequence.num_keys) - key);
 }
 
 /// Products may read what all threads have copied to shared memory, once all threads have come here.

@@ -9,7 +9,6 @@
 #include "cuda/primitives/warp.cuh"
 #include "cuda/primitives/warpgroup.cuh"
 #include "cuda/query_tiles/tiles.cuh"
-#include "cuda/warpgroup_tiles/panels.cuh"
 #include "cuda/warpgroup_tiles/problem.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
@@ -78,16 +77,6 @@ struct Work {
   query_tiles::RowTile tile;
   int first_key, end_key;
 };
-
-/// The producers' copies of keys [key, key + keys), or values, of a sequence.
-template <int keys, int features, class T>
-__device__ __forceinline__ void copy_keys(T* to, const Rows<const T>& rows, const query_tiles::RowTile& tile, int key,
-                                          int filled) {
-  const Panels<T, keys> panels{to};
-  const T* first = rows.at(tile.sequence.k_begin + key, tile.kv_head);
-  query_tiles::copy_run<kWarpgroupThreads, keys, features>(panels, filled, first, rows.token_stride,
-                                                           static_cast<int>(tile.sequence.num_keys) - key);
-}
 
 /// The tiles of rows that a thread block takes, so many rows, and so many keys at a time: the first is its own, the
 /// others are those that no thread block has taken. Producers name a tile before its first step, and consumers find the

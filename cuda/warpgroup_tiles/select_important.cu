@@ -29,7 +29,6 @@ using query_tiles::candidates_of;
 using query_tiles::copy_rows;
 using query_tiles::kLog2E;
 using query_tiles::lane_row;
-using query_tiles::rows_from;
 using query_tiles::RowTile;
 using query_tiles::Scored;
 
@@ -109,8 +108,7 @@ __device__ __forceinline__ void copy_tiles(const Work& w, SharedTiles<T, dk>& sh
   int stage = 0;
   for (int key = 0; key < w.end_key; key += kKeys, stage = stage + 1 == kStages ? 0 : stage + 1) {
     if (key >= kStages * kKeys) barrier_sync(kKeysAreUsed + stage, kThreads);
-    copy_rows<kWarpgroupThreads, kKeys, dk>(Panels<T, kKeys>{shared.k[stage]}, w.p.dk,
-                                            rows_from(k, w.tile.sequence, w.tile.kv_head, key));
+    copy_keys<kKeys, dk>(shared.k[stage], k, w.tile, key, w.p.dk);
     cp_async_wait_all();
     fence_async_proxy();
     barrier_arrive(kKeysAreThere + stage, kThreads);
