@@ -2,7 +2,8 @@
 // dk = scale dS^T q and dv = P^T do, summed over the rows that see a key. For a positive scale.
 //   dq of each row, and its lse and delta for the keys    query_gradients
 //   dk and dv of each key, or pieces of their sums        key_gradients
-// Thread blocks of 2 warpgroups, one on a multiprocessor. Products run while the next ones are prepared.
+// Two warpgroups of a thread block compute, one block on a multiprocessor; for dq a third copies. Products run while the
+// next ones are prepared.
 #include <algorithm>
 
 #include "cuda/primitives/launch.cuh"
@@ -182,8 +183,7 @@ struct SharedKeyTiles {
   RowTerms terms[3][Shape::kRows];
 };
 
-// A thread block owns 128 keys of a key/value head and goes through a piece of the rows that see some of
-// them. A warp
+// A thread block owns 128 keys of a key/value head and goes through a piece of the rows that see some of them. A warp
 // owns 16 keys of P^T, dS^T, dk and dv, in registers. Shared memory: SharedKeyTiles, 162 KB for 128 features.
 template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)

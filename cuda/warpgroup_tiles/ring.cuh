@@ -78,12 +78,11 @@ struct Work {
   int first_key, end_key;
 };
 
-/// The tiles of rows that a thread block takes, so many rows, and so many keys at a time: the first is its own, the
-/// others are those that no thread block has taken. Producers name a tile before its first step, and consumers find the
-/// name with that step.
+/// The tiles of so many rows, and so many keys at a time, that a thread block takes: first its own, then those that no
+/// thread block has taken. Producers write a tile's number before its first step; consumers find it with that step.
 template <int rows, int keys>
 struct Taken {
-  int numbers[4];  // of the latest tiles: one more than the stages of the ring that says they are there
+  int numbers[4];  // of the latest tiles: more than a ring has stages
 
   static __device__ __forceinline__ int count(const Problem& p, const Tiles& tiles) { return tiles.count * p.kv_heads; }
   static __device__ __forceinline__ Work work(const Problem& p, const Tiles& tiles, int number) {
@@ -92,8 +91,8 @@ struct Taken {
     return {tile, seen.first / keys * keys, seen.first < seen.end ? seen.end : seen.first + 1};
   }
 
-  /// The producers': calls use(work, i) for the i-th tile that they take. `barrier`: one of theirs alone. No tile
-  /// (`count`) is the last name, and has a step too, which is the caller's.
+  /// The producers': calls use(work, i) for the i-th tile that they take. `barrier`: one of theirs alone. The last
+  /// number is that of no tile, and the caller adds a step for it too.
   template <class Use>
   __device__ __forceinline__ void for_each(const Problem& p, const Tiles& tiles, int barrier, const Use& use) {
     const bool takes = thread_number() == kConsumers;
