@@ -2,8 +2,8 @@
 // dk = scale dS^T q and dv = P^T do, summed over the rows that see a key. For a positive scale.
 //   dq of each row, and its lse and delta for the keys    query_gradients
 //   dk and dv of each key, or pieces of their sums        key_gradients
-// Two warpgroups of a thread block compute, one block on a multiprocessor; for dq a third copies. Products run while the
-// next ones are prepared.
+// Two warpgroups of a thread block compute, one block on a multiprocessor; for dq a third copies. Products run while
+// the next ones are prepared.
 #include <algorithm>
 
 #include "cuda/primitives/launch.cuh"
