@@ -88,7 +88,7 @@ inline AttnspecKernel named_kernel(const char* name, const char* summary) {
   kernel.device_type = kDeviceType;
   kernel.name = name;
   kernel.summary = summary;
-  kernel.departures = "";
+  kernel.arithmetic = "";
   return kernel;
 }
 

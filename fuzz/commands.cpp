@@ -118,7 +118,7 @@ int replay(const std::string& target, const std::string& kernel, Seconds patienc
 
 namespace {
 
-/// One line of all calibrations that share a name: of a regime and output, or of a profile and output.
+/// One line of all calibrations that share a name: of a regime and output, or of an arithmetic and output.
 void print_calibrations(const std::vector<Calibration>& all, std::string Calibration::*key) {
   std::vector<std::string> names;
   for (const Calibration& c : all)
@@ -146,7 +146,7 @@ int calibrate(const CalibrateOptions& options) {
   std::vector<std::vector<Calibration>> results(jobs.size());
   std::exception_ptr error;
   std::size_t bad = 0;
-  Progress progress(jobs.size(), "regimes and profiles");
+  Progress progress(jobs.size(), "regimes and arithmetics");
 #pragma omp parallel for schedule(dynamic)
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     try {
@@ -168,17 +168,17 @@ int calibrate(const CalibrateOptions& options) {
   fmt::print("{:<50} {:<7} {:>10} {:>7} {:>8} {:>8}  {}\n", "", "", "rows", "alarms", "worst R", "worst z",
              "medians of R where n_eff >= 8");
   print_calibrations(all, &Calibration::regime);
-  print_calibrations(all, &Calibration::profile);
+  print_calibrations(all, &Calibration::arithmetic);
   std::int64_t rows = 0;
   for (const Calibration& c : all) {
     rows += c.rows;
     if (c.is_good()) continue;
     fmt::print("BAD {} {} {}: {} alarms in {} rows, worst R {:.2f}, worst z {:.2f}, median R {:.2f}", c.regime,
-               c.profile, c.output, c.alarms, c.rows, c.worst_r, c.worst_z, c.median_r);
+               c.arithmetic, c.output, c.alarms, c.rows, c.worst_r, c.worst_z, c.median_r);
     if (!c.first_alarm.empty()) fmt::print(" | {}", c.first_alarm);
     fmt::print("\n");
   }
-  fmt::print("{} rows, {} regimes and profiles: {} good, {} bad\n", rows, jobs.size(), jobs.size() - bad, bad);
+  fmt::print("{} rows, {} regimes and arithmetics: {} good, {} bad\n", rows, jobs.size(), jobs.size() - bad, bad);
   return bad == 0 ? 0 : 1;
 }
 
@@ -212,8 +212,7 @@ int list_kernels() {
     for (const Operator op : kernel.operators) operators.push_back(name(op));
     fmt::print("{}  {}\n  operators: {}\n", kernel.name, kernel.summary, fmt::join(operators, ", "));
     for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32})
-      fmt::print("  {}: {}\n", reference::name(dtype),
-                 reference::describe(reference::make_profile(dtype, kernel.departures)));
+      fmt::print("  {}: {}\n", reference::name(dtype), reference::describe(dtype, kernel.arithmetic));
   }
   const cuda::Devices devices = cuda::find_devices();
   for (const std::string& device : devices.names) fmt::print("GPU: {}\n", device);
@@ -244,9 +243,13 @@ int list_variations() {
   return 0;
 }
 
-int list_departures() {
-  for (const reference::Departure& departure : reference::departures())
-    fmt::print("{:<17} {}\n", departure.name, departure.meaning);
+int list_arithmetic() {
+  std::string group;
+  for (const reference::ArithmeticOption& option : reference::arithmetic_options()) {
+    if (group != option.group) fmt::print("{}{}\n", group.empty() ? "" : "\n", group = option.group);
+    fmt::print("  {:<23} {}{}\n", option.name, option.is_function ? "= " : "  ", option.meaning);
+  }
+  fmt::print("\n= says which exact function is computed; the other options widen the predicted noise by a rounding.\n");
   return 0;
 }
 

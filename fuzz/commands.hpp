@@ -63,11 +63,11 @@ struct DefectsOptions {
 int defects(const DefectsOptions& options);
 
 struct CalibrateOptions {
-  std::int64_t rows = 5000;          // of every output, in every regime and profile
+  std::int64_t rows = 5000;          // of every output, in every regime and arithmetic
   std::vector<std::string> regimes;  // none: every one
   std::uint64_t seed = 0;
 };
-/// Whether the noise prediction fits the model kernel in every profile.
+/// Whether the noise prediction fits the model kernel in every arithmetic.
 int calibrate(const CalibrateOptions& options);
 
 /// files: none: those of the golden directory.
@@ -79,6 +79,6 @@ int list_regimes();
 int list_laws();
 int list_defects();
 int list_variations();
-int list_departures();
+int list_arithmetic();
 
 }  // namespace attnspec::fuzz

@@ -26,6 +26,7 @@ const char* safetensors_dtype(Format format) {
     case Format::bf16: return "BF16";
     case Format::fp16: return "F16";
     case Format::fp32: return "F32";
+    case Format::tf32: break;  // no tensor's
   }
   return "";
 }

@@ -112,13 +112,13 @@ int run(int argc, char** argv) {
                      "safetensors files (default: those of ATTNSPEC_GOLDEN_DIR, else the repository's)");
 
   auto* list = app.add_subcommand(
-      "list", "list operators, kernels, regimes, laws, departures, benign variations or planted defects");
+      "list", "list operators, kernels, regimes, laws, arithmetic, benign variations or planted defects");
   list->require_subcommand(1);
   auto* operators = list->add_subcommand("operators", "what can be judged");
   auto* kernels = list->add_subcommand("kernels", "the built-in kernels and their declared arithmetic");
   auto* regimes = list->add_subcommand("regimes", "what kinds of numbers a case can hold, and why");
   auto* laws = list->add_subcommand("laws", "what must hold to the bit, of which operators, by which promise");
-  auto* departures = list->add_subcommand("departures", "what a kernel may declare beside the plain arithmetic");
+  auto* arithmetic = list->add_subcommand("arithmetic", "the options of declared arithmetic, one sentence each");
   auto* variations = list->add_subcommand("variations", "benign variations, each a kernel benign:NAME");
   auto* defects = list->add_subcommand("defects", "planted defects, each a kernel defect:NAME");
 
@@ -141,7 +141,7 @@ int run(int argc, char** argv) {
   if (*kernels) return fuzz::list_kernels();
   if (*regimes) return fuzz::list_regimes();
   if (*laws) return fuzz::list_laws();
-  if (*departures) return fuzz::list_departures();
+  if (*arithmetic) return fuzz::list_arithmetic();
   if (*variations) return fuzz::list_variations();
   if (*defects) return fuzz::list_defects();
   return kCouldNotRun;

@@ -10,7 +10,7 @@ namespace {
 
 /// What the predictions of one row share.
 struct Parts {
-  const Profile& profile;
+  const Arithmetic& arithmetic;
   const RowInputs& in;
   const AttendedRow& row;
   double n;                    // number of visible keys
@@ -24,8 +24,8 @@ struct Parts {
   Groups equal;                // groups of equal weights
   double drift;                // variance of the drift of Z, relative: A6
 
-  Parts(const Profile& p, const RowInputs& i, const AttendedRow& r)
-      : profile(p),
+  Parts(const Arithmetic& p, const RowInputs& i, const AttendedRow& r)
+      : arithmetic(p),
         in(i),
         row(r),
         n(static_cast<double>(r.scores.size())),
@@ -44,7 +44,7 @@ struct Parts {
     }
   }
 
-  bool sums_rounded() const { return profile.normaliser == Normaliser::sums_rounded; }
+  bool sums_rounded() const { return arithmetic.normaliser == Normaliser::sums_rounded; }
 };
 
 /// Equal weights of a group: their roundings are one error and their score errors another, F6; and equal terms drift,
@@ -73,9 +73,9 @@ void add_partial_roundings(const Parts& parts, const std::vector<Vector>& sums, 
     for (std::size_t b = 0; b < sums.size(); ++b) {
       if (weights[b] == 0) continue;
       const double deviation =
-          weights[b] * std::sqrt(rounding_variance(sums[b][d] / weights[b], parts.profile.partial));
+          weights[b] * std::sqrt(rounding_variance(sums[b][d] / weights[b], parts.arithmetic.partial));
       const bool agrees =
-          std::abs(sums[b][d] / weights[b] - parts.row.o[d]) <= spacing(parts.row.o[d], parts.profile.partial);
+          std::abs(sums[b][d] / weights[b] - parts.row.o[d]) <= spacing(parts.row.o[d], parts.arithmetic.partial);
       variance += agrees ? 0 : square(deviation);
       agreeing += agrees ? deviation : 0;  // partial outputs that agree with o round alike
     }
@@ -84,14 +84,14 @@ void add_partial_roundings(const Parts& parts, const std::vector<Vector>& sums, 
 }
 
 RowErrors output_errors(const Parts& parts) {
-  const auto& [profile, in, row] = std::tie(parts.profile, parts.in, parts.row);
+  const auto& [arithmetic, in, row] = std::tie(parts.arithmetic, parts.in, parts.row);
   RowErrors errors(row.o.size());
-  errors.along = accumulation_variance(parts.u, parts.n, 1, 0) * row.weights.cwiseAbs2();                // F5
-  errors.along_centred = parts.scores.variance.cwiseProduct(row.weights.cwiseAbs2());                    // F3
-  (parts.sums_rounded() ? errors.along_centred : errors.along) += parts.rounding;                        // F1
-  errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                   // F5
-  if (!parts.sums_rounded()) errors.along_centre += square(kRounding * unit_roundoff(profile.weights));  // F2
-  errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);                  // F4
+  errors.along = accumulation_variance(parts.u, parts.n, 1, 0) * row.weights.cwiseAbs2();                   // F5
+  errors.along_centred = parts.scores.variance.cwiseProduct(row.weights.cwiseAbs2());                       // F3
+  (parts.sums_rounded() ? errors.along_centred : errors.along) += parts.rounding;                           // F1
+  errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                      // F5
+  if (!parts.sums_rounded()) errors.along_centre += square(kRounding * unit_roundoff(arithmetic.weights));  // F2
+  errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);                     // F4
   const double rescaling = 2 * kRounding * unit_roundoff(Format::fp32) * parts.offset;
   std::vector<Vector> sums;
   std::vector<double> weights;
@@ -104,31 +104,31 @@ RowErrors output_errors(const Parts& parts) {
     i += end - begin;
   }
   add_equal_weights(parts, errors);
-  const bool is_stored_once = sums.size() == 1 && profile.partial == profile.output;  // and not rounded again
-  if (profile.partial != Format::fp32 && !is_stored_once) add_partial_roundings(parts, sums, weights, errors);
+  const bool is_stored_once = sums.size() == 1 && arithmetic.partial == arithmetic.output;  // and not rounded again
+  if (arithmetic.partial != Format::fp32 && !is_stored_once) add_partial_roundings(parts, sums, weights, errors);
   return errors;
 }
 
 /// The worst case and the floor of o, before the output's rounding.
 void add_worst(const Parts& parts, RowNoise& noise) {
-  const auto& [profile, in, row] = std::tie(parts.profile, parts.in, parts.row);
+  const auto& [arithmetic, in, row] = std::tie(parts.arithmetic, parts.in, parts.row);
   const double rescaling = 4 * unit_roundoff(Format::fp32) * parts.offset, accumulated = (parts.n + 4) * parts.u;
   const Vector score = (parts.scores.worst.array() + rescaling) * row.weights.array();
   const Rows magnitudes = view(in.kv.v_magnitudes);
-  const double partial = profile.partial == Format::fp32 ? 0 : unit_roundoff(profile.partial);
+  const double partial = arithmetic.partial == Format::fp32 ? 0 : unit_roundoff(arithmetic.partial);
   noise.worst =
       combination(parts.rounding_worst_case + score + (accumulated + partial) * row.weights, magnitudes, in.visible);
   noise.worst +=
       (score.sum() + accumulated + (parts.sums_rounded() ? parts.rounding_worst_case.sum() : 0)) * row.o.cwiseAbs();
-  noise.worst *= 1 + 4 * unit_roundoff(profile.weights);  // products of two roundings
-  if (may_flush(row.weights.minCoeff() * parts.unit, profile.weights)) {
+  noise.worst *= 1 + 4 * unit_roundoff(arithmetic.weights);  // products of two roundings
+  if (may_flush(row.weights.minCoeff() * parts.unit, arithmetic.weights)) {
     Vector flushed = row.weights;
     for (double& p : flushed)
-      if (!may_flush(p * parts.unit, profile.weights)) p = 0;
+      if (!may_flush(p * parts.unit, arithmetic.weights)) p = 0;
     noise.floor = combination(flushed, magnitudes, in.visible);
   }
   noise.floor.array() += (parts.n + 2) * kFlushed;
-  if (partial > 0) noise.floor.array() += subnormal_spacing(profile.partial) / 2;
+  if (partial > 0) noise.floor.array() += subnormal_spacing(arithmetic.partial) / 2;
 }
 
 RowNoise lse_noise(const Parts& parts) {
@@ -138,7 +138,7 @@ RowNoise lse_noise(const Parts& parts) {
                       accumulation_variance(u32, parts.n, 0, 1) + parts.drift + square(2 * kRounding * u32);
   noise.worst[0] = parts.row.weights.dot(parts.scores.worst) + 4 * u32 * parts.offset + (parts.n + 4) * u32;
   if (parts.sums_rounded()) {
-    noise.variance[0] += parts.rounding.sum() + square(kRounding * unit_roundoff(parts.profile.weights));
+    noise.variance[0] += parts.rounding.sum() + square(kRounding * unit_roundoff(parts.arithmetic.weights));
     noise.worst[0] += parts.rounding_worst_case.sum();
   }
   for (const auto& group : parts.equal) {
@@ -152,14 +152,14 @@ RowNoise lse_noise(const Parts& parts) {
 
 }  // namespace
 
-AttentionNoise attention_noise(const Profile& profile, const RowInputs& in, const AttendedRow& row) {
+AttentionNoise attention_noise(const Arithmetic& arithmetic, const RowInputs& in, const AttendedRow& row) {
   AttentionNoise noise{RowErrors(row.o.size()), RowNoise(row.o.size()), RowNoise(1)};
   if (row.scores.size() == 0) return noise;
-  const Parts parts(profile, in, row);
+  const Parts parts(arithmetic, in, row);
   noise.errors = output_errors(parts);
   noise.o.variance = variance(noise.errors, in.kv.v, in.kv.v_squares, in.visible, row.o);
   add_worst(parts, noise.o);
-  add_output_rounding(row.o, profile.output, noise.o);
+  add_output_rounding(row.o, arithmetic.output, noise.o);
   noise.lse = lse_noise(parts);
   return noise;
 }

@@ -12,6 +12,6 @@ struct AttentionNoise {
 };
 
 /// row: `attend` on the same inputs. A row that sees no key has no noise: o = 0 and lse = -infinity are exact.
-AttentionNoise attention_noise(const Profile& profile, const RowInputs& in, const AttendedRow& row);
+AttentionNoise attention_noise(const Arithmetic& arithmetic, const RowInputs& in, const AttendedRow& row);
 
 }  // namespace attnspec::reference

@@ -82,16 +82,16 @@ HiddenUnits::HiddenUnits(std::int64_t num_blocks, std::int64_t hidden) {
     matrix->resize(num_blocks, hidden);
 }
 
-CompressionGradientNoise::CompressionGradientNoise(const Profile& profile, const NsaProblem& problem,
+CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic, const NsaProblem& problem,
                                                    const PhiHeads& phi, const Tensor& tokens, const Tensor& d_rows,
                                                    std::int64_t set)
-    : profile_(profile), problem_(problem), features_(tokens.dim), expected_(zero_phi(problem, tokens.dim)[0]) {
+    : arithmetic_(arithmetic), problem_(problem), features_(tokens.dim), expected_(zero_phi(problem, tokens.dim)[0]) {
   const PhiParameters& parameters = phi[static_cast<std::size_t>(set)];
   for (std::int64_t g = 0; g < tokens.heads; ++g)
     for (const CompressionBlock& block : compression_blocks(problem))
       if (problem.shared_phi || g == set) blocks_.push_back({block.begin, block.row, g});
   const std::int64_t l = problem.compress_block, inputs = problem.phi == Phi::mean ? 0 : l * features_;
-  const CompressionNoise compression(profile, problem, parameters);
+  const CompressionNoise compression(arithmetic, problem, parameters);
   const SummedRows w2(parameters.w2);
   const Vector ties = most_ties_of_rows(parameters.w2);
   Matrix rows(num_blocks(), features_);
@@ -127,7 +127,7 @@ void CompressionGradientNoise::set_hidden(std::int64_t b, const BlockNoise& bloc
   units_.act_floor.row(b) = block.act_noise.floor.transpose();
   const double u32 = unit_roundoff(Format::fp32);
   const Vector d_act = *w2.y * d_row;
-  const ProductNoise product = product_noise(accumulator_roundoff(profile_), w2, ties, d_row, d_act);
+  const ProductNoise product = product_noise(accumulator_roundoff(arithmetic_), w2, ties, d_row, d_act);
   Vector d_hidden(d_act.size()), by_z(d_act.size());
   RowNoise noise(d_act.size());
   for (Eigen::Index u = 0; u < d_act.size(); ++u) {
@@ -142,10 +142,10 @@ void CompressionGradientNoise::set_hidden(std::int64_t b, const BlockNoise& bloc
         (std::abs(s.value) + s.worst) * product.worst[u] + std::abs(d_act[u]) * (s.worst + u32 * std::abs(s.value));
     noise.floor[u] = static_cast<double>(d_row.size() + 2) * kFlushed;      // A5
     if (problem_.activation == Activation::relu && is_uncertain(block, u))  // a product, which is rounded
-      noise.floor[u] += (1 + unit_roundoff(profile_.weights)) * (std::abs(d_act[u]) + product.worst[u]);
-    if (may_flush(d_hidden[u], profile_.weights)) noise.floor[u] += std::abs(d_hidden[u]);
+      noise.floor[u] += (1 + unit_roundoff(arithmetic_.weights)) * (std::abs(d_act[u]) + product.worst[u]);
+    if (may_flush(d_hidden[u], arithmetic_.weights)) noise.floor[u] += std::abs(d_hidden[u]);
   }
-  add_output_rounding(d_hidden, profile_.weights, noise);
+  add_output_rounding(d_hidden, arithmetic_.weights, noise);
   if (problem_.activation == Activation::relu)  // a slope of 0 or 1: where it is equal, d_hidden is, and rounds equally
     for (Eigen::Index u = 0; u < d_act.size(); ++u)
       units_.by_d_row(b, u) = std::hypot(units_.by_d_row(b, u), std::sqrt(noise.rounding[u]));
@@ -158,7 +158,7 @@ void CompressionGradientNoise::set_hidden(std::int64_t b, const BlockNoise& bloc
 }
 
 double CompressionGradientNoise::roundoff_of_inputs() const {
-  return problem_.phi == Phi::mean ? unit_roundoff(Format::fp32) : accumulator_roundoff(profile_);
+  return problem_.phi == Phi::mean ? unit_roundoff(Format::fp32) : accumulator_roundoff(arithmetic_);
 }
 
 void CompressionGradientNoise::set_input_gradients(const Matrix& to_input) {
@@ -184,12 +184,12 @@ void CompressionGradientNoise::set_input_gradients(const Matrix& to_input) {
 PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector expected) const {
   if (num_blocks() == 0) return {std::move(expected), {RowErrors(features_), RowNoise(features_)}, {}};
   RowErrors errors(features_);
-  errors.separate = order_variance(accumulator_roundoff(profile_), in.values, *d_rows_.y, d_rows_.equal);
-  SumNoise sum = sum_noise(profile_,
+  errors.separate = order_variance(accumulator_roundoff(arithmetic_), in.values, *d_rows_.y, d_rows_.equal);
+  SumNoise sum = sum_noise(arithmetic_,
                            {*d_rows_.y, d_rows_.squares, d_rows_.magnitudes, in.values, in.variance, in.worst, in.floor,
                             in.variance, 1, in.equal, d_rows_.equal, d_rows_.y->transpose() * in.move},
                            static_cast<double>(num_blocks()), std::move(errors), expected);
-  return stored(std::move(expected), std::move(sum), profile_.output, d_rows_.y);
+  return stored(std::move(expected), std::move(sum), arithmetic_.output, d_rows_.y);
 }
 
 PredictedRow CompressionGradientNoise::sum_of_d_hidden(const Inputs& in, Vector expected) const {
@@ -198,15 +198,15 @@ PredictedRow CompressionGradientNoise::sum_of_d_hidden(const Inputs& in, Vector 
   RowErrors errors(hidden);
   errors.separate = grouped_variance(units_.by_z, in.values, equal_z_) +
                     grouped_variance(units_.by_d_row, in.values, d_rows_.equal) +
-                    order_variance(accumulator_roundoff(profile_), in.values, *d_hidden_.y, d_hidden_.equal);
+                    order_variance(accumulator_roundoff(arithmetic_), in.values, *d_hidden_.y, d_hidden_.equal);
   SumNoise sum = sum_noise(
-      profile_,
+      arithmetic_,
       {*d_hidden_.y, d_hidden_.squares, d_hidden_.magnitudes, in.values, in.variance, in.worst, in.floor, in.variance,
        1, in.equal, d_hidden_.equal, d_hidden_.y->transpose() * in.move + units_.move.transpose() * in.values},
       static_cast<double>(num_blocks()), std::move(errors), expected);
   sum.noise.worst += units_.worst.transpose() * (in.values.cwiseAbs() + in.worst);
   sum.noise.floor += units_.floor.transpose() * in.values.cwiseAbs();
-  return stored(std::move(expected), std::move(sum), profile_.output, d_hidden_.y);
+  return stored(std::move(expected), std::move(sum), arithmetic_.output, d_hidden_.y);
 }
 
 CompressionGradientNoise::Inputs CompressionGradientNoise::inputs(std::int64_t i) const {
@@ -270,9 +270,9 @@ PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& p
   const FeatureSum sum = feature_sum(roundoff_of_inputs(), terms, equal, expected);
   errors.separate = sum.variance + grouped_variance(deviations, Vector::Ones(n), equal);
   if (problem_.phi == Phi::mlp) return through_hidden(parts, std::move(errors), sum.worst + worst, std::move(expected));
-  RowNoise noise = finished(profile_, errors.separate, sum.worst + worst, Vector::Zero(features_),
+  RowNoise noise = finished(arithmetic_, errors.separate, sum.worst + worst, Vector::Zero(features_),
                             static_cast<double>(n) * static_cast<double>(features_), 1);
-  return stored(std::move(expected), {std::move(errors), std::move(noise)}, profile_.output);
+  return stored(std::move(expected), {std::move(errors), std::move(noise)}, arithmetic_.output);
 }
 
 PredictedRow CompressionGradientNoise::through_hidden(const std::vector<Part>& parts, RowErrors errors,
@@ -308,7 +308,7 @@ PredictedRow CompressionGradientNoise::through_hidden(const std::vector<Part>& p
   add_groups(equal_z_, units_.by_z);
   add_groups(d_rows_.equal, units_.by_d_row);
   const SummedRows rows(std::move(y));
-  SumNoise sum = sum_noise(profile_,
+  SumNoise sum = sum_noise(arithmetic_,
                            {*rows.y,
                             rows.squares,
                             rows.magnitudes,
@@ -324,7 +324,7 @@ PredictedRow CompressionGradientNoise::through_hidden(const std::vector<Part>& p
                            0, std::move(errors), expected);
   sum.noise.worst += worst;
   sum.noise.floor.array() += static_cast<double>(parts.size()) * static_cast<double>(hidden) * kFlushed;
-  return stored(std::move(expected), std::move(sum), profile_.output, rows.y);
+  return stored(std::move(expected), std::move(sum), arithmetic_.output, rows.y);
 }
 
 }  // namespace attnspec::reference

@@ -21,14 +21,14 @@ struct HiddenUnits {
   explicit HiddenUnits(std::int64_t num_blocks = 0, std::int64_t hidden = 0);
 };
 
-/// The noise of all gradients of phi, for one set of parameters. Every row below is stored in the profile's output
+/// The noise of all gradients of phi, for one set of parameters. Every row below is stored in the arithmetic's output
 /// format.
 class CompressionGradientNoise {
  public:
   /// set: of phi, and so the kv head unless all share one; tokens and d_rows of all kv heads, as `compress_backward`
   /// takes them.
-  CompressionGradientNoise(const Profile& profile, const NsaProblem& problem, const PhiHeads& phi, const Tensor& tokens,
-                           const Tensor& d_rows, std::int64_t set);
+  CompressionGradientNoise(const Arithmetic& arithmetic, const NsaProblem& problem, const PhiHeads& phi,
+                           const Tensor& tokens, const Tensor& d_rows, std::int64_t set);
 
   /// The exact gradients of the parameters.
   const PhiParameters& expected() const { return expected_; }
@@ -71,7 +71,7 @@ class CompressionGradientNoise {
   PredictedRow through_hidden(const std::vector<Part>& parts, RowErrors errors, const Vector& worst,
                               Vector expected) const;
 
-  Profile profile_;
+  Arithmetic arithmetic_;
   NsaProblem problem_;
   std::int64_t features_;
   PhiParameters expected_;

@@ -34,8 +34,8 @@ double activation_error(Activation kind, double x) {
 }
 
 /// A bias b beside the n - 1 other terms of a sum. A2.
-void add_bias(const Profile& profile, double n, const Vector& b, SumNoise& sum) {
-  const double u = accumulator_roundoff(profile);
+void add_bias(const Arithmetic& arithmetic, double n, const Vector& b, SumNoise& sum) {
+  const double u = accumulator_roundoff(arithmetic);
   const Vector added = accumulation_variance(u, n, 1, 0) * b.cwiseAbs2();
   sum.errors.separate += added;
   sum.noise.variance += added;
@@ -43,9 +43,9 @@ void add_bias(const Profile& profile, double n, const Vector& b, SumNoise& sum) 
 }
 
 /// W^T z: the z round by z_error, if they are rounded. P1.
-SumNoise product_of_inputs(const Profile& profile, const SummedRows& w, const BlockNoise& block, double n,
+SumNoise product_of_inputs(const Arithmetic& arithmetic, const SummedRows& w, const BlockNoise& block, double n,
                            const Vector& product) {
-  return sum_noise(profile,
+  return sum_noise(arithmetic,
                    {*w.y,
                     w.squares,
                     w.magnitudes,
@@ -70,8 +70,8 @@ SummedRows::SummedRows(Matrix rows)
   y = std::make_shared<const Matrix>(std::move(rows));
 }
 
-CompressionNoise::CompressionNoise(const Profile& profile, const NsaProblem& problem, PhiParameters phi)
-    : profile_(profile), problem_(problem), phi_(std::move(phi)), w_(phi_.w), w1_(phi_.w1), w2_(phi_.w2) {}
+CompressionNoise::CompressionNoise(const Arithmetic& arithmetic, const NsaProblem& problem, PhiParameters phi)
+    : arithmetic_(arithmetic), problem_(problem), phi_(std::move(phi)), w_(phi_.w), w1_(phi_.w1), w2_(phi_.w2) {}
 
 BlockNoise CompressionNoise::block(const Rows& x) const {
   const CompressedBlock exact = compress_block(problem_, phi_, x);
@@ -79,7 +79,7 @@ BlockNoise CompressionNoise::block(const Rows& x) const {
   block.row = exact.row;
   if (problem_.phi == Phi::mean) return block;
   block.z = exact.input;
-  block.z_error = block.z.unaryExpr([&](double z) { return rounding_error(z, profile_.weights); });
+  block.z_error = block.z.unaryExpr([&](double z) { return rounding_error(z, arithmetic_.weights); });
   block.z_floor = block.z.unaryExpr([](double z) { return std::abs(z) < kFlushed ? std::abs(z) : 0; });  // A5
   if (problem_.phi == Phi::linear) return block;
   block.hidden = exact.hidden;
@@ -94,8 +94,8 @@ void CompressionNoise::add_hidden(BlockNoise& block) const {
   block.hidden_move = phi_.w1.transpose() * block.z_error;
   BlockNoise exact = block;
   exact.z_error.setZero();
-  SumNoise hidden = product_of_inputs(profile_, w1_, exact, n, block.hidden);
-  add_bias(profile_, n, phi_.b1, hidden);
+  SumNoise hidden = product_of_inputs(arithmetic_, w1_, exact, n, block.hidden);
+  add_bias(arithmetic_, n, phi_.b1, hidden);
   block.hidden_accumulation = hidden.noise.variance;
   block.hidden_noise = std::move(hidden.noise);
   for (Eigen::Index u = 0; u < rounding.size(); ++u) {
@@ -117,10 +117,10 @@ void CompressionNoise::add_activation(BlockNoise& block) const {
     noise.variance[u] =
         square(steepest(kind, hidden, std::sqrt(before.variance[u]))) * before.variance[u] + square(kRounding * error);
     noise.worst[u] = steepest(kind) * before.worst[u] + error;
-    const bool vanishes = may_flush(act, profile_.weights) || (kind != Activation::relu && std::abs(act) < 0x1p-115);
+    const bool vanishes = may_flush(act, arithmetic_.weights) || (kind != Activation::relu && std::abs(act) < 0x1p-115);
     noise.floor[u] = steepest(kind) * before.floor[u] + (vanishes ? std::abs(act) : 0);  // A5; exp overflows
   }
-  add_output_rounding(block.act, profile_.weights, noise);
+  add_output_rounding(block.act, arithmetic_.weights, noise);
 }
 
 PredictedRow CompressionNoise::mean_row(const Rows& x, const Vector& row) const {
@@ -129,24 +129,24 @@ PredictedRow CompressionNoise::mean_row(const Rows& x, const Vector& row) const 
   const FeatureSum sum = feature_sum(u, terms, equal_rows(view(terms)), row);
   RowErrors errors(row.size());
   errors.separate = sum.variance + roundings_of_mean(l) * square(kRounding * u) * row.cwiseAbs2();
-  RowNoise noise = finished(profile_, errors.separate, sum.worst, Vector::Zero(row.size()), l, 1);
-  return stored(row, {std::move(errors), std::move(noise)}, profile_.input);
+  RowNoise noise = finished(arithmetic_, errors.separate, sum.worst, Vector::Zero(row.size()), l, 1);
+  return stored(row, {std::move(errors), std::move(noise)}, arithmetic_.input);
 }
 
 PredictedRow CompressionNoise::row(const Rows& x) const {
   const BlockNoise block = this->block(x);
   if (problem_.phi == Phi::mean) return mean_row(x, block.row);
   if (problem_.phi == Phi::linear)
-    return stored(block.row, product_of_inputs(profile_, w_, block, static_cast<double>(block.z.size()), block.row),
-                  profile_.input, w_.y);
+    return stored(block.row, product_of_inputs(arithmetic_, w_, block, static_cast<double>(block.z.size()), block.row),
+                  arithmetic_.input, w_.y);
   const double n = static_cast<double>(block.act.size()) + 1;
   const RowNoise& act = block.act_noise;
-  SumNoise sum = sum_noise(profile_,
+  SumNoise sum = sum_noise(arithmetic_,
                            {*w2_.y, w2_.squares, w2_.magnitudes, block.act, act.variance, act.worst, act.floor,
                             act.variance, 1, equal_groups(block.act), w2_.equal, phi_.w2.transpose() * block.act_move},
                            n, RowErrors(block.row.size()), block.row);
-  add_bias(profile_, n, phi_.b2, sum);
-  return stored(block.row, std::move(sum), profile_.input, w2_.y);
+  add_bias(arithmetic_, n, phi_.b2, sum);
+  return stored(block.row, std::move(sum), arithmetic_.input, w2_.y);
 }
 
 }  // namespace attnspec::reference

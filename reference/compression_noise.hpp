@@ -34,9 +34,9 @@ struct BlockNoise {
 /// The noise of compressed rows, for one set of parameters.
 class CompressionNoise {
  public:
-  CompressionNoise(const Profile& profile, const NsaProblem& problem, PhiParameters phi);
+  CompressionNoise(const Arithmetic& arithmetic, const NsaProblem& problem, PhiParameters phi);
 
-  /// x [l, features], the tokens of a block; the row is stored in the profile's input format. Tags P1, P2.
+  /// x [l, features], the tokens of a block; the row is stored in the arithmetic's input format. Tags P1, P2.
   PredictedRow row(const Rows& x) const;
 
   /// Tags P1, P2.
@@ -47,7 +47,7 @@ class CompressionNoise {
   void add_activation(BlockNoise& block) const;
   PredictedRow mean_row(const Rows& x, const Vector& row) const;
 
-  Profile profile_;
+  Arithmetic arithmetic_;
   NsaProblem problem_;
   PhiParameters phi_;
   SummedRows w_, w1_, w2_;

@@ -18,6 +18,7 @@ const char* name(Format format) {
     case Format::bf16: return "bf16";
     case Format::fp16: return "fp16";
     case Format::fp32: return "fp32";
+    case Format::tf32: return "tf32";
   }
   return "";
 }

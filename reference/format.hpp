@@ -9,11 +9,11 @@
 
 namespace attnspec::reference {
 
-/// Number formats of tensors and of intermediate products.
-enum class Format { bf16, fp16, fp32 };
+/// Number formats of tensors and of intermediate products. tf32 is none of a tensor: fp32's exponents, eleven bits.
+enum class Format { bf16, fp16, fp32, tf32 };
 
-/// Significand bits p, hidden bit included: 8, 11, 24.
-constexpr int precision(Format format) { return format == Format::bf16 ? 8 : format == Format::fp16 ? 11 : 24; }
+/// Significand bits p, hidden bit included: 8, 11, 24, 11.
+constexpr int precision(Format format) { return format == Format::bf16 ? 8 : format == Format::fp32 ? 24 : 11; }
 
 /// Exponents of the smallest and the largest normal numbers.
 constexpr int min_exponent(Format format) { return format == Format::fp16 ? -14 : -126; }
@@ -21,7 +21,7 @@ constexpr int max_exponent(Format format) { return format == Format::fp16 ? 15 :
 
 /// Unit roundoff u = 2^-p: the largest relative error of one rounding to nearest of a normal number.
 constexpr double unit_roundoff(Format format) {
-  return format == Format::bf16 ? 0x1p-8 : format == Format::fp16 ? 0x1p-11 : 0x1p-24;
+  return format == Format::bf16 ? 0x1p-8 : format == Format::fp32 ? 0x1p-24 : 0x1p-11;
 }
 
 /// 2^exponent, for -1022 <= exponent <= 1023.

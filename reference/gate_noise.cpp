@@ -19,18 +19,19 @@ PoolNoise pool_noise(const Rows& k, const Matrix& pooled, std::int64_t block) {
   return noise;
 }
 
-Vector score_margins(const Profile& profile, const Row& q, const Matrix& pooled, const PoolNoise& noise,
+Vector score_margins(const Arithmetic& arithmetic, const Row& q, const Matrix& pooled, const PoolNoise& noise,
                      const Vector& scores) {
-  const double dk = static_cast<double>(q.size()), u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile);
+  const double dk = static_cast<double>(q.size()), u32 = unit_roundoff(Format::fp32),
+               u = accumulator_roundoff(arithmetic);
   Vector margins(scores.size());
   Eigen::ArrayXd terms(q.size());
   for (Eigen::Index b = 0; b < scores.size(); ++b) {
     terms = q.array() * pooled.row(b).transpose().array();
     double rounding = 0, rounding_largest = 0;  // of the stored mean key: G1
-    if (profile.pooled != Format::fp32) {
+    if (arithmetic.pooled != Format::fp32) {
       for (Eigen::Index d = 0; d < q.size(); ++d) {
-        rounding += q[d] * q[d] * rounding_variance(pooled(b, d), profile.pooled);
-        rounding_largest += std::abs(q[d]) * rounding_worst(pooled(b, d), profile.pooled);
+        rounding += q[d] * q[d] * rounding_variance(pooled(b, d), arithmetic.pooled);
+        rounding_largest += std::abs(q[d]) * rounding_worst(pooled(b, d), arithmetic.pooled);
       }
     }
     const double variance = rounding + (q.array().square() * noise.variance.row(b).transpose().array()).sum() +

@@ -15,7 +15,7 @@ PoolNoise pool_noise(const Rows& k, const Matrix& pooled, std::int64_t block);
 
 /// e_b = min(worst, kappa sqrt(variance)) of the score of block b, for the first scores.size() blocks.
 /// q [dk]; pooled as pool_keys gives it; scores as gate_scores gives them.
-Vector score_margins(const Profile& profile, const Row& q, const Matrix& pooled, const PoolNoise& noise,
+Vector score_margins(const Arithmetic& arithmetic, const Row& q, const Matrix& pooled, const PoolNoise& noise,
                      const Vector& scores);
 
 }  // namespace attnspec::reference

@@ -34,15 +34,15 @@ void add_product_drifts(double u, const RowInputs& in, const Vector& d_o, const 
 
 }  // namespace
 
-GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const RowGiven& given,
+GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, const RowGiven& given,
                              const RowGradient& row) {
   const Eigen::Index n = row.scores.size();
-  const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile);
+  const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(arithmetic);
   const double dv = static_cast<double>(given.d_o.size());
   const Vector zero = Vector::Zero(n);
   GradientTerms terms{zero, zero, zero, zero, zero, zero, zero, zero, zero};
   if (n == 0 || !std::isfinite(given.lse)) return terms;
-  const ScoreNoise scores = score_noise(profile, in, row.scores, given.lse);
+  const ScoreNoise scores = score_noise(arithmetic, in, row.scores, given.lse);
   const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd delta_parts = given.d_o.array() * given.o.array();
   const Vector delta_magnitudes = delta_parts.abs();
@@ -60,26 +60,26 @@ GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const 
   add_product_drifts(u, in, given.d_o, dp_magnitudes, dp, terms.dp_variance);
   const Eigen::ArrayXd dp_worst = dv * u * dp_magnitudes + u32 * (dp.abs() + std::abs(row.delta));
   terms.p_variance =
-      variances(p, profile.weights).array() + p.array().square() * (scores.variance.array() + terms.lse_variance);
-  terms.p_worst = worsts(p, profile.weights).array() + p.array() * (scores.worst.array() + lse_worst);
-  terms.rounding = variances(ds, profile.weights);
+      variances(p, arithmetic.weights).array() + p.array().square() * (scores.variance.array() + terms.lse_variance);
+  terms.p_worst = worsts(p, arithmetic.weights).array() + p.array() * (scores.worst.array() + lse_worst);
+  terms.rounding = variances(ds, arithmetic.weights);
   terms.ds_variance = terms.rounding.array() + ds.array().square() * scores.variance.array() +
                       p.array().square() * terms.dp_variance.array();
-  terms.ds_worst = worsts(ds, profile.weights).array() + ds.array().abs() * (scores.worst.array() + lse_worst) +
+  terms.ds_worst = worsts(ds, arithmetic.weights).array() + ds.array().abs() * (scores.worst.array() + lse_worst) +
                    p.array() * (dp_worst + delta_worst);
   for (Eigen::Index j = 0; j < n; ++j) {
-    if (may_flush(p[j], profile.weights)) terms.p_floor[j] = p[j];
-    if (p[j] < kFlushed || may_flush(ds[j], profile.weights)) terms.ds_floor[j] = std::abs(ds[j]);
+    if (may_flush(p[j], arithmetic.weights)) terms.p_floor[j] = p[j];
+    if (p[j] < kFlushed || may_flush(ds[j], arithmetic.weights)) terms.ds_floor[j] = std::abs(ds[j]);
     if (dp_magnitudes[j] < 0x1p-100) terms.ds_floor[j] += p[j] * 2 * dv * kFlushed;  // products do v and do o
   }
   return terms;
 }
 
-GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
+GradientNoise query_gradient_noise(const Arithmetic& arithmetic, const RowInputs& in, const GradientTerms& terms,
                                    const RowGradient& row, const Vector& dq) {
   GradientNoise result{RowErrors(dq.size()), RowNoise(dq.size())};
   if (row.scores.size() == 0) return result;
-  const double n = static_cast<double>(row.scores.size()), u = accumulator_roundoff(profile),
+  const double n = static_cast<double>(row.scores.size()), u = accumulator_roundoff(arithmetic),
                sigma = std::abs(in.scale);
   const std::vector<std::int64_t> keys = keys_of(in.visible);
   const auto k = [&](Eigen::Index i) -> Vector { return in.kv.k.row(keys[static_cast<std::size_t>(i)]).transpose(); };
@@ -100,9 +100,9 @@ GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, 
       sigma * combination(terms.ds_worst + (n + 2) * u * row.d_scores.cwiseAbs(), magnitudes, in.visible);
   const Vector floor = terms.ds_floor.any() ? Vector(sigma * combination(terms.ds_floor, magnitudes, in.visible))
                                             : Vector::Zero(dq.size());
-  result.noise = finished(profile, variance(errors, in.kv.k, in.kv.k_squares, in.visible, dq), worst, floor, n,
+  result.noise = finished(arithmetic, variance(errors, in.kv.k, in.kv.k_squares, in.visible, dq), worst, floor, n,
                           std::max(1.0, sigma));
-  add_output_rounding(dq, profile.output, result.noise);
+  add_output_rounding(dq, arithmetic.output, result.noise);
   return result;
 }
 
@@ -116,7 +116,7 @@ KeyTerms::KeyTerms(std::int64_t rows, std::int64_t keys, std::int64_t dk, std::i
     matrix->setZero(keys, rows);
 }
 
-void KeyTerms::set(const Profile& profile, std::int64_t i, std::int64_t first, const RowInputs& in,
+void KeyTerms::set(const Arithmetic& arithmetic, std::int64_t i, std::int64_t first, const RowInputs& in,
                    const RowGiven& given, const RowGradient& row, const GradientTerms& terms) {
   const std::int64_t keys = in.visible[0].end - in.visible[0].begin;
   const auto part = [&](Matrix& matrix) { return matrix.col(i).segment(in.visible[0].begin - first, keys); };
@@ -132,7 +132,7 @@ void KeyTerms::set(const Profile& profile, std::int64_t i, std::int64_t first, c
   part(p_variance) = terms.p_variance;
   part(p_worst) = terms.p_worst;
   part(p_floor) = terms.p_floor;
-  part(p_rounding) = variances(row.weights, profile.weights);
+  part(p_rounding) = variances(row.weights, arithmetic.weights);
   part(ds_variance) = terms.ds_variance + terms.delta_variance * row.weights.cwiseAbs2() +
                       terms.lse_variance * row.d_scores.cwiseAbs2();
   part(ds_worst) = terms.ds_worst;
@@ -146,38 +146,40 @@ void KeyTerms::complete() {
   equal_d_o = equal_rows(view(d_o));
 }
 
-GradientNoise key_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dk) {
+GradientNoise key_gradient_noise(const Arithmetic& arithmetic, const KeyTerms& terms, std::int64_t key,
+                                 const Vector& dk) {
   if (terms.q.rows() == 0) return {RowErrors(dk.size()), RowNoise(dk.size())};
   const auto q = [&](Eigen::Index t) -> Vector { return terms.q.row(t).transpose(); };
   RowErrors errors(dk.size());
   add_shared(terms.equal_d_o, terms.p.row(key), terms.dp_variance.row(key), std::abs(terms.scale), q, errors);
   add_shared(terms.equal_q, terms.ds.row(key), terms.score_variance.row(key), std::abs(terms.scale), q, errors);
   GradientNoise result =
-      sum_noise(profile,
+      sum_noise(arithmetic,
                 {terms.q, terms.q_squares, terms.q_magnitudes, terms.ds.row(key), terms.ds_variance.row(key),
                  terms.ds_worst.row(key), terms.ds_floor.row(key), terms.ds_rounding.row(key), terms.scale,
                  equal_d_scores(equal_groups(terms.p.row(key)), terms.ds.row(key)), terms.equal_q},
                 terms.num_terms, std::move(errors), dk);
-  add_output_rounding(dk, profile.output, result.noise);
+  add_output_rounding(dk, arithmetic.output, result.noise);
   return result;
 }
 
-GradientNoise value_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dv) {
+GradientNoise value_gradient_noise(const Arithmetic& arithmetic, const KeyTerms& terms, std::int64_t key,
+                                   const Vector& dv) {
   if (terms.q.rows() == 0) return {RowErrors(dv.size()), RowNoise(dv.size())};
   const Vector ascending = sorted(terms.p.row(key));
   RowErrors errors(dv.size());
-  errors.along_centre = square(kRounding * unit_roundoff(profile.weights)) +
-                        repetition_variance(accumulator_roundoff(profile), ascending);
+  errors.along_centre = square(kRounding * unit_roundoff(arithmetic.weights)) +
+                        repetition_variance(accumulator_roundoff(arithmetic), ascending);
   add_shared(
       terms.equal_q, terms.p.row(key), terms.score_variance.row(key), 1,
       [&](Eigen::Index t) -> Vector { return terms.d_o.row(t).transpose(); }, errors);
   GradientNoise result =
-      sum_noise(profile,
+      sum_noise(arithmetic,
                 {terms.d_o, terms.d_o_squares, terms.d_o_magnitudes, terms.p.row(key), terms.p_variance.row(key),
                  terms.p_worst.row(key), terms.p_floor.row(key), terms.p_rounding.row(key), 1,
                  equal_groups(terms.p.row(key), ascending), terms.equal_d_o},
                 terms.num_terms, std::move(errors), dv);
-  add_output_rounding(dv, profile.output, result.noise);
+  add_output_rounding(dv, arithmetic.output, result.noise);
   return result;
 }
 

@@ -24,13 +24,13 @@ struct GradientTerms {
 };
 
 /// row: `attend_backward` on the same inputs, over any part of the row's keys. Tags E1 to E4.
-GradientTerms gradient_terms(const Profile& profile, const RowInputs& in, const RowGiven& given,
+GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, const RowGiven& given,
                              const RowGradient& row);
 
 using GradientNoise = SumNoise;
 
 /// dq [dk]: `query_gradient` of the same row. A row without keys has no noise. Its errors sum the keys. Tags E5, E6.
-GradientNoise query_gradient_noise(const Profile& profile, const RowInputs& in, const GradientTerms& terms,
+GradientNoise query_gradient_noise(const Arithmetic& arithmetic, const RowInputs& in, const GradientTerms& terms,
                                    const RowGradient& row, const Vector& dq);
 
 /// Everything that enters dk and dv of some keys: the query rows that see any of them, and what they add to each key;
@@ -50,7 +50,7 @@ struct KeyTerms {
   KeyTerms(std::int64_t rows, std::int64_t keys, std::int64_t dk, std::int64_t dv, double softmax_scale, double terms);
 
   /// Row i sees the one range in.visible; `first` is the first of these keys.
-  void set(const Profile& profile, std::int64_t i, std::int64_t first, const RowInputs& in, const RowGiven& given,
+  void set(const Arithmetic& arithmetic, std::int64_t i, std::int64_t first, const RowInputs& in, const RowGiven& given,
            const RowGradient& row, const GradientTerms& terms);
   /// To be called when all rows are set.
   void complete();
@@ -58,7 +58,9 @@ struct KeyTerms {
 
 /// The noise of one finished gradient of a key, dk [dk] or dv [dv]. No rows: none. Their errors sum q and do. Tags E5,
 /// E6.
-GradientNoise key_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dk);
-GradientNoise value_gradient_noise(const Profile& profile, const KeyTerms& terms, std::int64_t key, const Vector& dv);
+GradientNoise key_gradient_noise(const Arithmetic& arithmetic, const KeyTerms& terms, std::int64_t key,
+                                 const Vector& dk);
+GradientNoise value_gradient_noise(const Arithmetic& arithmetic, const KeyTerms& terms, std::int64_t key,
+                                   const Vector& dv);
 
 }  // namespace attnspec::reference

@@ -11,7 +11,7 @@ namespace attnspec::reference {
 ///
 /// importance [c + 1] as `importance` gives it; q [G, dk] as it takes it; keys: K~ and overlap_weights of the sequence
 /// and kv head. Without a visible compressed row all margins are 0.
-Vector importance_margins(const Profile& profile, const NsaProblem& problem, const Matrix& q, const KeyValues& keys,
-                          std::int64_t t, const Vector& importance);
+Vector importance_margins(const Arithmetic& arithmetic, const NsaProblem& problem, const Matrix& q,
+                          const KeyValues& keys, std::int64_t t, const Vector& importance);
 
 }  // namespace attnspec::reference

@@ -18,8 +18,8 @@ double rounding_worst(double x, Format format) {
 
 bool may_flush(double x, Format format) { return std::abs(x) < std::max(subnormal_spacing(format) / 2, kFlushed); }
 
-double accumulator_roundoff(const Profile& profile) {
-  return (profile.weights == Format::fp32 ? 1 : 2) * unit_roundoff(Format::fp32);
+double accumulator_roundoff(const Arithmetic& arithmetic) {
+  return (arithmetic.weights == Format::fp32 ? 1 : 2) * unit_roundoff(Format::fp32);
 }
 
 double accumulation_variance(double roundoff, double n, double squares, double sum) {
@@ -96,8 +96,8 @@ KeyValues::KeyValues(const Rows& keys, const Rows& values)
       k_labels(repeated_rows(keys)),
       v_labels(repeated_rows(values)) {}
 
-ScoreNoise score_noise(const Profile& profile, const RowInputs& in, const Vector& scores, double offset) {
-  const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(profile), sigma = std::abs(in.scale);
+ScoreNoise score_noise(const Arithmetic& arithmetic, const RowInputs& in, const Vector& scores, double offset) {
+  const double u32 = unit_roundoff(Format::fp32), u = accumulator_roundoff(arithmetic), sigma = std::abs(in.scale);
   const double dk = static_cast<double>(in.q.size());
   const Vector squares = products(Vector(in.q.cwiseAbs2()), view(in.kv.k_squares), in.visible);
   const Vector magnitudes = products(Vector(in.q.cwiseAbs()), view(in.kv.k_magnitudes), in.visible);

@@ -11,8 +11,8 @@
 #include <span>
 #include <vector>
 
+#include "reference/arithmetic.hpp"
 #include "reference/attention.hpp"
-#include "reference/profile.hpp"
 #include "reference/tensor.hpp"
 
 namespace attnspec::reference {
@@ -53,7 +53,7 @@ double rounding_worst(double x, Format format);
 bool may_flush(double x, Format format);
 
 /// Unit roundoff of the accumulator: fp32, twice that where tensor cores (16-bit weights) may truncate. Tag A2.
-double accumulator_roundoff(const Profile& profile);
+double accumulator_roundoff(const Arithmetic& arithmetic);
 
 /// Variance of a sum of n terms accumulated in any order, from the sum of their squares and their sum. Tag A2:
 /// (C u)^2 (n/2 sum x^2 + n/3 (sum x)^2).
@@ -120,7 +120,7 @@ struct RowInputs {
 struct ScoreNoise {
   Vector variance, worst;  // [n]
 };
-ScoreNoise score_noise(const Profile& profile, const RowInputs& in, const Vector& scores, double offset);
+ScoreNoise score_noise(const Arithmetic& arithmetic, const RowInputs& in, const Vector& scores, double offset);
 
 /// The independent errors of one output row [dim] that is a weighted sum of n rows y_j [dim] (values, keys, queries or
 /// do): each moves the output along one direction. `centre` is the output itself.

@@ -31,10 +31,10 @@ void add_shared(const Groups& groups, const Vector& weights, const Vector& varia
   }
 }
 
-RowNoise finished(const Profile& profile, Vector variance, Vector worst, Vector floor, double n, double factor) {
+RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, Vector floor, double n, double factor) {
   RowNoise noise(variance.size());
   noise.variance = std::move(variance);
-  noise.worst = (1 + 4 * unit_roundoff(profile.weights)) * worst;  // products of two roundings
+  noise.worst = (1 + 4 * unit_roundoff(arithmetic.weights)) * worst;  // products of two roundings
   noise.floor = floor.array() + (n + 2) * kFlushed * factor;
   return noise;
 }
@@ -52,8 +52,9 @@ void add_move(const Vector& move, Vector& variance, RowErrors& errors) {
 
 }  // namespace
 
-SumNoise sum_noise(const Profile& profile, const WeightedRows& sum, double n, RowErrors errors, const Vector& centre) {
-  const double u = accumulator_roundoff(profile), sigma = std::abs(sum.scale);
+SumNoise sum_noise(const Arithmetic& arithmetic, const WeightedRows& sum, double n, RowErrors errors,
+                   const Vector& centre) {
+  const double u = accumulator_roundoff(arithmetic), sigma = std::abs(sum.scale);
   const KeyRange all{0, sum.y.rows()};
   const Rows magnitudes = view(sum.magnitudes);
   const auto y = [&](Eigen::Index t) -> Vector { return sum.y.row(t).transpose(); };
@@ -66,7 +67,7 @@ SumNoise sum_noise(const Profile& profile, const WeightedRows& sum, double n, Ro
   const Vector worst = sum.worst + (n + 2) * u * sum.weights.cwiseAbs();
   const Vector floor = sum.floor.any() ? Vector(sigma * combination(sum.floor, magnitudes, {&all, 1}))
                                        : Vector(Vector::Zero(centre.size()));
-  RowNoise noise = finished(profile, std::move(total), sigma * combination(worst, magnitudes, {&all, 1}), floor, n,
+  RowNoise noise = finished(arithmetic, std::move(total), sigma * combination(worst, magnitudes, {&all, 1}), floor, n,
                             std::max(1.0, sigma));
   return {std::move(errors), std::move(noise)};
 }

@@ -41,7 +41,7 @@ void add_shared(const Groups& groups, const Vector& weights, const Vector& varia
 
 /// The noise of a sum of n terms from its variance, worst case and floor. factor: the largest a kernel multiplies a sum
 /// with at its end.
-RowNoise finished(const Profile& profile, Vector variance, Vector worst, Vector floor, double n, double factor);
+RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, Vector floor, double n, double factor);
 
 /// A sum of weights_t y_t over rows, and the errors of the weights. move: P1.
 struct WeightedRows {
@@ -55,7 +55,8 @@ struct WeightedRows {
 
 /// The noise of such a sum of n terms, before its rounding. errors: those that it has beside them; centre: the sum.
 /// Tags E5, E6, P1.
-SumNoise sum_noise(const Profile& profile, const WeightedRows& sum, double n, RowErrors errors, const Vector& centre);
+SumNoise sum_noise(const Arithmetic& arithmetic, const WeightedRows& sum, double n, RowErrors errors,
+                   const Vector& centre);
 
 /// What the order of a sum's terms weights_t y_t adds to A2, [dim]: neighbours that resemble each other make partial
 /// sums wander farther than random signs do, and terms of equal rows may round the same way every time. Tag A7.

@@ -75,12 +75,13 @@ struct Samples {
 }  // namespace
 
 std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows, std::uint64_t seed) {
-  const auto& [regime, profile] = job;
-  const Kernel moba = find_kernel(profile.kernel(Operator::moba)), nsa = find_kernel(profile.kernel(Operator::window));
-  const reference::Profile arithmetic = reference::make_profile(profile.dtype, profile.departures);
+  const auto& [regime, arithmetic] = job;
+  const Kernel moba = find_kernel(arithmetic.kernel(Operator::moba)),
+               nsa = find_kernel(arithmetic.kernel(Operator::window));
+  const reference::Arithmetic formats = reference::make_arithmetic(arithmetic.dtype, arithmetic.options);
   // Accumulation is all that such gradients of tokens suffer; the prediction lets tensor cores truncate, and the model
   // kernel rounds.
-  const bool truncates_alone = arithmetic.weights != Format::fp32 && arithmetic.output == Format::fp32;
+  const bool truncates_alone = formats.weights != Format::fp32 && formats.output == Format::fp32;
   std::map<std::string, Samples> outputs;
   for (const CalibratedOutput& output : kCalibratedOutputs) outputs[output.name];
   std::mutex mutex;
@@ -89,7 +90,7 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
                        [&](const CalibratedOutput& o) { return outputs.at(o.name).result.rows >= rows / o.share; });
   };
   for (std::uint64_t i = 0; !is_enough(); ++i) {
-    const Case c = random_case(regime, profile.dtype, seed + i);
+    const Case c = random_case(regime, arithmetic.dtype, seed + i);
     judge(is_nsa(c.op) ? nsa : moba, c,
           [&](const std::string& name, const RowComparison& row, const reference::Vector& expected,
               const reference::Covariance* covariance) {
@@ -98,18 +99,18 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
             Samples& samples = output == outputs.end() ? outputs.at("dphi") : output->second;
             Calibration& result = samples.result;
             if (row.fault != RowFault::none && result.alarms++ == 0)
-              result.first_alarm = replay_command(profile.kernel(c.op), c);
+              result.first_alarm = replay_command(arithmetic.kernel(c.op), c);
             result.worst_r = std::max(result.worst_r, row.r);
             result.worst_z = std::max(result.worst_z, row.z);
             if (result.rows++ % kSampled == 0 && !(name == "dtokens" && truncates_alone) && covariance != nullptr &&
-                row.r > 0 && rounds_freely(expected, name == "rows" ? profile.dtype : arithmetic.output) &&
+                row.r > 0 && rounds_freely(expected, name == "rows" ? arithmetic.dtype : formats.output) &&
                 reference::effective_terms(covariance->matrix()) >= kManyTerms)
               samples.r.push_back(row.r);
           });
   }
   std::vector<Calibration> results;
   for (auto& [name, samples] : outputs) {
-    samples.result.regime = regime, samples.result.profile = profile.name(), samples.result.output = name;
+    samples.result.regime = regime, samples.result.arithmetic = arithmetic.name(), samples.result.output = name;
     if (samples.r.size() >= kLeastSamples) {
       const auto middle = samples.r.begin() + std::ssize(samples.r) / 2;
       std::nth_element(samples.r.begin(), middle, samples.r.end());
@@ -120,25 +121,25 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   return results;
 }
 
-std::string CalibratedProfile::name() const {
-  return fmt::format("{}{}{}", reference::name(dtype), departures.empty() ? "" : "+", fmt::join(departures, "+"));
+std::string CalibratedArithmetic::name() const {
+  return fmt::format("{}{}{}", reference::name(dtype), options.empty() ? "" : "+", fmt::join(options, "+"));
 }
 
-std::string CalibratedProfile::kernel(Operator op) const {
-  return fmt::format("model:{}{}{}", is_nsa(op) ? "nsa" : "moba", departures.empty() ? "" : "+",
-                     fmt::join(departures, "+"));
+std::string CalibratedArithmetic::kernel(Operator op) const {
+  return fmt::format("model:{}{}{}", is_nsa(op) ? "nsa" : "moba", options.empty() ? "" : "+", fmt::join(options, "+"));
 }
 
-std::vector<CalibratedProfile> calibrated_profiles() {
-  std::vector<CalibratedProfile> profiles{{Format::fp32, {}}};
+std::vector<CalibratedArithmetic> calibrated_arithmetics() {
+  std::vector<CalibratedArithmetic> arithmetics{{Format::fp32, {}}};
   for (const Format dtype : {Format::bf16, Format::fp16}) {
-    profiles.push_back({dtype, {}});
-    for (const reference::Departure& departure : reference::departures()) profiles.push_back({dtype, {departure.name}});
-    profiles.push_back({dtype, {"fp32_weights", "fp32_out"}});
-    profiles.push_back({dtype, {"rounded_sum", "rounded_means", "rounded_partials"}});
-    profiles.push_back({dtype, {"normalise_first", "rounded_partials", "fp32_out"}});
+    arithmetics.push_back({dtype, {}});
+    for (const reference::ArithmeticOption& option : reference::arithmetic_options())
+      arithmetics.push_back({dtype, {option.name}});
+    arithmetics.push_back({dtype, {"fp32_weights", "fp32_out"}});
+    arithmetics.push_back({dtype, {"rounded_sum", "rounded_means", "rounded_partials"}});
+    arithmetics.push_back({dtype, {"normalise_first", "rounded_partials", "fp32_out"}});
   }
-  return profiles;
+  return arithmetics;
 }
 
 bool Calibration::is_good() const {
@@ -157,7 +158,7 @@ std::vector<CalibrationJob> calibration_jobs(const std::vector<std::string>& cho
     Case c;
     c.regime = regime;
     validate_regime(c);
-    for (const CalibratedProfile& profile : calibrated_profiles()) jobs.push_back({regime, profile});
+    for (const CalibratedArithmetic& arithmetic : calibrated_arithmetics()) jobs.push_back({regime, arithmetic});
   }
   return jobs;
 }

@@ -11,9 +11,9 @@
 namespace attnspec::verify {
 
 /// An input format and a declared arithmetic, as judged.
-struct CalibratedProfile {
+struct CalibratedArithmetic {
   Format dtype;
-  reference::Departures departures;
+  reference::ArithmeticOptions options;
 
   /// "bf16+rounded_sum".
   std::string name() const;
@@ -21,8 +21,8 @@ struct CalibratedProfile {
   std::string kernel(Operator op) const;
 };
 
-/// The plain arithmetic of every format, each departure from it, and some together.
-std::vector<CalibratedProfile> calibrated_profiles();
+/// The plain arithmetic of every format, each option alone, and some together.
+std::vector<CalibratedArithmetic> calibrated_arithmetics();
 
 /// An output that is calibrated.
 struct CalibratedOutput {
@@ -34,9 +34,9 @@ struct CalibratedOutput {
 inline constexpr CalibratedOutput kCalibratedOutputs[] = {
     {"o", 1}, {"lse", 1}, {"dq", 1}, {"dk", 1}, {"dv", 1}, {"rows", 5}, {"dtokens", 5}, {"dphi", 5}, {"dgates", 5}};
 
-/// What was seen of one output in one regime and profile.
+/// What was seen of one output in one regime and arithmetic.
 struct Calibration {
-  std::string regime, profile, output;
+  std::string regime, arithmetic, output;
   std::int64_t rows = 0, alarms = 0;
   double worst_r = 0, worst_z = 0;  // largest R; largest error of an element in deviations
   double median_r = -1;             // of sampled rows off the format's grid with n_eff >= 8; -1: there were too few
@@ -46,13 +46,14 @@ struct Calibration {
   bool is_good() const;
 };
 
-/// One regime in one profile.
+/// One regime in one arithmetic.
 struct CalibrationJob {
   std::string regime;
-  CalibratedProfile profile;
+  CalibratedArithmetic arithmetic;
 };
 
-/// Every profile in every regime, or in the named ones; captured activations file by file. Throws as validate_regime.
+/// Every arithmetic in every regime, or in the named ones; captured activations file by file. Throws as
+/// validate_regime.
 std::vector<CalibrationJob> calibration_jobs(const std::vector<std::string>& regimes);
 
 /// Judges the model kernel on random small cases until `rows` rows of every output (or its share of them) were

@@ -17,7 +17,7 @@ void DirectionTest::add(const reference::RowInputs& in, const reference::Attende
                         std::int64_t next_key) {
   const double mean = row.weights.dot(row.scores);
   const double spread = std::sqrt(std::max(0.0, row.weights.dot(row.scores.cwiseAbs2()) - mean * mean));
-  if (!(spread > 8 * reference::unit_roundoff(profile_.weights)) || !(trace > 0)) return;
+  if (!(spread > 8 * reference::unit_roundoff(arithmetic_.weights)) || !(trace > 0)) return;
   const reference::Rows& v = in.kv.v;
   const reference::KeyRange first = in.visible.front(), last = in.visible.back();
   const std::int64_t keys = first.end - first.begin;
@@ -31,7 +31,7 @@ void DirectionTest::add(const reference::RowInputs& in, const reference::Attende
     moves[4] = std::exp(in.scale * in.q.dot(in.kv.k.row(next_key)) - row.lse) * (v.row(next_key).transpose() - row.o);
   // What every row may share: the rounding of the scale and of its product with log2 e, and sums that are truncated.
   const double shared_scale = 2 * reference::unit_roundoff(reference::Format::fp32);
-  const double shared_sum = static_cast<double>(row.weights.size()) * reference::accumulator_roundoff(profile_);
+  const double shared_sum = static_cast<double>(row.weights.size()) * reference::accumulator_roundoff(arithmetic_);
   std::array<double, 5> variances;
   for (std::size_t i = 0; i < moves.size(); ++i) variances[i] = covariance.along(moves[i]);
   const std::lock_guard lock(mutex_);

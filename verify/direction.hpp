@@ -22,7 +22,7 @@ struct Direction {
 
 class DirectionTest {
  public:
-  explicit DirectionTest(const reference::Profile& profile) : profile_(profile) {}
+  explicit DirectionTest(const reference::Arithmetic& arithmetic) : arithmetic_(arithmetic) {}
 
   /// Adds a row of o that is finite, from any thread. error [dv]: observed less expected; next_key: the key after the
   /// last that the row may see, -1 where there is none. Rows whose weights are one or too much alike to round
@@ -33,7 +33,7 @@ class DirectionTest {
   const auto& directions() const { return directions_; }
 
  private:
-  const reference::Profile& profile_;
+  const reference::Arithmetic& arithmetic_;
   std::mutex mutex_;
   std::array<Direction, 5> directions_{{{"softmax scale off"},
                                         {"first key dropped or counted twice"},

@@ -123,10 +123,10 @@ std::string line(const std::string& name, const char* field, const char* text) {
   return text;
 }
 
-reference::Departures departures_of(const AttnspecKernel& kernel, const std::string& name) {
-  const std::string text = line(name, "departures", kernel.departures);
+reference::ArithmeticOptions arithmetic_of(const AttnspecKernel& kernel, const std::string& name) {
+  const std::string text = line(name, "arithmetic", kernel.arithmetic);
   try {
-    return reference::parse_departures(text.empty() ? "" : "+" + text).departures;
+    return reference::parse_arithmetic(text.empty() ? "" : "+" + text).options;
   } catch (const std::invalid_argument& error) {
     reject(name, error.what());
   }
@@ -174,7 +174,7 @@ void check(const AttnspecKernel& kernel, const std::string& name) {
     reject(name, fmt::format("device_type={}: is neither kDLCPU nor kDLCUDA", kernel.device_type));
   line(name, "name", kernel.name);
   line(name, "summary", kernel.summary);
-  departures_of(kernel, name);
+  arithmetic_of(kernel, name);
   if (kernel.operators == 0) reject(name, "declares no operator");
   if (kernel.operators >> std::size(kOperators) != 0)
     reject(name, fmt::format("operators={:#x}: has bits of no operator", kernel.operators));
@@ -195,7 +195,7 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
   check(kernel, name);
   Declaration declared;
   declared.summary = fmt::format("{}: {}", kernel.name, kernel.summary);
-  declared.departures = departures_of(kernel, name);
+  declared.arithmetic = arithmetic_of(kernel, name);
   for (const HasFunctions& functions : all_functions(kernel)) {
     if ((kernel.operators & bit_of(functions.op)) == 0) continue;
     declared.operators.push_back(functions.op);
@@ -214,7 +214,7 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const C
   kernel.name = name;
   kernel.is_reentrant = false;
   kernel.summary = declared.summary;
-  kernel.departures = declared.departures;
+  kernel.arithmetic = declared.arithmetic;
   kernel.operators = declared.operators;
   kernel.forward_only = declared.forward_only;
   kernel.equal_bits = declared.equal_bits;
@@ -223,10 +223,10 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const C
   kernel.unsupported = [limits = declared.limits](const Case& c) { return unsupported(limits, c); };
   if (declared.has_workspace)
     kernel.workspace_bytes = [workspace_bytes = functions.workspace_bytes,
-                              departures = declared.departures](const Case& c) {
+                              options = declared.arithmetic](const Case& c) {
       const reference::MobaProblem moba = problem_of(c);
       const reference::NsaProblem nsa = nsa_problem_of(c);
-      return workspace_bytes(blank_call(moba, nsa, reference::make_profile(c.dtype, departures).output, c));
+      return workspace_bytes(blank_call(moba, nsa, reference::make_arithmetic(c.dtype, options).output, c));
     };
   kernel.forward = functions.run;
   kernel.backward = functions.run;

@@ -26,7 +26,7 @@ Kernel load_kernel(const std::string& name, Seconds patience = kPatience);
 /// What a kernel declares, without its functions.
 struct Declaration {
   std::string summary;
-  reference::Departures departures;
+  reference::ArithmeticOptions arithmetic;
   std::vector<Operator> operators, forward_only;
   EqualBits equal_bits = EqualBits::none, equal_bits_backward = EqualBits::none;
   bool exports_selection = false;
@@ -35,8 +35,8 @@ struct Declaration {
 };
 
 /// Throws std::invalid_argument, one line that names the kernel: another version, a struct smaller than that version's,
-/// a missing text, an unknown operator, departure or device, an operator without a function, no GPU for a kernel that
-/// needs one.
+/// a missing text, an unknown operator, arithmetic option or device, an operator without a function, no GPU for a
+/// kernel that needs one.
 Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name);
 
 /// What a kernel does with its calls.

@@ -34,7 +34,7 @@ struct ForwardCall {
                             // for nsa_compressed, those of every sequence one after the other
   SelectionView selection;  // read by `selected`, written by `moba`, `moba_select` and, per kv head, `nsa_compressed`;
                             // none for `dense`, `window` and the backward of `nsa_compressed`
-  TensorView o;             // written: [query tokens, H, dv] in the profile's output format
+  TensorView o;             // written: [query tokens, H, dv] in the arithmetic's output format
   TensorView lse;           // written: [query tokens, H, 1] fp32, natural logarithm
   std::span<std::byte> workspace;  // as many bytes as the kernel asked for, holding anything
 };
@@ -67,7 +67,7 @@ struct CompressBackwardCall {
 /// What one branch of NSA reads, and what it gives before its gate.
 struct BranchCall {
   TensorView k, v;    // [key tokens, Hkv, dim], in the case's dtype; several branches may share theirs
-  TensorView o, lse;  // written: [query tokens, H, dv] in the profile's output format, [query tokens, H, 1] fp32
+  TensorView o, lse;  // written: [query tokens, H, dv] in the arithmetic's output format, [query tokens, H, 1] fp32
 };
 
 /// One call of `nsa`, the whole of it. Its parts are outputs too, for the backward and for the judge.
@@ -79,7 +79,7 @@ struct NsaCall {
   PhiTensors<TensorView> phi_k, phi_v;
   TensorView k_compressed, v_compressed;  // written: [compressed rows, Hkv, dim], in the case's dtype
   SelectionView selection;                // written: per kv head
-  TensorView o;                           // written: [query tokens, H, dv] in the profile's output format
+  TensorView o;                           // written: [query tokens, H, dv] in the arithmetic's output format
   std::span<std::byte> workspace;
 };
 
@@ -126,9 +126,9 @@ struct Kernel {
   std::string name;     // kind:name, as on the command line
   std::string summary;  // one line
   std::vector<Operator> operators;
-  std::vector<Operator> forward_only;  // those of them without a backward, though others may have one
-  reference::Departures departures;    // the arithmetic it declares, beside the plain one of its inputs' format
-  bool is_reentrant = true;            // whether it may be called from several threads at the same time
+  std::vector<Operator> forward_only;       // those of them without a backward, though others may have one
+  reference::ArithmeticOptions arithmetic;  // what it declares beside the plain one of its inputs' format
+  bool is_reentrant = true;                 // whether it may be called from several threads at the same time
   /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
   bool exports_selection = true;
   EqualBits equal_bits = EqualBits::none;           // of its forwards
@@ -161,9 +161,9 @@ bool implements(const Kernel& kernel, Operator op);
 const std::vector<Kernel>& kernels();
 
 /// The kernel of that name: built in; defect:NAME, the model kernel with one planted defect; benign:NAME, the model
-/// kernel done in another way that is as right; each of them with departures from its plain arithmetic appended,
+/// kernel done in another way that is as right; each of them with arithmetic options appended,
 /// model:moba+rounded_sum+fp32_out. PATH.so and FILE.py:FUNCTION are somebody else's, see foreign_kernel.hpp; they
-/// declare their own departures, and must load and do each call within `patience`. Throws std::invalid_argument that
+/// declare their own, and must load and do each call within `patience`. Throws std::invalid_argument that
 /// names it and lists the kernels, or says what is wrong with the library or the function.
 Kernel find_kernel(std::string_view name, Seconds patience = kPatience);
 

@@ -295,8 +295,8 @@ typedef struct AttnspecKernel {
   int32_t device_type;    /* kDLCPU or kDLCUDA: where tensors and workspace are */
   const char* name;       /* letters, digits and _ */
   const char* summary;    /* one line */
-  const char* departures; /* its arithmetic, as departures from that of its inputs' dtype: "rounded_sum+fp32_out", or
-                             "" (./attnspec list departures) */
+  const char* arithmetic; /* what it rounds beside the plain arithmetic of its inputs' dtype, as options:
+                             "rounded_sum+fp32_out", or "" (./attnspec list arithmetic, docs/arithmetic.md) */
   uint32_t operators;     /* of ATTNSPEC_DENSE ...; each needs its forward function */
   uint32_t promises;      /* of ATTNSPEC_EXPORTS_SELECTION ... */
 

@@ -37,9 +37,9 @@ std::vector<Operator> operators_of(bool nsa) {
 }
 std::vector<Operator> all_operators() { return {std::begin(kOperators), std::end(kOperators)}; }
 
-Kernel make_model(const ModelKernel& kernel, std::string name, const reference::Departures& departures) {
+Kernel make_model(const ModelKernel& kernel, std::string name, const reference::ArithmeticOptions& options) {
   return model::make_kernel(std::move(name), kernel.summary, operators_of(kernel.is_nsa), model::correct_stages(),
-                            departures);
+                            options);
 }
 
 }  // namespace
@@ -79,21 +79,21 @@ Kernel find_kernel(std::string_view text, Seconds patience) {
   if (is_foreign(text)) return load_kernel(std::string(text), patience);
   if (text.find(".so+") != std::string_view::npos)
     throw std::invalid_argument(
-        fmt::format("kernel '{}': a library declares its own departures, none can be added to them", text));
-  const auto [name, departures] = reference::parse_departures(text);
+        fmt::format("kernel '{}': a library declares its own arithmetic, no option can be added to it", text));
+  const auto [name, options] = reference::parse_arithmetic(text);
   std::vector<std::string> names;
   for (const Kernel& kernel : kernels()) {
-    if (kernel.name == name && departures.empty()) return kernel;
+    if (kernel.name == name && options.empty()) return kernel;
     names.push_back(kernel.name);
   }
   for (const ModelKernel& kernel : kModels)
-    if (name == kernel.name) return make_model(kernel, std::string(text), departures);
+    if (name == kernel.name) return make_model(kernel, std::string(text), options);
   for (const model::Defect& defect : model::defects())
     if (name == fmt::format("defect:{}", defect.name))
-      return model::make_kernel(std::string(text), defect.what, {defect.op}, defect.stages, departures);
+      return model::make_kernel(std::string(text), defect.what, {defect.op}, defect.stages, options);
   for (const model::Variation& variation : model::variations())
     if (name == fmt::format("benign:{}", variation.name))
-      return model::make_kernel(std::string(text), variation.what, all_operators(), variation.stages, departures);
+      return model::make_kernel(std::string(text), variation.what, all_operators(), variation.stages, options);
   if (const std::string why = cuda::find_devices().why_none; name.starts_with("cuda:") && !why.empty())
     throw std::invalid_argument(fmt::format("kernel '{}': needs a CUDA device: {}", name, why));
   throw std::invalid_argument(fmt::format(

@@ -109,7 +109,7 @@ std::string failure_line(const CaseResult& result, const Finding& f, Command com
 }
 
 std::string details(const CaseResult& result) {
-  std::string text = fmt::format("{}\n{}  {}\n", print(result.c), result.kernel, result.profile);
+  std::string text = fmt::format("{}\n{}  {}\n", print(result.c), result.kernel, result.arithmetic);
   if (!result.outputs.empty())
     text += fmt::format("  {:<18} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "output", "rows", "worst R", "rms R", "undecided",
                         "wrong");

@@ -51,7 +51,7 @@ struct CaseResult {
   std::vector<OutputSummary> outputs;  // in the order they were judged
   std::vector<Finding> findings;       // the first kMostFindings, by output and position
   std::vector<Directions> directions;  // of every o that was judged
-  std::string profile;                 // the arithmetic judged against
+  std::string arithmetic;              // the arithmetic judged against
   std::int64_t launches = 0;           // of a call that was the same every time, by the law `repeat`
 
   std::int64_t rows() const;

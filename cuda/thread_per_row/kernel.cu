@@ -142,7 +142,7 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
 AttnspecKernel declare() {
   AttnspecKernel kernel =
       named_kernel("thread_per_row", "all operators; a thread for each row or number that is written");
-  kernel.departures = "fp32_weights";
+  kernel.arithmetic = "fp32_weights";
   kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA | ATTNSPEC_NSA_COMPRESS |
                      ATTNSPEC_NSA_COMPRESSED | ATTNSPEC_WINDOW | ATTNSPEC_NSA;
   kernel.promises =

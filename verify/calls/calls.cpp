@@ -9,7 +9,7 @@ namespace attnspec::verify {
 Calls::Calls(const Kernel& kernel, const Case& c)
     : kernel_(kernel),
       case_(c),
-      output_format_(make_profile(c.dtype, kernel.departures).output),
+      output_format_(make_arithmetic(c.dtype, kernel.arithmetic).output),
       workspace_bytes_(kernel.workspace_bytes ? kernel.workspace_bytes(c) : 0),
       workspace_(Format::fp32, Layout::contiguous, 1, 1, (workspace_bytes_ + 3) / 4, kernel.memory),
       given_(kernel.memory) {}

@@ -24,8 +24,8 @@ struct AttentionJudge::ForwardRow {
   }
 };
 
-AttentionJudge::AttentionJudge(const Profile& profile, AttentionStage stage)
-    : profile_(profile), stage_(std::move(stage)), sequences_(sequences(stage_.problem)) {
+AttentionJudge::AttentionJudge(const Arithmetic& arithmetic, AttentionStage stage)
+    : arithmetic_(arithmetic), stage_(std::move(stage)), sequences_(sequences(stage_.problem)) {
   const AttentionProblem& problem = stage_.problem;
   states_.assign(static_cast<std::size_t>(stage_.q.tokens * problem.heads), RowState::usable);
   const auto kv_heads = static_cast<std::size_t>(problem.kv_heads);
@@ -56,7 +56,7 @@ AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std
   std::vector<KeyRange> ranges = visible(sequence, token, blocks);
   const RowInputs in = row_inputs(sequence, token, head, ranges);
   AttendedRow expected = attend(in.q, in.kv.k, in.kv.v, ranges, in.scale);
-  AttentionNoise noise = attention_noise(profile_, in, expected);
+  AttentionNoise noise = attention_noise(arithmetic_, in, expected);
   ForwardRow row{std::move(ranges),
                  std::move(expected),
                  std::move(noise),
@@ -64,7 +64,7 @@ AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std
                  stage_.lse.row(token, head),
                  {},
                  {}};
-  row.o = compare_row(row.expected.o, row.observed_o, row.noise.o, profile_.output, row.covariance(in.kv));
+  row.o = compare_row(row.expected.o, row.observed_o, row.noise.o, arithmetic_.output, row.covariance(in.kv));
   row.lse = compare_number(row.expected.lse, row.observed_lse[0], row.noise.lse, Format::fp32);
   return row;
 }
@@ -86,7 +86,7 @@ std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(con
 void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,
                                    CaseResult& result) {
   Tally o(observe, stage_.branch, "o"), lse(observe, stage_.branch, "lse");
-  DirectionTest directions(profile_);
+  DirectionTest directions(arithmetic_);
   if (candidates) std::fill(states_.begin(), states_.end(), RowState::undecided);  // until one is found
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     if (state(token, head) == RowState::excluded) return;
@@ -138,8 +138,8 @@ std::string AttentionJudge::why_no_backward() const {
   return are_finite ? "" : "backward not judged: the o and lse it would be given are not finite";
 }
 
-QueryGradient AttentionJudge::query_gradient(const Profile& profile, std::int64_t sequence_index, std::int64_t token,
-                                             std::int64_t head, const Tensor& d_o) const {
+QueryGradient AttentionJudge::query_gradient(const Arithmetic& arithmetic, std::int64_t sequence_index,
+                                             std::int64_t token, std::int64_t head, const Tensor& d_o) const {
   const Sequence& sequence = sequences_[static_cast<std::size_t>(sequence_index)];
   std::vector<KeyRange> ranges =
       visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
@@ -148,7 +148,7 @@ QueryGradient AttentionJudge::query_gradient(const Profile& profile, std::int64_
   const RowGiven given{d_o.row(token, head), o, stage_.lse.load(token, head, 0)};
   const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, ranges, in.scale, given.d_o, o, given.lse);
   Vector expected = reference::query_gradient(row, in.kv.k, ranges, in.scale);
-  GradientNoise noise = query_gradient_noise(profile, in, gradient_terms(profile, in, given, row), row, expected);
+  GradientNoise noise = query_gradient_noise(arithmetic, in, gradient_terms(arithmetic, in, given, row), row, expected);
   return {std::move(ranges), std::move(expected), std::move(noise), in.kv};
 }
 
@@ -156,11 +156,11 @@ void AttentionJudge::judge_query_gradients(const Tensor& d_o, const TensorView& 
                                            CaseResult& result) const {
   Tally tally(observe, stage_.branch, "dq");
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
-    const QueryGradient gradient = query_gradient(profile_, sequence.index, token, head, d_o);
+    const QueryGradient gradient = query_gradient(arithmetic_, sequence.index, token, head, d_o);
     const Vector observed = dq.row(token, head);
     const Covariance covariance = gradient.covariance();
     tally.add({sequence.index, token - sequence.q_begin, head},
-              compare_row(gradient.expected, observed, gradient.noise.noise, profile_.output, covariance),
+              compare_row(gradient.expected, observed, gradient.noise.noise, arithmetic_.output, covariance),
               gradient.expected, observed, &covariance);
   });
   tally.sample(stage_.queries, dq);
@@ -221,18 +221,20 @@ void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence
     const RowGiven given{d_o.row(query.token, query.head), o, stage_.lse.load(query.token, query.head, 0)};
     const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, in.visible, in.scale, given.d_o, o, given.lse);
     add_key_gradient(row, range, first, in.q, given.d_o, in.scale, sum);
-    terms.set(profile_, static_cast<std::int64_t>(i), first, in, given, row, gradient_terms(profile_, in, given, row));
+    terms.set(arithmetic_, static_cast<std::int64_t>(i), first, in, given, row,
+              gradient_terms(arithmetic_, in, given, row));
   }
   terms.complete();
   for (std::int64_t key = 0; key < keys; ++key) {
     const auto compare_key = [&](Tally& tally, const Matrix& sums, const TensorView& view, const Matrix& summed,
                                  const auto& predict) {
       const Vector expected = sums.row(key).transpose(), observed = view.row(sequence.k_begin + first + key, g);
-      const auto [errors, noise] = predict(profile_, terms, key, expected);
+      const auto [errors, noise] = predict(arithmetic_, terms, key, expected);
       const KeyRange all{0, summed.rows()};
       const Covariance covariance{errors, reference::view(summed), {&all, 1}, expected, noise.rounding};
-      tally.add({sequence.index, first + key, g}, compare_row(expected, observed, noise, profile_.output, covariance),
-                expected, observed, &covariance);
+      tally.add({sequence.index, first + key, g},
+                compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed,
+                &covariance);
     };
     compare_key(dk, sum.dk, dk_view, terms.q, key_gradient_noise);
     compare_key(dv, sum.dv, dv_view, terms.d_o, value_gradient_noise);

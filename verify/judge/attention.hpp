@@ -46,8 +46,8 @@ class AttentionJudge {
   using Candidates =
       std::function<std::vector<Blocks>(const reference::Sequence& sequence, std::int64_t token, std::int64_t head)>;
 
-  /// profile must outlive the judge.
-  AttentionJudge(const reference::Profile& profile, AttentionStage stage);
+  /// arithmetic must outlive the judge.
+  AttentionJudge(const reference::Arithmetic& arithmetic, AttentionStage stage);
 
   /// Leaves the row out of everything that follows: its selection is malformed.
   void exclude(std::int64_t token, std::int64_t head);
@@ -61,8 +61,8 @@ class AttentionJudge {
   /// Why the backward cannot be judged on what the forward gave; empty when it can.
   std::string why_no_backward() const;
 
-  /// dq of one row, whose profile may round otherwise than the rest.
-  QueryGradient query_gradient(const reference::Profile& profile, std::int64_t sequence, std::int64_t token,
+  /// dq of one row, whose arithmetic may round otherwise than the rest.
+  QueryGradient query_gradient(const reference::Arithmetic& arithmetic, std::int64_t sequence, std::int64_t token,
                                std::int64_t head, const reference::Tensor& d_o) const;
   /// dq, each row from the o, lse and selection that the backward was given.
   void judge_query_gradients(const reference::Tensor& d_o, const TensorView& dq, const RowObserver& observe,
@@ -100,7 +100,7 @@ class AttentionJudge {
                    const std::vector<reference::QueryRow>& selecting, const reference::Tensor& d_o,
                    const TensorView& dk_view, const TensorView& dv_view, Tally& dk, Tally& dv) const;
 
-  const reference::Profile& profile_;
+  const reference::Arithmetic& arithmetic_;
   AttentionStage stage_;
   std::vector<reference::Sequence> sequences_;
   std::vector<std::optional<reference::KeyValues>> keys_;  // [sequences * Hkv]

@@ -27,7 +27,7 @@ class AttentionCase {
         result_(result),
         problem_(problem_of(c)),
         nsa_(nsa_problem_of(c)),
-        profile_(make_profile(c.dtype, kernel.departures)),
+        arithmetic_(make_arithmetic(c.dtype, kernel.arithmetic)),
         inputs_(make_inputs(c)),
         calls_(kernel, c, inputs_) {}
 
@@ -38,7 +38,7 @@ class AttentionCase {
     std::vector<QueryRow> malformed;
     AttentionJudge::Candidates candidates;
     if (selects(case_.op)) {
-      const RuleOfRow rule = moba_rule(profile_, problem_, inputs_.q, inputs_.k, regime_of(case_).exact_scores);
+      const RuleOfRow rule = moba_rule(arithmetic_, problem_, inputs_.q, inputs_.k, regime_of(case_).exact_scores);
       if (kernel_.exports_selection) {
         stage.selection = calls_.exported();
         malformed =
@@ -50,7 +50,7 @@ class AttentionCase {
       }
     }
     if (!attends(case_.op)) return;
-    AttentionJudge judge(profile_, std::move(stage));
+    AttentionJudge judge(arithmetic_, std::move(stage));
     for (const auto& [token, head] : malformed) judge.exclude(token, head);
     judge.judge_outputs(candidates, regime_of(case_).zero_mean_values, observe_, result_);
     if (!calls_.has_backward()) return;
@@ -97,7 +97,7 @@ class AttentionCase {
   /// The selection that nsa_compressed writes beside its attention.
   void judge_importances() {
     Selection exported = calls_.exported();
-    judge_selection(problem_.attention, case_.block, nsa_rule(profile_, nsa_, inputs_.q, inputs_.k),
+    judge_selection(problem_.attention, case_.block, nsa_rule(arithmetic_, nsa_, inputs_.q, inputs_.k),
                     judged_queries(case_, problem_.attention, exported.heads), exported, observe_, result_);
   }
 
@@ -107,7 +107,7 @@ class AttentionCase {
   CaseResult& result_;
   MobaProblem problem_;
   NsaProblem nsa_;
-  Profile profile_;
+  Arithmetic arithmetic_;
   Inputs inputs_;
   AttentionCalls calls_;
 };

@@ -12,20 +12,21 @@ using namespace reference;
 namespace {
 
 /// Every row of the gradient of one parameter, of one set.
-void judge_parameter(const Profile& profile, const TensorView& view, std::int64_t set,
+void judge_parameter(const Arithmetic& arithmetic, const TensorView& view, std::int64_t set,
                      const std::function<PredictedRow(std::int64_t row)>& predict, Tally& tally) {
 #pragma omp parallel for schedule(dynamic)
-  for (std::int64_t i = 0; i < view.tokens; ++i) tally.add({-1, i, set}, predict(i), view.row(i, set), profile.output);
+  for (std::int64_t i = 0; i < view.tokens; ++i)
+    tally.add({-1, i, set}, predict(i), view.row(i, set), arithmetic.output);
 }
 
 }  // namespace
 
-void judge_compressed_rows(const Profile& profile, const CompressionStage& stage, const TensorView& rows,
+void judge_compressed_rows(const Arithmetic& arithmetic, const CompressionStage& stage, const TensorView& rows,
                            const RowObserver& observe, CaseResult& result) {
   const NsaProblem& problem = stage.problem;
   Tally tally(observe, stage.branch, "rows");
   std::vector<CompressionNoise> noise;  // [sets]
-  for (const PhiParameters& parameters : stage.phi) noise.emplace_back(profile, problem, parameters);
+  for (const PhiParameters& parameters : stage.phi) noise.emplace_back(arithmetic, problem, parameters);
   const std::vector<CompressionBlock> blocks = compression_blocks(problem);
   const std::vector<std::int64_t> offsets = compressed_offsets(problem);
   for (const Sequence& sequence : sequences(problem.attention)) {
@@ -36,27 +37,27 @@ void judge_compressed_rows(const Profile& profile, const CompressionStage& stage
         const CompressionBlock& block = blocks[static_cast<std::size_t>(row)];
         tally.add({sequence.index, row - offsets[s], g},
                   noise[phi_index(problem, g)].row(stage.tokens.rows(block.begin, block.end, g)), rows.row(row, g),
-                  profile.input);
+                  arithmetic.input);
       }
     }
   }
   tally.finish(result);
 }
 
-void judge_compression_gradients(const Profile& profile, const CompressionStage& stage, const Tensor& d_rows,
+void judge_compression_gradients(const Arithmetic& arithmetic, const CompressionStage& stage, const Tensor& d_rows,
                                  const TensorView& d_tokens, const PhiTensors<TensorView>& d_phi,
                                  const RowObserver& observe, CaseResult& result) {
   const NsaProblem& problem = stage.problem;
   std::vector<CompressionGradientNoise> noise;  // [sets]
   for (std::size_t set = 0; set < stage.phi.size(); ++set)
-    noise.emplace_back(profile, problem, stage.phi, stage.tokens, d_rows, static_cast<std::int64_t>(set));
+    noise.emplace_back(arithmetic, problem, stage.phi, stage.tokens, d_rows, static_cast<std::int64_t>(set));
   Tally tokens(observe, stage.branch, "dtokens");
   for (const Sequence& sequence : sequences(problem.attention)) {
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g)
       for (std::int64_t token = sequence.k_begin; token < sequence.k_end; ++token)
         tokens.add({sequence.index, token - sequence.k_begin, g}, noise[phi_index(problem, g)].token(token, g),
-                   d_tokens.row(token, g), profile.output);
+                   d_tokens.row(token, g), arithmetic.output);
   }
   tokens.finish(result);
   for (const auto& [name, part] : kPhiParts<TensorView>) {
@@ -65,7 +66,7 @@ void judge_compression_gradients(const Profile& profile, const CompressionStage&
     Tally tally(observe, stage.branch, std::string("d") + name);
     for (std::size_t set = 0; set < noise.size(); ++set)
       judge_parameter(
-          profile, view, static_cast<std::int64_t>(set),
+          arithmetic, view, static_cast<std::int64_t>(set),
           [&, part = part](std::int64_t i) {
             using Views = PhiTensors<TensorView>;
             const CompressionGradientNoise& of_set = noise[set];

@@ -18,11 +18,11 @@ struct CompressionStage {
 };
 
 /// rows [compressed rows, Hkv, features], the kernel's.
-void judge_compressed_rows(const reference::Profile& profile, const CompressionStage& stage, const TensorView& rows,
-                           const RowObserver& observe, CaseResult& result);
+void judge_compressed_rows(const reference::Arithmetic& arithmetic, const CompressionStage& stage,
+                           const TensorView& rows, const RowObserver& observe, CaseResult& result);
 
 /// d_rows is what the backward was given or, in nsa, what it stored; d_tokens and d_phi are the kernel's.
-void judge_compression_gradients(const reference::Profile& profile, const CompressionStage& stage,
+void judge_compression_gradients(const reference::Arithmetic& arithmetic, const CompressionStage& stage,
                                  const reference::Tensor& d_rows, const TensorView& d_tokens,
                                  const PhiTensors<TensorView>& d_phi, const RowObserver& observe, CaseResult& result);
 

@@ -7,14 +7,14 @@ namespace attnspec::verify {
 
 void judge_compression(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
   const Inputs in = make_inputs(c);
-  const reference::Profile profile = make_profile(c.dtype, kernel.departures);
+  const reference::Arithmetic arithmetic = make_arithmetic(c.dtype, kernel.arithmetic);
   const CompressionStage stage{"", nsa_problem_of(c), in.k, phi_heads(in.phi_k)};
   CompressionCalls calls(kernel, c, in);
   calls.forward(result);
-  judge_compressed_rows(profile, stage, calls.rows.view(), observe, result);
+  judge_compressed_rows(arithmetic, stage, calls.rows.view(), observe, result);
   if (!calls.has_backward()) return;
   calls.backward({}, result);
-  judge_compression_gradients(profile, stage, in.d_o, calls.d_tokens.view(), views(calls.d_phi), observe, result);
+  judge_compression_gradients(arithmetic, stage, in.d_o, calls.d_tokens.view(), views(calls.d_phi), observe, result);
 }
 
 }  // namespace attnspec::verify

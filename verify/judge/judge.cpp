@@ -42,7 +42,7 @@ CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe
     result.reason = *why;
     return result;
   }
-  result.profile = describe(make_profile(c.dtype, kernel.departures));
+  result.arithmetic = describe(c.dtype, kernel.arithmetic);
   if (!c.session.empty()) {
     judge_session(kernel, c, observe, result);
     return result;

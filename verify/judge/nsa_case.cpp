@@ -27,7 +27,7 @@ class NsaCase {
         observe_(observe),
         result_(result),
         problem_(nsa_problem_of(c)),
-        profile_(make_profile(c.dtype, kernel.departures)),
+        arithmetic_(make_arithmetic(c.dtype, kernel.arithmetic)),
         inputs_(make_inputs(c)),
         calls_(kernel, c, inputs_),
         queries_(judged_queries(c, problem_.attention, c.heads)) {}
@@ -37,15 +37,15 @@ class NsaCase {
     const Tensor k_rows = load(calls_.k_compressed.view()), v_rows = load(calls_.v_compressed.view());
     const CompressionStage phi_k{"phi_k", problem_, inputs_.k, phi_heads(inputs_.phi_k)},
         phi_v{"phi_v", problem_, inputs_.v, phi_heads(inputs_.phi_v)};
-    judge_compressed_rows(profile_, phi_k, calls_.k_compressed.view(), observe_, result_);
-    judge_compressed_rows(profile_, phi_v, calls_.v_compressed.view(), observe_, result_);
+    judge_compressed_rows(arithmetic_, phi_k, calls_.k_compressed.view(), observe_, result_);
+    judge_compressed_rows(arithmetic_, phi_v, calls_.v_compressed.view(), observe_, result_);
     Selection selection = calls_.exported();
     const auto malformed =
-        judge_selection(problem_.attention, problem_.block, nsa_rule(profile_, problem_, inputs_.q, k_rows),
+        judge_selection(problem_.attention, problem_.block, nsa_rule(arithmetic_, problem_, inputs_.q, k_rows),
                         judged_queries(case_, problem_.attention, case_.kv_heads), selection, observe_, result_);
-    std::array<AttentionJudge, 3> judges{AttentionJudge(profile_, compressed_stage(k_rows, v_rows)),
-                                         AttentionJudge(profile_, selected_stage(selection)),
-                                         AttentionJudge(profile_, window_stage())};
+    std::array<AttentionJudge, 3> judges{AttentionJudge(arithmetic_, compressed_stage(k_rows, v_rows)),
+                                         AttentionJudge(arithmetic_, selected_stage(selection)),
+                                         AttentionJudge(arithmetic_, window_stage())};
     const std::int64_t group = case_.heads / case_.kv_heads;
     for (const auto& [token, g] : malformed)
       for (std::int64_t h = g * group; h < (g + 1) * group; ++h) judges[1].exclude(token, h);
@@ -56,7 +56,7 @@ class NsaCase {
       of(judges, branch).judge_outputs({}, zero_mean, observe_, result_);
     }
     judge_from_outputs("o", calls_.o.view(), [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
-      return gated_noise(profile_, inputs_.gates.row(token, head), o);
+      return gated_noise(arithmetic_, inputs_.gates.row(token, head), o);
     });
     if (!calls_.has_backward()) return;
     for (const AttentionJudge& judge : judges)
@@ -82,12 +82,12 @@ class NsaCase {
     }
     judge_from_outputs("dgates", calls_.d_gates.view(),
                        [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
-                         return gate_gradient_noise(profile_, inputs_.d_o.row(token, head), o);
+                         return gate_gradient_noise(arithmetic_, inputs_.d_o.row(token, head), o);
                        });
     BranchTensors& compressed = calls_.branches[0];
-    judge_compression_gradients(profile_, phi_k, load(calls_.dk_compressed.view()), compressed.dk.view(),
+    judge_compression_gradients(arithmetic_, phi_k, load(calls_.dk_compressed.view()), compressed.dk.view(),
                                 views(calls_.d_phi_k), observe_, result_);
-    judge_compression_gradients(profile_, phi_v, load(calls_.dv_compressed.view()), compressed.dv.view(),
+    judge_compression_gradients(arithmetic_, phi_v, load(calls_.dv_compressed.view()), compressed.dv.view(),
                                 views(calls_.d_phi_v), observe_, result_);
   }
 
@@ -146,7 +146,7 @@ class NsaCase {
       std::array<Vector, 3> o;
       for (std::size_t b = 0; b < 3; ++b) o[b] = calls_.branches[b].o.view().row(token, head);
       tally.add({sequence.index, token - sequence.q_begin, head}, predict(BranchRows{o[0], o[1], o[2]}, token, head),
-                view.row(token, head), profile_.output);
+                view.row(token, head), arithmetic_.output);
     });
     tally.sample(queries_, view);
     tally.finish(result_);
@@ -155,16 +155,16 @@ class NsaCase {
   /// g do as the backward of the branch has it: unless branches are fused, in the format of the inputs.
   Tensor branch_d_o(Branch branch) const {
     Tensor d_o = branch_gradient(inputs_.gates, inputs_.d_o, branch);
-    if (!profile_.fused_branches)
-      for (double& x : d_o.values) x = round_to(x, profile_.input);
+    if (!arithmetic_.fused_branches)
+      for (double& x : d_o.values) x = round_to(x, arithmetic_.input);
     return d_o;
   }
 
   /// dq, the sum over the branches.
   void judge_query_gradients(const std::array<AttentionJudge, 3>& judges, const std::array<Tensor, 3>& d_o) {
     Tally tally(observe_, "", "dq");
-    Profile of_branch = profile_;
-    if (profile_.fused_branches) of_branch.output = Format::fp32;
+    Arithmetic of_branch = arithmetic_;
+    if (arithmetic_.fused_branches) of_branch.output = Format::fp32;
     for_each_query(problem_.attention, queries_, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
       std::vector<QueryGradient> parts;
       Matrix terms(3, case_.dk);
@@ -181,7 +181,7 @@ class NsaCase {
       const FeatureSum sum = feature_sum(unit_roundoff(Format::fp32), terms, {}, expected);
       noise.variance += sum.variance;
       noise.worst += sum.worst;
-      add_output_rounding(expected, profile_.output, noise);
+      add_output_rounding(expected, arithmetic_.output, noise);
       RowErrors errors(case_.dk);
       errors.separate = sum.variance;
       Covariance compressed = parts[0].covariance(), selected = parts[1].covariance(), window = parts[2].covariance();
@@ -189,7 +189,8 @@ class NsaCase {
       selected.and_of = &window;
       const Covariance covariance{errors, {nullptr, 0, case_.dk}, {}, expected, noise.rounding, &compressed};
       tally.add({sequence.index, token - sequence.q_begin, head},
-                compare_row(expected, observed, noise, profile_.output, covariance), expected, observed, &covariance);
+                compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed,
+                &covariance);
     });
     tally.sample(queries_, calls_.dq.view());
     tally.finish(result_);
@@ -200,7 +201,7 @@ class NsaCase {
   const RowObserver& observe_;
   CaseResult& result_;
   NsaProblem problem_;
-  Profile profile_;
+  Arithmetic arithmetic_;
   Inputs inputs_;
   NsaCalls calls_;
   JudgedRows queries_;

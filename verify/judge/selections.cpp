@@ -8,7 +8,8 @@ namespace attnspec::verify {
 
 using namespace reference;
 
-RuleOfRow moba_rule(const Profile& profile, const MobaProblem& problem, const Tensor& q, const Tensor& k, bool exact) {
+RuleOfRow moba_rule(const Arithmetic& arithmetic, const MobaProblem& problem, const Tensor& q, const Tensor& k,
+                    bool exact) {
   struct Pooled {
     Matrix means;
     PoolNoise noise;
@@ -29,13 +30,13 @@ RuleOfRow moba_rule(const Profile& profile, const MobaProblem& problem, const Te
     const auto& [means, noise] =
         (*pooled)[static_cast<std::size_t>(sequence.index * attention.kv_heads + kv_head(attention, head))];
     const Vector scores = gate_scores(q.row(token, head), view(means));
-    const Vector margins =
-        exact ? Vector(Vector::Zero(scores.size())) : score_margins(profile, q.row(token, head), means, noise, scores);
+    const Vector margins = exact ? Vector(Vector::Zero(scores.size()))
+                                 : score_margins(arithmetic, q.row(token, head), means, noise, scores);
     return selection_rule(problem, sequence.position(token), sequence.num_keys(), scores, margins);
   };
 }
 
-RuleOfRow nsa_rule(const Profile& profile, const NsaProblem& problem, const Tensor& q, const Tensor& k) {
+RuleOfRow nsa_rule(const Arithmetic& arithmetic, const NsaProblem& problem, const Tensor& q, const Tensor& k) {
   struct Weighed {
     std::vector<Matrix> overlaps;  // [sequences]
     std::vector<KeyValues> keys;   // [sequences * Hkv], whose values are the overlaps
@@ -58,7 +59,8 @@ RuleOfRow nsa_rule(const Profile& profile, const NsaProblem& problem, const Tens
     const std::int64_t t = sequence.position(token);
     const Matrix queries = group_queries(problem, q, token, g);
     const Vector importance = reference::importance(problem, queries, keys.k, t).importance;
-    return importance_rule(problem, t, importance, importance_margins(profile, problem, queries, keys, t, importance));
+    return importance_rule(problem, t, importance,
+                           importance_margins(arithmetic, problem, queries, keys, t, importance));
   };
 }
 

@@ -15,15 +15,15 @@ namespace attnspec::verify {
 using RuleOfRow =
     std::function<SelectionRule(const reference::Sequence& sequence, std::int64_t token, std::int64_t head)>;
 
-/// The rule of every (token, query head) of MoBA, from its exact gate scores. exact: they have no margin. profile,
+/// The rule of every (token, query head) of MoBA, from its exact gate scores. exact: they have no margin. arithmetic,
 /// problem, q and k must outlive the rule.
-RuleOfRow moba_rule(const reference::Profile& profile, const reference::MobaProblem& problem,
+RuleOfRow moba_rule(const reference::Arithmetic& arithmetic, const reference::MobaProblem& problem,
                     const reference::Tensor& q, const reference::Tensor& k, bool exact);
 
 /// The rule of every (token, kv head) of NSA, from the exact importances of the compressed rows k the kernel had.
 /// Arguments must outlive the rule.
-RuleOfRow nsa_rule(const reference::Profile& profile, const reference::NsaProblem& problem, const reference::Tensor& q,
-                   const reference::Tensor& k);
+RuleOfRow nsa_rule(const reference::Arithmetic& arithmetic, const reference::NsaProblem& problem,
+                   const reference::Tensor& q, const reference::Tensor& k);
 
 /// Judges an exported selection, over the queries of `problem` and the selection's own heads: whether rows are well
 /// formed of every row, whether they are admissible of those in `rows`. Rows that are malformed are emptied and

@@ -125,7 +125,7 @@ std::vector<Twin> power_twins(const FirstCall& first) {
     const Degrees d = degrees(c, output);
     return d.values * values + d.gradient * gradient;
   };
-  const bool has_half_partials = make_profile(c.dtype, first.kernel.departures).partial == Format::fp16;
+  const bool has_half_partials = make_arithmetic(c.dtype, first.kernel.arithmetic).partial == Format::fp16;
   twin.speaks_of = [&c, is_half, has_half_partials](const std::string& output, const RowPlace&) {
     return !is_half || scales_in_half(c, output, has_half_partials);
   };

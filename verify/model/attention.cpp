@@ -13,12 +13,12 @@ struct Model {
   const Stages& stages;
   const ForwardCall& call;
   MobaProblem problem;
-  Profile profile;
+  Arithmetic arithmetic;
 
   std::vector<std::int64_t> k_offsets;  // of the rows of k
 
-  Model(const Stages& s, const Profile& p, const ForwardCall& c)
-      : stages(s), call(c), problem(c.problem), profile(p), k_offsets(c.problem.attention.k_offsets) {
+  Model(const Stages& s, const Arithmetic& p, const ForwardCall& c)
+      : stages(s), call(c), problem(c.problem), arithmetic(p), k_offsets(c.problem.attention.k_offsets) {
     if (call.op == Operator::nsa_compressed) k_offsets = compressed_row_offsets(call.nsa);
     if (has_one_block()) problem.block = std::max<std::int64_t>(1, k_offsets.back());
   }
@@ -34,7 +34,7 @@ struct Model {
     return {call.op,
             problem,
             call.nsa,
-            profile,
+            arithmetic,
             q_begin(s + 1) - q_begin(s),
             tokens[static_cast<std::size_t>(s) + 1] - tokens[static_cast<std::size_t>(s)],
             k_begin(s + 1) - k_begin(s)};
@@ -141,8 +141,8 @@ struct Model {
 
 }  // namespace
 
-void run(const Stages& stages, const Profile& profile, const ForwardCall& call) {
-  const Model model(stages, profile, call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const ForwardCall& call) {
+  const Model model(stages, arithmetic, call);
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (std::int64_t s = 0; s < model.num_sequences(); ++s)
     for (std::int64_t h = 0; h < call.problem.attention.heads; ++h) model.forward_head(s, h);
@@ -152,8 +152,8 @@ void run(const Stages& stages, const Profile& profile, const ForwardCall& call) 
     for (std::int64_t g = 0; g < call.problem.attention.kv_heads; ++g) model.select_group(s, g);
 }
 
-void run(const Stages& stages, const Profile& profile, const BackwardCall& call) {
-  const Model model(stages, profile, call.forward);
+void run(const Stages& stages, const Arithmetic& arithmetic, const BackwardCall& call) {
+  const Model model(stages, arithmetic, call.forward);
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (std::int64_t s = 0; s < model.num_sequences(); ++s)
     for (std::int64_t g = 0; g < call.forward.problem.attention.kv_heads; ++g) model.backward_group(call, s, g);

@@ -8,9 +8,9 @@
 namespace attnspec::verify::model {
 
 /// The forward of any operator but `nsa_compress` and `nsa`.
-void run(const Stages& stages, const Profile& profile, const ForwardCall& call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const ForwardCall& call);
 
 /// The backward of any operator but those.
-void run(const Stages& stages, const Profile& profile, const BackwardCall& call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const BackwardCall& call);
 
 }  // namespace attnspec::verify::model

@@ -18,14 +18,14 @@ Parameters zero_like(const Parameters& phi) {
 
 struct Compression {
   const Stages& stages;
-  const Profile& profile;
+  const Arithmetic& arithmetic;
   const CompressCall& call;
   std::vector<CompressWork> sequences;
 
-  Compression(const Stages& s, const Profile& p, const CompressCall& c) : stages(s), profile(p), call(c) {
+  Compression(const Stages& s, const Arithmetic& p, const CompressCall& c) : stages(s), arithmetic(p), call(c) {
     const auto &tokens = call.nsa.attention.k_offsets, rows = compressed_row_offsets(call.nsa);
     for (std::size_t i = 0; i + 1 < tokens.size(); ++i)
-      sequences.push_back({call.nsa, profile, tokens[i], tokens[i + 1] - tokens[i], rows[i], rows[i + 1] - rows[i]});
+      sequences.push_back({call.nsa, arithmetic, tokens[i], tokens[i + 1] - tokens[i], rows[i], rows[i + 1] - rows[i]});
   }
 
   /// The tokens of block i of a sequence.
@@ -73,14 +73,14 @@ std::vector<std::int64_t> compressed_row_offsets(const NsaProblem& nsa) {
   return rows;
 }
 
-void run(const Stages& stages, const Profile& profile, const CompressCall& call) {
-  const Compression compression(stages, profile, call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const CompressCall& call) {
+  const Compression compression(stages, arithmetic, call);
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t g = 0; g < call.nsa.attention.kv_heads; ++g) compression.forward_head(g);
 }
 
-void run(const Stages& stages, const Profile& profile, const CompressBackwardCall& call) {
-  const Compression compression(stages, profile, call.forward);
+void run(const Stages& stages, const Arithmetic& arithmetic, const CompressBackwardCall& call) {
+  const Compression compression(stages, arithmetic, call.forward);
   const NsaProblem& nsa = call.forward.nsa;
   std::vector<Parameters> d_phi(static_cast<std::size_t>(nsa.attention.kv_heads));
 #pragma omp parallel for schedule(dynamic)

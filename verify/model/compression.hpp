@@ -13,9 +13,9 @@ namespace attnspec::verify::model {
 std::vector<std::int64_t> compressed_row_offsets(const NsaProblem& nsa);
 
 /// Every compressed row.
-void run(const Stages& stages, const Profile& profile, const CompressCall& call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const CompressCall& call);
 
 /// The gradients of every token and of phi's parameters.
-void run(const Stages& stages, const Profile& profile, const CompressBackwardCall& call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const CompressBackwardCall& call);
 
 }  // namespace attnspec::verify::model

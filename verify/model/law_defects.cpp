@@ -33,7 +33,7 @@ Partial attend_below_a_common_maximum(const Stages& stages, const Work& work, co
     if (!stages.is_visible(work, work.position(i), j)) continue;
     const float weight = stages.exp(scores[static_cast<std::size_t>(j - begin)] - largest);
     normaliser += weight;
-    const auto stored = static_cast<float>(reference::round_to(weight, work.profile.weights));
+    const auto stored = static_cast<float>(reference::round_to(weight, work.arithmetic.weights));
     for (std::int64_t d = 0; d < v.dim; ++d) partial.o[static_cast<std::size_t>(d)] += stored * v.row(j)[d];
   }
   for (float& x : partial.o) x /= normaliser;

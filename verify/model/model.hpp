@@ -7,8 +7,8 @@
 namespace attnspec::verify::model {
 
 /// A kernel made of these stages, which must live as long as the program, in the plain arithmetic of its inputs' format
-/// with departures from it.
+/// with arithmetic options.
 Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Operator> operators, const Stages& stages,
-                   reference::Departures departures = {});
+                   reference::ArithmeticOptions options = {});
 
 }  // namespace attnspec::verify::model

@@ -15,11 +15,11 @@ std::size_t index(Branch branch) { return static_cast<std::size_t>(branch); }
 /// One call with what its parts share.
 struct Nsa {
   const Stages& stages;
-  const Profile& profile;
+  const Arithmetic& arithmetic;
   const NsaCall& call;
   MobaProblem problem;  // of the branches
 
-  Nsa(const Stages& s, const Profile& p, const NsaCall& c) : stages(s), profile(p), call(c) {
+  Nsa(const Stages& s, const Arithmetic& p, const NsaCall& c) : stages(s), arithmetic(p), call(c) {
     problem.attention = call.nsa.attention;
     problem.block = call.nsa.block;
   }
@@ -27,7 +27,7 @@ struct Nsa {
   std::int64_t heads() const { return problem.attention.heads; }
 
   /// What a branch passes on: in fp32 where branches are fused, else as it is stored.
-  Format passed_on(Format stored) const { return profile.fused_branches ? Format::fp32 : stored; }
+  Format passed_on(Format stored) const { return arithmetic.fused_branches ? Format::fp32 : stored; }
 
   /// For each branch a tensor of all query rows.
   PerBranch<HostTensor> scratch(Format format, std::int64_t dim) const {
@@ -49,31 +49,31 @@ struct Nsa {
 
 }  // namespace
 
-void run(const Stages& stages, const Profile& profile, const NsaCall& call) {
-  const Nsa nsa(stages, profile, call);
-  run(stages, profile, CompressCall{call.nsa, call.compressed.k, call.phi_k, call.k_compressed, {}});
-  run(stages, profile, CompressCall{call.nsa, call.compressed.v, call.phi_v, call.v_compressed, {}});
+void run(const Stages& stages, const Arithmetic& arithmetic, const NsaCall& call) {
+  const Nsa nsa(stages, arithmetic, call);
+  run(stages, arithmetic, CompressCall{call.nsa, call.compressed.k, call.phi_k, call.k_compressed, {}});
+  run(stages, arithmetic, CompressCall{call.nsa, call.compressed.v, call.phi_v, call.v_compressed, {}});
   PerBranch<HostTensor> unrounded = nsa.scratch(Format::fp32, nsa.problem.attention.dv);  // of fused branches
   PerBranch<TensorView> passed_on, handed_over;
   for (const Branch b : kBranches) {
     BranchCall branch = stages.branch(call, b);
     handed_over[index(b)] = branch.o;
-    if (profile.fused_branches) branch.o = unrounded[index(b)].view();
+    if (arithmetic.fused_branches) branch.o = unrounded[index(b)].view();
     passed_on[index(b)] = branch.o;
-    run(stages, profile, nsa.attention(b, branch));
+    run(stages, arithmetic, nsa.attention(b, branch));
   }
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t h = 0; h < nsa.heads(); ++h) {
     const PerBranch<Rows> o = nsa.rows(passed_on, h);
     stages.store(stages.combine(nsa.rows(call.gates, h), o), call.o, 0, h, 1);
-    for (std::size_t b = 0; profile.fused_branches && b < o.size(); ++b) stages.store(o[b], handed_over[b], 0, h, 1);
+    for (std::size_t b = 0; arithmetic.fused_branches && b < o.size(); ++b) stages.store(o[b], handed_over[b], 0, h, 1);
   }
 }
 
-void run(const Stages& stages, const Profile& profile, const NsaBackwardCall& backward) {
+void run(const Stages& stages, const Arithmetic& arithmetic, const NsaBackwardCall& backward) {
   const NsaCall& call = backward.forward;
-  const Nsa nsa(stages, profile, call);
-  PerBranch<HostTensor> d_o_memory = nsa.scratch(nsa.passed_on(profile.input), nsa.problem.attention.dv),
+  const Nsa nsa(stages, arithmetic, call);
+  PerBranch<HostTensor> d_o_memory = nsa.scratch(nsa.passed_on(arithmetic.input), nsa.problem.attention.dv),
                         dq_memory = nsa.scratch(nsa.passed_on(backward.dq.format), nsa.problem.attention.dk);
   PerBranch<BranchCall> branches;
   PerBranch<TensorView> o, d_o, dq;
@@ -93,17 +93,17 @@ void run(const Stages& stages, const Profile& profile, const NsaBackwardCall& ba
                                                  backward.selected, backward.window};
   for (const Branch b : kBranches) {
     const auto& [dk, dv] = gradients[index(b)];
-    run(stages, profile, BackwardCall{nsa.attention(b, branches[index(b)]), d_o[index(b)], dq[index(b)], dk, dv});
+    run(stages, arithmetic, BackwardCall{nsa.attention(b, branches[index(b)]), d_o[index(b)], dq[index(b)], dk, dv});
   }
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t h = 0; h < nsa.heads(); ++h)
     stages.store(stages.add_queries(nsa.rows(dq, h)), backward.dq, 0, h, 1);
-  run(stages, profile,
+  run(stages, arithmetic,
       CompressBackwardCall{{call.nsa, call.compressed.k, call.phi_k, call.k_compressed, {}},
                            backward.dk_compressed,
                            backward.compressed.dk,
                            backward.d_phi_k});
-  run(stages, profile,
+  run(stages, arithmetic,
       CompressBackwardCall{{call.nsa, call.compressed.v, call.phi_v, call.v_compressed, {}},
                            backward.dv_compressed,
                            backward.compressed.dv,

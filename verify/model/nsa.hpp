@@ -7,9 +7,9 @@
 namespace attnspec::verify::model {
 
 /// The whole forward.
-void run(const Stages& stages, const Profile& profile, const NsaCall& call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const NsaCall& call);
 
 /// The whole backward.
-void run(const Stages& stages, const Profile& profile, const NsaBackwardCall& call);
+void run(const Stages& stages, const Arithmetic& arithmetic, const NsaBackwardCall& call);
 
 }  // namespace attnspec::verify::model

@@ -65,7 +65,8 @@ Rows pool(const Work& work, const Rows& k) {
     for (std::int64_t j = work.block_begin(b); j < work.block_end(b); ++j)
       for (std::int64_t d = 0; d < k.dim; ++d) means.row(b)[d] += k.row(j)[d];
     const auto tokens = static_cast<float>(work.block_end(b) - work.block_begin(b));
-    for (std::int64_t d = 0; d < k.dim; ++d) means.row(b)[d] = rounded(means.row(b)[d] / tokens, work.profile.pooled);
+    for (std::int64_t d = 0; d < k.dim; ++d)
+      means.row(b)[d] = rounded(means.row(b)[d] / tokens, work.arithmetic.pooled);
   }
   return means;
 }
@@ -160,14 +161,14 @@ class BlockAttention {
 
   /// The partial output of query i; lse = -infinity where it sees no key.
   Partial operator()(std::int64_t i) const {
-    const bool divides_first = work_.profile.normaliser == reference::Normaliser::divides_first;
+    const bool divides_first = work_.arithmetic.normaliser == reference::Normaliser::divides_first;
     Partial partial{i, std::vector<float>(static_cast<std::size_t>(v_.dim)), kNegativeInfinity};
     const Statistics all = divides_first ? add(i, {}, 1, nullptr) : Statistics{};
     const float divisor = divides_first ? all.normaliser : 1;
     if (divides_first && all.largest == kNegativeInfinity) return partial;
     const Statistics sums = add(i, {all.largest, 0}, divisor, partial.o.data());
     if (sums.largest == kNegativeInfinity) return partial;
-    for (float& x : partial.o) x = rounded(divides_first ? x : x / sums.normaliser, work_.profile.partial);
+    for (float& x : partial.o) x = rounded(divides_first ? x : x / sums.normaliser, work_.arithmetic.partial);
     partial.lse = sums.largest + std::log(divides_first ? all.normaliser : sums.normaliser);
     return partial;
   }
@@ -195,8 +196,8 @@ class BlockAttention {
       for (std::int64_t j = 0; j < keys; ++j) {
         if (scores[j] == kNegativeInfinity) continue;
         const float weight = stages_.exp(scores[j] - sums.largest) / divisor;
-        const float stored = rounded(weight, work_.profile.weights);
-        sums.normaliser += work_.profile.normaliser == reference::Normaliser::sums_rounded ? stored : weight;
+        const float stored = rounded(weight, work_.arithmetic.weights);
+        sums.normaliser += work_.arithmetic.normaliser == reference::Normaliser::sums_rounded ? stored : weight;
         const float* value = v_.row(tile + j);
         for (std::int64_t d = 0; o != nullptr && d < v_.dim; ++d) o[d] += stored * value[d];
       }
@@ -262,8 +263,8 @@ void attend_backward(const Stages& stages, const Work& work, const BlockQueries&
       for (std::int64_t j = 0; j < std::min(kTile, end - tile); ++j) {
         if (!stages.is_visible(work, t, tile + j)) continue;
         const float weight = stages.exp(scale * scores[j] - lse);
-        const float d_score = rounded(weight * (d_weights[j] - row_delta), work.profile.weights);
-        const float stored = rounded(weight, work.profile.weights);
+        const float d_score = rounded(weight * (d_weights[j] - row_delta), work.arithmetic.weights);
+        const float stored = rounded(weight, work.arithmetic.weights);
         for (std::int64_t d = 0; d < rows.v.dim; ++d) sums.dv.row(tile + j)[d] += stored * rows.d_o.row(i)[d];
         for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dq.row(i)[d] += d_score * rows.k.row(tile + j)[d];
         for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dk.row(tile + j)[d] += d_score * rows.q.row(i)[d];
@@ -335,7 +336,7 @@ float slope(reference::Activation kind, float x) {
 std::vector<float> encoded(const CompressWork& work, const Parameters& phi, const Rows& x) {
   std::vector<float> z = x.values;
   add(phi.position.values, z);
-  round_all(z, work.profile.weights);
+  round_all(z, work.arithmetic.weights);
   return z;
 }
 
@@ -349,7 +350,7 @@ std::vector<float> hidden_of(const Parameters& phi, const std::vector<float>& z)
 /// And after it.
 std::vector<float> activated(const Stages& stages, const CompressWork& work, std::vector<float> hidden) {
   for (float& x : hidden) x = stages.activation(work.nsa.activation, x);
-  round_all(hidden, work.profile.weights);
+  round_all(hidden, work.arithmetic.weights);
   return hidden;
 }
 
@@ -394,7 +395,7 @@ Rows compress_backward(const Stages& stages, const CompressWork& work, const Par
     std::vector<float> d_hidden = product(phi.w2, d_row);
     for (std::size_t n = 0; n < hidden.size(); ++n) d_hidden[n] *= stages.slope(work.nsa.activation, hidden[n]);
     add(d_hidden, sums.b1.values);
-    round_all(d_hidden, work.profile.weights);
+    round_all(d_hidden, work.arithmetic.weights);
     add_outer_product(z, d_hidden, sums.w1);
     d_x.values = product(phi.w1, d_hidden);
   }

@@ -1,5 +1,6 @@
 // The model kernel: MoBA's five steps (report, section 2.3 and algorithm 1) and the matching backward, on the CPU, in
-// declared arithmetic: inputs and products in the profile's formats, fp32 accumulation, key tiles with online softmax.
+// declared arithmetic: inputs and products in the arithmetic's formats, fp32 accumulation, key tiles with online
+// softmax.
 //
 // NSA's compressed attention and window are step 3 with one block that holds all rows and masks of their own; selection
 // by importance follows. Compression (the paper, section 3.3.1) comes before it, gates weigh the three branches after
@@ -23,9 +24,9 @@
 
 namespace attnspec::verify::model {
 
+using reference::Arithmetic;
 using reference::MobaProblem;
 using reference::NsaProblem;
-using reference::Profile;
 
 /// One (sequence, query head), or in the backward one (sequence, kv head): rows of fp32, contiguous.
 struct Rows {
@@ -47,7 +48,7 @@ struct Work {
   Operator op;
   const MobaProblem& problem;
   const NsaProblem& nsa;
-  const Profile& profile;
+  const Arithmetic& arithmetic;
   std::int64_t num_queries;
   std::int64_t num_tokens;  // of the sequence
   std::int64_t num_keys;    // rows of k: its tokens, or its compressed rows
@@ -64,7 +65,7 @@ using Blocks = std::vector<std::int32_t>;
 /// Attention of one query over one block: what the merge combines.
 struct Partial {
   std::int64_t query;
-  std::vector<float> o;  // [dv], normalised within the block, in the profile's format of partial outputs
+  std::vector<float> o;  // [dv], normalised within the block, in the arithmetic's format of partial outputs
   float lse;
 };
 
@@ -89,7 +90,7 @@ struct BackwardRows {
 /// What the compression of one sequence needs to know.
 struct CompressWork {
   const NsaProblem& nsa;
-  const Profile& profile;
+  const Arithmetic& arithmetic;
   std::int64_t first_token, num_tokens;  // of the sequence, in the packed tensor
   std::int64_t first_row, num_rows;      // of its compressed rows, likewise
 };

@@ -65,16 +65,16 @@ Partial attend_backwards(const Stages& stages, const Work& work, std::int64_t i,
     if (is_visible) largest = std::max(before, score);
     const Number rescale = before == largest ? 1 : std::exp(before - largest);
     const Number weight = is_visible ? std::exp(score - largest) : 0;
-    const auto stored = static_cast<Number>(reference::round_to(weight, work.profile.weights));
+    const auto stored = static_cast<Number>(reference::round_to(weight, work.arithmetic.weights));
     normaliser =
-        normaliser * rescale + (work.profile.normaliser == reference::Normaliser::sums_rounded ? stored : weight);
+        normaliser * rescale + (work.arithmetic.normaliser == reference::Normaliser::sums_rounded ? stored : weight);
     for (std::size_t d = 0; d < sum.size(); ++d) sum[d] = sum[d] * rescale + stored * v.row(j)[d];
   }
   Partial partial{
       i, {}, largest == kNegativeInfinity ? kNegativeInfinity : static_cast<float>(largest + std::log(normaliser))};
   for (const Number x : sum)
     partial.o.push_back(
-        normaliser == 0 ? 0.0f : static_cast<float>(reference::round_to(x / normaliser, work.profile.partial)));
+        normaliser == 0 ? 0.0f : static_cast<float>(reference::round_to(x / normaliser, work.arithmetic.partial)));
   return partial;
 }
 
@@ -131,8 +131,8 @@ void attend_backward_in_double(const Stages& stages, const Work& work, const Blo
       const double p = std::exp(stages.scale(work) * product(rows.q.row(i), rows.k.row(j), rows.q.dim) - lse);
       const double dp = product(rows.d_o.row(i), rows.v.row(j), rows.v.dim);
       const auto ds = static_cast<float>(
-          reference::round_to(p * (dp - rows.delta[static_cast<std::size_t>(i)]), work.profile.weights));
-      const auto stored = static_cast<float>(reference::round_to(p, work.profile.weights));
+          reference::round_to(p * (dp - rows.delta[static_cast<std::size_t>(i)]), work.arithmetic.weights));
+      const auto stored = static_cast<float>(reference::round_to(p, work.arithmetic.weights));
       for (std::int64_t d = 0; d < rows.v.dim; ++d) sums.dv.row(j)[d] += stored * rows.d_o.row(i)[d];
       for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dq.row(i)[d] += ds * rows.k.row(j)[d];
       for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dk.row(j)[d] += ds * rows.q.row(i)[d];

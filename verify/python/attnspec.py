@@ -2,7 +2,7 @@
 
     import attnspec
 
-    @attnspec.kernel("moba", departures="fp32_weights", dtypes=["bf16", "fp32"])
+    @attnspec.kernel("moba", arithmetic="fp32_weights", dtypes=["bf16", "fp32"])
     def attend(q, k, v, selection, o, lse, block, top_k, scale, causal, q_offsets, k_offsets, **_):
         ...                      # writes into selection, o and lse
 
@@ -105,7 +105,7 @@ Limit = struct("Limit", ("largest", c_int64), ("multiple_of", c_int64))
 Limits = struct("Limits", ("dtypes", c_uint32), ("gates", c_uint32), ("phis", c_uint32), ("only_causal", c_int32),
                 ("only_equal_dims", c_int32), ("only_equal_lengths", c_int32), *[(size, Limit) for size in LIMITS])
 Kernel = struct("Kernel", ("struct_size", c_uint64), ("abi_version", c_int32), ("device_type", c_int32),
-                ("name", c_char_p), ("summary", c_char_p), ("departures", c_char_p), ("operators", c_uint32),
+                ("name", c_char_p), ("summary", c_char_p), ("arithmetic", c_char_p), ("operators", c_uint32),
                 ("promises", c_uint32), ("workspace_bytes", c_void_p),
                 *[(name, pointer) for name, (_, pointer, _) in FUNCTIONS.items()], ("limits", Limits))
 Print = CFUNCTYPE(None, c_char_p, c_void_p)
@@ -184,7 +184,7 @@ def fields_of(params):
 class Declaration:
     """What a kernel declares beside its functions."""
 
-    def __init__(self, operator, backward=None, departures="", exports_selection=True, equal_bits="deterministic",
+    def __init__(self, operator, backward=None, arithmetic="", exports_selection=True, equal_bits="deterministic",
                  unordered_backward=False, summary="", dtypes=(), gates=(), phis=(), only_causal=False, only_equal_dims=False, only_equal_lengths=False, **limits):
         """operator: one of OPERATORS; backward: a function, or None. equal_bits: one of EQUAL_BITS, each of which includes
         those before it; unordered_backward: it holds for the forward alone. Limits as in kernel_abi.h: dtypes, gates and phis as
@@ -196,7 +196,7 @@ class Declaration:
         if equal_bits not in EQUAL_BITS:
             raise ValueError(f"equal_bits '{equal_bits}': is none of {', '.join(EQUAL_BITS)}")
         self.promises = exports_selection + (2 << EQUAL_BITS.index(equal_bits)) - 2 + 16 * unordered_backward
-        self.operator, self.backward, self.departures = operator, backward, departures
+        self.operator, self.backward, self.arithmetic = operator, backward, arithmetic
         self.summary = summary
         self.limits = Limits(bits("dtype", dtypes, DTYPES), bits("gate", gates, NAMES["gate"]),
                              bits("phi", phis, NAMES["phi"]), only_causal, only_equal_dims, only_equal_lengths)
@@ -232,7 +232,7 @@ class Bridge:
         op = declaration.operator
         self.kernel = Kernel(
             ctypes.sizeof(Kernel), ABI_VERSION, 1, fn.__name__.encode(),
-            (declaration.summary or "a Python function").encode(), declaration.departures.encode(),
+            (declaration.summary or "a Python function").encode(), declaration.arithmetic.encode(),
             1 << OPERATORS.index(op), declaration.promises)
         self.kernel.limits = declaration.limits
         self.set(op, fn)

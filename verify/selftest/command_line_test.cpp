@@ -48,14 +48,15 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   if (const std::string why = cuda::find_devices().why_none; !why.empty())
     expect_one_line("check cuda:thread_per_row", "kernel 'cuda:thread_per_row': needs a CUDA device: " + why);
   expect_one_line("check ./nowhere.so", "kernel './nowhere.so': there is no such file");
-  expect_one_line("check ./nowhere.so+fp32_out",
-                  "kernel './nowhere.so+fp32_out': a library declares its own departures, none can be added to them");
+  expect_one_line(
+      "check ./nowhere.so+fp32_out",
+      "kernel './nowhere.so+fp32_out': a library declares its own arithmetic, no option can be added to it");
   expect_one_line("check model:moba+exact",
-                  "departure 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
+                  "arithmetic option 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
                   "rounded_partials, fp32_out, fused_branches");
   expect_one_line("check model:moba+rounded_sum+normalise_first",
-                  "departure 'normalise_first': contradicts rounded_sum");
-  expect_one_line("check model:moba+fp32_out+fp32_out", "departure 'fp32_out': is given twice");
+                  "arithmetic option 'normalise_first': contradicts rounded_sum");
+  expect_one_line("check model:moba+fp32_out+fp32_out", "arithmetic option 'fp32_out': is given twice");
   expect_one_line(
       "calibrate --regime nowhere --rows 1",
       "regime=nowhere: is none of normal, diffuse, spiky, tie, near_tie, large, very_negative, token_tagged, "
@@ -106,7 +107,7 @@ TEST(CommandLine, JudgesADeclaredArithmetic) {
 TEST(CommandLine, CalibratesARegime) {
   const Outcome result = run("calibrate --regime subnormal --rows 50");
   EXPECT_EQ(result.code, 0) << result.out;
-  EXPECT_NE(result.out.find("23 regimes and profiles: 23 good, 0 bad"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("23 regimes and arithmetics: 23 good, 0 bad"), std::string::npos) << result.out;
 }
 
 TEST(CommandLine, ReplaysACaseFile) {
@@ -140,7 +141,7 @@ TEST(CommandLine, ListsWhatThereIs) {
   EXPECT_NE(run("list kernels").out.find("model:moba"), std::string::npos);
   EXPECT_NE(run("list regimes").out.find("layer0, layer4"), std::string::npos);
   EXPECT_NE(run("list laws").out.find("needs the promise batch-invariant"), std::string::npos);
-  EXPECT_NE(run("list departures").out.find("rounded_partials"), std::string::npos);
+  EXPECT_NE(run("list arithmetic").out.find("rounded_partials"), std::string::npos);
   EXPECT_NE(run("list variations").out.find("benign:exp2"), std::string::npos);
   EXPECT_NE(run("list defects").out.find("defect:delta_missing"), std::string::npos);
   EXPECT_EQ(run("--help").code, 0);

@@ -25,13 +25,14 @@ enum class Data { normal, repeated, offset, tiny, zero };
 /// phi on keys of two sequences and two kv heads that share it.
 struct Setting {
   NsaProblem problem;
-  Profile profile;
+  Arithmetic arithmetic;
   Data data;
   bool rounds_inputs = true;  // whether the kernel rounds z to the format of products
 };
 
 std::string describe(const Setting& s) {
-  return reference::describe(s.profile) + ", phi " + std::to_string(static_cast<int>(s.problem.phi)) + ", activation " +
+  return std::string(name(s.arithmetic.input)) + " in, " + name(s.arithmetic.output) + " out" + ", phi " +
+         std::to_string(static_cast<int>(s.problem.phi)) + ", activation " +
          std::to_string(static_cast<int>(s.problem.activation)) + ", data " + std::to_string(static_cast<int>(s.data)) +
          (s.rounds_inputs ? "" : ", z in fp32");
 }
@@ -66,11 +67,11 @@ double of_kind(Data data, double x) {
 Tensor draw_tokens(std::int64_t tokens, const Setting& s, const std::string& name) {
   Tensor tensor(tokens, 2, kFeatures);
   for (std::int64_t g = 0; g < 2; ++g) {
-    const Matrix rows = draw(tokens, kFeatures, 0.9, s.profile.input, name + std::to_string(g));
+    const Matrix rows = draw(tokens, kFeatures, 0.9, s.arithmetic.input, name + std::to_string(g));
     for (std::int64_t t = 0; t < tokens; ++t)
       for (std::int64_t d = 0; d < kFeatures; ++d) {
         const double x = rows(s.data == Data::repeated ? t % 4 : t, d);
-        tensor.row(t, g)[d] = round_to(of_kind(s.data, x), s.profile.input);
+        tensor.row(t, g)[d] = round_to(of_kind(s.data, x), s.arithmetic.input);
       }
   }
   return tensor;
@@ -79,7 +80,7 @@ Tensor draw_tokens(std::int64_t tokens, const Setting& s, const std::string& nam
 PhiParameters draw_phi(const Setting& s) {
   const std::int64_t l = s.problem.compress_block, inputs = l * kFeatures, hidden = s.problem.hidden;
   const auto normal = [&](std::int64_t rows, std::int64_t columns, double scale, const char* name) {
-    return draw(rows, columns, scale, s.profile.input, name);
+    return draw(rows, columns, scale, s.arithmetic.input, name);
   };
   PhiParameters phi;
   if (s.problem.phi == Phi::mean) return phi;
@@ -177,7 +178,7 @@ class Simulation {
   }
 
  private:
-  double product_format(float x) const { return round_to(x, s_.profile.weights); }
+  double product_format(float x) const { return round_to(x, s_.arithmetic.weights); }
 
   static Block to_fp32(Block block) {
     block.row = block.row.cast<float>().cast<double>();
@@ -256,7 +257,7 @@ Rs judge(const Setting& s) {
   const Tensor tokens = draw_tokens(s.problem.attention.k_offsets.back(), s, "tokens");
   const std::vector<CompressionBlock> blocks = compression_blocks(s.problem);
   const Tensor d_rows = draw_tokens(static_cast<std::int64_t>(blocks.size()), s, "d_rows");
-  const CompressionNoise noise(s.profile, s.problem, phi[0]);
+  const CompressionNoise noise(s.arithmetic, s.problem, phi[0]);
   std::vector<Matrix> x;
   Matrix given(2 * d_rows.tokens, kFeatures);
   for (std::int64_t g = 0; g < 2; ++g) {
@@ -264,13 +265,13 @@ Rs judge(const Setting& s) {
       given.row(static_cast<Eigen::Index>(x.size())) = d_rows.row(row, g).transpose();
       x.emplace_back(tokens.rows(begin, end, g));
       rs.compare("row", noise.row(tokens.rows(begin, end, g)), kernel.forward(tokens.rows(begin, end, g)).row,
-                 s.profile.input);
+                 s.arithmetic.input);
     }
   }
   PhiParameters observed;
   const std::vector<Matrix> d_x = kernel.backward(x, given, observed);
-  const CompressionGradientNoise gradients(s.profile, s.problem, phi, tokens, d_rows, 0);
-  const Format format = s.profile.output;
+  const CompressionGradientNoise gradients(s.arithmetic, s.problem, phi, tokens, d_rows, 0);
+  const Format format = s.arithmetic.output;
   for (std::int64_t g = 0; g < 2; ++g) {
     for (std::int64_t t = 0; t < tokens.tokens; ++t) {
       Matrix terms(0, kFeatures);
@@ -306,10 +307,10 @@ std::vector<Setting> settings(Data data) {
                                         std::pair(Phi::linear, Activation::relu), std::pair(Phi::mlp, Activation::relu),
                                         std::pair(Phi::mlp, Activation::silu), std::pair(Phi::mlp, Activation::gelu)}) {
     for (const Format format : {Format::bf16, Format::fp16, Format::fp32}) {
-      result.push_back({problem_of(phi, activation), make_profile(format), data});
+      result.push_back({problem_of(phi, activation), make_arithmetic(format), data});
       if (format == Format::fp32) continue;
-      result.push_back({problem_of(phi, activation), make_profile(format, {"fp32_weights"}), data});
-      if (phi != Phi::mean) result.push_back({problem_of(phi, activation), make_profile(format), data, false});
+      result.push_back({problem_of(phi, activation), make_arithmetic(format, {"fp32_weights"}), data});
+      if (phi != Phi::mean) result.push_back({problem_of(phi, activation), make_arithmetic(format), data, false});
     }
   }
   return result;
@@ -352,11 +353,11 @@ TEST(CompressionNoise, HoldsCorrectKernelsOnTinyTokensAndNone) {
 
 TEST(CompressionNoise, ShowsAMissingBlockInEveryGradient) {
   for (const Phi phi : {Phi::linear, Phi::mlp}) {
-    const Setting s{problem_of(phi, Activation::silu), make_profile(Format::bf16), Data::normal};
+    const Setting s{problem_of(phi, Activation::silu), make_arithmetic(Format::bf16), Data::normal};
     const PhiHeads parameters{draw_phi(s)};
     const Tensor tokens = draw_tokens(s.problem.attention.k_offsets.back(), s, "tokens");
     Tensor d_rows = draw_tokens(compressed_offsets(s.problem).back(), s, "d_rows");
-    const CompressionGradientNoise noise(s.profile, s.problem, parameters, tokens, d_rows, 0);
+    const CompressionGradientNoise noise(s.arithmetic, s.problem, parameters, tokens, d_rows, 0);
     d_rows.row(3, 1).setZero();
     const PhiParameters lacking = compress_backward(s.problem, parameters, tokens, d_rows).phi[0];
     const auto finds = [&](const PredictedRow& row, Vector observed) {
@@ -384,11 +385,11 @@ Vector stored_branch(const Vector& o, Format format) {
 
 TEST(GateNoise, IsWhatCorrectKernelsMake) {
   for (const Format format : {Format::bf16, Format::fp16, Format::fp32}) {
-    for (const Departures& departures : {Departures{}, Departures{"fp32_out"}}) {
+    for (const ArithmeticOptions& options : {ArithmeticOptions{}, ArithmeticOptions{"fp32_out"}}) {
       for (const bool fused : {false, true}) {
-        Profile profile = make_profile(format, departures);
-        profile.fused_branches = fused;
-        SCOPED_TRACE(reference::describe(profile));
+        Arithmetic arithmetic = make_arithmetic(format, options);
+        arithmetic.fused_branches = fused;
+        SCOPED_TRACE(reference::describe(format, options) + (fused ? "; fused" : ""));
         Rs rs;
         const Matrix gates = draw(100, 3, 0.9, Format::fp32, "gates"), d_o = draw(100, kFeatures, 0.9, format, "do");
         std::array<Matrix, 3> exact;  // as fp32 holds them
@@ -396,7 +397,7 @@ TEST(GateNoise, IsWhatCorrectKernelsMake) {
         for (Eigen::Index t = 0; t < 100; ++t) {
           const Vector gate = gates.row(t).transpose(), d_row = d_o.row(t).transpose();
           std::array<Vector, 3> given;
-          for (std::size_t b = 0; b < 3; ++b) given[b] = stored_branch(exact[b].row(t).transpose(), profile.output);
+          for (std::size_t b = 0; b < 3; ++b) given[b] = stored_branch(exact[b].row(t).transpose(), arithmetic.output);
           const BranchRows rows{given[0], given[1], given[2]};
           Eigen::VectorXf o = Eigen::VectorXf::Zero(kFeatures);
           Vector d_gate(3);
@@ -409,8 +410,8 @@ TEST(GateNoise, IsWhatCorrectKernelsMake) {
               sum += static_cast<float>(d_row[d]) * static_cast<float>(given[at][d]);
             d_gate[b] = sum;
           }
-          rs.compare("o", gated_noise(profile, gate, rows), o.cast<double>(), profile.output);
-          rs.compare("d_gates", gate_gradient_noise(profile, d_row, rows), d_gate, profile.output);
+          rs.compare("o", gated_noise(arithmetic, gate, rows), o.cast<double>(), arithmetic.output);
+          rs.compare("d_gates", gate_gradient_noise(arithmetic, d_row, rows), d_gate, arithmetic.output);
         }
         const double median = rs.medians()["o"];
         EXPECT_GT(median, 0.5);
@@ -425,7 +426,7 @@ TEST(GateGradientNoise, HoldsEqualTermsThatDrift) {  // fp32 sums 0.1f 4096 time
   float sum = 0;
   for (int d = 0; d < 4096; ++d) sum += 0.1f;
   Rs rs;
-  rs.compare("d_gates", gate_gradient_noise(make_profile(Format::fp32), d_o, {o, o, o}),
+  rs.compare("d_gates", gate_gradient_noise(make_arithmetic(Format::fp32), d_o, {o, o, o}),
              Vector::Constant(3, static_cast<double>(sum)), Format::fp32);
 }
 

@@ -71,7 +71,7 @@ AttnspecKernel minimal() {
   kernel.device_type = kDLCPU;
   kernel.name = "minimal";
   kernel.summary = "does nothing";
-  kernel.departures = "rounded_sum+fp32_out";
+  kernel.arithmetic = "rounded_sum+fp32_out";
   kernel.operators = ATTNSPEC_DENSE;
   kernel.dense = do_nothing;
   return kernel;
@@ -86,7 +86,7 @@ std::string refusal_of(const Change& change) {
 }
 
 TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
-  EXPECT_EQ(make_foreign_kernel(minimal(), "x").departures, (reference::Departures{"rounded_sum", "fp32_out"}));
+  EXPECT_EQ(make_foreign_kernel(minimal(), "x").arithmetic, (reference::ArithmeticOptions{"rounded_sum", "fp32_out"}));
   EXPECT_EQ(refusal_of([](auto& k) { k.abi_version = 2; }), "kernel 'x': abi_version=2: this attnspec has version 1");
   EXPECT_EQ(refusal_of([](auto& k) { k.struct_size = 24; }),
             "kernel 'x': struct_size=24: in version 1 it is at least " + std::to_string(sizeof(AttnspecKernel)));
@@ -95,9 +95,10 @@ TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
             "kernel 'x': device_type=7: is neither kDLCPU nor kDLCUDA");
   EXPECT_EQ(refusal_of([](auto& k) { k.name = nullptr; }), "kernel 'x': name is NULL");
   EXPECT_EQ(refusal_of([](auto& k) { k.summary = "one\ntwo"; }), "kernel 'x': summary is more than one line");
-  EXPECT_EQ(refusal_of([](auto& k) { k.departures = "exact"; }),
-            "kernel 'x': departure 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
-            "rounded_partials, fp32_out, fused_branches");
+  EXPECT_EQ(
+      refusal_of([](auto& k) { k.arithmetic = "exact"; }),
+      "kernel 'x': arithmetic option 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
+      "rounded_partials, fp32_out, fused_branches");
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = 0; }), "kernel 'x': declares no operator");
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = 256; }), "kernel 'x': operators=0x100: has bits of no operator");
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW; }),

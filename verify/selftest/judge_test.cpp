@@ -287,11 +287,11 @@ TEST(Judge, SaysWhatIsUnsupportedBeforeMakingInputs) {
 
 /// Expects that cases pass with the arithmetic that a kernel declares, and that the first gets `otherwise` where it
 /// declares another.
-void expect_declared(const char* name, const std::vector<const char*>& cases, const reference::Departures& other,
+void expect_declared(const char* name, const std::vector<const char*>& cases, const reference::ArithmeticOptions& other,
                      Verdict otherwise) {
   Kernel kernel = find_kernel(name);
   for (const char* text : cases) EXPECT_EQ(verdict(kernel, text), Verdict::pass) << name << " " << text;
-  kernel.departures = other;
+  kernel.arithmetic = other;
   EXPECT_EQ(verdict(kernel, cases.front()), otherwise) << name << " " << cases.front();
 }
 

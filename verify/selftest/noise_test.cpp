@@ -48,7 +48,7 @@ struct OneRow {
   Case c = parse_case("moba(lens=200,heads=1,dk=16,dv=8,block=16,top_k=5)");
   Inputs inputs = make_inputs(c);
   MobaProblem problem = problem_of(c);
-  Profile profile{};
+  Arithmetic arithmetic{};
   KeyValues keys{inputs.k.rows(0, 200, 0), inputs.v.rows(0, 200, 0)};
   std::vector<KeyRange> visible =
       visible_keys(moba_select(problem, inputs.q, inputs.k).row(150, 0), causal_reach(150, 200, true), 200, c.block);
@@ -68,21 +68,21 @@ void expect_consistent(const Covariance& covariance, const Vector& variance) {
   }
 }
 
-TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryProfile) {
+TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryArithmetic) {
   OneRow r;
   const Vector d_o = Vector::Ones(8);
-  std::vector<Departures> sets{{}};
-  for (const Departure& departure : departures()) sets.push_back({departure.name});
-  for (const Departures& set : sets) {
-    const Profile profile = make_profile(Format::fp16, set);
-    const AttentionNoise noise = attention_noise(profile, r.in, r.row);
+  std::vector<ArithmeticOptions> sets{{}};
+  for (const ArithmeticOption& option : arithmetic_options()) sets.push_back({option.name});
+  for (const ArithmeticOptions& set : sets) {
+    const Arithmetic arithmetic = make_arithmetic(Format::fp16, set);
+    const AttentionNoise noise = attention_noise(arithmetic, r.in, r.row);
     expect_consistent({noise.errors, r.keys.v, r.visible, r.row.o, noise.o.rounding}, noise.o.variance);
     const RowGiven given{d_o, r.row.o, r.row.lse};
     const RowGradient gradient =
         attend_backward(r.in.q, r.keys.k, r.keys.v, r.visible, r.in.scale, d_o, r.row.o, r.row.lse);
     const Vector dq = query_gradient(gradient, r.keys.k, r.visible, r.in.scale);
-    const GradientTerms terms = gradient_terms(profile, r.in, given, gradient);
-    const GradientNoise dq_noise = query_gradient_noise(profile, r.in, terms, gradient, dq);
+    const GradientTerms terms = gradient_terms(arithmetic, r.in, given, gradient);
+    const GradientNoise dq_noise = query_gradient_noise(arithmetic, r.in, terms, gradient, dq);
     expect_consistent({dq_noise.errors, r.keys.k, r.visible, dq, dq_noise.noise.rounding}, dq_noise.noise.variance);
 
     const KeyRange range = r.visible.front(), one{0, 1};
@@ -92,10 +92,10 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryProfile) {
     KeyGradient sum{Matrix::Zero(16, 16), Matrix::Zero(16, 8)};
     add_key_gradient(of_range, range, range.begin, r.in.q, d_o, r.in.scale, sum);
     KeyTerms key_terms(1, 16, 16, 8, r.in.scale, 1);
-    key_terms.set(profile, 0, range.begin, part, given, of_range, gradient_terms(profile, part, given, of_range));
+    key_terms.set(arithmetic, 0, range.begin, part, given, of_range, gradient_terms(arithmetic, part, given, of_range));
     const Vector dk = sum.dk.row(3).transpose(), dv = sum.dv.row(3).transpose();
-    const GradientNoise dk_noise = key_gradient_noise(profile, key_terms, 3, dk);
-    const GradientNoise dv_noise = value_gradient_noise(profile, key_terms, 3, dv);
+    const GradientNoise dk_noise = key_gradient_noise(arithmetic, key_terms, 3, dk);
+    const GradientNoise dv_noise = value_gradient_noise(arithmetic, key_terms, 3, dv);
     expect_consistent({dk_noise.errors, view(key_terms.q), {&one, 1}, dk, dk_noise.noise.rounding},
                       dk_noise.noise.variance);
     expect_consistent({dv_noise.errors, view(key_terms.d_o), {&one, 1}, dv, dv_noise.noise.rounding},
@@ -106,15 +106,15 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryProfile) {
 TEST(AttentionNoise, OfARowThatSeesNothingIsZero) {
   OneRow r;
   const AttendedRow row = attend(r.in.q, r.keys.k, r.keys.v, {}, r.in.scale);
-  const AttentionNoise noise = attention_noise(r.profile, {r.in.q, r.keys, {}, r.in.scale}, row);
+  const AttentionNoise noise = attention_noise(r.arithmetic, {r.in.q, r.keys, {}, r.in.scale}, row);
   EXPECT_TRUE(noise.o.worst.isZero() && noise.o.variance.isZero() && noise.o.floor.isZero());
   EXPECT_EQ(noise.lse.worst[0], 0);
 }
 
 TEST(AttentionNoise, OfPartialOutputsIsTheirRounding) {
   OneRow r;
-  const Profile plain = make_profile(Format::bf16, {"fp32_weights", "fp32_out"});
-  const Profile rounded = make_profile(Format::bf16, {"fp32_weights", "fp32_out", "rounded_partials"});
+  const Arithmetic plain = make_arithmetic(Format::bf16, {"fp32_weights", "fp32_out"});
+  const Arithmetic rounded = make_arithmetic(Format::bf16, {"fp32_weights", "fp32_out", "rounded_partials"});
   const Vector added =
       attention_noise(rounded, r.in, r.row).o.variance - attention_noise(plain, r.in, r.row).o.variance;
   Vector expected = Vector::Zero(8);
@@ -156,9 +156,9 @@ TEST(ScoreMargins, GrowWithTheRoundingOfMeanKeysAndStayBelowTheWorstCase) {
   const Matrix pooled = pool_keys(r.keys.k, 16);
   const PoolNoise noise = pool_noise(r.keys.k, pooled, 16);
   const Vector scores = gate_scores(r.in.q, view(pooled));
-  const Vector fp32 = score_margins(r.profile, r.in.q, pooled, noise, scores);
-  r.profile.pooled = Format::bf16;
-  const Vector bf16 = score_margins(r.profile, r.in.q, pooled, noise, scores);
+  const Vector fp32 = score_margins(r.arithmetic, r.in.q, pooled, noise, scores);
+  r.arithmetic.pooled = Format::bf16;
+  const Vector bf16 = score_margins(r.arithmetic, r.in.q, pooled, noise, scores);
   for (Eigen::Index b = 0; b < scores.size(); ++b) {
     EXPECT_GT(bf16[b], 1000 * fp32[b]);
     EXPECT_LE(bf16[b],
@@ -179,7 +179,7 @@ TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
   const std::int64_t t = 330;
   const Matrix q = group_queries(problem, in.q, t, 0);
   const Vector exact = importance(problem, q, keys.k, t).importance;
-  const Vector margins = importance_margins(make_profile(Format::bf16), problem, q, keys, t, exact);
+  const Vector margins = importance_margins(make_arithmetic(Format::bf16), problem, q, keys, t, exact);
   ASSERT_EQ(margins.size(), 21);
   Vector computed = Vector::Zero(21);
   for (Eigen::Index h = 0; h < 4; ++h) {
@@ -198,8 +198,8 @@ TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
     EXPECT_LE(std::abs(computed[j] - exact[j]), margins[j]);
     EXPECT_LE(margins[j], 1e-4 * exact[j]);
   }
-  EXPECT_TRUE(
-      importance_margins(make_profile(Format::bf16), problem, q, keys, 5, Vector::Zero(1)).isZero());  // no visible row
+  EXPECT_TRUE(importance_margins(make_arithmetic(Format::bf16), problem, q, keys, 5, Vector::Zero(1))
+                  .isZero());  // no visible row
 }
 
 /// Correct kernels whose errors spread over many roundings show a root mean square R near 1.

@@ -187,11 +187,11 @@ TEST(NsaJudge, AcceptsFusedBranchesWhereDeclared) {
   const std::string text = "nsa(lens=200,heads=2,kv_heads=1,dk=64,block=16,compress_block=8,compress_stride=4,top_n=5)";
   Kernel kernel = find_kernel("model:nsa+fused_branches+fp32_weights+fp32_out");
   EXPECT_EQ(verdict(kernel, text), Verdict::pass);
-  kernel.departures = {"fp32_weights", "fp32_out"};
+  kernel.arithmetic = {"fp32_weights", "fp32_out"};
   EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);  // g do was not rounded
   kernel = find_kernel("model:nsa+fp32_weights+fp32_out");
   EXPECT_EQ(verdict(kernel, text), Verdict::pass);
-  kernel.departures = {"fused_branches", "fp32_weights", "fp32_out"};
+  kernel.arithmetic = {"fused_branches", "fp32_weights", "fp32_out"};
   EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);
 }
 

@@ -37,7 +37,7 @@ void fields(auto& a, Is<TimingPlan> auto& x) { a(x.warm_ups, x.repetitions, x.se
 void fields(auto& a, Is<Timing> auto& x) { a(x.on_device, x.runs, x.kernels); }
 
 void fields(auto& a, Is<Declaration> auto& x) {
-  a(x.summary, x.departures, x.operators, x.forward_only, x.equal_bits, x.equal_bits_backward, x.exports_selection,
+  a(x.summary, x.arithmetic, x.operators, x.forward_only, x.equal_bits, x.equal_bits_backward, x.exports_selection,
     x.has_workspace, x.limits);
 }
 void fields(auto& a, Is<AttnspecLimits> auto& x) {

@@ -124,7 +124,7 @@ static void make_hostile(AttnspecKernel* k) { k->moba = hostile_moba; }
 
 #elif defined(ADVERSARY_DECLARES_TOO_MUCH)
 
-/* Three bits fewer than bf16 has, under all departures that there are. */
+/* Three bits fewer than bf16 has, under all arithmetic options that there are. */
 #define WHAT_IT_DOES "hides coarse arithmetic behind its declaration"
 static const char* hostile_dense(const AttnspecDense* p) {
   dense(p);
@@ -138,7 +138,7 @@ static const char* hostile_dense(const AttnspecDense* p) {
   return NULL;
 }
 static void make_hostile(AttnspecKernel* k) {
-  k->departures = "rounded_sum+rounded_means+rounded_partials";
+  k->arithmetic = "rounded_sum+rounded_means+rounded_partials";
   k->dense = hostile_dense;
 }
 

@@ -230,7 +230,7 @@ static const AttnspecKernel kernel = {
     .device_type = kDLCPU,
     .name = "dense_moba",
     .summary = "dense attention and MoBA, one row after the other",
-    .departures = "fp32_weights",
+    .arithmetic = "fp32_weights",
     .operators = ATTNSPEC_DENSE | ATTNSPEC_MOBA,
     .promises = ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT |
                 ATTNSPEC_BATCH_INVARIANT,

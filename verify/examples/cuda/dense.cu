@@ -103,7 +103,7 @@ const AttnspecKernel* attnspec_kernel() {
     k.device_type = kDLCUDA;
     k.name = "dense";
     k.summary = "dense attention, one warp per query row";
-    k.departures = "fp32_weights";
+    k.arithmetic = "fp32_weights";
     k.operators = ATTNSPEC_DENSE;
     k.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
     k.dense = dense;

@@ -8,7 +8,7 @@ import numpy as np
 import attnspec
 
 
-@attnspec.kernel("moba", departures="fp32_weights", gates=["top_k"], summary="one query row after the other")
+@attnspec.kernel("moba", arithmetic="fp32_weights", gates=["top_k"], summary="one query row after the other")
 def moba(q, k, v, selection, o, lse, block, top_k, scale, causal, q_offsets, k_offsets, **_):
     q, k, v = map(attnspec.to_float32, (q, k, v))
     heads, group = q.shape[1], q.shape[1] // k.shape[1]

@@ -33,7 +33,7 @@ static const AttnspecKernel kernel = {
     .device_type = kDLCPU,
     .name = "broken",
     .summary = "never right",
-    .departures = "",
+    .arithmetic = "",
     .operators = ATTNSPEC_DENSE,
     .dense = dense,
 };

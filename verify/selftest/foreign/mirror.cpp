@@ -177,7 +177,7 @@ AttnspecKernel mirror() {
   kernel.device_type = kDLCPU;
   kernel.name = "mirror";
   kernel.summary = "the model kernel";
-  kernel.departures = "";
+  kernel.arithmetic = "";
   kernel.operators = 255;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;

@@ -21,7 +21,7 @@ static const AttnspecKernel kernel = {
     .device_type = kDLCPU,
     .name = "same_place",
     .summary = "compares addresses",
-    .departures = "fp32_out",
+    .arithmetic = "fp32_out",
     .operators = ATTNSPEC_DENSE,
     .dense = dense,
 };

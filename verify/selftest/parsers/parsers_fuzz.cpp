@@ -1,5 +1,5 @@
 // A libFuzzer target for everything that parses what comes from outside: cases, case files, kernel names with their
-// departures, safetensors. Whatever it is given, a parser takes it or throws std::invalid_argument or
+// arithmetic, safetensors. Whatever it is given, a parser takes it or throws std::invalid_argument or
 // std::runtime_error; a case that was taken prints so that it parses back. The first byte of an input says which parser
 // the rest is for.
 
@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "reference/profile.hpp"
+#include "reference/arithmetic.hpp"
 #include "verify/case.hpp"
 #include "verify/safetensors.hpp"
 
@@ -41,7 +41,7 @@ void parse(char what, const std::string& text) {
       break;
     }
     case 'f': verify::read_case_file(file_of(text)); break;
-    case 'k': reference::parse_departures(text); break;
+    case 'k': reference::parse_arithmetic(text); break;
     case 's': verify::read_safetensors(file_of(text)); break;
     default: break;
   }
