@@ -67,9 +67,6 @@ void add_part_roundings(const Arithmetic& arithmetic, const Matrix& parts, const
   }
 }
 
-namespace {
-
-/// Adds a move that is known as a direction of its own, where independent errors hardly move the sum that far. P1.
 void add_move(const Vector& move, Vector& variance, RowErrors& errors) {
   if (move.size() == 0) return;
   const Vector squares = move.cwiseAbs2();
@@ -77,8 +74,6 @@ void add_move(const Vector& move, Vector& variance, RowErrors& errors) {
   errors.shared.push_back(move);
   variance += squares;
 }
-
-}  // namespace
 
 SumNoise sum_noise(const Arithmetic& arithmetic, const WeightedRows& sum, double n, RowErrors errors,
                    const Vector& centre) {

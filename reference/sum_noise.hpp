@@ -48,6 +48,10 @@ RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, V
 /// A single part in the format of the output is the output. Tag E7.
 void add_part_roundings(const Arithmetic& arithmetic, const Matrix& parts, const Vector& sum, SumNoise& noise);
 
+/// Adds a move that is known as a direction of its own, where independent errors hardly move the sum that far. Tag P1.
+/// variance: of the sum, [dim].
+void add_move(const Vector& move, Vector& variance, RowErrors& errors);
+
 /// A sum of weights_t y_t over rows, and the errors of the weights. move: P1.
 struct WeightedRows {
   const Matrix &y, &squares, &magnitudes;            // [rows, dim]

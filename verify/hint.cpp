@@ -159,12 +159,6 @@ struct Comparison {
   }
 };
 
-/// Cases with what was seen of them under the declared arithmetic.
-struct Evidence {
-  std::vector<Trial> trials;  // failing first
-  std::set<std::pair<Operator, std::string>> failing;  // outputs by operator
-};
-
 bool is_of_values(const CaseResult& result) {
   return result.verdict == Verdict::value_out_of_bound &&
          std::all_of(result.findings.begin(), result.findings.end(), [](const Finding& finding) {
@@ -178,16 +172,16 @@ std::vector<Case> smallest(const std::vector<const CaseResult*>& results, std::s
                    [](const CaseResult* a, const CaseResult* b) { return a->rows() < b->rows(); });
   std::vector<Case> cases;
   std::set<std::pair<Operator, std::string>> covered;
-  const auto outputs = [](const CaseResult& result) {
-    std::set<std::pair<Operator, std::string>> outputs;
+  const auto failing_outputs = [](const CaseResult& result) {
+    std::set<std::pair<Operator, std::string>> failing;
     for (const OutputSummary& output : result.outputs)
-      if (output.findings > 0) outputs.emplace(result.c.op, output.output);
-    return outputs;
+      if (output.findings > 0) failing.emplace(result.c.op, output.output);
+    return failing;
   };
   std::vector<char> is_taken(order.size(), 0);
   for (const bool needs_new : {true, false})  // first one case for every output that fails
     for (std::size_t i = 0; i < order.size() && cases.size() < count; ++i) {
-      const auto failing = outputs(*order[i]);
+      const auto failing = failing_outputs(*order[i]);
       const bool is_new = !std::includes(covered.begin(), covered.end(), failing.begin(), failing.end());
       if (is_taken[i] != 0 || (needs_new && !is_new)) continue;
       is_taken[i] = 1;
