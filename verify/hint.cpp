@@ -27,7 +27,7 @@ constexpr std::size_t kMaxFailing = 8, kMaxPassing = 8;  // cases that sets are 
 constexpr std::size_t kMaxConfirmed = 64;                // failing cases that a set which fits must explain
 constexpr std::size_t kMaxOptions = 3;                   // of a set
 constexpr std::int64_t kTellingRows = 48;                // looked at of one output and case
-constexpr std::size_t kMinTellingRows = 12;              // in all
+constexpr std::int64_t kMinTellingRows = 12;             // in all
 constexpr double kManyTerms = 8;                         // n_eff from which R must be near 1
 constexpr double kChange = 1.3;                          // of a variance, from which a row can tell
 constexpr double kMinRms = 0.8, kMaxRms = 1.15;
@@ -84,6 +84,11 @@ struct Trial {
   std::map<std::string, std::string> kinds;  // of the outputs
 };
 
+/// Whether two predictions of a row differ in what they allow.
+bool changes_variance(const SeenRow& old, const SeenRow& now) {
+  return now.trace > kChange * old.trace || old.trace > kChange * now.trace;
+}
+
 /// Judges a case under declared arithmetic. before: the same case under another, whose changed rows are looked at.
 Trial judge_under(const Kernel& kernel, const ArithmeticOptions& options, const Case& c, const Trial* before) {
   Kernel declared = kernel;
@@ -102,7 +107,7 @@ Trial judge_under(const Kernel& kernel, const ArithmeticOptions& options, const 
           100 * row.comparison.floor_squares < seen.trace) {
         const auto old = before->rows.find(key);
         looks = old != before->rows.end() && old->second.trace > 0 &&
-                (std::max(seen.trace / old->second.trace, old->second.trace / seen.trace) > kChange ||
+                (changes_variance(old->second, seen) ||
                  (seen.expected - old->second.expected).squaredNorm() > seen.trace / 100) &&
                 looked_at[row.output]++ < kTellingRows;
       }
@@ -114,48 +119,57 @@ Trial judge_under(const Kernel& kernel, const ArithmeticOptions& options, const 
   return trial;
 }
 
+/// Root mean square R of rows, before and after a set of options was added.
+struct RmsChange {
+  double before = 0, after = 0;  // sums of squares
+  std::int64_t rows = 0;
+
+  void add(const SeenRow& old, const SeenRow& now) {
+    before += old.r * old.r;
+    after += now.r * now.r;
+    ++rows;
+  }
+  double rms_before() const { return std::sqrt(before / static_cast<double>(rows)); }
+  double rms_after() const { return std::sqrt(after / static_cast<double>(rows)); }
+};
+
 /// What the rows that can tell say of two arithmetics.
 struct Comparison {
-  std::map<std::string, std::pair<double, double>> squares;  // of R, by output: before, after
-  std::map<std::string, std::int64_t> rows;
+  std::map<std::string, RmsChange> widened;  // by output: rows whose predicted variance changes
+  RmsChange moved;                           // rows whose expected value alone changes
   double worst_before = 0, worst_after = 0, likelihood = 0;
 
   void add(const Trial& before, const Trial& after) {
-    for (const auto& [key, row] : after.rows) {
-      const auto old = before.rows.find(key);
-      if (old == before.rows.end()) continue;
-      const std::string& output = std::get<0>(key);
-      if (row.trace > 0 && old->second.trace > 0 && row.dim > 1) {
-        worst_before = std::max(worst_before, old->second.r);
-        worst_after = std::max(worst_after, row.r);
-      }
-      if (!row.tells) continue;
-      likelihood += row.likelihood() - old->second.likelihood();
-      auto& [sum_before, sum_after] = squares[output];
-      sum_before += old->second.r * old->second.r;
-      sum_after += row.r * row.r;
-      ++rows[output];
+    for (const auto& [key, now] : after.rows) {
+      const auto found = before.rows.find(key);
+      if (found == before.rows.end() || now.dim == 1 || !(now.trace > 0) || !(found->second.trace > 0)) continue;
+      const SeenRow& old = found->second;
+      worst_before = std::max(worst_before, old.r);
+      worst_after = std::max(worst_after, now.r);
+      if (!now.tells) continue;
+      likelihood += now.likelihood() - old.likelihood();
+      (changes_variance(old, now) ? widened[std::get<0>(key)] : moved).add(old, now);
     }
   }
-  std::int64_t num_rows() const {
-    std::int64_t n = 0;
-    for (const auto& [output, count] : rows) n += count;
-    return n;
+  RmsChange all() const {
+    RmsChange sum = moved;
+    for (const auto& [output, change] : widened)
+      sum = {sum.before + change.before, sum.after + change.after, sum.rows + change.rows};
+    return sum;
   }
-  double rms(bool after) const {
-    double sum = 0;
-    for (const auto& [output, pair] : squares) sum += after ? pair.second : pair.first;
-    return std::sqrt(sum / static_cast<double>(num_rows()));
-  }
-  /// Whether the rows that can tell err as predicted, and better so than before, in every one of the outputs.
+  bool can_tell() const { return all().rows >= kMinTellingRows; }
+  /// Whether these rows err as predicted. Where the variance changes: as much as it says, and more nearly so than
+  /// before in every output. Where another exact function is expected: less than before, and no more than predicted.
   bool is_calibrated() const {
-    if (num_rows() < static_cast<std::int64_t>(kMinTellingRows)) return false;
-    if (!(rms(true) >= kMinRms && rms(true) <= kMaxRms)) return false;
-    return std::all_of(squares.begin(), squares.end(), [&](const auto& entry) {
-      const auto n = static_cast<double>(rows.at(entry.first));
-      const auto distance = [&](double sum) { return std::abs(std::log(std::sqrt(sum / n))); };
-      return n < 8 || distance(entry.second.second) <= distance(entry.second.first) + 0.02;
-    });
+    RmsChange sum;
+    for (const auto& [output, change] : widened) {
+      sum = {sum.before + change.before, sum.after + change.after, sum.rows + change.rows};
+      const auto distance = [](double rms) { return std::abs(std::log(rms)); };
+      if (change.rows >= kMinTellingRows && distance(change.rms_after()) > distance(change.rms_before()) + 0.02)
+        return false;
+    }
+    if (sum.rows > 0 && !(sum.rms_after() >= kMinRms && sum.rms_after() <= kMaxRms)) return false;
+    return moved.rows == 0 || (moved.after < moved.before && moved.rms_after() <= kMaxRms);
   }
 };
 
@@ -276,13 +290,13 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results) {
   const std::vector<Trial> accused(evidence.begin(), evidence.begin() + static_cast<std::ptrdiff_t>(num_failing));
   ArithmeticOptions candidates;
   for (const reference::ArithmeticOption& option : reference::arithmetic_options())
-    if (!has(kernel.arithmetic, option.name) &&
-        std::any_of(accused.begin(), accused.end(), [&](const Trial& trial) {
+    if (!has(kernel.arithmetic, option.name) && std::any_of(accused.begin(), accused.end(), [&](const Trial& trial) {
           return std::any_of(trial.result.outputs.begin(), trial.result.outputs.end(), [&](const OutputSummary& o) {
             return o.findings > 0 && touches(option.name, trial.result.c, trial.kinds.at(o.output));
           });
         }))
       candidates.push_back(option.name);
+  std::string allowed;  // the first set without a finding whose rows cannot tell
   for (std::size_t size = 1; size <= kMaxOptions; ++size) {
     std::vector<std::pair<double, std::string>> fits;  // by likelihood
     Comparison best;
@@ -293,7 +307,12 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results) {
       options.insert(options.end(), added.begin(), added.end());
       if (!reference::contradiction(options).empty() || !may_explain(added, accused)) continue;
       const std::optional<Comparison> tried = try_options(kernel, options, evidence);
-      if (!tried || !tried->is_calibrated() || tried->likelihood < kMinLikelihood) continue;
+      if (!tried || !tried->is_calibrated()) continue;
+      if (!tried->can_tell()) {
+        if (allowed.empty()) allowed = sum_of(options);
+        continue;
+      }
+      if (tried->likelihood < kMinLikelihood) continue;
       std::size_t confirmed = 0;
       if (std::any_of(failing.begin(), failing.end(), [&](const CaseResult* result) {
             return confirmed++ < kMaxConfirmed &&
@@ -311,9 +330,12 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results) {
     return fmt::format(
         "hint: fits {} (worst R {:.2g} -> {:.2g}, rms {:.2f} -> {:.2f} in {} cases). If that is what it does, declare "
         "it: arithmetic=\"{}\"",
-        fmt::join(names_of_fits, " or "), best.worst_before, best.worst_after, best.rms(false), best.rms(true),
-        evidence.size(), sum_of(best_options));
+        fmt::join(names_of_fits, " or "), best.worst_before, best.worst_after, best.all().rms_before(),
+        best.all().rms_after(), evidence.size(), sum_of(best_options));
   }
+  if (!allowed.empty())
+    return fmt::format(
+        "hint: under arithmetic=\"{}\" these cases pass, but too few of their rows can tell whether it fits", allowed);
   return "hint: no declared arithmetic explains these findings";
 }
 
@@ -342,7 +364,8 @@ std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>
     std::erase(fewer, option);
     if (option == "fp32_out" || !reference::contradiction(fewer).empty() || Clock::now() > end) continue;
     const std::optional<Comparison> tried = try_options(kernel, fewer, evidence);
-    if (tried && tried->is_calibrated() && tried->rms(false) <= kMinRms) needless.push_back(option);
+    if (tried && tried->can_tell() && tried->is_calibrated() && tried->all().rms_before() <= kMinRms)
+      needless.push_back(option);
   }
   if (needless.empty()) return "";
   return fmt::format("hint: declares more than it does: everything that was tried passes without {}",
