@@ -63,8 +63,9 @@ struct CaseResult {
 /// Findings kept per case.
 inline constexpr std::size_t kMostFindings = 20;
 
-/// A row of an output as it was compared. output: without the branch it belongs to. covariance: nullptr for lse.
-using RowObserver = std::function<void(const std::string& output, const RowComparison& row, const Vector& expected,
+/// A row of an output as it was compared. kind: of the output, as Tally has it. covariance:
+/// nullptr for lse.
+using RowObserver = std::function<void(const std::string& kind, const RowComparison& row, const Vector& expected,
                                        const reference::Covariance* covariance)>;
 
 }  // namespace attnspec::verify
