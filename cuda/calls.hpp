@@ -61,7 +61,7 @@ void add_tensors(const Params& p, Buffers& buffers) {
 /// Those that its backward has beside them.
 template <class Params>
 void add_gradients(const Params& p, Buffers& buffers) {
-  buffers.add("do", p.d_o), buffers.add("dq", p.dq), buffers.add("dk", p.dk), buffers.add("dv", p.dv);
+  buffers.add("d_o", p.d_o), buffers.add("dq", p.dq), buffers.add("dk", p.dk), buffers.add("dv", p.dv);
 }
 
 /// The parameters of phi, or their gradients.

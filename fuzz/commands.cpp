@@ -236,7 +236,7 @@ int list_kernels() {
 
 int list_regimes() {
   for (const Regime& regime : regimes()) fmt::print("{:<14} {}\n", regime.name, regime.mistake);
-  fmt::print("captured files: {}\n", fmt::join(captured_names(), ", "));
+  if (const auto names = captured_names(); !names.empty()) fmt::print("captured files: {}\n", fmt::join(names, ", "));
   return 0;
 }
 

@@ -32,7 +32,7 @@ const char* safetensors_dtype(Format format) {
   return "";
 }
 
-/// What a case is called with, by the names of the judge; tensors without elements are left out.
+/// What a case is called with, by the names of the fields in kernel_abi.h; tensors without elements are left out.
 std::map<std::string, SafeTensor> input_tensors(const Case& c) {
   const Inputs inputs = make_inputs(c);
   std::map<std::string, SafeTensor> tensors;
@@ -43,11 +43,14 @@ std::map<std::string, SafeTensor> input_tensors(const Case& c) {
       for (std::int64_t head = 0; head < tensor.heads; ++head)
         written.values.insert(written.values.end(), tensor.at(token, head), tensor.at(token, head) + tensor.dim);
   };
-  add("q", inputs.q), add("k", inputs.k), add("v", inputs.v), add("do", inputs.d_o), add("gates", inputs.gates);
+  const bool is_compress = c.op == Operator::nsa_compress, is_nsa = c.op == Operator::nsa;
+  const std::string keys = is_compress ? "tokens" : is_nsa ? "compressed.k" : "k";
+  add("q", inputs.q), add(keys, inputs.k), add(is_nsa ? "compressed.v" : "v", inputs.v);
   add("selected.k", inputs.k_selected), add("selected.v", inputs.v_selected);
   add("window.k", inputs.k_window), add("window.v", inputs.v_window);
+  add("gates", inputs.gates), add(is_compress ? "d_rows" : "d_o", inputs.d_o);
   for (const auto& [name, tensor] : kPhiParts<reference::Tensor>) {
-    add(fmt::format("phi_k.{}", name), inputs.phi_k.*tensor);
+    add(fmt::format("{}.{}", is_compress ? "phi" : "phi_k", name), inputs.phi_k.*tensor);
     add(fmt::format("phi_v.{}", name), inputs.phi_v.*tensor);
   }
   const reference::Selection& selection = inputs.selection;

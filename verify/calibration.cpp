@@ -92,17 +92,16 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   for (std::uint64_t i = 0; !is_enough(); ++i) {
     const Case c = random_case(regime, arithmetic.dtype, seed + i);
     judge(is_nsa(c.op) ? nsa : moba, c, [&](const ObservedRow& observed) {
-      const auto& [name, full_name, place, row, expected, covariance] = observed;
+      const auto& [kind, output, place, row, expected, covariance] = observed;
       const std::lock_guard lock(mutex);
-      const auto output = outputs.find(name);
-      Samples& samples = output == outputs.end() ? outputs.at("dphi") : output->second;
+      Samples& samples = outputs.at(kind);
       Calibration& result = samples.result;
       if (row.fault != RowFault::none && result.alarms++ == 0)
         result.first_alarm = replay_command(arithmetic.kernel(c.op), c);
       result.worst_r = std::max(result.worst_r, row.r);
       result.worst_z = std::max(result.worst_z, row.z);
-      if (result.rows++ % kSampled == 0 && !(name == "dtokens" && truncates_alone) && covariance != nullptr &&
-          row.r > 0 && rounds_freely(expected, name == "rows" ? arithmetic.dtype : formats.output) &&
+      if (result.rows++ % kSampled == 0 && !(kind == "d_tokens" && truncates_alone) && covariance != nullptr &&
+          row.r > 0 && rounds_freely(expected, kind == "rows" ? arithmetic.dtype : formats.output) &&
           reference::effective_terms(covariance->matrix()) >= kManyTerms)
         samples.r.push_back(row.r);
     });

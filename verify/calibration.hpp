@@ -32,7 +32,7 @@ struct CalibratedOutput {
 /// Those of every attention, and of NSA its compressed rows, the gradients of what phi reads and of its parameters, and
 /// of the gates.
 inline constexpr CalibratedOutput kCalibratedOutputs[] = {
-    {"o", 1}, {"lse", 1}, {"dq", 1}, {"dk", 1}, {"dv", 1}, {"rows", 5}, {"dtokens", 5}, {"dphi", 5}, {"dgates", 5}};
+    {"o", 1}, {"lse", 1}, {"dq", 1}, {"dk", 1}, {"dv", 1}, {"rows", 5}, {"d_tokens", 5}, {"d_phi", 5}, {"d_gates", 5}};
 
 /// What was seen of one output in one regime and arithmetic.
 struct Calibration {

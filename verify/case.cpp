@@ -36,18 +36,19 @@ struct OperatorInfo {
   const char* summary;
 };
 constexpr OperatorInfo kOperatorInfo[] = {
-    {Operator::dense, "dense", "q, k, v -> o, lse; do -> dq, dk, dv: full causal attention"},
-    {Operator::selected, "selected", "q, k, v, selection -> o, lse; do -> dq, dk, dv: attention over given key blocks"},
+    {Operator::dense, "dense", "q, k, v -> o, lse; d_o -> dq, dk, dv: full causal attention"},
+    {Operator::selected, "selected",
+     "q, k, v, selection -> o, lse; d_o -> dq, dk, dv: attention over given key blocks"},
     {Operator::moba_select, "moba_select", "q, k -> selection: the blocks each query of MoBA attends to"},
-    {Operator::moba, "moba", "q, k, v -> selection, o, lse; do -> dq, dk, dv: mixture of block attention"},
+    {Operator::moba, "moba", "q, k, v -> selection, o, lse; d_o -> dq, dk, dv: mixture of block attention"},
     {Operator::nsa_compress, "nsa_compress",
-     "tokens, phi -> compressed rows; their gradient -> dtokens, dphi: one row of each block of tokens"},
+     "tokens, phi -> compressed rows; their gradient -> d_tokens, d_phi: one row of each block of tokens"},
     {Operator::nsa_compressed, "nsa_compressed",
-     "q, compressed k, v -> o, lse, selection per kv head; do -> dq, dk, dv: NSA's attention to compressed rows, and "
+     "q, compressed k, v -> o, lse, selection per kv head; d_o -> dq, dk, dv: NSA's attention to compressed rows, and "
      "the blocks they say are important"},
-    {Operator::window, "window", "q, k, v -> o, lse; do -> dq, dk, dv: NSA's sliding window"},
+    {Operator::window, "window", "q, k, v -> o, lse; d_o -> dq, dk, dv: NSA's sliding window"},
     {Operator::nsa, "nsa",
-     "q, three k, v, gates, phi -> o, compressed rows, selection, o and lse of each branch; do -> all gradients: "
+     "q, three k, v, gates, phi -> o, compressed rows, selection, o and lse of each branch; d_o -> all gradients: "
      "native "
      "sparse attention"},
 };

@@ -59,7 +59,6 @@ using Runner = std::function<void(CallMemory& memory, std::int64_t kv_heads, con
 /// A kernel to call, and memory for its calls.
 struct Target {
   const AttnspecKernel& kernel;
-  const std::string& name;
   std::vector<std::int64_t>& row_offsets;
   Runner run = {};
 };
@@ -138,7 +137,7 @@ void translate(const Target& target, const ForwardCall& call, const Visit& visit
     case Operator::window: {
       Translated<AttnspecWindow> t(target, problem, call.workspace);
       t.set_attention(call);
-      t.params.window = call.nsa.window;
+      t.params.window_size = call.nsa.window;
       return visit(t);
     }
     case Operator::nsa_compress:
@@ -239,17 +238,16 @@ Result enter(Result (*function)(Params...), Arguments... arguments) noexcept {
 
 template <class Forward, class Params>
 void run(const Target& target, const char* (*function)(const Params*), const Params& params, Forward& forward) {
-  const auto failed = [&](const char* why) { return CallFailed(fmt::format("kernel '{}': {}", target.name, why)); };
-  if (function == nullptr) throw failed("has no function for this call");
+  if (function == nullptr) throw CallFailed("the kernel has no function for this call");
   try {
     target.run(forward.memory, forward.kv_heads, [&] {
-      if (const char* message = enter(function, &params)) throw failed(message);
+      if (const char* message = enter(function, &params)) throw CallFailed(message);
     });
     forward.memory.collect();
   } catch (const CallFailed&) {
     throw;
   } catch (const std::runtime_error& error) {
-    throw failed(error.what());
+    throw CallFailed(error.what());
   }
 }
 
@@ -299,9 +297,9 @@ void run_call(const Target& target, const NsaBackwardCall& call) {
     AttnspecNsaBackward params{};
     params.d_o = t.memory.of(call.d_o);
     params.dq = t.memory.of(call.dq);
-    params.compressed = branch(call.compressed);
-    params.selected = branch(call.selected);
-    params.window = branch(call.window);
+    params.d_compressed = branch(call.compressed);
+    params.d_selected = branch(call.selected);
+    params.d_window = branch(call.window);
     params.d_gates = t.memory.of(call.d_gates);
     params.dk_compressed = t.memory.of(call.dk_compressed);
     params.dv_compressed = t.memory.of(call.dv_compressed);
@@ -335,7 +333,7 @@ std::int64_t ask_workspace(const Target& target, const Call& call) {
       const std::int64_t asked =
           enter(target.kernel.workspace_bytes, bit_of(operator_of(call)), is_backward, &t.params);
       if (asked < 0 || asked > kMostWorkspace)
-        throw CallFailed(fmt::format("kernel '{}': asks for {} bytes of workspace", target.name, asked));
+        throw CallFailed(fmt::format("the kernel asks for {} bytes of workspace", asked));
       bytes = std::max(bytes, asked);
     }
   });
@@ -346,7 +344,7 @@ std::int64_t ask_workspace(const Target& target, const Call& call) {
 
 void ForeignCalls::run(const AnyCall& call) {
   const Runner once = [](CallMemory&, std::int64_t, const std::function<void()>& enter) { enter(); };
-  std::visit([&](const auto& c) { run_call({kernel_, name_, row_offsets_, once}, c); }, call);
+  std::visit([&](const auto& c) { run_call({kernel_, row_offsets_, once}, c); }, call);
 }
 
 Timing ForeignCalls::time(const AnyCall& call, const TimingPlan& plan) {
@@ -354,7 +352,7 @@ Timing ForeignCalls::time(const AnyCall& call, const TimingPlan& plan) {
   const Runner timed = [&](CallMemory& memory, std::int64_t kv_heads, const std::function<void()>& enter) {
     timing = time_call(plan, memory, kv_heads, enter);
   };
-  std::visit([&](const auto& c) { run_call({kernel_, name_, row_offsets_, timed}, c); }, call);
+  std::visit([&](const auto& c) { run_call({kernel_, row_offsets_, timed}, c); }, call);
   return timing;
 }
 
@@ -364,7 +362,7 @@ std::int64_t ForeignCalls::workspace_bytes(const AnyCall& call) {
         if constexpr (requires { c.forward; }) {
           throw std::logic_error("the workspace of a backward is that of its forward");
         } else {
-          return ask_workspace({kernel_, name_, row_offsets_}, c);
+          return ask_workspace({kernel_, row_offsets_}, c);
         }
       },
       call);

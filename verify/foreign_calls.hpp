@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "verify/kernel.hpp"
@@ -35,7 +34,7 @@ constexpr std::uint32_t bit_of(reference::Activation activation) {
 class ForeignCalls {
  public:
   /// kernel: a declaration that was checked.
-  ForeignCalls(const AttnspecKernel& kernel, std::string name) : kernel_(kernel), name_(std::move(name)) {}
+  explicit ForeignCalls(const AttnspecKernel& kernel) : kernel_(kernel) {}
 
   /// Throws CallFailed with the message that a function returned, and when the GPU reports an error.
   void run(const AnyCall& call);
@@ -46,8 +45,7 @@ class ForeignCalls {
   std::int64_t workspace_bytes(const AnyCall& call);
 
  private:
-  AttnspecKernel kernel_;  // without what a later version has at the end
-  std::string name_;
+  AttnspecKernel kernel_;                  // without what a later version has at the end
   std::vector<std::int64_t> row_offsets_;  // of NSA's last call: what a kernel is given stays in its place
 };
 

@@ -31,7 +31,8 @@ PhiTensors<TensorView> packed_phi(const Case& c, const reference::NsaProblem& ns
   PhiTensors<TensorView> views;
   for (std::size_t i = 0; i < kPhiParts<TensorView>.size(); ++i) {
     const reference::Tensor& tensor = zero.*kPhiParts<reference::Tensor>[i].tensor;
-    views.*kPhiParts<TensorView>[i].tensor = packed(c.dtype, tensor.tokens, tensor.heads, tensor.dim);
+    views.*kPhiParts<TensorView>[i].tensor =
+        tensor.tokens == 0 ? absent_tensor(c.dtype) : packed(c.dtype, tensor.tokens, tensor.heads, tensor.dim);
   }
   return views;
 }
@@ -104,7 +105,7 @@ std::optional<std::string> unsupported(const AttnspecLimits& limits, const Case&
   }
   if (compresses(c.op) || chooses)
     reasons.push_back(outside("compress_block", c.compress_block, limits.compress_block));
-  if (c.op == Operator::window || nsa) reasons.push_back(outside("window", c.window, limits.window));
+  if (c.op == Operator::window || nsa) reasons.push_back(outside("window", c.window, limits.window_size));
   for (std::string& reason : reasons)
     if (!reason.empty()) return std::move(reason);
   return std::nullopt;
@@ -240,7 +241,7 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const C
 
 Kernel make_foreign_kernel(const AttnspecKernel& declared, const std::string& name) {
   const Declaration declaration = declaration_of(declared, name);
-  const ForeignCalls calls(declared, name);  // copied for each call, so that several may run at the same time
+  const ForeignCalls calls(declared);  // copied for each call, so that several may run at the same time
   return make_kernel(
       declaration, name,
       {[calls](const AnyCall& call) { ForeignCalls(calls).run(call); },

@@ -13,7 +13,7 @@
 
 namespace attnspec::verify {
 
-/// Whether the name is somebody else's kernel: PATH.so or FILE.py:FUNCTION.
+/// Whether the name is somebody else's kernel: PATH.so, FILE.py:FUNCTION, or FILE.py with one kernel in it.
 bool is_foreign(std::string_view name);
 
 /// The kernel of a shared library, or a Python function that is decorated with attnspec.kernel. It lives in a process

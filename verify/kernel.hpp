@@ -101,14 +101,18 @@ struct NsaBackwardCall {
 /// Any call of a kernel.
 using AnyCall = std::variant<ForwardCall, BackwardCall, CompressCall, CompressBackwardCall, NsaCall, NsaBackwardCall>;
 
-/// What a kernel's function throws when a call that its limits allow came to nothing. what() is one line with the
-/// kernel's name and its message, or how it ended.
+/// Bytes of the line that says why a call failed, at most.
+inline constexpr std::size_t kMaxFailureLine = 300;
+
+/// What a kernel's function throws when a call that its limits allow came to nothing. what() is one line: what the
+/// kernel said, or how it ended.
 class CallFailed : public std::runtime_error {
  public:
-  explicit CallFailed(const std::string& message, Verdict how = Verdict::call_failed)
-      : std::runtime_error(message), verdict(how) {}
+  /// text: its first line is what(), which is cut at kMaxFailureLine; the lines after it are `more`.
+  explicit CallFailed(const std::string& text, Verdict how = Verdict::call_failed);
 
-  Verdict verdict;  // call_failed: it said so; crash; hang
+  Verdict verdict;   // call_failed: it said so; crash; hang
+  std::string more;  // for standard error, a traceback; may be empty
 };
 
 /// What a kernel promises: between which calls a row of an output keeps its bits. Each promise includes those before

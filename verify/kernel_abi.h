@@ -7,8 +7,11 @@
  * other. dtype is bfloat16 {kDLBfloat, 16, 1}, float16 {kDLFloat, 16, 1} or float32 {kDLFloat, 32, 1}; byte_offset is
  * 0. strides, never NULL, count elements: strides[2] is 1, the other two may be larger than a packed tensor's, and
  * differ from tensor to tensor. data is aligned to 16 bytes, and so are all rows if they are a multiple of 16 bytes
- * long. What lies between the rows is not the kernel's: it may neither write it nor depend on it. A tensor may have no
- * tokens. data is NULL only where a tensor is absent, which comments say, and in workspace_bytes.
+ * long. What lies between the rows is not the kernel's: it may neither write it nor depend on it.
+ *
+ * A tensor may have no tokens: its shape is {0, heads, dim}, and its data is not NULL. A tensor may be absent, where a
+ * comment says so: its data is NULL and its shape is {0, 0, 0}. Only in workspace_bytes every tensor has data NULL;
+ * there shape[1], which is 0, tells an absent tensor from one without tokens.
  *
  * H query heads, Hkv key/value heads, dk and dv features: all of them are read off the shapes. Query head h reads
  * key/value head h / (H / Hkv).
@@ -136,8 +139,8 @@ typedef struct AttnspecMoba {
 } AttnspecMoba;
 
 /* The parameters of NSA's phi, or their gradients, in the dtype of the tokens: [rows, sets, columns] with Hkv sets or
- * one for all heads. l tokens of a compression block, f features of a token. What a kind of phi does not have is
- * absent. */
+ * one for all heads. l tokens of a compression block, f features of a token. Tensors that a kind of phi does not have
+ * are absent: all six for mean, all but position and w for linear, w for mlp. */
 typedef struct AttnspecPhi {
   DLTensor position; /* [l, sets, f], linear and mlp: added to the tokens of a block */
   DLTensor w;        /* [l f, sets, f], linear; row s f + i reads feature i of token s */
@@ -157,8 +160,8 @@ typedef struct AttnspecNsaSizes {
   int64_t top_n;              /* blocks per query, forced ones included */
   int64_t initial_blocks;     /* forced: the first of the sequence */
   int64_t local_blocks;       /* forced: the query's own and those before it */
-  int64_t window;             /* keys of the window, the query's own included */
-  int32_t phi;                /* one of ATTNSPEC_PHI_ */
+  int64_t window_size;        /* keys of the window, the query's own included */
+  int32_t phi_kind;           /* one of ATTNSPEC_PHI_ */
   int32_t activation;         /* one of ATTNSPEC_RELU, ATTNSPEC_SILU, ATTNSPEC_GELU; of the mlp */
 } AttnspecNsaSizes;
 
@@ -182,12 +185,12 @@ typedef struct AttnspecNsaCompressed {
   DLTensor o, lse;        /* written: as for dense */
 } AttnspecNsaCompressed;
 
-/* NSA's sliding window: a query at position t sees the keys t - window + 1 .. t. */
+/* NSA's sliding window: a query at position t sees the keys t - window_size + 1 .. t. */
 typedef struct AttnspecWindow {
   AttnspecCall call;
-  int64_t window;   /* keys */
-  DLTensor q, k, v; /* as for dense */
-  DLTensor o, lse;  /* written */
+  int64_t window_size; /* keys */
+  DLTensor q, k, v;    /* as for dense */
+  DLTensor o, lse;     /* written */
 } AttnspecWindow;
 
 /* What one branch of NSA reads, and what it gives before its gate. Branches may share their k and v. */
@@ -259,12 +262,12 @@ typedef struct AttnspecBranchGradients {
 
 typedef struct AttnspecNsaBackward {
   uint64_t struct_size;
-  const AttnspecNsa* forward; /* its o is not to be read */
+  const AttnspecNsa* forward; /* its o is absent */
   DLTensor d_o;               /* given */
   DLTensor dq;                /* summed over the branches */
-  AttnspecBranchGradients compressed, selected, window;
+  AttnspecBranchGradients d_compressed, d_selected, d_window;
   DLTensor d_gates;
-  DLTensor dk_compressed, dv_compressed;
+  DLTensor dk_compressed, dv_compressed; /* of the compressed rows; d_compressed is of the tokens they are made of */
   AttnspecPhi d_phi_k, d_phi_v;
 } AttnspecNsaBackward;
 
@@ -285,7 +288,7 @@ typedef struct AttnspecLimits {
   int32_t only_equal_lengths;  /* of every sequence as many queries as keys */
   AttnspecLimit dk, dv, group; /* group: H / Hkv */
   AttnspecLimit block, top_k;  /* of selected: slots; of NSA: selection blocks and top_n */
-  AttnspecLimit compress_block, window;
+  AttnspecLimit compress_block, window_size;
 } AttnspecLimits;
 
 /* A kernel: data and functions, constant for as long as the library is loaded. */

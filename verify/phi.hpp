@@ -11,7 +11,7 @@
 namespace attnspec::verify {
 
 /// Parameters of phi or their gradients, as tensors of any kind, [rows, sets, columns]. Features are those of the rows
-/// that phi compresses; what a kind of phi does not have holds no rows.
+/// that phi compresses; a tensor that a kind of phi does not have holds no rows.
 template <class T>
 struct PhiTensors {
   T position;  // [l, sets, features], linear and mlp

@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <mutex>
 #include <numeric>
 
 #include "verify/random.hpp"
@@ -257,6 +259,16 @@ std::string captured_path(const std::string& name) {
   return (std::filesystem::path(activations_directory()) / (name + ".safetensors")).string();
 }
 
+/// "layer0, layer4", or why there are none.
+std::string captured_list() {
+  try {
+    const std::vector<std::string> names = safetensors_stems(activations_directory());
+    return names.empty() ? "none in " + activations_directory() : fmt::format("{}", fmt::join(names, ", "));
+  } catch (const std::runtime_error& error) {
+    return fmt::format("none ({})", error.what());
+  }
+}
+
 std::string captured_name(const Case& c) { return c.regime.substr(std::string(kCaptured).size() + 1); }
 
 /// q, k, v, do [tokens, heads, dim], all of as many tokens.
@@ -428,9 +440,8 @@ void validate_regime(const Case& c) {
   if (regime_of(c).name != std::string(kCaptured)) return;
   const std::string file = captured_name(c);
   if (file.empty() || file.find('/') != std::string::npos || !std::filesystem::exists(captured_path(file)))
-    throw InvalidProblem(
-        "regime", c.regime,
-        fmt::format("no captured activations of that name; there are: {}", fmt::join(captured_names(), ", ")));
+    throw InvalidProblem("regime", c.regime,
+                         fmt::format("no captured activations of that name; there are: {}", captured_list()));
   const CapturedSizes sizes = captured_sizes(file);
   if (c.dk > sizes.dk)
     throw InvalidProblem("dk", std::to_string(c.dk), fmt::format("{} has {} features", c.regime, sizes.dk));
@@ -454,7 +465,22 @@ std::string activations_directory() {
   return given != nullptr && *given != '\0' ? given : ATTNSPEC_SOURCE_DIR "/verify/activations";
 }
 
-std::vector<std::string> captured_names() { return safetensors_stems(activations_directory()); }
+std::vector<std::string> captured_names() {
+  try {
+    std::vector<std::string> names = safetensors_stems(activations_directory());
+    if (names.empty()) throw std::runtime_error(activations_directory() + ": holds no .safetensors file");
+    return names;
+  } catch (const std::runtime_error& error) {
+    static std::once_flag is_said;
+    std::call_once(is_said, [&] {
+      fmt::print(stderr,
+                 "attnspec: cases with captured activations are left out: {} (ATTNSPEC_ACTIVATIONS_DIR names their "
+                 "folder)\n",
+                 error.what());
+    });
+    return {};
+  }
+}
 
 namespace {
 

@@ -72,7 +72,7 @@ inline constexpr std::size_t kMostFindings = 20;
 
 /// A row of an output as it was compared.
 struct ObservedRow {
-  const std::string& kind;    // o, dq, rows, ...: of outputs that are alike
+  const std::string& kind;    // as Tally has it
   const std::string& output;  // as a finding names it
   Place place;
   const RowComparison& comparison;

@@ -71,6 +71,9 @@ struct TensorView {
   }
 };
 
+/// A tensor that a call does not have. One without tokens has heads, features and an address.
+constexpr TensorView absent_tensor(Format format) { return {.format = format}; }
+
 /// A copy of a tensor in somebody's memory.
 reference::Tensor load(const TensorView& view);
 

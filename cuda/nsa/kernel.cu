@@ -20,10 +20,10 @@ namespace {
 bool is_for_tiles(const AttnspecCall& call, const AttnspecNsaSizes& sizes, const DLTensor& tokens,
                   const AttnspecPhi& phi) {
   const std::int64_t heads = tokens.shape[1], features = tokens.shape[2];
-  const std::int64_t hidden = sizes.phi == ATTNSPEC_PHI_MLP ? phi.w1.shape[2] : 8;
-  const std::int64_t sets = sizes.phi == ATTNSPEC_PHI_MEAN ? 1 : phi.position.shape[1];
+  const std::int64_t hidden = sizes.phi_kind == ATTNSPEC_PHI_MLP ? phi.w1.shape[2] : 8;
+  const std::int64_t sets = sizes.phi_kind == ATTNSPEC_PHI_MEAN ? 1 : phi.position.shape[1];
   if (tokens.dtype.bits != 16 || features % 8 != 0 || hidden % 8 != 0) return false;
-  if (sizes.phi != ATTNSPEC_PHI_MEAN && product_shared_bytes() > most_shared_bytes()) return false;
+  if (sizes.phi_kind != ATTNSPEC_PHI_MEAN && product_shared_bytes() > most_shared_bytes()) return false;
   if (heads > 65535 || sizes.compress_block % sizes.compress_stride != 0) return false;
   // pieces of 8 numbers of tokens, of compressed rows, and of weights, each of whose rows 8 threads may own
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - 1024;
@@ -137,7 +137,7 @@ const char* nsa_compress_backward(const AttnspecNsaCompressBackward* b) {
   return reason_of([&] {
     Buffers buffers;
     add_tensors(f, buffers);
-    buffers.add("drows", b->d_rows), buffers.add("dtokens", b->d_tokens), add_phi("dphi", b->d_phi, buffers);
+    buffers.add("d_rows", b->d_rows), buffers.add("d_tokens", b->d_tokens), add_phi("d_phi", b->d_phi, buffers);
     with_16_bits(f.tokens, [&](auto zero) {
       compress_backward(f.call, start<decltype(zero)>(f, true).phi, f.tokens, f.phi, b->d_rows, b->d_tokens, b->d_phi);
     });

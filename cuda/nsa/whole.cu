@@ -45,7 +45,7 @@ AttnspecSelected selected_of(const AttnspecNsa& p) {
 
 AttnspecWindow window_of(const AttnspecNsa& p) {
   auto part = part_of<AttnspecWindow>(p);
-  part.window = p.sizes.window, part.q = p.q, part.k = p.window.k, part.v = p.window.v;
+  part.window_size = p.sizes.window_size, part.q = p.q, part.k = p.window.k, part.v = p.window.v;
   part.o = p.window.o, part.lse = p.window.lse;
   return part;
 }
@@ -183,7 +183,7 @@ const char* nsa_backward(const AttnspecNsaBackward* b, const PartKernels& kernel
     PackedTensor dq[kBranches - 1] = {{b->dq, room.d_o[0]}, {b->dq, room.d_o[1]}};  // the first goes to dq itself
     Buffers buffers;
     add_gates(f, buffers);
-    buffers.add("do", b->d_o), buffers.add("dgates", b->d_gates), buffers.add("dq", b->dq);
+    buffers.add("d_o", b->d_o), buffers.add("d_gates", b->d_gates), buffers.add("dq", b->dq);
     buffers.add("workspace", f.call.workspace, f.call.workspace_bytes);
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
@@ -195,10 +195,10 @@ const char* nsa_backward(const AttnspecNsaBackward* b, const PartKernels& kernel
                                                                         b->dk_compressed, b->dv_compressed);
     require_done(kernels.compressed.nsa_compressed_backward(&compressed));
     const auto selected = gradients_of<AttnspecSelectedBackward>(parts.selected, d_o[1].tensor(), dq[0].tensor(),
-                                                                 b->selected.dk, b->selected.dv);
+                                                                 b->d_selected.dk, b->d_selected.dv);
     require_done(kernels.selected.selected_backward(&selected));
-    const auto window =
-        gradients_of<AttnspecWindowBackward>(parts.window, d_o[2].tensor(), dq[1].tensor(), b->window.dk, b->window.dv);
+    const auto window = gradients_of<AttnspecWindowBackward>(parts.window, d_o[2].tensor(), dq[1].tensor(),
+                                                             b->d_window.dk, b->d_window.dv);
     require_done(kernels.window.window_backward(&window));
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
@@ -206,9 +206,9 @@ const char* nsa_backward(const AttnspecNsaBackward* b, const PartKernels& kernel
                       {rows_of<const T>(b->dq), rows_of<const T>(dq[0].tensor()), rows_of<const T>(dq[1].tensor())},
                       rows_of<T>(b->dq), f.call.stream);
     });
-    const auto keys = compression_gradients(parts.keys, b->dk_compressed, b->compressed.dk, b->d_phi_k);
+    const auto keys = compression_gradients(parts.keys, b->dk_compressed, b->d_compressed.dk, b->d_phi_k);
     require_done(kernels.compress.nsa_compress_backward(&keys));
-    const auto values = compression_gradients(parts.values, b->dv_compressed, b->compressed.dv, b->d_phi_v);
+    const auto values = compression_gradients(parts.values, b->dv_compressed, b->d_compressed.dv, b->d_phi_v);
     require_done(kernels.compress.nsa_compress_backward(&values));
   });
 }

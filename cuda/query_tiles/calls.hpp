@@ -57,7 +57,7 @@ Reach reach_of(const Forward&, const std::int64_t* token_offsets) {
 }
 inline Reach reach_of(const AttnspecWindow& p, const std::int64_t* token_offsets) {
   Reach reach = all_keys(token_offsets);
-  reach.window = p.window;
+  reach.window = p.window_size;
   return reach;
 }
 inline Reach reach_of(const AttnspecNsaCompressed& p, const std::int64_t* token_offsets) {

@@ -54,7 +54,7 @@ constexpr bool kHasBlocks = std::is_same_v<Forward, AttnspecSelected> || std::is
 template <class Forward>
 std::int64_t most_keys(const Forward& f) {
   if constexpr (kHasBlocks<Forward>) return f.selection.shape[2] * std::int64_t{countable(f.block)};
-  if constexpr (std::is_same_v<Forward, AttnspecWindow>) return f.window;
+  if constexpr (std::is_same_v<Forward, AttnspecWindow>) return f.window_size;
   return kMostCountable;
 }
 

@@ -38,9 +38,9 @@ inline Compression compression_of(const AttnspecCall& call, const AttnspecNsaSiz
   c.stride = sizes.compress_stride;
   c.kv_heads = static_cast<int>(tokens.shape[1]);
   c.features = static_cast<int>(tokens.shape[2]);
-  c.sets = sizes.phi == ATTNSPEC_PHI_MEAN ? 1 : static_cast<int>(phi.position.shape[1]);
-  c.hidden = sizes.phi == ATTNSPEC_PHI_MLP ? static_cast<int>(phi.w1.shape[2]) : 0;
-  c.phi = sizes.phi;
+  c.sets = sizes.phi_kind == ATTNSPEC_PHI_MEAN ? 1 : static_cast<int>(phi.position.shape[1]);
+  c.hidden = sizes.phi_kind == ATTNSPEC_PHI_MLP ? static_cast<int>(phi.w1.shape[2]) : 0;
+  c.phi = sizes.phi_kind;
   c.activation = sizes.activation;
   return c;
 }

@@ -33,7 +33,7 @@ struct Pieces {
 /// [compressed rows, Hkv, hidden]; none where phi is not the MLP.
 std::int64_t num_hidden(const AttnspecCall& call, const AttnspecNsaSizes& sizes, const DLTensor& tokens,
                         const AttnspecPhi& phi) {
-  if (sizes.phi != ATTNSPEC_PHI_MLP) return 0;
+  if (sizes.phi_kind != ATTNSPEC_PHI_MLP) return 0;
   return sizes.row_offsets[call.num_sequences] * tokens.shape[1] * phi.w1.shape[2];
 }
 
@@ -137,7 +137,7 @@ std::array<Branch, kBranches> branches_of(const AttnspecNsa& p, const Stages<T>&
   const std::int64_t dv = p.compressed.v.shape[2];
   const Attention tokens = attention_of(p.call, stages.sequences, p.q, p.selected.k, dv);
   Attention window = tokens;
-  window.reach.window = p.sizes.window;
+  window.reach.window = p.sizes.window_size;
   return {{{stages.compressed_attention(p.q, p.k_compressed, dv), kAllKeys, p.k_compressed, p.v_compressed,
             p.compressed.o, p.compressed.lse},
            {tokens, blocks_of(p.selection, p.sizes.block), p.selected.k, p.selected.v, p.selected.o, p.selected.lse},
@@ -172,7 +172,7 @@ void run(const AttnspecNsaBackward& p) {
   const AttnspecNsa& f = *p.forward;
   const Stages<T> stages(f.call, f.sizes, pieces_of(f, true));
   const auto branches = branches_of(f, stages);
-  const AttnspecBranchGradients gradients[kBranches] = {{p.dk_compressed, p.dv_compressed}, p.selected, p.window};
+  const AttnspecBranchGradients gradients[kBranches] = {{p.dk_compressed, p.dv_compressed}, p.d_selected, p.d_window};
   const Attention& a = branches[0].attention;
   PerBranch<const T> all_dq;
   for (std::size_t i = 0; i < branches.size(); ++i) {
@@ -188,14 +188,14 @@ void run(const AttnspecNsaBackward& p) {
   }
   add_branches<T>(a, all_dq, rows_of<T>(p.dq), f.call.stream);
   gate_gradients<T>(a, outputs_of<T>(branches), rows_of<const T>(p.d_o), rows_of<T>(p.d_gates), f.call.stream);
-  stages.compress_backward(f.compressed.k, f.phi_k, p.dk_compressed, p.compressed.dk, p.d_phi_k);
-  stages.compress_backward(f.compressed.v, f.phi_v, p.dv_compressed, p.compressed.dv, p.d_phi_v);
+  stages.compress_backward(f.compressed.k, f.phi_k, p.dk_compressed, p.d_compressed.dk, p.d_phi_k);
+  stages.compress_backward(f.compressed.v, f.phi_v, p.dv_compressed, p.d_compressed.dv, p.d_phi_v);
 }
 
 Attention window_attention(const AttnspecWindow& p) {
   const Offsets offsets = lay_out<float>(p.call, {}).offsets;
   Attention a = attention_of(p.call, sequences_of(p.call, offsets), p.q, p.k, p.v.shape[2]);
-  a.reach.window = p.window;
+  a.reach.window = p.window_size;
   return a;
 }
 
@@ -220,10 +220,10 @@ void add_tensors(const AttnspecNsa& p, Buffers& buffers) {
 }
 
 void add_gradients(const AttnspecNsaBackward& p, Buffers& buffers) {
-  buffers.add("do", p.d_o), buffers.add("dq", p.dq), buffers.add("dgates", p.d_gates);
-  for (const auto& [dk, dv] : {p.compressed, p.selected, p.window}) buffers.add("dk", dk), buffers.add("dv", dv);
+  buffers.add("d_o", p.d_o), buffers.add("dq", p.dq), buffers.add("d_gates", p.d_gates);
+  for (const auto& [dk, dv] : {p.d_compressed, p.d_selected, p.d_window}) buffers.add("dk", dk), buffers.add("dv", dv);
   buffers.add("dk_compressed", p.dk_compressed), buffers.add("dv_compressed", p.dv_compressed);
-  add_phi("dphi_k", p.d_phi_k, buffers), add_phi("dphi_v", p.d_phi_v, buffers);
+  add_phi("d_phi_k", p.d_phi_k, buffers), add_phi("d_phi_v", p.d_phi_v, buffers);
 }
 
 /// params: the operator's forward struct, whose call says where the workspace is: none yet. given: a tensor in the
@@ -257,7 +257,7 @@ const char* nsa_compress_backward(const AttnspecNsaCompressBackward* p) {
     const AttnspecNsaCompress& f = *p->forward;
     Buffers buffers;
     add_tensors(f, buffers);
-    buffers.add("drows", p->d_rows), buffers.add("dtokens", p->d_tokens), add_phi("dphi", p->d_phi, buffers);
+    buffers.add("d_rows", p->d_rows), buffers.add("d_tokens", p->d_tokens), add_phi("d_phi", p->d_phi, buffers);
     with_dtype(f.tokens, [&](auto zero) {
       Stages<decltype(zero)>(f.call, f.sizes, pieces_of(f, true))
           .compress_backward(f.tokens, f.phi, p->d_rows, p->d_tokens, p->d_phi);

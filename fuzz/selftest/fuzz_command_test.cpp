@@ -92,7 +92,7 @@ TEST_F(FuzzCommand, WritesFindingsThatReplay) {
   for (std::int64_t token = 0; token < inputs.k.tokens; ++token)
     for (std::int64_t head = 0; head < inputs.k.heads; ++head)
       for (std::int64_t d = 0; d < inputs.k.dim; ++d) EXPECT_EQ(k.values[at++], inputs.k.at(token, head)[d]);
-  for (const char* name : {"q", "v", "do"}) EXPECT_NO_THROW(tensors.at(name));
+  for (const char* name : {"q", "v", "d_o"}) EXPECT_NO_THROW(tensors.at(name));
 }
 
 TEST_F(FuzzCommand, ShrinksACrash) {
@@ -100,7 +100,7 @@ TEST_F(FuzzCommand, ShrinksACrash) {
   const Outcome found = run("fuzz " + library + " --cases 50 --seed 1");
   EXPECT_EQ(found.code, 1) << found.out << found.err;
   const std::string failure = line_with(found.out, "FAIL crash ");
-  EXPECT_NE(failure.find("': ended by signal SIGSEGV in the forward call | "), std::string::npos) << found.out;
+  EXPECT_NE(failure.find(" call => ended by signal SIGSEGV in the forward call | "), std::string::npos) << found.out;
   const std::size_t command = failure.find("./attnspec ") + std::string("./attnspec ").size();
   const std::size_t begin = failure.find('\'', command) + 1;
   const auto c = attnspec::verify::parse_case(failure.substr(begin, failure.find('\'', begin) - begin));
@@ -136,7 +136,8 @@ TEST_F(FuzzCommand, EndsWithTheSummaryWhenItIsInterrupted) {
 
 /// Ctrl-C reaches the whole process group.
 TEST_F(FuzzCommand, IsInterruptedWithoutHarmToAKernelOfAnotherProcess) {
-  const Outcome result = run("fuzz " ATTNSPEC_EXAMPLE " --seconds 60", "timeout --foreground --preserve-status --signal=INT 3");
+  const Outcome result =
+      run("fuzz " ATTNSPEC_EXAMPLE " --seconds 60", "timeout --foreground --preserve-status --signal=INT 3");
   EXPECT_EQ(result.code, 0) << result.out << result.err;
   EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
 }

@@ -42,7 +42,7 @@ void AttentionCalls::forward(CaseResult& result) {
 
 void AttentionCalls::backward(const Selection& selection, CaseResult& result) {
   std::vector<NamedTensor> read = inputs();
-  read.insert(read.end(), {{"do", d_o_}, {"o", o}, {"lse", lse}});
+  read.insert(read.end(), {{"d_o", d_o_}, {"o", o}, {"lse", lse}});
   run(
       read, backward_outputs(), selection, SelectionUse::read, kernel_.equal_bits_backward,
       [&] {

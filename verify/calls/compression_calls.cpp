@@ -22,7 +22,7 @@ void CompressionCalls::forward(CaseResult& result) {
 
 void CompressionCalls::backward(const reference::Selection&, CaseResult& result) {
   std::vector<NamedTensor> read = inputs();
-  read.push_back({"drows", d_rows_});
+  read.push_back({"d_rows", d_rows_});
   run(
       read, backward_outputs(), {}, SelectionUse::ignored, kernel_.equal_bits_backward,
       [&] {
@@ -32,14 +32,15 @@ void CompressionCalls::backward(const reference::Selection&, CaseResult& result)
 }
 
 std::vector<NamedTensor> CompressionCalls::backward_outputs() {
-  std::vector<NamedTensor> list{{"dtokens", d_tokens, RowsOf::keys}};
-  append_parts(list, "d", d_phi);
+  const CompressionNames names;
+  std::vector<NamedTensor> list{{names.d_tokens, d_tokens, RowsOf::keys}};
+  append_parts(list, names.d_phi, d_phi);
   return list;
 }
 
 std::vector<NamedTensor> CompressionCalls::inputs() {
   std::vector<NamedTensor> list{{"tokens", tokens_}};
-  append_parts(list, "phi.", phi_);
+  append_parts(list, "phi", phi_);
   return list;
 }
 

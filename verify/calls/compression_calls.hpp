@@ -3,6 +3,7 @@
 
 #include "reference/problem.hpp"
 #include "verify/calls/calls.hpp"
+#include "verify/calls/names.hpp"
 #include "verify/phi.hpp"
 
 namespace attnspec::verify {
@@ -14,7 +15,9 @@ class CompressionCalls : public Calls {
   void forward(CaseResult& result) override;
   void backward(const reference::Selection&, CaseResult& result) override;
   bool has_backward() const override { return static_cast<bool>(kernel_.compress_backward); }
-  std::vector<NamedTensor> forward_outputs() override { return {{"rows", rows, RowsOf::compressed_rows}}; }
+  std::vector<NamedTensor> forward_outputs() override {
+    return {{CompressionNames().rows, rows, RowsOf::compressed_rows}};
+  }
   std::vector<NamedTensor> backward_outputs() override;
 
  private:

@@ -6,6 +6,7 @@
 
 namespace attnspec::verify {
 
+using reference::Branch;
 using reference::Selection;
 
 NsaCalls::NsaCalls(const Kernel& kernel, const Case& c, const Inputs& in)
@@ -46,7 +47,7 @@ void NsaCalls::forward(CaseResult& result) {
 
 void NsaCalls::backward(const Selection& selection, CaseResult& result) {
   std::vector<NamedTensor> read = inputs();
-  read.push_back({"do", d_o_});
+  read.push_back({"d_o", d_o_});
   for (const NamedTensor& tensor : kept()) read.push_back(tensor);
   run(
       read, backward_outputs(), selection, SelectionUse::read, kernel_.equal_bits_backward,
@@ -67,18 +68,21 @@ std::vector<NamedTensor> NsaCalls::forward_outputs() {
 }
 
 std::vector<NamedTensor> NsaCalls::backward_outputs() {
+  const AttentionNames compressed = names_of(kBranches[0]);
+  const CompressionNames keys = names_of_keys(), values = names_of_values();
   std::vector<NamedTensor> list{{"dq", dq},
-                                {"dgates", d_gates},
-                                {"compressed.dk", dk_compressed, RowsOf::compressed_rows},
-                                {"compressed.dv", dv_compressed, RowsOf::compressed_rows},
-                                {"phi_k.dtokens", branches[0].dk, RowsOf::keys},
-                                {"phi_v.dtokens", branches[0].dv, RowsOf::keys},
-                                {"selected.dk", branches[1].dk, RowsOf::keys},
-                                {"selected.dv", branches[1].dv, RowsOf::keys},
-                                {"window.dk", branches[2].dk, RowsOf::keys},
-                                {"window.dv", branches[2].dv, RowsOf::keys}};
-  append_parts(list, "phi_k.d", d_phi_k);
-  append_parts(list, "phi_v.d", d_phi_v);
+                                {"d_gates", d_gates},
+                                {compressed.dk, dk_compressed, RowsOf::compressed_rows},
+                                {compressed.dv, dv_compressed, RowsOf::compressed_rows},
+                                {keys.d_tokens, branches[0].dk, RowsOf::keys},
+                                {values.d_tokens, branches[0].dv, RowsOf::keys}};
+  for (const Branch branch : {Branch::selected, Branch::window}) {
+    const AttentionNames names = names_of(branch);
+    list.push_back({names.dk, of(branches, branch).dk, RowsOf::keys});
+    list.push_back({names.dv, of(branches, branch).dv, RowsOf::keys});
+  }
+  append_parts(list, keys.d_phi, d_phi_k);
+  append_parts(list, values.d_phi, d_phi_v);
   return list;
 }
 
@@ -92,23 +96,22 @@ BranchTensors NsaCalls::branch(HostTensor& k, HostTensor& v) const {
 }
 
 std::vector<NamedTensor> NsaCalls::inputs() {
-  std::vector<NamedTensor> list{{"q", q_}, {"gates", gates_}, {"k", k_}, {"v", v_}};
+  std::vector<NamedTensor> list{{"q", q_}, {"gates", gates_}, {"compressed.k", k_}, {"compressed.v", v_}};
   if (!case_.shared_kv)
     list.insert(
         list.end(),
         {{"selected.k", k_selected_}, {"selected.v", v_selected_}, {"window.k", k_window_}, {"window.v", v_window_}});
-  append_parts(list, "phi_k.", phi_k_);
-  append_parts(list, "phi_v.", phi_v_);
+  append_parts(list, "phi_k", phi_k_);
+  append_parts(list, "phi_v", phi_v_);
   return list;
 }
 
 std::vector<NamedTensor> NsaCalls::kept() {
-  std::vector<NamedTensor> list{{"phi_k.rows", k_compressed, RowsOf::compressed_rows},
-                                {"phi_v.rows", v_compressed, RowsOf::compressed_rows}};
-  for (const reference::Branch branch : kBranches) {
-    const std::string prefix = std::string(of(kBranchNames, branch)) + ".";
-    list.push_back({prefix + "o", of(branches, branch).o});
-    list.push_back({prefix + "lse", of(branches, branch).lse});
+  std::vector<NamedTensor> list{{names_of_keys().rows, k_compressed, RowsOf::compressed_rows},
+                                {names_of_values().rows, v_compressed, RowsOf::compressed_rows}};
+  for (const Branch branch : kBranches) {
+    list.push_back({names_of(branch).o, of(branches, branch).o});
+    list.push_back({names_of(branch).lse, of(branches, branch).lse});
   }
   return list;
 }

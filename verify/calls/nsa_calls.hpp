@@ -5,19 +5,10 @@
 
 #include "reference/nsa.hpp"
 #include "verify/calls/calls.hpp"
+#include "verify/calls/names.hpp"
 #include "verify/phi.hpp"
 
 namespace attnspec::verify {
-
-inline constexpr reference::Branch kBranches[] = {reference::Branch::compressed, reference::Branch::selected,
-                                                  reference::Branch::window};
-inline constexpr const char* kBranchNames[] = {"compressed", "selected", "window"};
-
-/// The one of three that belongs to a branch.
-template <class Array>
-auto& of(Array& all, reference::Branch branch) {
-  return all[static_cast<std::size_t>(branch)];
-}
 
 /// What one branch reads and writes. k and v of the compressed branch are tokens.
 struct BranchTensors {

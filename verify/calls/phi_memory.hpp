@@ -10,14 +10,18 @@
 
 namespace attnspec::verify {
 
+/// What a kind of phi does not have, which holds no rows, is absent.
 inline PhiTensors<TensorView> views(PhiTensors<HostTensor>& parameters) {
-  return map_parts(parameters, [](HostTensor& tensor) { return tensor.view(); });
+  return map_parts(parameters, [](HostTensor& tensor) {
+    const TensorView view = tensor.view();
+    return view.tokens == 0 ? absent_tensor(view.format) : view;
+  });
 }
 
-/// Adds the six tensors, named by the prefix and position, w, ...
-inline void append_parts(std::vector<NamedTensor>& list, const std::string& prefix, PhiTensors<HostTensor>& phi) {
+/// Adds the six tensors, named "phi_k.position", "phi_k.w", ... after the field that holds them.
+inline void append_parts(std::vector<NamedTensor>& list, const std::string& field, PhiTensors<HostTensor>& phi) {
   for (const auto& [name, tensor] : kPhiParts<HostTensor>)
-    list.push_back({prefix + name, phi.*tensor, RowsOf::parameters});
+    list.push_back({field + "." + name, phi.*tensor, RowsOf::parameters});
 }
 
 }  // namespace attnspec::verify

@@ -94,7 +94,7 @@ std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(con
 
 void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,
                                    CaseResult& result) {
-  Tally o(observe, stage_.branch, "o"), lse(observe, stage_.branch, "lse");
+  Tally o(observe, "o", stage_.names.o), lse(observe, "lse", stage_.names.lse);
   DirectionTest directions(arithmetic_);
   if (candidates) std::fill(states_.begin(), states_.end(), RowState::undecided);  // until one is found
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
@@ -126,7 +126,7 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
 }
 
 void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const {
-  const std::string output = output_name(stage_.branch, "o");
+  const std::string& output = stage_.names.o;
   result.directions.push_back({output, {test.directions().begin(), test.directions().end()}});
   if (!zero_mean_values) return;
   for (const Direction& direction : test.directions())
@@ -241,7 +241,7 @@ QueryGradient AttentionJudge::query_gradient(const Arithmetic& arithmetic, std::
 }
 
 void AttentionJudge::judge_query_gradients(const TensorView& dq, const RowObserver& observe, CaseResult& result) const {
-  Tally tally(observe, stage_.branch, "dq");
+  Tally tally(observe, "dq", stage_.names.dq);
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     const QueryGradient gradient = query_gradient(arithmetic_, sequence.index, token, head);
     const Vector observed = dq.row(token, head);
@@ -256,7 +256,7 @@ void AttentionJudge::judge_query_gradients(const TensorView& dq, const RowObserv
 
 void AttentionJudge::judge_key_gradients(const TensorView& dk_view, const TensorView& dv_view,
                                          const RowObserver& observe, CaseResult& result) const {
-  Tally dk(observe, stage_.branch, "dk"), dv(observe, stage_.branch, "dv");
+  Tally dk(observe, "dk", stage_.names.dk), dv(observe, "dv", stage_.names.dv);
   for (const Sequence& sequence : sequences_) {
     for (std::int64_t g = 0; g < stage_.problem.kv_heads; ++g) {
       const auto chunks = judged_chunks(sequence, g);

@@ -13,6 +13,7 @@
 #include "reference/gradient_noise.hpp"
 #include "reference/operands.hpp"
 #include "reference/selected.hpp"
+#include "verify/calls/names.hpp"
 #include "verify/judge/tally.hpp"
 #include "verify/selection.hpp"
 #include "verify/storage.hpp"
@@ -21,7 +22,7 @@ namespace attnspec::verify {
 
 /// An attention that a kernel computed: an operator, or a branch of nsa.
 struct AttentionStage {
-  std::string branch;                   // "" or the branch
+  AttentionNames names;
   reference::AttentionProblem problem;  // over the rows of k and v
   std::int64_t block;                   // in such rows
   reference::Reach reach;

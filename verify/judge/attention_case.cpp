@@ -69,7 +69,7 @@ class AttentionCase {
   /// The attention as it is judged, before the kernel has said what it selected.
   AttentionStage make_stage() {
     const bool is_compressed = case_.op == Operator::nsa_compressed;
-    AttentionStage stage{"",
+    AttentionStage stage{{},
                          is_compressed ? compressed_problem(nsa_) : problem_.attention,
                          case_.block,
                          {},

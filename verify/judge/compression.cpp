@@ -24,7 +24,7 @@ void judge_parameter(const Arithmetic& arithmetic, const TensorView& view, std::
 void judge_compressed_rows(const Arithmetic& arithmetic, const CompressionStage& stage, const TensorView& rows,
                            const RowObserver& observe, CaseResult& result) {
   const NsaProblem& problem = stage.problem;
-  Tally tally(observe, stage.branch, "rows");
+  Tally tally(observe, "rows", stage.names.rows);
   std::vector<CompressionNoise> noise;  // [sets]
   for (const PhiParameters& parameters : stage.phi) noise.emplace_back(arithmetic, problem, parameters);
   const std::vector<CompressionBlock> blocks = compression_blocks(problem);
@@ -51,7 +51,7 @@ void judge_compression_gradients(const Arithmetic& arithmetic, const Compression
   std::vector<CompressionGradientNoise> noise;  // [sets]
   for (std::size_t set = 0; set < stage.phi.size(); ++set)
     noise.emplace_back(arithmetic, problem, stage.phi, stage.tokens, d_rows, static_cast<std::int64_t>(set));
-  Tally tokens(observe, stage.branch, "dtokens");
+  Tally tokens(observe, "d_tokens", stage.names.d_tokens);
   for (const Sequence& sequence : sequences(problem.attention)) {
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g)
@@ -63,7 +63,7 @@ void judge_compression_gradients(const Arithmetic& arithmetic, const Compression
   for (const auto& [name, part] : kPhiParts<TensorView>) {
     const TensorView& view = d_phi.*part;
     if (view.tokens == 0) continue;
-    Tally tally(observe, stage.branch, std::string("d") + name);
+    Tally tally(observe, "d_phi", stage.names.d_phi + "." + name);
     for (std::size_t set = 0; set < noise.size(); ++set)
       judge_parameter(
           arithmetic, view, static_cast<std::int64_t>(set),

@@ -1,8 +1,7 @@
 // Judging NSA's compression: its rows, and the gradients of tokens and parameters from the gradient of the rows.
 #pragma once
 
-#include <string>
-
+#include "verify/calls/names.hpp"
 #include "verify/judge/tally.hpp"
 #include "verify/phi.hpp"
 #include "verify/storage.hpp"
@@ -11,7 +10,7 @@ namespace attnspec::verify {
 
 /// A compression that a kernel computed: nsa_compress, or phi of nsa's keys or values.
 struct CompressionStage {
-  std::string branch;  // "", phi_k or phi_v
+  CompressionNames names;
   const reference::NsaProblem& problem;
   const reference::Tensor& tokens;
   reference::PhiHeads phi;

@@ -8,7 +8,7 @@ namespace attnspec::verify {
 void judge_compression(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
   const Inputs in = make_inputs(c);
   const reference::Arithmetic arithmetic = make_arithmetic(c.dtype, kernel.arithmetic);
-  const CompressionStage stage{"", nsa_problem_of(c), in.k, phi_heads(in.phi_k)};
+  const CompressionStage stage{{}, nsa_problem_of(c), in.k, phi_heads(in.phi_k)};
   CompressionCalls calls(kernel, c, in);
   calls.forward(result);
   judge_compressed_rows(arithmetic, stage, calls.rows.view(), observe, result);

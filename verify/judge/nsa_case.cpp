@@ -35,8 +35,8 @@ class NsaCase {
   void run() {
     calls_.forward(result_);
     const Tensor k_rows = load(calls_.k_compressed.view()), v_rows = load(calls_.v_compressed.view());
-    const CompressionStage phi_k{"phi_k", problem_, inputs_.k, phi_heads(inputs_.phi_k)},
-        phi_v{"phi_v", problem_, inputs_.v, phi_heads(inputs_.phi_v)};
+    const CompressionStage phi_k{names_of_keys(), problem_, inputs_.k, phi_heads(inputs_.phi_k)},
+        phi_v{names_of_values(), problem_, inputs_.v, phi_heads(inputs_.phi_v)};
     judge_compressed_rows(arithmetic_, phi_k, calls_.k_compressed.view(), observe_, result_);
     judge_compressed_rows(arithmetic_, phi_v, calls_.v_compressed.view(), observe_, result_);
     Selection selection = calls_.exported();
@@ -83,7 +83,7 @@ class NsaCase {
       BranchTensors& tensors = of(calls_.branches, branch);
       of(judges, branch).judge_key_gradients(tensors.dk.view(), tensors.dv.view(), observe_, result_);
     }
-    judge_from_outputs("dgates", calls_.d_gates.view(),
+    judge_from_outputs("d_gates", calls_.d_gates.view(),
                        [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
                          return gate_gradient_noise(arithmetic_, inputs_.d_o.row(token, head), o);
                        });
@@ -97,7 +97,7 @@ class NsaCase {
   AttentionStage compressed_stage(const Tensor& k, const Tensor& v) {
     AttentionProblem rows = compressed_problem(problem_);
     auto [block, selection] = whole_sequence(rows);
-    return {kBranchNames[0],
+    return {names_of(Branch::compressed),
             rows,
             block,
             compressed_reach(problem_),
@@ -111,7 +111,7 @@ class NsaCase {
             judged_keys(case_, rows)};
   }
   AttentionStage selected_stage(const Selection& selection) {
-    return {kBranchNames[1],
+    return {names_of(Branch::selected),
             problem_.attention,
             problem_.block,
             causal_reach(problem_.attention),
@@ -126,7 +126,7 @@ class NsaCase {
   }
   AttentionStage window_stage() {
     auto [block, selection] = whole_sequence(problem_.attention);
-    return {kBranchNames[2],
+    return {names_of(Branch::window),
             problem_.attention,
             block,
             window_reach(problem_),
@@ -144,7 +144,7 @@ class NsaCase {
   /// token, head): the row it should be.
   template <class Predict>
   void judge_from_outputs(const char* output, TensorView view, const Predict& predict) {
-    Tally tally(observe_, "", output);
+    Tally tally(observe_, output, output);
     for_each_query(problem_.attention, queries_, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
       std::array<Vector, 3> o;
       for (std::size_t b = 0; b < 3; ++b) o[b] = calls_.branches[b].o.view().row(token, head);
@@ -165,7 +165,7 @@ class NsaCase {
 
   /// dq, the sum over the branches.
   void judge_query_gradients(const std::array<AttentionJudge, 3>& judges) {
-    Tally tally(observe_, "", "dq");
+    Tally tally(observe_, "dq", "dq");
     Arithmetic of_branch = arithmetic_;
     if (arithmetic_.fused_branches) of_branch.output = Format::fp32;
     for_each_query(problem_.attention, queries_, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {

@@ -74,7 +74,7 @@ RuleOfRow nsa_rule(const Arithmetic& arithmetic, const NsaProblem& problem, cons
 std::vector<QueryRow> judge_selection(const AttentionProblem& problem, std::int64_t block, const RuleOfRow& rule,
                                       const JudgedRows& rows, Selection& exported, const RowObserver& observe,
                                       CaseResult& result) {
-  Tally tally(observe, "", "selection");
+  Tally tally(observe, "selection", "selection");
   tally.sample(rows);
   std::vector<QueryRow> emptied;
   AttentionProblem every = problem;

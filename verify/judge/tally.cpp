@@ -7,18 +7,14 @@
 
 namespace attnspec::verify {
 
-std::string output_name(const std::string& branch, const std::string& output) {
-  return branch.empty() ? output : branch + "." + output;
-}
-
-Tally::Tally(const RowObserver& observe, const std::string& branch, std::string output)
-    : observe_(observe), output_(std::move(output)) {
-  summary_.output = output_name(branch, output_);
+Tally::Tally(const RowObserver& observe, std::string kind, std::string output)
+    : observe_(observe), kind_(std::move(kind)) {
+  summary_.output = std::move(output);
 }
 
 void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
                 const reference::Covariance* covariance) {
-  if (observe_) observe_({output_, summary_.output, place, row, expected, covariance});
+  if (observe_) observe_({kind_, summary_.output, place, row, expected, covariance});
   if (row.fault == RowFault::none) return pass(row.r);
   fail({.verdict = row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
         .sequence = place.sequence,

@@ -13,14 +13,11 @@
 
 namespace attnspec::verify {
 
-/// "o", or "window.o" of a branch of nsa.
-std::string output_name(const std::string& branch, const std::string& output);
-
 /// The rows of one output, from many threads.
 class Tally {
  public:
-  /// branch: "" or the branch of nsa that the output belongs to.
-  Tally(const RowObserver& observe, const std::string& branch, std::string output);
+  /// kind: the name that the output has in an operator of its own, "o" for "window.o"; "d_phi" of all parameters.
+  Tally(const RowObserver& observe, std::string kind, std::string output);
 
   /// A row that was compared. covariance: nullptr where it is a single number.
   void add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
@@ -45,7 +42,7 @@ class Tally {
   void keep_first();
 
   const RowObserver& observe_;
-  std::string output_;
+  std::string kind_;
   std::mutex mutex_;
   OutputSummary summary_;
   std::vector<Finding> findings_;

@@ -65,7 +65,8 @@ std::vector<Twin> future_twins(const FirstCall& first) {
       if (is_later(row)) std::ranges::fill(selection.row(token, row.head), -1);
     });
   twin.speaks_of = [is_later](const std::string& output, const RowPlace& row) {  // not of sums over later queries
-    return (row.of == RowsOf::queries || output.ends_with("rows")) && !is_later(row);
+    const bool is_compressed_row = output == "rows" || output == "k_compressed" || output == "v_compressed";
+    return (row.of == RowsOf::queries || is_compressed_row) && !is_later(row);
   };
   return {twin};
 }
@@ -105,8 +106,8 @@ std::vector<Twin> unselected_twins(const FirstCall& first) {
     twin.speaks_of = [=, &c, &selection](const std::string& output, const RowPlace& row) {
       if (output == "selection" || output.ends_with("lse")) return true;
       if (row.of == RowsOf::keys && output.ends_with("dv")) return true;
-      if (output.starts_with("compressed.") || row.of == RowsOf::compressed_rows || output.starts_with("phi_"))
-        return true;
+      if (row.of == RowsOf::compressed_rows || row.of == RowsOf::parameters) return true;  // of the compressed branch
+      if (output.starts_with("compressed.") || output.starts_with("d_compressed.")) return true;
       if (row.of != RowsOf::queries) return false;
       const std::int64_t t = position(c, row);
       const bool sees_key = has_window && at(key, row) <= t && at(key, row) > t - c.window;

@@ -77,9 +77,10 @@ struct Degrees {
 };
 Degrees degrees(const Case& c, const std::string& output) {
   const std::string last = output.substr(output.rfind('.') + 1);
-  if (output == "selection" || last == "lse" || output == "phi_k.rows") return {0, 0};
-  if (last == "o" || last == "rows") return {1, 0};
-  if (c.op == Operator::nsa_compress || last == "dv" || output.starts_with("phi_v.")) return {0, 1};
+  if (output == "selection" || last == "lse" || output == "k_compressed") return {0, 0};
+  if (last == "o" || output == "rows" || output == "v_compressed") return {1, 0};
+  const bool is_of_values = last == "dv" || output == "dv_compressed" || output.starts_with("d_phi_v.");
+  if (c.op == Operator::nsa_compress || is_of_values) return {0, 1};
   return {1, 1};
 }
 
@@ -111,7 +112,7 @@ std::vector<Twin> power_twins(const FirstCall& first) {
   const Case& c = first.c;
   if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kLeastScale) return {};
   if (c.op == Operator::nsa &&
-      score_spread(c, first.inputs.q, first.outputs.at("phi_k.rows").values, RowsOf::compressed_rows) > kMostSpread)
+      score_spread(c, first.inputs.q, first.outputs.at("k_compressed").values, RowsOf::compressed_rows) > kMostSpread)
     return {};
   const bool is_half = c.dtype == Format::fp16;
   const int values = has_linear_values(c) ? kValues : 0, gradient = is_half ? 0 : kGradient;

@@ -8,22 +8,26 @@
 
     attnspec.check(attend)       # prints findings and a table; returns the exit code
 
-A function is called with the fields of the operator's struct in kernel_abi.h as keywords. Tensors are NumPy arrays over
-the judge's memory, [tokens, heads, dim], with strides; bf16 ones are uint16: to_float32 and store convert. Functions write
-into the arrays of their outputs. gate, phi and activation are names ("top_k"); what an operator has of sub-structs (phi,
-branches) are namespaces. A backward gets the forward's fields and its own. What it raises is a finding.
+A function is called with the fields of the operator's struct in kernel_abi.h as keywords; keywords("nsa") lists them.
+Tensors are NumPy arrays over the judge's memory, [tokens, heads, dim], with strides. bf16 arrays are uint16: to_float32
+reads them and store writes them. The function writes into the arrays of its outputs. A tensor without tokens is an array
+of shape (0, heads, dim); an absent tensor is None. gate, phi_kind and activation are names, "top_k". Structs within a
+struct (the branches of nsa, the parameters of phi) are namespaces: compressed.k, phi_k.position. A backward gets the
+forward's fields and its own. An exception that the function raises is a finding: call-failed.
 
 check calls the function in this process, which a crash ends. ./attnspec takes a decorated function by name, as
 FILE.py:FUNCTION, and starts this file as a program to hold it in a process of its own:
 
-    attnspec.py serve LIBRARY FILE.py:FUNCTION SOCKET MEMORY
+    attnspec.py serve LIBRARY FILE.py[:FUNCTION] SOCKET MEMORY
 """
 
 import ctypes
 import importlib.util
+import inspect
 import os
 import pathlib
 import sys
+import traceback
 import types
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_int, c_int32, c_int64, c_uint8, c_uint16
 from ctypes import c_uint32, c_uint64, c_void_p
@@ -35,7 +39,7 @@ DTYPES = ["bf16", "fp16", "fp32"]
 EQUAL_BITS = ["none", "deterministic", "row-independent", "batch-invariant"]  # each with those before it
 NAMES = {  # of fields that hold one bit
     "gate": ["top_k", "window", "sink"],
-    "phi": ["mean", "linear", "mlp"],
+    "phi_kind": ["mean", "linear", "mlp"],
     "activation": ["relu", "silu", "gelu"],
 }
 
@@ -68,8 +72,8 @@ Call = struct("Call", ("struct_size", c_uint64), ("num_sequences", c_int64), ("q
               ("stream", c_void_p), ("workspace", c_void_p), ("workspace_bytes", c_int64))
 Phi = struct("Phi", "position", "w", "w1", "b1", "w2", "b2")
 Sizes = struct("Sizes", ("row_offsets", POINTER(c_int64)), *[(size, c_int64) for size in (
-    "compress_block", "compress_stride", "block", "top_n", "initial_blocks", "local_blocks", "window")],
-    ("phi", c_int32), ("activation", c_int32))
+    "compress_block", "compress_stride", "block", "top_n", "initial_blocks", "local_blocks", "window_size")],
+    ("phi_kind", c_int32), ("activation", c_int32))
 Branch = struct("Branch", "k", "v", "o", "lse")
 BranchGradients = struct("BranchGradients", "dk", "dv")
 
@@ -83,7 +87,7 @@ FORWARD = {
     "moba": struct("Moba", CALL, *MOBA, "q", "k", "v", "selection", "o", "lse"),
     "nsa_compress": struct("NsaCompress", CALL, SIZES, "tokens", ("phi", Phi), "rows"),
     "nsa_compressed": struct("NsaCompressed", CALL, SIZES, "q", "k", "v", "selection", "o", "lse"),
-    "window": struct("Window", CALL, ("window", c_int64), "q", "k", "v", "o", "lse"),
+    "window": struct("Window", CALL, ("window_size", c_int64), "q", "k", "v", "o", "lse"),
     "nsa": struct("Nsa", CALL, SIZES, "q", *[(b, Branch) for b in BRANCHES], "gates", ("phi_k", Phi), ("phi_v", Phi),
                   "k_compressed", "v_compressed", "selection", "o"),
 }
@@ -100,7 +104,7 @@ for op in OPERATORS:
     if op in BACKWARD:
         FUNCTIONS[op + "_backward"] = (op, CFUNCTYPE(c_void_p, POINTER(BACKWARD[op])), BACKWARD[op])
 
-LIMITS = ("dk", "dv", "group", "block", "top_k", "compress_block", "window")
+LIMITS = ("dk", "dv", "group", "block", "top_k", "compress_block", "window_size")
 Limit = struct("Limit", ("largest", c_int64), ("multiple_of", c_int64))
 Limits = struct("Limits", ("dtypes", c_uint32), ("gates", c_uint32), ("phis", c_uint32), ("only_causal", c_int32),
                 ("only_equal_dims", c_int32), ("only_equal_lengths", c_int32), *[(size, Limit) for size in LIMITS])
@@ -123,19 +127,29 @@ def to_float32(array):
 
 
 def store(array, values):
-    """Writes values into an output, rounded once to its format, to nearest with ties to even; uint16 holds bf16."""
+    """Writes values into an output, rounded once to its format, to nearest with ties to even; uint16 holds bf16. What is
+    too large becomes infinite."""
     import numpy as np
     values = np.asarray(values)
-    if array.dtype != np.uint16:
-        array[...] = values
-        return
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    with np.errstate(over="ignore", under="ignore"):
+        if array.dtype != np.uint16:
+            array[...] = values
+            return
+        if values.dtype.kind != "f":
+            values = values.astype(np.float64)
+        # First to float32, to odd: towards zero, and with a last bit of 1 where that is not exact. No such number lies
+        # halfway between two bf16 numbers that the value itself is not halfway between, so that the second rounding
+        # gives what one alone would.
+        single = np.ascontiguousarray(values, np.float32)
+        back = single.astype(values.dtype)
+        bits = single.view(np.uint32) - (np.abs(back) > np.abs(values))
+        bits = (bits | (back != values)).astype(np.uint32)
     rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1))) >> 16
-    array[...] = np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+    array[...] = np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16).reshape(values.shape)
 
 
 def as_array(tensor):
-    """A NumPy array over a tensor's memory; None where it has none."""
+    """A NumPy array over a tensor's memory, also where it has no tokens; None where it is absent."""
     import numpy as np
     if not tensor.data:
         return None
@@ -147,6 +161,25 @@ def as_array(tensor):
     span = sum((n - 1) * stride for n, stride in zip(shape, strides)) + size
     memory = (ctypes.c_char * span).from_address(tensor.data)
     return np.ndarray(shape, dtype, memory, strides=strides)
+
+
+NOT_FOR_FUNCTIONS = ("struct_size", "reserved", "stream", "workspace", "workspace_bytes", "forward")
+
+
+def names_of(struct_type):
+    """The names that fields_of gives to the fields of a struct, in their order."""
+    names = []
+    for name, field_type in struct_type._fields_:
+        if name in ("call", "sizes"):
+            names += names_of(field_type)
+        elif name not in NOT_FOR_FUNCTIONS:
+            names.append(name)
+    return names
+
+
+def keywords(operator, backward=False):
+    """The keywords that a function of an operator is called with. Those of a backward begin with the forward's."""
+    return names_of(FORWARD[operator]) + (names_of(BACKWARD[operator]) if backward else [])
 
 
 def fields_of(params):
@@ -164,9 +197,7 @@ def fields_of(params):
             fields[name] = types.SimpleNamespace(**fields_of(value))
         elif name in NAMES:
             fields[name] = NAMES[name][value.bit_length() - 1]
-        elif name.endswith("_offsets"):
-            fields[name] = value
-        elif name not in ("struct_size", "reserved", "stream", "workspace", "workspace_bytes", "forward"):
+        elif name not in NOT_FOR_FUNCTIONS:
             fields[name] = value
     if "num_sequences" in fields:
         for name in ("q_offsets", "k_offsets"):
@@ -185,10 +216,12 @@ class Declaration:
     """What a kernel declares beside its functions."""
 
     def __init__(self, operator, backward=None, arithmetic="", exports_selection=True, equal_bits="deterministic",
-                 unordered_backward=False, summary="", dtypes=(), gates=(), phis=(), only_causal=False, only_equal_dims=False, only_equal_lengths=False, **limits):
+                 unordered_backward=False, summary="", dtypes=(), gates=(), phis=(), only_causal=False,
+                 only_equal_dims=False, only_equal_lengths=False, **limits):
         """operator: one of OPERATORS; backward: a function, or None. equal_bits: one of EQUAL_BITS, each of which includes
-        those before it; unordered_backward: it holds for the forward alone. Limits as in kernel_abi.h: dtypes, gates and phis as
-        names, each other size as largest or (largest, multiple_of). Raises ValueError that names field and value."""
+        those before it; unordered_backward: it holds for the forward alone. Limits as in kernel_abi.h: dtypes, gates and
+        phis as names, each size of LIMITS as largest or (largest, multiple_of). Raises ValueError that names field and
+        value."""
         if operator not in OPERATORS:
             raise ValueError(f"operator '{operator}': is none of {', '.join(OPERATORS)}")
         if backward is not None and operator not in BACKWARD:
@@ -199,7 +232,7 @@ class Declaration:
         self.operator, self.backward, self.arithmetic = operator, backward, arithmetic
         self.summary = summary
         self.limits = Limits(bits("dtype", dtypes, DTYPES), bits("gate", gates, NAMES["gate"]),
-                             bits("phi", phis, NAMES["phi"]), only_causal, only_equal_dims, only_equal_lengths)
+                             bits("phi", phis, NAMES["phi_kind"]), only_causal, only_equal_dims, only_equal_lengths)
         for name, limit in limits.items():
             if name not in LIMITS:
                 raise ValueError(f"limit '{name}': is none of {', '.join(LIMITS)}")
@@ -224,11 +257,29 @@ def kernel(operator, **declaration):
     return declare
 
 
+def where_raised(error, fn):
+    """FILE.py:LINE of an exception: the innermost line in the folder of the kernel's file; elsewhere, the innermost line
+    of all; if the function could not be entered, its first line. Empty where Python does not know."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    lines = [(file, line) for file, line in lines if file != where_raised.__code__.co_filename]
+    folder = os.path.dirname(code.co_filename) if code else None
+    of_kernel = [(file, line) for file, line in lines if os.path.dirname(file) == folder]
+    if not lines and code:
+        lines = [(code.co_filename, code.co_firstlineno)]
+    for file, line in (of_kernel or lines)[-1:]:
+        return f"{os.path.basename(file)}:{line}"
+    return ""
+
+
 class Bridge:
     """A function as an AttnspecKernel, which lives as long as this."""
 
-    def __init__(self, fn, declaration):
+    def __init__(self, fn, declaration, prints=True):
+        """prints: tracebacks go to standard error, one for each place where the function raises. Without it they follow
+        the message of every call that failed, for the judge to print."""
         self.message = None  # what the last call that failed said
+        self.prints, self.printed = prints, set()
         op = declaration.operator
         self.kernel = Kernel(
             ctypes.sizeof(Kernel), ABI_VERSION, 1, fn.__name__.encode(),
@@ -254,12 +305,23 @@ class Bridge:
                     raise ValueError(f"struct_size={given.struct_size}: this module has {ctypes.sizeof(params_type)}")
                 fn(**fields)
             except BaseException as error:  # nothing may pass through C
-                text = f"{type(error).__name__}: {error}".replace("\n", " ")
-                self.message = ctypes.create_string_buffer(text.encode())
+                self.message = ctypes.create_string_buffer(self.describe(error, fn).encode(errors="replace"))
                 return ctypes.addressof(self.message)
             return None
 
         setattr(self.kernel, name, pointer(call))
+
+    def describe(self, error, fn):
+        """mine.py:312: ValueError: shapes differ; and the traceback after it, unless this prints it."""
+        place = (where_raised(error, fn), type(error).__name__)
+        line = ": ".join(filter(None, (*place, str(error).replace("\n", " "))))
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if not self.prints:
+            return f"{line}\n{trace}"
+        if place not in self.printed:
+            self.printed.add(place)
+            print(trace, end="", file=sys.stderr)
+        return line
 
 
 def library():
@@ -295,24 +357,39 @@ def check(fn, operator=None, *, level=1, cases=None, details=False, name=None, *
 
 
 def find_function(text):
-    """FILE.py:FUNCTION as a function. Raises ValueError in one line."""
-    path, _, name = text.rpartition(":")
+    """FILE.py:FUNCTION as a function, or FILE.py as its only kernel. Raises ValueError in one line."""
+    path, _, name = (text, "", "") if text.endswith(".py") else text.rpartition(":")
     if not path.endswith(".py") or not os.path.exists(path):
         raise ValueError(f"kernel '{text}': there is no such file")
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault("attnspec", sys.modules[__name__])
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # for what the file imports
+    sys.path.append(os.path.dirname(os.path.abspath(path)))  # last, so that its random.py is not everybody's
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"kernel '{text}': {type(error).__name__}: {error}".replace("\n", " ")) from error
+    if not name:
+        return only_kernel(module, text)
     fn = getattr(module, name, None)
     if fn is None:
         raise ValueError(f"kernel '{text}': the file has no {name}")
     if not hasattr(fn, "attnspec"):
         raise ValueError(f"kernel '{text}': is not decorated with attnspec.kernel")
     return fn
+
+
+def only_kernel(module, text):
+    """The only decorated function of a module. Raises ValueError in one line that lists them if there are several."""
+    kernels = {id(value): (name, value) for name, value in reversed(vars(module).items())
+               if isinstance(getattr(value, "attnspec", None), Declaration) and getattr(value, "__module__", None) == module.__name__}
+    if len(kernels) == 1:
+        return kernels.popitem()[1][1]
+    names = sorted(name for name, _ in kernels.values())
+    if not names:
+        raise ValueError(f"kernel '{text}': the file has no function that is decorated with attnspec.kernel")
+    raise ValueError(f"kernel '{text}': the file has several kernels, name one: "
+                     + ", ".join(f"{text}:{name}" for name in names))
 
 
 def serve(path, text, socket, memory):
@@ -327,7 +404,7 @@ def serve(path, text, socket, memory):
         judge.attnspec_refuse(int(socket), refusal.encode())
         return
     judge.attnspec_serve.argtypes = [POINTER(Kernel), c_char_p, c_int, c_int]
-    bridge = Bridge(fn, fn.attnspec)
+    bridge = Bridge(fn, fn.attnspec, prints=False)
     judge.attnspec_serve(bridge.kernel, text.encode(), int(socket), int(memory))
 
 

@@ -130,10 +130,48 @@ TEST(CommandLine, PrintsAReplayCommandThatRepeatsTheFinding) {
 }
 
 TEST(CommandLine, JudgesCapturedActivationsFromAnotherDirectory) {
+  expect_one_line("replay 'moba(regime=captured:layer4)'",
+                  "regime=captured:layer4: no captured activations of that name; there are: none in /tmp/..",
+                  "ATTNSPEC_ACTIVATIONS_DIR=/tmp/..");
   expect_one_line(
       "replay 'moba(regime=captured:layer4)'",
-      "regime=captured:layer4: no captured activations of that name; there are: ", "ATTNSPEC_ACTIVATIONS_DIR=/tmp/..");
+      "regime=captured:layer4: no captured activations of that name; there are: none (/nowhere: No such file "
+      "or directory)",
+      "ATTNSPEC_ACTIVATIONS_DIR=/nowhere");
   EXPECT_EQ(run("replay 'moba(lens=64,heads=6,kv_heads=2,regime=captured:layer4)'").code, 0);
+}
+
+TEST(CommandLine, LeavesOutCapturedActivationsThatAreMissing) {
+  const TemporaryPath empty("no_activations");
+  std::filesystem::create_directory(empty.path());
+  for (const auto& [directory, why] : {std::pair<std::string, std::string>("/nowhere", "No such file or directory"),
+                                       {empty.string(), "holds no .safetensors file"}}) {
+    const std::string environment = "ATTNSPEC_ACTIVATIONS_DIR=" + directory;
+    const std::string line = "attnspec: cases with captured activations are left out: " + directory + ": " + why +
+                             " (ATTNSPEC_ACTIVATIONS_DIR names their folder)\n";
+    const Outcome checked = run("check model:moba --operator moba_select", environment);
+    EXPECT_EQ(checked.code, 0) << checked.out;
+    EXPECT_EQ(checked.err, line);
+    const Outcome listed = run("list regimes", environment);
+    EXPECT_EQ(listed.code, 0);
+    EXPECT_EQ(listed.err, line);
+    EXPECT_EQ(listed.out.find("captured files"), std::string::npos);
+    const Outcome searched =
+        run("fuzz model:moba --cases 40 --seed 1 --findings " + empty.string() + "/x", environment);
+    EXPECT_EQ(searched.code, 0) << searched.out;
+    EXPECT_EQ(searched.err, line);
+    const Outcome replayed = run("replay 'dense(lens=5)'", environment);
+    EXPECT_EQ(replayed.code, 0);
+    EXPECT_EQ(replayed.err, "");
+  }
+  const Outcome calibrated = run("calibrate --rows 1", "ATTNSPEC_ACTIVATIONS_DIR=/nowhere");
+  EXPECT_EQ(calibrated.code, 0) << calibrated.err;
+  EXPECT_EQ(calibrated.out.find("captured"), std::string::npos);
+  expect_one_line(
+      "calibrate --rows 1 --regime captured:layer0",
+      "regime=captured:layer0: no captured activations of that name; there are: none (/nowhere: No such file "
+      "or directory)",
+      "ATTNSPEC_ACTIVATIONS_DIR=/nowhere");
 }
 
 TEST(CommandLine, ListsWhatThereIs) {

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <fstream>
+#include <tuple>
 
 #include "verify/judge.hpp"
 #include "verify/kernel_abi.h"
@@ -58,7 +60,7 @@ TEST(LoadKernel, MakesAFindingOfTheMessageThatACallReturned) {
   const CaseResult result = judge(load_kernel(library("refuses")), parse_case("dense(lens=5)"));
   EXPECT_EQ(result.verdict, Verdict::call_failed);
   ASSERT_EQ(result.findings.size(), 1u);
-  EXPECT_EQ(result.findings[0].detail, "kernel '" + library("refuses") + "': out of registers");
+  EXPECT_EQ(result.findings[0].detail, "out of registers");
 }
 
 const char* do_nothing(const AttnspecDense*) { return nullptr; }
@@ -134,7 +136,115 @@ TEST(ForeignKernel, ReadsItsLimits) {
   EXPECT_EQ(unsupported(&AttnspecLimits::top_k, {4, 0}, "nsa(top_n=5)"), "top_n 5 is above its limit 4");
   EXPECT_EQ(unsupported(&AttnspecLimits::compress_block, {0, 32}, "nsa(compress_block=48)"),
             "compress_block 48 is not a multiple of 32");
-  EXPECT_EQ(unsupported(&AttnspecLimits::window, {32, 0}, "window(window=33)"), "window 33 is above its limit 32");
+  EXPECT_EQ(unsupported(&AttnspecLimits::window_size, {32, 0}, "window(window=33)"), "window 33 is above its limit 32");
+}
+
+/// What a kernel's message becomes in a finding.
+template <const char* (*dense)(const AttnspecDense*)>
+std::string detail_of() {
+  AttnspecKernel kernel = minimal();
+  kernel.dense = dense;
+  const CaseResult result = judge(make_foreign_kernel(kernel, "x"), parse_case("dense(lens=5)"));
+  EXPECT_EQ(result.verdict, Verdict::call_failed);
+  return result.findings.at(0).detail;
+}
+
+TEST(ForeignKernel, CutsItsMessagesToOneLine) {
+  static const std::string exact(kMaxFailureLine, 'x'), longer = exact + "x", of_two_bytes = [] {
+    std::string text = "y";
+    for (int i = 0; i < 200; ++i) text += "\u00e9";
+    return text;
+  }();
+  EXPECT_EQ(detail_of<+[](const AttnspecDense*) { return exact.c_str(); }>(), exact);
+  EXPECT_EQ(detail_of<+[](const AttnspecDense*) { return longer.c_str(); }>(), exact.substr(3) + "...");
+  EXPECT_EQ(detail_of<+[](const AttnspecDense*) { return of_two_bytes.c_str(); }>(),
+            of_two_bytes.substr(0, kMaxFailureLine - 3) + "...");
+  EXPECT_EQ(detail_of<+[](const AttnspecDense*) { return (exact + "\nmore").c_str(); }>().size(), kMaxFailureLine);
+  EXPECT_EQ(detail_of<+[](const AttnspecDense*) { return "no\tmemory\rleft\nin the pool"; }>(), "no memory left");
+}
+
+/// "0x6", the number of tokens and rows of a tensor with data; "absent"; and the same where no tensor has data.
+std::string describe(const DLTensor& tensor, bool has_data) {
+  const bool is_absent = tensor.shape[0] == 0 && tensor.shape[1] == 0 && tensor.shape[2] == 0;
+  EXPECT_EQ(tensor.data != nullptr, has_data && !is_absent);
+  EXPECT_TRUE(is_absent || (tensor.shape[1] > 0 && tensor.shape[2] > 0));
+  return is_absent ? "absent" : std::to_string(tensor.shape[0]) + "x" + std::to_string(tensor.shape[2]);
+}
+std::string describe(const AttnspecPhi& phi, bool has_data) {
+  std::string text;
+  for (const DLTensor* tensor : {&phi.position, &phi.w, &phi.w1, &phi.b1, &phi.w2, &phi.b2})
+    text += (text.empty() ? "" : " ") + describe(*tensor, has_data);
+  return text;
+}
+
+/// What a kernel of NSA was given at last: parameters, and rows that may have no tokens.
+struct Seen {
+  std::string phi, d_phi, rows;
+
+  bool operator==(const Seen&) const = default;
+} seen, seen_before;
+
+const char* see_compress(const AttnspecNsaCompress* p) {
+  seen.phi = describe(p->phi, true), seen.rows = describe(p->rows, true);
+  return nullptr;
+}
+const char* see_compress_backward(const AttnspecNsaCompressBackward* p) {
+  seen.d_phi = describe(p->d_phi, true);
+  return nullptr;
+}
+const char* see_nsa(const AttnspecNsa* p) {
+  seen.phi = describe(p->phi_k, true) + ", " + describe(p->phi_v, true), seen.rows = describe(p->v_compressed, true);
+  for (const AttnspecBranch* branch : {&p->compressed, &p->selected, &p->window})  // so that a backward follows
+    for (const DLTensor* tensor : {&branch->o, &branch->lse})
+      for (std::int64_t i = 0; i < tensor->shape[0]; ++i)
+        std::memset(static_cast<char*>(tensor->data) + i * tensor->strides[0] * (tensor->dtype.bits / 8), 0,
+                    static_cast<std::size_t>(tensor->shape[2] * (tensor->dtype.bits / 8)));
+  std::memset(p->selection.data, 0, static_cast<std::size_t>(p->selection.shape[0]) * sizeof(std::int32_t));
+  return nullptr;
+}
+const char* see_nsa_backward(const AttnspecNsaBackward* p) {
+  seen.d_phi = describe(p->d_phi_k, true) + ", " + describe(p->d_phi_v, true);
+  EXPECT_EQ(describe(p->forward->o, true), "absent");
+  EXPECT_EQ(describe(p->d_compressed.dk, true), describe(p->forward->compressed.k, true));
+  EXPECT_EQ(describe(p->d_selected.dv, true), describe(p->forward->selected.v, true));
+  EXPECT_EQ(describe(p->d_window.dv, true), describe(p->forward->window.v, true));
+  return nullptr;
+}
+std::int64_t see_without_data(std::uint32_t op, std::int32_t, const void* params) {
+  if (op == ATTNSPEC_NSA_COMPRESS) {
+    const auto& p = *static_cast<const AttnspecNsaCompress*>(params);
+    seen_before.phi = describe(p.phi, false), seen_before.rows = describe(p.rows, false);
+  } else {
+    const auto& p = *static_cast<const AttnspecNsa*>(params);
+    seen_before.phi = describe(p.phi_k, false) + ", " + describe(p.phi_v, false);
+    seen_before.rows = describe(p.v_compressed, false);
+  }
+  return 0;
+}
+
+TEST(ForeignKernel, TellsAbsentTensorsFromThoseWithoutTokens) {
+  AttnspecKernel kernel = minimal();
+  kernel.operators = ATTNSPEC_NSA_COMPRESS | ATTNSPEC_NSA;
+  kernel.nsa_compress = see_compress, kernel.nsa_compress_backward = see_compress_backward;
+  kernel.nsa = see_nsa, kernel.nsa_backward = see_nsa_backward;
+  kernel.workspace_bytes = see_without_data;
+  const Kernel foreign = make_foreign_kernel(kernel, "x");
+  for (const auto& [phi, of_keys, of_values] :
+       {std::tuple<std::string, std::string, std::string>("mean", "absent absent absent absent absent absent",
+                                                          "absent absent absent absent absent absent"),
+        {"linear", "8x6 48x6 absent absent absent absent", "8x4 32x4 absent absent absent absent"},
+        {"mlp,hidden=5", "8x6 absent 48x5 1x5 5x6 1x6", "8x4 absent 32x5 1x5 5x4 1x4"}}) {
+    const std::string sizes = "dk=6,compress_block=8,compress_stride=4,phi=" + phi;
+    for (const auto& [lens, rows] : {std::pair("3", 0), {"16", 3}}) {
+      judge(foreign, parse_case("nsa_compress(" + sizes + ",lens=" + lens + ")"));
+      EXPECT_EQ(seen, (Seen{of_keys, of_keys, std::to_string(rows) + "x6"})) << phi;
+      EXPECT_EQ(seen_before, (Seen{of_keys, "", std::to_string(rows) + "x6"})) << phi;
+      judge(foreign, parse_case("nsa(" + sizes + ",dv=4,dtype=fp32,lens=" + lens + ")"));
+      const std::string both = of_keys + ", " + of_values;
+      EXPECT_EQ(seen, (Seen{both, both, std::to_string(rows) + "x4"})) << phi;
+      EXPECT_EQ(seen_before, (Seen{both, "", std::to_string(rows) + "x4"})) << phi;
+    }
+  }
 }
 
 /// The finding of a kernel that fails on every case.
@@ -149,11 +259,11 @@ TEST(Worker, TurnsTheEndOfItsProcessIntoAFinding) {
   const Kernel crashes = load_kernel(library("crashes_in_call")), ends = load_kernel(library("ends_in_call")),
                hangs = load_kernel(library("hangs_in_call"), 1s);
   EXPECT_EQ(failure(crashes).verdict, Verdict::crash);
-  EXPECT_EQ(failure(crashes).detail, "kernel '" + crashes.name + "': ended by signal SIGSEGV in the forward call");
+  EXPECT_EQ(failure(crashes).detail, "ended by signal SIGSEGV in the forward call");
   EXPECT_EQ(failure(ends).verdict, Verdict::crash);
-  EXPECT_EQ(failure(ends).detail, "kernel '" + ends.name + "': ended with exit code 0 in the forward call");
+  EXPECT_EQ(failure(ends).detail, "ended with exit code 0 in the forward call");
   EXPECT_EQ(failure(hangs).verdict, Verdict::hang);
-  EXPECT_EQ(failure(hangs).detail, "kernel '" + hangs.name + "': did not return from the forward call within 1 s");
+  EXPECT_EQ(failure(hangs).detail, "did not return from the forward call within 1 s");
 }
 
 TEST(Worker, StartsAgainAfterACrash) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 
 #include "verify/judge.hpp"
@@ -33,22 +34,38 @@ TEST(NsaJudge, JudgesEveryRowOfEveryOutput) {
   const CaseResult result = judge(model_kernel(), parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::pass);
   std::map<std::string, std::int64_t> expected{
-      {"selection", 73 * 2}, {"o", 73 * 4}, {"dq", 73 * 4}, {"dgates", 73 * 4}};
+      {"selection", 73 * 2}, {"o", 73 * 4}, {"dq", 73 * 4}, {"d_gates", 73 * 4}};
   for (const char* branch : {"compressed", "selected", "window"}) {
-    const std::int64_t keys = branch[0] == 'c' ? 16 * 2 : 73 * 2;  // the short sequence has no compressed row
     for (const char* output : {"o", "lse"}) expected[std::string(branch) + "." + output] = 73 * 4;
-    for (const char* output : {"dk", "dv"}) expected[std::string(branch) + "." + output] = keys;
+    for (const char* output : {"dk", "dv"}) expected[std::string("d_") + branch + "." + output] = 73 * 2;
   }
-  for (const auto& [phi, features] : {std::pair("phi_k.", 24), std::pair("phi_v.", 16)}) {
+  for (const char* output : {"k_compressed", "v_compressed", "dk_compressed", "dv_compressed"})
+    expected[output] = 16 * 2;  // the short sequence has no compressed row
+  for (const auto& [phi, features] : {std::pair("d_phi_k.", 24), std::pair("d_phi_v.", 16)}) {
     const std::string prefix = phi;
-    expected[prefix + "rows"] = 16 * 2;
-    expected[prefix + "dtokens"] = 73 * 2;
-    expected[prefix + "dposition"] = 8 * 2;
-    expected[prefix + "dw1"] = 8 * features * 2;
-    expected[prefix + "dw2"] = 12 * 2;
-    expected[prefix + "db1"] = expected[prefix + "db2"] = 2;
+    expected[prefix + "position"] = 8 * 2;
+    expected[prefix + "w1"] = 8 * features * 2;
+    expected[prefix + "w2"] = 12 * 2;
+    expected[prefix + "b1"] = expected[prefix + "b2"] = 2;
   }
   EXPECT_EQ(rows_of(result), expected);
+}
+
+/// Outputs of which rows were compared.
+std::set<std::string> compared(const std::string& text) {
+  std::set<std::string> names;
+  for (const auto& [name, rows] : rows_of(judge(model_kernel(), parse_case(text))))
+    if (rows > 0) names.insert(name);
+  return names;
+}
+
+TEST(NsaJudge, NamesOutputsAsLawsDo) {
+  for (const std::string op : {"dense", "moba", "nsa_compress", "nsa_compressed", "window", "nsa"})
+    for (const char* phi : {"", ",phi=linear", ",phi=mlp"}) {
+      if (phi[0] != '\0' && !op.ends_with("compress") && op != "nsa") continue;
+      const std::string text = op + "(lens=70,dk=16,dv=16" + phi;
+      EXPECT_EQ(compared(text + ",law=repeat)"), compared(text + ")")) << text;
+    }
 }
 
 TEST(NsaJudge, AcceptsEveryPhiAndCorner) {
@@ -75,8 +92,8 @@ void spoil(const TensorView& view) {
 TEST(NsaJudge, FindsAnElementThatIsOffInAnyOutputOfTheForward) {
   using Output = TensorView NsaCall::*;
   for (const auto& [name, output] : {std::pair<std::string, Output>("o", &NsaCall::o),
-                                     {"phi_k.rows", &NsaCall::k_compressed},
-                                     {"phi_v.rows", &NsaCall::v_compressed}}) {
+                                     {"k_compressed", &NsaCall::k_compressed},
+                                     {"v_compressed", &NsaCall::v_compressed}}) {
     Kernel kernel = model_kernel();
     kernel.nsa = [output = output](const NsaCall& call) {
       model_kernel().nsa(call);
@@ -111,20 +128,20 @@ TEST(NsaJudge, FindsAnElementThatIsOffInAnyGradient) {
   using Output = std::function<TensorView(const NsaBackwardCall&)>;
   const std::map<std::string, Output> outputs{
       {"dq", [](const auto& call) { return call.dq; }},
-      {"dgates", [](const auto& call) { return call.d_gates; }},
-      {"compressed.dk", [](const auto& call) { return call.dk_compressed; }},
-      {"compressed.dv", [](const auto& call) { return call.dv_compressed; }},
-      {"selected.dk", [](const auto& call) { return call.selected.dk; }},
-      {"selected.dv", [](const auto& call) { return call.selected.dv; }},
-      {"window.dk", [](const auto& call) { return call.window.dk; }},
-      {"window.dv", [](const auto& call) { return call.window.dv; }},
-      {"phi_k.dtokens", [](const auto& call) { return call.compressed.dk; }},
-      {"phi_v.dtokens", [](const auto& call) { return call.compressed.dv; }},
-      {"phi_k.dposition", [](const auto& call) { return call.d_phi_k.position; }},
-      {"phi_k.dw1", [](const auto& call) { return call.d_phi_k.w1; }},
-      {"phi_k.db1", [](const auto& call) { return call.d_phi_k.b1; }},
-      {"phi_v.dw2", [](const auto& call) { return call.d_phi_v.w2; }},
-      {"phi_v.db2", [](const auto& call) { return call.d_phi_v.b2; }},
+      {"d_gates", [](const auto& call) { return call.d_gates; }},
+      {"dk_compressed", [](const auto& call) { return call.dk_compressed; }},
+      {"dv_compressed", [](const auto& call) { return call.dv_compressed; }},
+      {"d_selected.dk", [](const auto& call) { return call.selected.dk; }},
+      {"d_selected.dv", [](const auto& call) { return call.selected.dv; }},
+      {"d_window.dk", [](const auto& call) { return call.window.dk; }},
+      {"d_window.dv", [](const auto& call) { return call.window.dv; }},
+      {"d_compressed.dk", [](const auto& call) { return call.compressed.dk; }},
+      {"d_compressed.dv", [](const auto& call) { return call.compressed.dv; }},
+      {"d_phi_k.position", [](const auto& call) { return call.d_phi_k.position; }},
+      {"d_phi_k.w1", [](const auto& call) { return call.d_phi_k.w1; }},
+      {"d_phi_k.b1", [](const auto& call) { return call.d_phi_k.b1; }},
+      {"d_phi_v.w2", [](const auto& call) { return call.d_phi_v.w2; }},
+      {"d_phi_v.b2", [](const auto& call) { return call.d_phi_v.b2; }},
   };
   for (const auto& [name, output] : outputs) {
     Kernel kernel = model_kernel();
@@ -164,7 +181,7 @@ TEST(NsaJudge, JudgesEveryBranchOnTheCompressedRowsTheKernelStored) {
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
   for (const OutputSummary& output : result.outputs)
-    EXPECT_EQ(output.findings > 0, output.output == "phi_k.rows") << output.output;
+    EXPECT_EQ(output.findings > 0, output.output == "k_compressed") << output.output;
 }
 
 TEST(NsaJudge, ExcludesRowsOfAGroupWhoseSelectionIsMalformed) {
@@ -204,7 +221,7 @@ TEST(NsaJudge, FindsWritesOutsideTheParametersGradients) {
   const CaseResult result =
       judge(kernel, parse_case("nsa_compress(lens=70,dk=16,compress_block=8,compress_stride=4,phi=linear)"));
   EXPECT_EQ(result.verdict, Verdict::stray_write);
-  EXPECT_EQ(result.findings[0].output, "dw");
+  EXPECT_EQ(result.findings[0].output, "d_phi.w");
 }
 
 TEST(NsaJudge, RunsAKernelWithoutABackward) {

@@ -45,12 +45,14 @@ std::string find_worker(const std::string& kernel) {
 
 }  // namespace
 
-bool is_foreign(std::string_view name) { return name.ends_with(".so") || name.find(".py:") != std::string_view::npos; }
+bool is_foreign(std::string_view name) {
+  return name.ends_with(".so") || name.ends_with(".py") || name.find(".py:") != std::string_view::npos;
+}
 
 Kernel load_kernel(const std::string& name, Seconds patience) {
   const std::size_t function = name.rfind(".py:");
   const bool is_python = !name.ends_with(".so");
-  const std::string file = is_python ? name.substr(0, function + 3) : name;
+  const std::string file = function == std::string::npos ? name : name.substr(0, function + 3);
   if (std::error_code error; !std::filesystem::exists(file, error))
     throw std::invalid_argument(fmt::format("kernel '{}': there is no such file", name));
   std::vector<std::string> command{is_python ? find_python(name) : find_worker(name)};

@@ -23,7 +23,7 @@ enum class Outcome { done, failed, could_not_run };  // failed: the kernel said 
 
 struct Reply {
   Outcome outcome = Outcome::done;
-  std::string message;  // of the others
+  std::string message;  // of the others; of `failed` the text of CallFailed
   std::int64_t workspace_bytes = 0;
   Timing timing;
 };
@@ -42,7 +42,7 @@ void fields(auto& a, Is<Declaration> auto& x) {
 }
 void fields(auto& a, Is<AttnspecLimits> auto& x) {
   a(x.dtypes, x.gates, x.phis, x.only_causal, x.only_equal_dims, x.only_equal_lengths, x.dk, x.dv, x.group, x.block,
-    x.top_k, x.compress_block, x.window);
+    x.top_k, x.compress_block, x.window_size);
 }
 void fields(auto& a, Is<AttnspecLimit> auto& x) { a(x.largest, x.multiple_of); }
 

@@ -51,7 +51,7 @@ Reply answer(ForeignCalls& calls, const std::vector<std::byte>& request, const S
     if (ask == Ask::run) calls.run(call);
     return reply;
   } catch (const CallFailed& failure) {
-    return {Outcome::failed, failure.what(), 0, {}};
+    return {Outcome::failed, std::string(failure.what()) + "\n" + failure.more, 0, {}};
   } catch (const std::exception& error) {
     return {Outcome::could_not_run, error.what(), 0, {}};
   }
@@ -71,7 +71,7 @@ void serve(const AttnspecKernel& kernel, const std::string& name, int socket, in
   }
   Channel channel(socket);
   send(channel, hello);
-  ForeignCalls calls(kernel, name);
+  ForeignCalls calls(kernel);
   Problems problems;
   for (std::vector<std::byte> request; channel.receive(request) == Channel::Result::done;)
     send(channel, answer(calls, request, shared, problems));

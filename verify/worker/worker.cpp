@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -85,7 +86,8 @@ Reply Worker::ask(Ask what, const AnyCall& call, const TimingPlan& plan) {
   try {
     if (!running_) start();
   } catch (const std::invalid_argument& error) {
-    throw CallFailed(error.what(), Verdict::crash);
+    const std::string why = error.what(), prefix = fmt::format("kernel '{}': ", name_);
+    throw CallFailed(why.starts_with(prefix) ? why.substr(prefix.size()) : why, Verdict::crash);
   }
   const Clock::time_point deadline = after(patience_);
   std::vector<std::byte> message;
@@ -97,19 +99,27 @@ Reply Worker::ask(Ask what, const AnyCall& call, const TimingPlan& plan) {
   reader(reply);
   if (reply.outcome == Outcome::done) return reply;
   running_.reset();
-  if (reply.outcome == Outcome::failed) throw CallFailed(reply.message);
+  if (reply.outcome == Outcome::failed) report(reply.message);
   throw std::runtime_error(reply.message);
+}
+
+void Worker::report(const std::string& text) {
+  const CallFailed failure(text);
+  const std::string line = failure.what();
+  // "mine.py:312: ValueError: shapes differ": the place and the kind, without what may differ from call to call.
+  const std::size_t place = line.find(": "), kind = place == std::string::npos ? place : line.find(": ", place + 2);
+  if (!failure.more.empty() && reported_.insert(line.substr(0, kind)).second)
+    fmt::print(stderr, "{}: {}\n{}\n", name_, line, failure.more);
+  throw failure;
 }
 
 void Worker::fail(Channel::Result how, Ask what, const AnyCall& call) {
   const int status = running_->process.end();
   running_.reset();
   if (how == Channel::Result::late)
-    throw CallFailed(fmt::format("kernel '{}': did not return from the {} call within {} s", name_, name_of(what, call),
-                                 patience_.count()),
+    throw CallFailed(fmt::format("did not return from the {} call within {} s", name_of(what, call), patience_.count()),
                      Verdict::hang);
-  throw CallFailed(fmt::format("kernel '{}': {} in the {} call", name_, how_call_ended(status), name_of(what, call)),
-                   Verdict::crash);
+  throw CallFailed(fmt::format("{} in the {} call", how_call_ended(status), name_of(what, call)), Verdict::crash);
 }
 
 }  // namespace attnspec::verify

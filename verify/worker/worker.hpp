@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,9 @@ class Worker {
 
   void start();
   Reply ask(Ask what, const AnyCall& call, const TimingPlan& plan = {});
+  /// Throws CallFailed with the text. What it says beside its line goes to standard error, once for each place that a
+  /// kernel failed in.
+  [[noreturn]] void report(const std::string& text);
   /// Ends the process. Throws CallFailed.
   [[noreturn]] void fail(Channel::Result how, Ask what, const AnyCall& call);
 
@@ -55,6 +59,7 @@ class Worker {
   Arena arena_;
   std::optional<Running> running_;
   Declaration declaration_;
+  std::set<std::string> reported_;
 };
 
 }  // namespace attnspec::verify

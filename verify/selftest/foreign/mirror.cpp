@@ -39,14 +39,14 @@ reference::NsaProblem nsa_problem(const AttnspecNsaSizes& sizes, const reference
   nsa.compress_block = sizes.compress_block, nsa.compress_stride = sizes.compress_stride;
   nsa.block = sizes.block, nsa.top_n = sizes.top_n;
   nsa.initial_blocks = sizes.initial_blocks, nsa.local_blocks = sizes.local_blocks;
-  nsa.window = sizes.window;
+  nsa.window = sizes.window_size;
   return nsa;
 }
 
 void set_phi(const AttnspecNsaSizes& sizes, const AttnspecPhi& parameters, reference::NsaProblem& nsa) {
-  nsa.phi = sizes.phi == ATTNSPEC_PHI_MEAN     ? reference::Phi::mean
-            : sizes.phi == ATTNSPEC_PHI_LINEAR ? reference::Phi::linear
-                                               : reference::Phi::mlp;
+  nsa.phi = sizes.phi_kind == ATTNSPEC_PHI_MEAN     ? reference::Phi::mean
+            : sizes.phi_kind == ATTNSPEC_PHI_LINEAR ? reference::Phi::linear
+                                                    : reference::Phi::mlp;
   nsa.activation = sizes.activation == ATTNSPEC_RELU   ? reference::Activation::relu
                    : sizes.activation == ATTNSPEC_SILU ? reference::Activation::silu
                                                        : reference::Activation::gelu;
@@ -78,7 +78,7 @@ struct Mirrored {
     }
     if constexpr (requires { p.selection; }) call.selection = selection(p.selection);
     if constexpr (requires { p.sizes; }) nsa = nsa_problem(p.sizes, moba.attention);
-    if constexpr (requires { p.window; }) nsa.window = p.window;
+    if constexpr (requires { p.window_size; }) nsa.window = p.window_size;
     expect(p.call.struct_size == sizeof p);
     // The workspace is the kernel's to fill: 8 bytes for each query token.
     expect(p.call.workspace_bytes == 8 * p.q.shape[0]);
@@ -152,8 +152,8 @@ const char* whole_nsa(const AttnspecNsa* p) {
 const char* whole_nsa_backward(const AttnspecNsaBackward* p) {
   reference::NsaProblem nsa;
   const auto branch = [](const AttnspecBranchGradients& b) { return BranchGradientViews{view(b.dk), view(b.dv)}; };
-  model().nsa_backward({nsa_call(*p->forward, nsa), view(p->d_o), view(p->dq), branch(p->compressed),
-                        branch(p->selected), branch(p->window), view(p->d_gates), view(p->dk_compressed),
+  model().nsa_backward({nsa_call(*p->forward, nsa), view(p->d_o), view(p->dq), branch(p->d_compressed),
+                        branch(p->d_selected), branch(p->d_window), view(p->d_gates), view(p->dk_compressed),
                         view(p->dv_compressed), phi(p->d_phi_k), phi(p->d_phi_v)});
   return nullptr;
 }
