@@ -89,7 +89,7 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
                                                    std::int64_t set)
     : arithmetic_(arithmetic), problem_(problem), features_(tokens.dim), expected_(zero_phi(problem, tokens.dim)[0]) {
   const PhiParameters parameters = product_operands(arithmetic, phi[static_cast<std::size_t>(set)]);
-  const Operand d_row_operands = product_operand(arithmetic, d_rows);
+  const Operand d_row_operands = problem.phi == Phi::mean ? Operand(d_rows) : product_operand(arithmetic, d_rows);
   for (std::int64_t g = 0; g < tokens.heads; ++g)
     for (const CompressionBlock& block : compression_blocks(problem))
       if (problem.shared_phi || g == set) blocks_.push_back({block.begin, block.row, g});

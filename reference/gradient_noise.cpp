@@ -17,9 +17,9 @@ Vector worsts(const Vector& x, Format format) {
   return x.unaryExpr([&](double value) { return rounding_worst(value, format); });
 }
 
-/// Variance along a sum of what all its weights share that were cut: their mean error. Tag T2.
-double common_error_of_cut(Format weights) {
-  return weights == Format::tf32_cut ? square(kRounding * unit_roundoff(weights)) : 0;
+/// What rounding does to weights that are known. P1.
+Vector rounding_errors(const Vector& weights, Format format) {
+  return weights.unaryExpr([&](double p) { return round_to(p, format) - p; });
 }
 
 /// Groups of equal dS: they have equal P.
@@ -264,7 +264,6 @@ GradientNoise key_gradient_noise(const Arithmetic& arithmetic, const KeyTerms& t
   const Groups equal_p = equal_groups(terms.p.row(key));
   if (terms.d_weights.size() > 0)
     add_shared(equal_p, terms.d_weights.row(key), terms.p_rounding.row(key), std::abs(terms.scale), q, errors);  // E9
-  errors.along_centre = common_error_of_cut(arithmetic.weights);                                                 // T2
   GradientNoise result =
       sum_noise(arithmetic,
                 {terms.q, terms.q_squares, terms.q_magnitudes, terms.ds.row(key), terms.ds_variance.row(key),
@@ -286,15 +285,15 @@ GradientNoise value_gradient_noise(const Arithmetic& arithmetic, const KeyTerms&
   if (terms.q.rows() == 0) return {RowErrors(dv.size()), RowNoise(dv.size())};
   const Vector ascending = sorted(terms.p.row(key));
   RowErrors errors(dv.size());
-  errors.along_centre = square(kRounding * unit_roundoff(arithmetic.weights)) +
-                        repetition_variance(accumulator_roundoff(arithmetic), ascending);
+  errors.along_centre = repetition_variance(accumulator_roundoff(arithmetic), ascending);
   const auto d_o = [&](Eigen::Index t) -> Vector { return terms.d_o.row(t).transpose(); };
   add_shared(terms.equal_q, terms.p.row(key), terms.score_variance.row(key), 1, d_o, errors);
   GradientNoise result =
       sum_noise(arithmetic,
                 {terms.d_o, terms.d_o_squares, terms.d_o_magnitudes, terms.p.row(key), terms.p_variance.row(key),
                  terms.p_worst.row(key), terms.p_floor.row(key), terms.p_rounding.row(key), 1,
-                 equal_groups(terms.p.row(key), ascending), terms.equal_d_o},
+                 equal_groups(terms.p.row(key), ascending), terms.equal_d_o,
+                 terms.d_o.transpose() * rounding_errors(terms.p.row(key), arithmetic.weights)},
                 terms.num_terms, std::move(errors), dv);
   if (!terms.parts.empty())
     add_part_roundings(arithmetic,

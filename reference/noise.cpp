@@ -38,6 +38,10 @@ double term_worst(const Arithmetic& arithmetic, double n) {
   return n * accumulator_roundoff(arithmetic) + (arithmetic.products == Fp32Products::tf32x3 ? 3 * 0x1p-22 : 0);
 }
 
+double common_error_of_cut(Format weights) {
+  return weights == Format::tf32_cut ? square(kRounding * unit_roundoff(weights)) : 0;
+}
+
 Vector sorted(Vector values) {
   std::sort(values.begin(), values.end());
   return values;

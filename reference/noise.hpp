@@ -64,6 +64,9 @@ double accumulation_variance(double roundoff, double n, double squares, double s
 double term_variance(const Arithmetic& arithmetic, double n);
 double term_worst(const Arithmetic& arithmetic, double n);
 
+/// Variance along a sum whose weights were cut: the mean of their errors, which all share. Tag T2.
+double common_error_of_cut(Format weights);
+
 /// Indices of values that fp32 cannot tell apart, in groups of two and more: |x - y| <= 2^-22 |x|. Zeros are in none.
 /// What is computed from equal numbers in the same way has equal errors: tags F6, E6. sorted: the values, ascending.
 using Groups = std::vector<std::vector<Eigen::Index>>;

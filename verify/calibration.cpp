@@ -128,11 +128,27 @@ std::string CalibratedArithmetic::kernel(Operator op) const {
 }
 
 std::vector<CalibratedArithmetic> calibrated_arithmetics() {
-  std::vector<CalibratedArithmetic> arithmetics{{Format::fp32, {}}};
+  std::vector<CalibratedArithmetic> arithmetics{
+      {Format::fp32, {}},
+      {Format::fp32, {"tf32"}},
+      {Format::fp32, {"tf32_truncated"}},
+      {Format::fp32, {"tf32x3"}},
+      {Format::fp32, {"scaled_q", "softmax_delta", "rounded_head_gradients", "position_bias"}},
+  };
   for (const Format dtype : {Format::bf16, Format::fp16}) {
     arithmetics.push_back({dtype, {}});
     for (const reference::ArithmeticOption& option : reference::arithmetic_options())
-      arithmetics.push_back({dtype, {option.name}});
+      if (reference::contradiction({option.name}).empty() && !std::string(option.name).starts_with("tf32"))
+        arithmetics.push_back({dtype, {option.name}});
+    // What public kernels declare together: docs/arithmetic.md.
+    arithmetics.push_back({dtype, {"rounded_head_gradients", "scaled_ds", "rounded_p_in_ds"}});
+    arithmetics.push_back(
+        {dtype,
+         {"rounded_partials", "rounded_head_gradients", "rounded_block_gradients", "bf16_partials", "scaled_ds"}});
+    arithmetics.push_back({dtype,
+                           {"rounded_partials", "rounded_means", "rounded_head_gradients", "own_block_apart",
+                            "rounded_block_gradients", "rounded_gradient_sums"}});
+    arithmetics.push_back({dtype, {"fp32_weights", "softmax_delta"}});
     arithmetics.push_back({dtype, {"fp32_weights", "fp32_out"}});
     arithmetics.push_back({dtype, {"rounded_sum", "rounded_means", "rounded_partials"}});
     arithmetics.push_back({dtype, {"normalise_first", "rounded_partials", "fp32_out"}});
