@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -26,7 +27,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMaxFailing = 8, kMaxPassing = 8;  // cases that sets are tried on
 constexpr std::size_t kMaxConfirmed = 64;                // failing cases that a set which fits must explain
 constexpr std::size_t kMaxOptions = 3;                   // of a set
-constexpr std::int64_t kTellingRows = 48;                // looked at of one output and case
+constexpr std::int64_t kTellingRows = 64;                // looked at of one output and case, about
 constexpr std::int64_t kMinTellingRows = 12;             // in all
 constexpr double kManyTerms = 8;                         // n_eff from which R must be near 1
 constexpr double kChange = 1.3;                          // of a variance, from which a row can tell
@@ -89,31 +90,34 @@ bool changes_variance(const SeenRow& old, const SeenRow& now) {
   return now.trace > kChange * old.trace || old.trace > kChange * now.trace;
 }
 
+/// Whether a row is one of about kTellingRows of its output and case, from all over it.
+bool is_looked_at(const Trial& trial, const ObservedRow& row) {
+  for (const OutputSummary& output : trial.result.outputs)
+    if (output.output == row.output)
+      return (row.place.token * 7919 + row.place.head) % (1 + output.rows / kTellingRows) == 0;
+  return false;
+}
+
 /// Judges a case under declared arithmetic. before: the same case under another, whose changed rows are looked at.
 Trial judge_under(const Kernel& kernel, const ArithmeticOptions& options, const Case& c, const Trial* before) {
   Kernel declared = kernel;
   declared.arithmetic = options;
   Trial trial;
-  std::map<std::string, std::int64_t> looked_at;
   std::mutex mutex;
   trial.result = judge(declared, c, [&](const ObservedRow& row) {
     SeenRow seen{row.comparison.r, row.comparison.trace, row.expected.size(), row.expected};
     const RowKey key{row.output, row.place.sequence, row.place.token, row.place.head};
-    bool looks = false;
-    {
-      const std::lock_guard lock(mutex);
-      trial.kinds[row.output] = row.kind;
-      if (before != nullptr && row.covariance != nullptr && seen.r > 0 &&
+    if (before != nullptr && row.covariance != nullptr && is_looked_at(*before, row)) {
+      const auto old = before->rows.find(key);
+      if (old != before->rows.end() && old->second.trace > 0 && seen.r > 0 &&
           100 * row.comparison.floor_squares < seen.trace) {
-        const auto old = before->rows.find(key);
-        looks = old != before->rows.end() && old->second.trace > 0 &&
-                (changes_variance(old->second, seen) ||
-                 (seen.expected - old->second.expected).squaredNorm() > seen.trace / 100) &&
-                looked_at[row.output]++ < kTellingRows;
+        const double terms = reference::effective_terms(row.covariance->matrix());
+        const bool is_moved = (seen.expected - old->second.expected).squaredNorm() > seen.trace / 100;
+        seen.tells = changes_variance(old->second, seen) ? terms >= kManyTerms : is_moved && terms >= 2;
       }
     }
-    if (looks) seen.tells = reference::effective_terms(row.covariance->matrix()) >= kManyTerms;
     const std::lock_guard lock(mutex);
+    trial.kinds[row.output] = row.kind;
     trial.rows.insert_or_assign(key, std::move(seen));
   });
   return trial;
@@ -307,6 +311,16 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results) {
       options.insert(options.end(), added.begin(), added.end());
       if (!reference::contradiction(options).empty() || !may_explain(added, accused)) continue;
       const std::optional<Comparison> tried = try_options(kernel, options, evidence);
+      if (std::getenv("HINT_DEBUG") != nullptr) {
+        fmt::print(stderr, "{}: {}", sum_of(added), tried ? "ok" : "violation");
+        if (tried) {
+          fmt::print(stderr, " L {:.3g} moved {} {:.3f}->{:.3f}", tried->likelihood, tried->moved.rows,
+                     tried->moved.rms_before(), tried->moved.rms_after());
+          for (auto& [o, c] : tried->widened)
+            fmt::print(stderr, " {} {} {:.3f}->{:.3f}", o, c.rows, c.rms_before(), c.rms_after());
+        }
+        fmt::print(stderr, "\n");
+      }
       if (!tried || !tried->is_calibrated()) continue;
       if (!tried->can_tell()) {
         if (allowed.empty()) allowed = sum_of(options);
