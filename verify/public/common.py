@@ -1,0 +1,254 @@
+"""What the adapters share: where the public sources are, arrays to the GPU and back, sequences, padding.
+
+An adapter imports this file first: it says in one line what is missing.
+"""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+
+try:
+    import numpy as np
+    import torch
+except ImportError as error:
+    raise ImportError(f"needs PyTorch 2.11 and NumPy in the python3 that runs it ({error}); ATTNSPEC_PYTHON names "
+                      "another") from None
+
+# The tests of the adapters set this to "cpu", where PyTorch has the operator without a GPU.
+DEVICE = os.environ.get("ATTNSPEC_PUBLIC_DEVICE", "cuda")
+
+# Subfolders of ATTNSPEC_PUBLIC, and the repositories that belong there.
+PROJECTS = {
+    "moba": "MoonshotAI/MoBA",
+    "flash_moba": "mit-han-lab/flash-moba",
+    "fla": "fla-org/flash-linear-attention",
+    "xunhaolai": "XunhaoLai/native-sparse-attention-triton",
+    "fsa": "Relaxed-System-Lab/Flash-Sparse-Attention",
+    "mdy666": "mdy666/Scalable-Flash-Native-Sparse-Attention",
+}
+
+
+# ---- What an adapter needs ----
+
+
+def need_gpu():
+    """Raises an ImportError in one line where there is no GPU."""
+    if DEVICE != "cpu" and not torch.cuda.is_available():
+        raise ImportError("needs a CUDA GPU that PyTorch sees (torch.cuda.is_available() is false)")
+
+
+def source_folder(project):
+    """The folder that the environment names for a project, or None: ATTNSPEC_PUBLIC_<PROJECT>, else the subfolder of
+    ATTNSPEC_PUBLIC, if it is there."""
+    single = os.environ.get("ATTNSPEC_PUBLIC_" + project.upper())
+    if single:
+        return pathlib.Path(single)
+    folder = os.environ.get("ATTNSPEC_PUBLIC")
+    return pathlib.Path(folder) / project if folder and (pathlib.Path(folder) / project).is_dir() else None
+
+
+def needs(project):
+    """What to do where a project is missing, for one line."""
+    return (f"needs {PROJECTS[project]}: install its package, or check it out and name its folder in "
+            f"ATTNSPEC_PUBLIC_{project.upper()} (or the folder above {project}/ in ATTNSPEC_PUBLIC)")
+
+
+def load(project, *modules):
+    """Modules of a public project, from the folder in the environment or else as installed. Raises an ImportError in
+    one line."""
+    folder = source_folder(project)
+    if folder is not None:
+        if not folder.is_dir():
+            raise ImportError(f"{needs(project)}; {folder} is no folder")
+        sys.path.insert(0, str(folder))
+    loaded = []
+    for name in modules:
+        try:
+            loaded.append(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            if error.name is not None and name.startswith(error.name):
+                raise ImportError(needs(project)) from None
+            raise ImportError(f"{PROJECTS[project]} needs the Python package {error.name}, which is missing") from None
+        except Exception as error:
+            raise ImportError(f"{PROJECTS[project]}: {name} cannot be imported: {type(error).__name__}: "
+                              f"{' '.join(str(error).split())}") from None
+    return loaded
+
+
+def version(project, package=""):
+    """The commit of a project's folder, from its file COMMIT or from git; else the version of the installed package."""
+    folder = source_folder(project)
+    if folder is None:
+        from importlib import metadata
+        try:
+            return metadata.version(package or project)
+        except metadata.PackageNotFoundError:
+            return "unknown"
+    if (folder / "COMMIT").is_file():
+        return (folder / "COMMIT").read_text().strip()[:7]
+    if (folder / ".git").exists():
+        done = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return "unknown"
+
+
+# ---- Arrays and tensors ----
+
+
+def as_tensor(array):
+    """A tensor over an array's memory, with its strides; uint16 holds bf16."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_gpu(array):
+    """A packed copy of an array on the GPU, in its own format."""
+    return as_tensor(array).to(DEVICE, memory_format=torch.contiguous_format, copy=True)
+
+
+def from_gpu(array, tensor):
+    """Writes a tensor into an output. Equal formats keep their bits, NaN's too; fp32 is rounded once; a 16-bit tensor
+    does not fit another format, which would hide a rounding."""
+    target = as_tensor(array)
+    tensor = tensor.detach()
+    if tensor.dtype not in (target.dtype, torch.float32):
+        raise TypeError(f"a {tensor.dtype} tensor for an output of {target.dtype}")
+    if tuple(tensor.shape) != tuple(target.shape):
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} for an output of shape {tuple(target.shape)}")
+    if tensor.dtype == target.dtype and tensor.element_size() == 2:  # as integers: a copy of floats may change NaN
+        torch.from_numpy(array.view(np.int16)).copy_(tensor.contiguous().view(torch.int16).cpu())
+    else:
+        target.copy_(tensor.cpu())
+
+
+def pad_features(tensor, size):
+    """Zeros after the features, up to `size`: they change no product, and their gradients are left out."""
+    return torch.nn.functional.pad(tensor, (0, size - tensor.shape[-1])) if tensor.shape[-1] < size else tensor
+
+
+def up_to(size, multiple):
+    """The next multiple."""
+    return -(-size // multiple) * multiple
+
+
+def power_of_two(size, at_least=1):
+    """The next power of two."""
+    return max(at_least, 1 << (size - 1).bit_length())
+
+
+def pad_front(tensor, rows):
+    """Rows of zeros before the rows."""
+    return torch.cat([tensor.new_zeros(rows, *tensor.shape[1:]), tensor]) if rows > 0 else tensor
+
+
+def pad_group(tensor, kv_heads, size):
+    """Heads of zeros, so that each group of query heads has `size`: [tokens, heads, dim]. A head with q = 0 and d_o = 0
+    adds exactly nothing to dk and dv."""
+    group = tensor.shape[1] // kv_heads
+    if group == size:
+        return tensor
+    groups = tensor.unflatten(1, (kv_heads, group))
+    return torch.cat([groups, groups.new_zeros(tensor.shape[0], kv_heads, size - group, tensor.shape[2])], 2).flatten(1, 2)
+
+
+def cut_group(tensor, kv_heads, group):
+    """The inverse: the first heads of every group."""
+    return tensor.unflatten(1, (kv_heads, -1))[:, :, :group].flatten(1, 2)
+
+
+def repeat_heads(tensor, group):
+    """Keys or values, once for each query head of a group."""
+    return tensor.repeat_interleave(group, 1) if group > 1 else tensor
+
+
+def sum_group(gradient, group):
+    """The gradients of a group's repeated keys, summed in fp32: [tokens, heads, dim]."""
+    return gradient.float().unflatten(1, (-1, group)).sum(2) if group > 1 else gradient
+
+
+# ---- Sequences ----
+
+
+class Sequence:
+    """A sequence of a call: its rows of queries and of keys."""
+
+    def __init__(self, number, q_begin, q_end, k_begin, k_end):
+        self.number = number
+        self.queries, self.keys = slice(int(q_begin), int(q_end)), slice(int(k_begin), int(k_end))
+        self.num_queries, self.num_keys = int(q_end - q_begin), int(k_end - k_begin)
+
+
+def sequences(q_offsets, k_offsets):
+    """All sequences of a call, empty ones too."""
+    return [Sequence(s, *q_offsets[s:s + 2], *k_offsets[s:s + 2]) for s in range(len(q_offsets) - 1)]
+
+
+def rows_with_keys(sequence, causal):
+    """The queries of a sequence that see a key at all, as rows of the call."""
+    queries, keys = sequence.num_queries, sequence.num_keys
+    first = queries if keys == 0 else max(0, queries - keys) if causal else 0
+    return slice(sequence.queries.start + first, sequence.queries.stop)
+
+
+def no_keys(o, lse):
+    """Writes what rows without keys have: o = 0, lse = -infinity."""
+    o[...] = 0
+    lse[...] = -np.inf
+
+
+def zero(*gradients):
+    """Writes zeros; uint16 holds bf16."""
+    for gradient in gradients:
+        gradient[...] = 0
+
+
+def positive_scale(q, scale):
+    """Query and scale for kernels that take a scale above 0 alone: -q, or 0 for a scale of 0. Both are exact."""
+    if scale > 0:
+        return q, scale
+    return (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
+
+
+def positive_scale_gradient(dq, scale):
+    """dq of what positive_scale gave."""
+    return dq if scale > 0 else -dq if scale < 0 else torch.zeros_like(dq)
+
+
+# ---- lse ----
+
+
+def lse_from_kernel(lse):
+    """lse of a kernel that writes +infinity for rows without keys, which this project writes as -infinity."""
+    return torch.where(lse == torch.inf, -torch.inf, lse)
+
+
+def lse_to_kernel(lse):
+    """The inverse, for that kernel's backward."""
+    return torch.where(lse == -torch.inf, torch.inf, lse)
+
+
+def natural(lse_log2):
+    """A log-sum-exp to base 2 as one to base e."""
+    return lse_log2 * 0.6931471805599453
+
+
+def offsets_on_gpu(offsets):
+    """Offsets as int32 on the GPU."""
+    return torch.from_numpy(np.asarray(offsets)).to(DEVICE, torch.int32)
+
+
+def longest(offsets):
+    """The length of the longest sequence."""
+    return int(max(np.diff(offsets), default=0))
+
+
+def selection_mask(selection, num_blocks):
+    """A selection [rows, heads, slots] as a mask [rows, heads, blocks]; -1 and blocks beyond the last are left out."""
+    given = torch.from_numpy(np.ascontiguousarray(selection)).to(DEVICE).long()
+    mask = torch.zeros(*given.shape[:2], num_blocks + 1, dtype=torch.bool, device=DEVICE)
+    mask.scatter_(2, torch.where((given < 0) | (given >= num_blocks), num_blocks, given), True)
+    return mask[:, :, :num_blocks]
