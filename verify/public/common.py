@@ -252,3 +252,110 @@ def selection_mask(selection, num_blocks):
     mask = torch.zeros(*given.shape[:2], num_blocks + 1, dtype=torch.bool, device=DEVICE)
     mask.scatter_(2, torch.where((given < 0) | (given >= num_blocks), num_blocks, given), True)
     return mask[:, :, :num_blocks]
+
+
+# ---- Public sources as modules ----
+
+
+def bare_package(project, name, subfolder=""):
+    """Makes a package importable without running its __init__, which often imports what an adapter does not need. Of a
+    folder from the environment, else of the installed package. Raises an ImportError in one line."""
+    import importlib.util
+    import types
+    folder = source_folder(project)
+    if folder is not None:
+        path = folder / subfolder / name.replace(".", "/")
+        if not path.is_dir():
+            raise ImportError(f"{needs(project)}; {path} is no folder")
+        paths = [str(path)]
+    elif "." in name and name.rpartition(".")[0] in sys.modules:
+        parent, _, last = name.rpartition(".")
+        paths = [f"{p}/{last}" for p in sys.modules[parent].__path__]
+    else:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ImportError(needs(project))
+        paths = list(spec.submodule_search_locations)
+    package = types.ModuleType(name)
+    package.__path__ = paths
+    sys.modules[name] = package
+
+
+def load_changed(project, name, changes):
+    """A module of which lines of the source are other ones, in memory: {old: new}, each old one once. The adapter's
+    summary has to say so."""
+    import importlib.util
+    import linecache
+    import types
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.origin:
+        raise ImportError(needs(project))
+    text = pathlib.Path(spec.origin).read_text()
+    for old, new in changes.items():
+        if text.count(old) != 1:
+            raise ImportError(f"{PROJECTS[project]}: {name} has not the one line '{old.strip()}' that is to be changed")
+        text = text.replace(old, new)
+    module = types.ModuleType(name)
+    module.__file__, module.__package__ = f"{spec.origin} (changed)", name.rpartition(".")[0]
+    linecache.cache[module.__file__] = (len(text), None, text.splitlines(True), module.__file__)  # triton reads it
+    sys.modules[name] = module
+    exec(compile(text, module.__file__, "exec"), module.__dict__)
+    return module
+
+
+def one_config(*kernels):
+    """Leaves an autotuned Triton kernel one configuration, that of four warps, unless ATTNSPEC_PUBLIC_AUTOTUNE=all:
+    trying a dozen of them takes minutes for each class of shapes."""
+    if os.environ.get("ATTNSPEC_PUBLIC_AUTOTUNE") == "all":
+        return
+    for kernel in kernels:
+        while not hasattr(kernel, "configs") and hasattr(kernel, "fn"):
+            kernel = kernel.fn
+        configs = getattr(kernel, "configs", [])
+        if len(configs) > 1:
+            kernel.configs = [next((c for c in configs if c.num_warps == 4), configs[0])]
+
+
+# ---- Selections as kernels want them ----
+
+
+def kernel_block(block, smallest, largest):
+    """The largest block size of a kernel, a power of two, that divides a block size."""
+    size = largest
+    while size > smallest and block % size:
+        size //= 2
+    return size
+
+
+def packed_selection(selection, q_offsets, k_offsets, block, size, filler=-1):
+    """A selection in blocks of `size` tokens, of which the blocks that the causal row sees come first, in ascending
+    order, and `filler` after them; and which rows see a block at all. Blocks of the future are left out. NumPy int32
+    [rows, heads, slots], bool [rows, heads]."""
+    parts = block // size
+    big = np.iinfo(np.int32).max
+    given = np.asarray(selection, np.int64)
+    split = np.where(given[..., None] < 0, big, given[..., None] * parts + np.arange(parts)).reshape(*given.shape[:2], -1)
+    own = np.zeros(given.shape[0], np.int64)
+    for sequence in sequences(q_offsets, k_offsets):
+        own[sequence.queries] = np.arange(sequence.num_queries) + sequence.num_keys - sequence.num_queries
+    own = np.where(own < 0, -1, own // size)
+    split = np.sort(np.where(split > own[:, None, None], big, split), axis=2)
+    return np.where(split == big, filler, split).astype(np.int32), split[:, :, 0] != big if split.shape[2] else None
+
+
+def without_empty(offsets):
+    """The offsets of the sequences that are not empty."""
+    return np.concatenate([offsets[:1], offsets[1:][np.diff(offsets) > 0]])
+
+
+def write_selection(selection, blocks):
+    """Writes blocks [rows, heads, slots] into a selection with at least as many slots; -1 after them."""
+    selection[...] = -1
+    slots = min(selection.shape[2], blocks.shape[2])
+    extra = blocks[:, :, slots:]
+    if (extra >= 0).any():
+        raise ValueError(f"the kernel selected more blocks than the {slots} slots of a row")
+    selection[:, :, :slots] = blocks[:, :, :slots]

@@ -3,7 +3,8 @@
 
     verify/public/run_all.py --seconds 60 --out results
 
-For each function: `./attnspec check` (the fixed cases), the cases of --cases, and `./attnspec fuzz`. Writes
+For each function: `./attnspec check` (the fixed cases), the cases of cases/FILE.FUNCTION.cases and of --cases, and
+`./attnspec fuzz`. Writes
 OUT/table.md, and for each kernel OUT/<file>.<function>.json with all findings and OUT/<file>.<function>.log with what
 the program printed. A kernel that is missing, crashes or takes too long is a line of the table and no more.
 """
@@ -23,7 +24,6 @@ import xml.etree.ElementTree
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parents[1]
-NO_ADAPTERS = {"common.py", "run_all.py"}
 COLUMNS = ["kernel", "version", "operator", "arithmetic", "cases judged", "rows judged", "not supported", "verdict",
            "first finding"]
 
@@ -44,25 +44,30 @@ except ValueError as error:
 class Kernel:
     """A function of an adapter: its file, its name and the operator that it is decorated with."""
 
-    def __init__(self, path, function, operator):
+    def __init__(self, path, function, operator, only_cases=False):
+        self.only_cases = only_cases  # neither check nor fuzz: their cases are outside what limits can say
         self.path, self.function, self.operator = pathlib.Path(path), function, operator
         self.text = f"{os.path.relpath(self.path, TOP) if TOP in self.path.parents else self.path}:{function}"
         self.label = f"{self.path.stem}.{function}"
 
 
 def kernels_of(path):
-    """The functions of a file that are decorated with attnspec.kernel, without importing it."""
-    found = []
-    for node in ast.parse(path.read_text()).body:
+    """The functions of a file that are decorated with attnspec.kernel, without importing it. Those that the file names in
+    ONLY_CASES are judged on the cases of cases/FILE.FUNCTION.cases alone."""
+    found, body, only = [], ast.parse(path.read_text()).body, ()
+    for node in body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ONLY_CASES":
+            only = ast.literal_eval(node.value)
+    for node in body:
         for decorator in getattr(node, "decorator_list", []):
             if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "attnspec.kernel":
-                found.append(Kernel(path, node.name, ast.literal_eval(decorator.args[0])))
+                found.append(Kernel(path, node.name, ast.literal_eval(decorator.args[0]), node.name in only))
     return found
 
 
 def adapters(folder=HERE):
     """All kernels of a folder."""
-    return [kernel for path in sorted(folder.glob("*.py")) if path.name not in NO_ADAPTERS for kernel in kernels_of(path)]
+    return [kernel for path in sorted(folder.glob("*.py")) for kernel in kernels_of(path)]
 
 
 class TimeLimit(Exception):
@@ -222,7 +227,7 @@ def judge(kernel, options):
 
 
 def check(kernel, options, session, patience, result):
-    if options.level == 0:
+    if options.level == 0 or kernel.only_cases:
         return
     junit = options.out / f"{kernel.label}.xml"
     try:
@@ -246,7 +251,9 @@ def check(kernel, options, session, patience, result):
 
 
 def replay(kernel, options, session, patience, result):
-    cases = cases_of(options.cases, kernel.operator) if options.cases else []
+    own = kernel.path.parent / "cases" / f"{kernel.label}.cases"
+    files = ([own] if own.is_file() else []) + ([options.cases] if options.cases and not kernel.only_cases else [])
+    cases = [case for file in files for case in cases_of(file, kernel.operator)]
     if not cases:
         return
     path = options.out / f"{kernel.label}.cases"
@@ -263,7 +270,7 @@ def replay(kernel, options, session, patience, result):
 
 
 def fuzz(kernel, options, session, patience, result):
-    if options.seconds <= 0:
+    if options.seconds <= 0 or kernel.only_cases:
         return
     seed = ["--seed", options.seed] if options.seed is not None else []
     code, out, err = session.run(*options.program, "fuzz", kernel.text, "--seconds", options.seconds, "--keep-going",
