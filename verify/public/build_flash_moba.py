@@ -54,14 +54,13 @@ def build(folder):
     sources += [f"{kind}_hdim{size}_bf16_causal_sm80.cu" for kind in KINDS for size in (64, 128)]
     without = ["-DFLASHMOBA_DISABLE_DROPOUT", "-DFLASHMOBA_DISABLE_ALIBI", "-DFLASHMOBA_DISABLE_SOFTCAP"]
     includes = [csrc / name for name in ("flash_moba", "flash_moba/src", "flash_topk", "flash_topk/src")] + [cutlass]
-    # Not imported here: it would be with all symbols bound.
     cpp_extension.load(
         NAME, [str(csrc / source) for source in sources], extra_cflags=["-O3", "-std=c++17", *without],
         extra_cuda_cflags=["-O3", "-std=c++17", "-U__CUDA_NO_HALF_OPERATORS__", "-U__CUDA_NO_HALF_CONVERSIONS__",
                            "-U__CUDA_NO_HALF2_OPERATORS__", "-U__CUDA_NO_BFLOAT16_CONVERSIONS__",
                            "--expt-relaxed-constexpr", "--expt-extended-lambda", "--use_fast_math", *without],
         extra_ldflags=["-Wl,-z,lazy"], extra_include_paths=[str(path) for path in includes],
-        build_directory=str(output), verbose=True, is_python_module=False, is_standalone=False)
+        build_directory=str(output), verbose=True)
 
 
 def main():

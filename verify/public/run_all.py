@@ -65,6 +65,17 @@ def kernels_of(path):
     return found
 
 
+def literals(path, name):
+    """The texts that a file gives as an argument or key of a name, without importing it."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        pairs = [(node.arg, node.value)] if isinstance(node, ast.keyword) else []
+        if isinstance(node, ast.Dict):
+            pairs = [(key.value, value) for key, value in zip(node.keys, node.values) if isinstance(key, ast.Constant)]
+        found += [value.value for key, value in pairs if key == name and isinstance(value, ast.Constant)]
+    return found
+
+
 def adapters(folder=HERE):
     """All kernels of a folder."""
     return [kernel for path in sorted(folder.glob("*.py")) for kernel in kernels_of(path)]

@@ -78,9 +78,13 @@ def flash2_dense(**call):
     flash2(**call)
 
 
-@attnspec.kernel("window", **FLASH2)
-def flash2_windowed(**call):
-    flash2(**call)
+def flash2_windowed_backward(window_size, **call):
+    flash2_backward(window_size=window_size, **call)
+
+
+@attnspec.kernel("window", **{**FLASH2, "backward": flash2_windowed_backward})
+def flash2_windowed(window_size, **call):
+    flash2(window_size=window_size, **call)
 
 
 # ---- cuDNN: a call for each sequence ----
@@ -299,7 +303,8 @@ def flex(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, window_size=None,
     for sequence, heads, _, q_g, k_g, v_g, mask in flex_groups(q, k, v, q_offsets, k_offsets, causal, window_size,
                                                               selection, block):
         group = heads.stop - heads.start
-        q_g, k_g, v_g = (x.requires_grad_() for x in (q_g, k_g, v_g))  # the same compiled code as for the backward
+        if common.DEVICE != "cpu":  # where it has no gradients; elsewhere the code is that of the backward
+            q_g, k_g, v_g = (x.requires_grad_() for x in (q_g, k_g, v_g))
         out, lse_g = flex_call(q_g, k_g, v_g, mask, scale)
         from_gpu(o[sequence.queries, heads], tokens_first(out)[: sequence.num_queries, :group, : v.shape[2]])
         from_gpu(lse[sequence.queries, heads], lse_g[0, :group, : sequence.num_queries].t()[..., None])
@@ -330,11 +335,19 @@ def flex_dense(**call):
     flex(**call)
 
 
-@attnspec.kernel("window", **FLEX)
-def flex_windowed(**call):
-    flex(**call)
+def flex_windowed_backward(window_size, **call):
+    flex_backward(window_size=window_size, **call)
 
 
-@attnspec.kernel("selected", **FLEX)
-def flex_selected(**call):
-    flex(**call)
+@attnspec.kernel("window", **{**FLEX, "backward": flex_windowed_backward})
+def flex_windowed(window_size, **call):
+    flex(window_size=window_size, **call)
+
+
+def flex_selected_backward(selection, block, **call):
+    flex_backward(selection=selection, block=block, **call)
+
+
+@attnspec.kernel("selected", **{**FLEX, "backward": flex_selected_backward})
+def flex_selected(selection, block, **call):
+    flex(selection=selection, block=block, **call)
