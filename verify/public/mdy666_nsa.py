@@ -1,0 +1,160 @@
+"""mdy666/Scalable-Flash-Native-Sparse-Attention: attention to compressed rows with top-n, and to selected blocks, as
+kernels that attnspec judges.
+
+    ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/mdy666_nsa.py:selected_fixed
+
+Features are padded with zeros to 64, 128 or 192. A row of a selection is packed to the front, with a block of the future
+in its unused slots, as the package's own top-n has it; the mask hides those. As published `tl.constexpr` stands around a
+number that is not known when the forward of the selected branch is compiled: `selected` is the published code, and
+`selected_fixed` the same without it, changed in memory. lse is to base 2 inside and converted. Rows that see no key are
+written by hand. Importances are stored in fp16 unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the
+package's default.
+"""
+
+import sys
+import types
+
+import common
+import numpy as np
+import selected_calls
+import torch
+from common import from_gpu, pad_features, to_gpu
+
+import attnspec
+
+common.need_gpu()
+try:
+    import pkg_resources  # noqa: F401
+except ImportError:  # setuptools has it no longer: the one function that is needed
+    from packaging.version import parse
+    sys.modules["pkg_resources"] = types.SimpleNamespace(parse_version=parse)
+for package in ("flash_nsa", "flash_nsa.ops"):
+    common.bare_package("mdy666", package)
+utils, published, compress_attn, topk = common.load("mdy666", "flash_nsa.utils", *(
+    f"flash_nsa.ops.{name}" for name in ("select_attn", "compress_attn", "topk")))
+fixed = common.load_changed("mdy666", "flash_nsa.ops.select_attn", {
+    "stop_n = tl.constexpr(tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M)))":
+    "stop_n = tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M))"})
+VERSION = "mdy666 " + common.version("mdy666", "flash-nsa")
+BLOCKS = 16, 64  # least and greatest selection block
+SIZES = 64, 128, 192
+
+
+def beyond_the_last(longest, block):
+    """What the package's top-n has in unused slots: the number of blocks of the longest sequence."""
+    return -(-longest // block)
+
+
+def tell_sizes(offsets, **sizes):
+    """Sets the sizes of a call, which the package keeps in a class."""
+    utils.NSAHelper.set_hyperparameters(**{name: int(size) for name, size in sizes.items()})
+    utils.NSAHelper._init_xyk_cu_seqlens(offsets)
+
+
+# ---- Selected ----
+
+
+def attend(module, call, scale):
+    tell_sizes(call.offsets, block_size=call.block, top_n=call.blocks.shape[2])
+    out = module.select_attn(*call.tensors, call.blocks, scale)
+    return out, common.natural(out.grad_fn.saved_tensors[4]).t()
+
+
+def attend_published(call, scale):
+    return attend(published, call, scale)
+
+
+def attend_fixed(call, scale):
+    return attend(fixed, call, scale)
+
+
+def selected_backward(**call):
+    selected_calls.backward(attend_published, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
+
+
+def selected_fixed_backward(**call):
+    selected_calls.backward(attend_fixed, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
+
+
+SELECTED = {"arithmetic": "rounded_head_gradients", "dtypes": ["bf16", "fp16"], "only_causal": True,
+            "only_equal_lengths": True, "dk": 192, "dv": 128, "block": (0, 16), "unordered_backward": True}
+
+
+@attnspec.kernel("selected", backward=selected_backward, summary="mdy666 as published", **SELECTED)
+def selected(**call):
+    selected_calls.forward(attend_published, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
+
+
+@attnspec.kernel("selected", backward=selected_fixed_backward,
+                 summary="mdy666 without the tl.constexpr that keeps it from compiling", **SELECTED)
+def selected_fixed(**call):
+    selected_calls.forward(attend_fixed, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
+
+
+# ---- Attention to compressed rows ----
+
+
+class Compressed:
+    """The inputs of a call."""
+
+    def __init__(self, q, k, v, q_offsets, compress_block, compress_stride, block, top_n, initial_blocks, local_blocks):
+        widths = [next(size for size in SIZES if size >= x.shape[2]) for x in (q, v)]
+        self.tensors = [pad_features(to_gpu(x), width).requires_grad_() for x, width in (
+            (q, widths[0]), (k, widths[0]), (v, widths[1]))]
+        self.widths = widths
+        tell_sizes(common.offsets_on_gpu(common.without_empty(q_offsets)), kernel_size=compress_block,
+                   stride=compress_stride, block_size=block, top_n=top_n, num_init_blocks=initial_blocks,
+                   num_local_blocks=local_blocks)
+
+
+def sees_rows(q_offsets, row_offsets, compress_block):
+    """Which queries see a compressed row."""
+    sees = np.ones(int(q_offsets[-1]), bool)
+    for begin, end in zip(q_offsets[:-1], q_offsets[1:]):
+        sees[begin:min(end, begin + compress_block - 1)] = False
+    return sees
+
+
+def compressed_backward(q, k, v, d_o, dq, dk, dv, scale, compress_block, compress_stride, block, top_n, initial_blocks,
+                        local_blocks, q_offsets, row_offsets, **_):
+    if q.shape[0] == 0 or k.shape[0] == 0:
+        return common.zero(dq, dk, dv)
+    call = Compressed(q, k, v, q_offsets, compress_block, compress_stride, block, top_n, initial_blocks, local_blocks)
+    out, _ = compress_attn.compress_attn(*call.tensors, scale)
+    gradients = torch.autograd.grad(out, call.tensors, pad_features(to_gpu(d_o), call.widths[1]).contiguous())
+    for target, gradient in zip((dq, dk, dv), gradients):
+        from_gpu(target, gradient[..., : target.shape[2]])
+
+
+def attend_compressed(fp32, q, k, v, selection, o, lse, scale, compress_block, compress_stride, block, top_n,
+                      initial_blocks, local_blocks, q_offsets, row_offsets, **_):
+    if q.shape[0] == 0:
+        return
+    call = Compressed(q, k, v, q_offsets, compress_block, compress_stride, block, top_n, initial_blocks, local_blocks)
+    with torch.no_grad():
+        out, lse_g = compress_attn.compress_attn(*call.tensors, scale)
+        blocks, _ = topk.slc_topk_indices(call.tensors[0], call.tensors[1], lse_g, sm_scale=scale, fp32=fp32,
+                                          maybe_efficient_version=not fp32)
+    from_gpu(o, out[..., : v.shape[2]])
+    from_gpu(lse, common.natural(lse_g).t()[..., None])
+    blind = ~sees_rows(q_offsets, row_offsets, compress_block)
+    o[blind] = 0
+    lse[blind] = -np.inf
+    unused = beyond_the_last(common.longest(q_offsets), int(block))
+    blocks = blocks.transpose(0, 1).cpu().numpy()
+    common.write_selection(selection, np.where(blocks == unused, -1, blocks))
+
+
+COMPRESSED = {"backward": compressed_backward, "arithmetic": "", "dtypes": ["bf16", "fp16"], "only_equal_lengths": True,
+              "dk": 192, "dv": 128, "unordered_backward": True}
+
+
+@attnspec.kernel("nsa_compressed", summary="mdy666: compress_attn, and top-n with importances in fp32", **COMPRESSED)
+def compressed(**call):
+    attend_compressed(True, **call)
+
+
+@attnspec.kernel("nsa_compressed", summary="mdy666: compress_attn, and its default top-n with importances in fp16",
+                 **COMPRESSED)
+def compressed_fp16(**call):
+    attend_compressed(False, **call)

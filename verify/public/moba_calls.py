@@ -1,0 +1,47 @@
+"""Calls of `moba` for implementations with the interface of MoonshotAI's: q, k, v [tokens, heads, features] with equal
+heads and features, offsets, the longest length, block, top_k. Used by moonshot_moba.py and fla_ops.py."""
+
+import common
+import torch
+from common import from_gpu, pad_features, to_gpu, up_to
+
+# What the efficient implementations round: own chunk and other chunks apart, all parts stored in the input format and
+# added in it by autograd; the means of keys too. index_add makes no sum in a fixed order.
+EFFICIENT = {
+    "arithmetic": "rounded_means+rounded_partials+rounded_head_gradients+rounded_block_gradients+own_block_apart+"
+                  "rounded_gradient_sums",
+    "exports_selection": False, "dtypes": ["bf16", "fp16"], "gates": ["top_k"], "only_causal": True,
+    "only_equal_lengths": True, "dk": 256, "dv": 256, "equal_bits": "none",
+}
+
+
+def inputs(q, k, v):
+    """Tensors with as many heads of keys as of queries, and features of one size, a multiple of 8."""
+    group, size = q.shape[1] // k.shape[1], up_to(max(q.shape[2], v.shape[2]), 8)
+    q_g, k_g, v_g = (pad_features(to_gpu(x), size) for x in (q, k, v))
+    return [x.requires_grad_() for x in (q_g, common.repeat_heads(k_g, group), common.repeat_heads(v_g, group))]
+
+
+def call(attend, tensors, q_offsets, block, top_k, scale):
+    offsets = common.without_empty(q_offsets)
+    return attend(*tensors, common.offsets_on_gpu(offsets), common.longest(offsets), int(block), int(top_k), scale)
+
+
+def forward(attend, q, k, v, o, lse, block, top_k, scale, q_offsets, **_):
+    if q.shape[0] == 0:
+        return
+    out, lse_g = call(attend, inputs(q, k, v), q_offsets, block, top_k, scale)
+    from_gpu(o, out[..., : v.shape[2]])
+    from_gpu(lse, lse_g[..., None])
+
+
+def backward(attend, q, k, v, d_o, dq, dk, dv, block, top_k, scale, q_offsets, **_):
+    """The forward again, and autograd. The parts of a group's heads are summed in fp32."""
+    if q.shape[0] == 0:
+        return
+    group, tensors = q.shape[1] // k.shape[1], inputs(q, k, v)
+    out, _ = call(attend, tensors, q_offsets, block, top_k, scale)
+    dq_g, dk_g, dv_g = torch.autograd.grad(out, tensors, pad_features(to_gpu(d_o), out.shape[2]))
+    from_gpu(dq, dq_g[..., : q.shape[2]])
+    from_gpu(dk, common.sum_group(dk_g, group)[..., : k.shape[2]])
+    from_gpu(dv, common.sum_group(dv_g, group)[..., : v.shape[2]])
