@@ -36,12 +36,39 @@ class PartSum {
   }
 
   const Rows& rows() const { return rows_; }
+  /// Of the same shape, zero.
+  Rows empty_rows() const { return {rows_.count, rows_.dim}; }
 
  private:
   Format part_, sum_;
   float factor_;
   Rows rows_;
   std::vector<bool> is_empty_;
+};
+
+/// dk and dv of one kv head: parts, each the sums of one pass of the backward over one query head or over all of the
+/// group.
+struct KeyGradients {
+  PartSum dk, dv;
+  std::vector<Gradients> sums;               // of each pass, since the last part
+  std::vector<std::vector<bool>> has_block;  // whether they hold something of its keys
+
+  KeyGradients(std::size_t passes, std::int64_t num_blocks, PartSum no_dk, PartSum no_dv)
+      : dk(std::move(no_dk)),
+        dv(std::move(no_dv)),
+        sums(passes, {Rows(), dk.empty_rows(), dv.empty_rows()}),
+        has_block(passes, std::vector<bool>(static_cast<std::size_t>(num_blocks))) {}
+
+  /// Adds a part of every pass.
+  void add(const Work& work) {
+    for (std::size_t pass = 0; pass < sums.size(); ++pass)
+      for (std::int64_t b = 0; b < work.num_blocks(); ++b) {
+        if (!has_block[pass][static_cast<std::size_t>(b)]) continue;
+        dk.add(sums[pass].dk, work.block_begin(b), work.block_end(b));
+        dv.add(sums[pass].dv, work.block_begin(b), work.block_end(b));
+        has_block[pass][static_cast<std::size_t>(b)] = false;
+      }
+  }
 };
 
 /// A kernel's own copy of the call, with `dense` and the parts of NSA written as one block per sequence.
@@ -69,6 +96,7 @@ struct Model {
   bool own_block_apart() const {
     return arithmetic.own_block_apart && call.op == Operator::moba && problem.attention.causal;
   }
+  std::size_t num_passes() const { return own_block_apart() ? 2 : 1; }
   Work work(std::int64_t s, bool is_backward = false) const {
     const auto& tokens = problem.attention.k_offsets;
     return {call.op,
@@ -172,60 +200,58 @@ struct Model {
     return own_and_others;
   }
 
+  /// dq of one query head, which is stored, and its share of the kv head's dk and dv.
+  void backward_head(const BackwardCall& backward, std::int64_t s, std::int64_t h, const Rows& k, const Rows& v,
+                     KeyGradients& of_keys) const {
+    const Work head = work(s, true);
+    const std::int64_t begin = q_begin(s), end = q_begin(s + 1);
+    const Rows q = operand_rows(stages, head, ScaledOperand::q, stages.load(call.q, begin, end, h)),
+               o = arithmetic.softmax_delta ? Rows() : stages.load(call.o, begin, end, h),
+               d_o = stages.load(backward.d_o, begin, end, h), lse = stages.load(call.lse, begin, end, h);
+    const std::vector<BlockQueries> lists = stages.order(head, given(s, h));
+    std::vector<float> delta;
+    const BackwardRows rows{q, k, v, d_o, lse.values, delta, h % group()};
+    delta = stages.delta(stages, head, lists, rows, o);
+    const bool are_stored = arithmetic.rounded_block_gradients || own_block_apart();
+    PartSum dq(arithmetic, are_stored, gradient_factor(head, ScaledOperand::k), q);
+    const auto of_passes = passes(head, lists);
+    for (std::size_t pass = 0; pass < of_passes.size(); ++pass) {
+      Gradients& sums = of_keys.sums[pass];
+      sums.dq = Rows(q.count, q.dim);
+      std::vector<bool> waits(static_cast<std::size_t>(q.count));  // whether the pass has something of this query
+      for (const BlockQueries& list : of_passes[pass]) {
+        if (list.queries.empty()) continue;
+        stages.attend_backward(stages, head, list, rows, sums);
+        of_keys.has_block[pass][static_cast<std::size_t>(list.block)] = true;
+        for (const std::int64_t i : list.queries) {
+          if (arithmetic.rounded_block_gradients)
+            dq.add(sums.dq, i, i + 1);
+          else
+            waits[static_cast<std::size_t>(i)] = true;
+        }
+      }
+      for (std::int64_t i = 0; i < q.count; ++i)
+        if (waits[static_cast<std::size_t>(i)]) dq.add(sums.dq, i, i + 1);
+    }
+    stages.store(dq.rows(), backward.dq, begin, h, 1);
+  }
+
   void backward_group(const BackwardCall& backward, std::int64_t s, std::int64_t g) const {
     const Work head = work(s, true);
-    const bool apart = own_block_apart();
-    const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), g),
-               k_operand = operand_rows(stages, head, ScaledOperand::k, k),
-               v = stages.load(call.v, k_begin(s), k_begin(s + 1), g);
-    PartSum dk(arithmetic, arithmetic.rounded_head_gradients || apart, gradient_factor(head, ScaledOperand::q), k),
-        dv(arithmetic, arithmetic.rounded_head_gradients || apart, 1, v);
-    std::vector<Gradients> sums(apart ? 2 : 1, {Rows(), Rows(k.count, k.dim), Rows(v.count, v.dim)});
-    const std::vector<bool> none(static_cast<std::size_t>(head.num_blocks()));
-    std::vector<std::vector<bool>> has_block(sums.size(), none);  // whether sums hold something of its keys
-    const auto add_keys = [&] {
-      for (std::size_t pass = 0; pass < sums.size(); ++pass) {
-        for (std::int64_t b = 0; b < head.num_blocks(); ++b) {
-          if (!has_block[pass][static_cast<std::size_t>(b)]) continue;
-          dk.add(sums[pass].dk, head.block_begin(b), head.block_end(b));
-          dv.add(sums[pass].dv, head.block_begin(b), head.block_end(b));
-        }
-        has_block[pass] = none;
-      }
-    };
+    const std::int64_t begin = k_begin(s), end = k_begin(s + 1);
+    const Rows k = operand_rows(stages, head, ScaledOperand::k, stages.load(call.k, begin, end, g)),
+               v = stages.load(call.v, begin, end, g);
+    const bool are_stored = arithmetic.rounded_head_gradients || own_block_apart();
+    KeyGradients of_keys(num_passes(), head.num_blocks(),
+                         PartSum(arithmetic, are_stored, gradient_factor(head, ScaledOperand::q), k),
+                         PartSum(arithmetic, are_stored, 1, v));
     for (std::int64_t h = g * group(); h < (g + 1) * group(); ++h) {
-      const Rows q = operand_rows(stages, head, ScaledOperand::q, stages.load(call.q, q_begin(s), q_begin(s + 1), h)),
-                 o = arithmetic.softmax_delta ? Rows() : stages.load(call.o, q_begin(s), q_begin(s + 1), h);
-      const Rows d_o = stages.load(backward.d_o, q_begin(s), q_begin(s + 1), h);
-      const Rows lse = stages.load(call.lse, q_begin(s), q_begin(s + 1), h);
-      const std::vector<BlockQueries> lists = stages.order(head, given(s, h));
-      std::vector<float> delta;
-      const BackwardRows rows{q, k_operand, v, d_o, lse.values, delta, h - g * group()};
-      delta = stages.delta(stages, head, lists, rows, o);
-      PartSum dq(arithmetic, arithmetic.rounded_block_gradients || apart, gradient_factor(head, ScaledOperand::k), q);
-      const auto of_passes = passes(head, lists);
-      for (std::size_t pass = 0; pass < sums.size(); ++pass) {
-        sums[pass].dq = Rows(q.count, q.dim);
-        std::vector<bool> seen(static_cast<std::size_t>(q.count));  // queries of this pass
-        for (const BlockQueries& list : of_passes[pass]) {
-          if (list.queries.empty()) continue;
-          stages.attend_backward(stages, head, list, rows, sums[pass]);
-          has_block[pass][static_cast<std::size_t>(list.block)] = true;
-          for (const std::int64_t i : list.queries)
-            if (arithmetic.rounded_block_gradients)
-              dq.add(sums[pass].dq, i, i + 1);
-            else
-              seen[static_cast<std::size_t>(i)] = true;
-        }
-        for (std::int64_t i = 0; i < q.count; ++i)
-          if (seen[static_cast<std::size_t>(i)]) dq.add(sums[pass].dq, i, i + 1);
-      }
-      stages.store(dq.rows(), backward.dq, q_begin(s), h, 1);
-      if (arithmetic.rounded_head_gradients) add_keys();
+      backward_head(backward, s, h, k, v, of_keys);
+      if (arithmetic.rounded_head_gradients) of_keys.add(head);
     }
-    add_keys();
-    stages.store(dk.rows(), backward.dk, k_begin(s), g, 1);
-    stages.store(dv.rows(), backward.dv, k_begin(s), g, 1);
+    of_keys.add(head);
+    stages.store(of_keys.dk.rows(), backward.dk, begin, g, 1);
+    stages.store(of_keys.dv.rows(), backward.dv, begin, g, 1);
   }
 };
 
