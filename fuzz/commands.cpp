@@ -17,6 +17,7 @@
 #include "fuzz/progress.hpp"
 #include "verify/calibration.hpp"
 #include "verify/golden.hpp"
+#include "verify/hint.hpp"
 #include "verify/judge.hpp"
 #include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
@@ -63,6 +64,15 @@ std::vector<CaseResult> run(const std::vector<Job>& jobs) {
   return results;
 }
 
+/// What the declared arithmetic of a kernel has to do with its results.
+void print_hints(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  std::vector<CaseResult> results;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(results),
+               [&](const CaseResult& result) { return result.kernel == kernel.name; });
+  for (const std::string& line : {hint(kernel, results), over_declaration(kernel, results)})
+    if (!line.empty()) fmt::print("{}\n", line);
+}
+
 /// What is judged where no kernel is named: every built-in one but those in the simulator, which are slow.
 std::vector<Kernel> default_kernels() {
   std::vector<Kernel> judged;
@@ -91,7 +101,10 @@ int check(const CheckOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<CaseResult> results = run(jobs);
   fmt::print("{}", table(results));
-  for (const Kernel& kernel : judged) fmt::print("{}", laws_not_held(kernel));
+  for (const Kernel& kernel : judged) {
+    print_hints(kernel, results);
+    fmt::print("{}", laws_not_held(kernel));
+  }
   fmt::print(stderr, "level {} in {:.1f} s\n", options.level,
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (!options.junit.empty()) write_junit(options.junit, results);
@@ -113,6 +126,7 @@ int replay(const std::string& target, const std::string& kernel, Seconds patienc
       for (const Finding& finding : results.back().findings) fmt::print("{}\n", failure_line(results.back(), finding));
     }
   }
+  for (const Kernel& k : judged) print_hints(k, results);
   return exit_code(results);
 }
 

@@ -26,7 +26,8 @@ const char* safetensors_dtype(Format format) {
     case Format::bf16: return "BF16";
     case Format::fp16: return "F16";
     case Format::fp32: return "F32";
-    case Format::tf32: break;  // no tensor's
+    case Format::tf32:
+    case Format::tf32_cut: break;  // no tensor's
   }
   return "";
 }

@@ -15,6 +15,7 @@
 #include "fuzz/median.hpp"
 #include "fuzz/progress.hpp"
 #include "fuzz/search.hpp"
+#include "verify/hint.hpp"
 #include "verify/kernel.hpp"
 #include "verify/laws/laws.hpp"
 #include "verify/model/defects.hpp"
@@ -104,6 +105,7 @@ int fuzz(const FuzzOptions& given) {
   Progress progress(static_cast<std::size_t>(given.cases.value_or(0)));
   std::set<std::string> distinct;
   std::size_t found = 0;
+  std::vector<CaseResult> failing;
   SearchObserver observer;
   if (given.is_verbose)
     observer.swarm = [&](const Swarm& swarm) {
@@ -115,10 +117,13 @@ int fuzz(const FuzzOptions& given) {
   observer.found = [&](const Found& finding) {
     progress.clear();
     if (distinct.insert(print(finding.shrunk.c)).second) report(finding, given.findings);
+    failing.push_back(finding.drawn);
+    failing.push_back(finding.shrunk);
   };
   const SearchSummary summary = search(kernel, options, observer);
   progress.clear();
   print_summary(summary, given.seed);
+  if (const std::string line = hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);
   fmt::print("{}", laws_not_held(kernel));
   if (found > 0)
     fmt::print("{} case{} with findings, {} after shrinking\n", found, found == 1 ? "" : "s", distinct.size());

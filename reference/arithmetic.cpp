@@ -20,7 +20,7 @@ const ArithmeticOption& find_option(std::string_view name) {
 void multiply_fp32(Arithmetic& a, Fp32Products products) {
   if (a.input != Format::fp32) return;
   a.products = products;
-  if (products != Fp32Products::tf32x3) a.weights = Format::tf32;
+  if (products != Fp32Products::tf32x3) a.weights = products == Fp32Products::tf32 ? Format::tf32 : Format::tf32_cut;
 }
 
 /// Options that cannot be declared together.

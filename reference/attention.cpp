@@ -99,9 +99,13 @@ RowGradient attend_backward(const Row& q, const Rows& k, const Rows& v, std::spa
   row.weights = lse == -std::numeric_limits<double>::infinity() ? Vector::Zero(row.scores.size())
                                                                 : Vector((row.scores.array() - lse).exp());
   row.d_weights = products(d_o, v, visible);
-  row.delta = d_o.dot(o);
-  row.d_scores = row.weights.array() * (row.d_weights.array() - row.delta);
+  set_delta(d_o.dot(o), row);
   return row;
+}
+
+void set_delta(double delta, RowGradient& row) {
+  row.delta = delta;
+  row.d_scores = row.weights.array() * (row.d_weights.array() - delta);
 }
 
 Vector query_gradient(const RowGradient& row, const Rows& k, std::span<const KeyRange> visible, double scale) {

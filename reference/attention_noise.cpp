@@ -86,7 +86,7 @@ void add_partial_roundings(const Parts& parts, const std::vector<Vector>& sums, 
 RowErrors output_errors(const Parts& parts) {
   const auto& [arithmetic, in, row] = std::tie(parts.arithmetic, parts.in, parts.row);
   RowErrors errors(row.o.size());
-  errors.along = accumulation_variance(parts.u, parts.n, 1, 0) * row.weights.cwiseAbs2();                   // F5
+  errors.along = term_variance(arithmetic, parts.n) * row.weights.cwiseAbs2();                              // F5
   errors.along_centred = parts.scores.variance.cwiseProduct(row.weights.cwiseAbs2());                       // F3
   (parts.sums_rounded() ? errors.along_centred : errors.along) += parts.rounding;                           // F1
   errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                      // F5
@@ -112,7 +112,8 @@ RowErrors output_errors(const Parts& parts) {
 /// The worst case and the floor of o, before the output's rounding.
 void add_worst(const Parts& parts, RowNoise& noise) {
   const auto& [arithmetic, in, row] = std::tie(parts.arithmetic, parts.in, parts.row);
-  const double rescaling = 4 * unit_roundoff(Format::fp32) * parts.offset, accumulated = (parts.n + 4) * parts.u;
+  const double rescaling = 4 * unit_roundoff(Format::fp32) * parts.offset,
+               accumulated = term_worst(arithmetic, parts.n + 4);
   const Vector score = (parts.scores.worst.array() + rescaling) * row.weights.array();
   const Rows magnitudes = view(in.kv.v_magnitudes);
   const double partial = arithmetic.partial == Format::fp32 ? 0 : unit_roundoff(arithmetic.partial);

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <map>
 
+#include "reference/operands.hpp"
+
 namespace attnspec::reference {
 
 namespace {
@@ -86,7 +88,8 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
                                                    const PhiHeads& phi, const Tensor& tokens, const Tensor& d_rows,
                                                    std::int64_t set)
     : arithmetic_(arithmetic), problem_(problem), features_(tokens.dim), expected_(zero_phi(problem, tokens.dim)[0]) {
-  const PhiParameters& parameters = phi[static_cast<std::size_t>(set)];
+  const PhiParameters parameters = product_operands(arithmetic, phi[static_cast<std::size_t>(set)]);
+  const Operand d_row_operands = product_operand(arithmetic, d_rows);
   for (std::int64_t g = 0; g < tokens.heads; ++g)
     for (const CompressionBlock& block : compression_blocks(problem))
       if (problem.shared_phi || g == set) blocks_.push_back({block.begin, block.row, g});
@@ -101,16 +104,24 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
   for (std::int64_t b = 0; b < num_blocks(); ++b) {
     const auto& [begin, row, g] = blocks_[static_cast<std::size_t>(b)];
     const Rows x = tokens.rows(begin, begin + l, g);
-    rows.row(b) = d_rows.row(row, g).transpose();
-    dx_.row(b) = compress_block_backward(problem, parameters, x, d_rows.row(row, g), expected_)
-                     .reshaped<Eigen::RowMajor>()
-                     .transpose();
+    const Vector d_row = d_row_operands->row(row, g);
+    rows.row(b) = d_row.transpose();
+    dx_.row(b) =
+        compress_block_backward(problem, parameters, x, d_row, expected_).reshaped<Eigen::RowMajor>().transpose();
     if (problem.phi == Phi::mean) continue;
     const BlockNoise block = compression.block(x);
     z_.col(b) = block.z;
     z_error_.col(b) = block.z_error;
     z_floor_.col(b) = block.z_floor;
-    if (problem.phi == Phi::mlp) set_hidden(b, block, w2, ties, d_rows.row(row, g));
+    if (problem.phi == Phi::mlp) {
+      set_hidden(b, block, w2, ties, d_row);
+      expected_.b2 += d_rows.row(row, g) - d_row;  // no product
+    }
+  }
+  if (has_position_bias(arithmetic, problem)) {
+    position_ = parameters.position.reshaped<Eigen::RowMajor>();
+    d_bias_ = rows.colwise().sum().transpose();
+    d_bias_error_ = d_bias_.unaryExpr([&](double x) { return round_to(x, arithmetic.output) - x; });
   }
   equal_z_ = equal_rows(view(Matrix(z_.transpose())));
   d_rows_ = SummedRows(std::move(rows));
@@ -181,7 +192,8 @@ void CompressionGradientNoise::set_input_gradients(const Matrix& to_input) {
   }
 }
 
-PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector expected) const {
+PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector expected,
+                                                     std::optional<std::int64_t> row_of_w) const {
   if (num_blocks() == 0) return {std::move(expected), {RowErrors(features_), RowNoise(features_)}, {}};
   RowErrors errors(features_);
   errors.separate = order_variance(accumulator_roundoff(arithmetic_), in.values, *d_rows_.y, d_rows_.equal);
@@ -189,7 +201,25 @@ PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector ex
                            {*d_rows_.y, d_rows_.squares, d_rows_.magnitudes, in.values, in.variance, in.worst, in.floor,
                             in.variance, 1, in.equal, d_rows_.equal, d_rows_.y->transpose() * in.move},
                            static_cast<double>(num_blocks()), std::move(errors), expected);
+  if (row_of_w && position_.size() > 0) {  // C1: RN(x^T dr) + RN(position S')
+    const double position = position_[*row_of_w];
+    const Vector known = (position * d_bias_error_).cwiseAbs();
+    sum.errors.separate += known.cwiseAbs2();
+    sum.noise.variance += known.cwiseAbs2();
+    sum.noise.worst += known;
+    add_stored_parts(expected - position * d_bias_, position * d_bias_, arithmetic_.output, sum);
+  }
+  add_head_parts(in.values, *d_rows_.y, expected, sum);
   return stored(std::move(expected), std::move(sum), arithmetic_.output, d_rows_.y);
+}
+
+void CompressionGradientNoise::add_head_parts(const Vector& values, const Matrix& y, const Vector& expected,
+                                              SumNoise& sum) const {
+  if (!arithmetic_.rounded_head_gradients || !problem_.shared_phi) return;
+  Matrix parts = Matrix::Zero(problem_.attention.kv_heads, y.cols());
+  for (std::int64_t b = 0; b < num_blocks(); ++b)
+    parts.row(blocks_[static_cast<std::size_t>(b)].kv_head) += values[b] * y.row(b);
+  add_part_roundings(arithmetic_, parts, expected, sum);
 }
 
 PredictedRow CompressionGradientNoise::sum_of_d_hidden(const Inputs& in, Vector expected) const {
@@ -206,6 +236,7 @@ PredictedRow CompressionGradientNoise::sum_of_d_hidden(const Inputs& in, Vector 
       static_cast<double>(num_blocks()), std::move(errors), expected);
   sum.noise.worst += units_.worst.transpose() * (in.values.cwiseAbs() + in.worst);
   sum.noise.floor += units_.floor.transpose() * in.values.cwiseAbs();
+  add_head_parts(in.values, *d_hidden_.y, expected, sum);
   return stored(std::move(expected), std::move(sum), arithmetic_.output, d_hidden_.y);
 }
 
@@ -220,7 +251,7 @@ CompressionGradientNoise::Inputs CompressionGradientNoise::ones() const {
 }
 
 PredictedRow CompressionGradientNoise::w(std::int64_t i) const {
-  return sum_of_d_rows(inputs(i), expected_.w.row(i).transpose());
+  return sum_of_d_rows(inputs(i), expected_.w.row(i).transpose(), i);
 }
 
 PredictedRow CompressionGradientNoise::w1(std::int64_t i) const {
@@ -241,7 +272,7 @@ PredictedRow CompressionGradientNoise::b2() const { return sum_of_d_rows(ones(),
 PredictedRow CompressionGradientNoise::position(std::int64_t i) const {
   std::vector<Part> parts;
   for (std::int64_t b = 0; b < num_blocks(); ++b) parts.push_back({b, i});
-  return input_gradient(parts);
+  return input_gradient(parts, d_bias_error_, true);
 }
 
 PredictedRow CompressionGradientNoise::token(std::int64_t token, std::int64_t kv_head) const {
@@ -250,10 +281,11 @@ PredictedRow CompressionGradientNoise::token(std::int64_t token, std::int64_t kv
     const auto& [begin, row, g] = blocks_[static_cast<std::size_t>(b)];
     if (g == kv_head && begin <= token && token < begin + problem_.compress_block) parts.push_back({b, token - begin});
   }
-  return input_gradient(parts);
+  return input_gradient(parts, {}, false);
 }
 
-PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& parts) const {
+PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& parts, const Vector& d_bias_error,
+                                                      bool is_parameter) const {
   RowErrors errors(features_);
   Vector expected = Vector::Zero(features_), worst = expected;
   if (parts.empty()) return {std::move(expected), {std::move(errors), RowNoise(features_)}, {}};
@@ -269,8 +301,22 @@ PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& p
   const Groups equal = equal_rows(view(terms));
   const FeatureSum sum = feature_sum(roundoff_of_inputs(), terms, equal, expected);
   errors.separate = sum.variance + grouped_variance(deviations, Vector::Ones(n), equal);
+  if (is_parameter) {  // E7, as far as it can be told before the rest
+    SumNoise of_parts{RowErrors(features_), RowNoise(features_)};
+    add_head_parts(Vector::Ones(n), terms, expected, of_parts);
+    errors.separate += of_parts.errors.separate;
+    worst += of_parts.noise.worst;
+  }
   if (problem_.phi == Phi::mlp) return through_hidden(parts, std::move(errors), sum.worst + worst, std::move(expected));
-  RowNoise noise = finished(arithmetic_, errors.separate, sum.worst + worst, Vector::Zero(features_),
+  Vector variance = errors.separate;
+  if (d_bias_error.size() > 0) {  // C1: the error of S' moves the row along the columns of its part of W
+    const auto w = to_input_.y->middleRows(parts[0].s * features_, features_);
+    for (Eigen::Index d = 0; d < features_; ++d) errors.shared.push_back(d_bias_error[d] * w.col(d));
+    for (const Vector& direction : errors.shared) variance += direction.cwiseAbs2();
+    worst += w.cwiseAbs() * d_bias_error.cwiseAbs();
+    add_move(w * d_bias_error, variance, errors);
+  }
+  RowNoise noise = finished(arithmetic_, std::move(variance), sum.worst + worst, Vector::Zero(features_),
                             static_cast<double>(n) * static_cast<double>(features_), 1);
   return stored(std::move(expected), {std::move(errors), std::move(noise)}, arithmetic_.output);
 }

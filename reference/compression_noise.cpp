@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "reference/operands.hpp"
+
 namespace attnspec::reference {
 
 namespace {
@@ -63,6 +65,32 @@ SumNoise product_of_inputs(const Arithmetic& arithmetic, const SummedRows& w, co
 
 }  // namespace
 
+PhiParameters product_operands(const Arithmetic& arithmetic, PhiParameters phi) {
+  const Format format = operand_format(arithmetic);
+  if (format == Format::fp32) return phi;
+  const auto round = [&](double x) { return round_to(x, format); };
+  phi.w = phi.w.unaryExpr(round);
+  phi.w1 = phi.w1.unaryExpr(round);
+  phi.w2 = phi.w2.unaryExpr(round);
+  return phi;
+}
+
+bool has_position_bias(const Arithmetic& arithmetic, const NsaProblem& problem) {
+  return arithmetic.position_bias && problem.phi == Phi::linear;
+}
+
+void add_stored_parts(const Vector& one, const Vector& other, Format format, SumNoise& sum) {
+  if (one.isZero(0) || other.isZero(0)) return;
+  for (const Vector* part : {&one, &other}) {
+    RowNoise noise(part->size());
+    noise.variance = sum.noise.variance;
+    add_output_rounding(*part, format, noise);
+    sum.errors.separate += noise.rounding;
+    sum.noise.variance += noise.rounding;
+    sum.noise.worst += noise.worst;
+  }
+}
+
 double roundings_of_mean(double l) { return std::exp2(std::round(std::log2(l))) == l ? 0 : 2; }
 
 SummedRows::SummedRows(Matrix rows)
@@ -71,7 +99,12 @@ SummedRows::SummedRows(Matrix rows)
 }
 
 CompressionNoise::CompressionNoise(const Arithmetic& arithmetic, const NsaProblem& problem, PhiParameters phi)
-    : arithmetic_(arithmetic), problem_(problem), phi_(std::move(phi)), w_(phi_.w), w1_(phi_.w1), w2_(phi_.w2) {}
+    : arithmetic_(arithmetic),
+      problem_(problem),
+      phi_(product_operands(arithmetic, std::move(phi))),
+      w_(phi_.w),
+      w1_(phi_.w1),
+      w2_(phi_.w2) {}
 
 BlockNoise CompressionNoise::block(const Rows& x) const {
   const CompressedBlock exact = compress_block(problem_, phi_, x);
@@ -80,6 +113,8 @@ BlockNoise CompressionNoise::block(const Rows& x) const {
   if (problem_.phi == Phi::mean) return block;
   block.z = exact.input;
   block.z_error = block.z.unaryExpr([&](double z) { return rounding_error(z, arithmetic_.weights); });
+  if (has_position_bias(arithmetic_, problem_))  // the products are of x and of position, as they were given
+    block.z_error.setZero();
   block.z_floor = block.z.unaryExpr([](double z) { return std::abs(z) < kFlushed ? std::abs(z) : 0; });  // A5
   if (problem_.phi == Phi::linear) return block;
   block.hidden = exact.hidden;
@@ -136,9 +171,14 @@ PredictedRow CompressionNoise::mean_row(const Rows& x, const Vector& row) const 
 PredictedRow CompressionNoise::row(const Rows& x) const {
   const BlockNoise block = this->block(x);
   if (problem_.phi == Phi::mean) return mean_row(x, block.row);
-  if (problem_.phi == Phi::linear)
-    return stored(block.row, product_of_inputs(arithmetic_, w_, block, static_cast<double>(block.z.size()), block.row),
-                  arithmetic_.input, w_.y);
+  if (problem_.phi == Phi::linear) {
+    SumNoise sum = product_of_inputs(arithmetic_, w_, block, static_cast<double>(block.z.size()), block.row);
+    if (has_position_bias(arithmetic_, problem_)) {
+      const Vector bias = phi_.w.transpose() * phi_.position.reshaped<Eigen::RowMajor>();
+      add_stored_parts(block.row - bias, bias, arithmetic_.input, sum);
+    }
+    return stored(block.row, std::move(sum), arithmetic_.input, w_.y);
+  }
   const double n = static_cast<double>(block.act.size()) + 1;
   const RowNoise& act = block.act_noise;
   SumNoise sum = sum_noise(arithmetic_,

@@ -20,6 +20,16 @@ struct SummedRows {
 /// What 1 / l and the product with it round: nothing if l is a power of two. P1.
 double roundings_of_mean(double l);
 
+/// The parameters as products read them: tag T2.
+PhiParameters product_operands(const Arithmetic& arithmetic, PhiParameters phi);
+
+/// Whether phi adds position W as one row, rounded, to the rounded x W. Tag C1.
+bool has_position_bias(const Arithmetic& arithmetic, const NsaProblem& problem);
+
+/// Adds the roundings of two parts that are stored before their sum is. A part next to one that is 0 is the sum. Tag
+/// C1.
+void add_stored_parts(const Vector& one, const Vector& other, Format format, SumNoise& sum);
+
 /// What a kernel makes of the tokens of one block on the way to its row, and how far it may lie from the exact numbers.
 /// The linear phi has z alone, the mean nothing.
 struct BlockNoise {
@@ -31,7 +41,7 @@ struct BlockNoise {
   RowNoise hidden_noise{0}, act_noise{0};  // [hidden]
 };
 
-/// The noise of compressed rows, for one set of parameters.
+/// The noise of compressed rows, for one set of parameters. Tags P1, P2, C1.
 class CompressionNoise {
  public:
   CompressionNoise(const Arithmetic& arithmetic, const NsaProblem& problem, PhiParameters phi);

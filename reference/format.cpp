@@ -8,6 +8,7 @@ namespace attnspec::reference {
 double round_to(double x, Format format) {
   if (format == Format::fp32) return static_cast<float>(x);
   if (!std::isfinite(x)) return x;
+  if (format == Format::tf32_cut) return std::trunc(x / spacing(x, format)) * spacing(x, format);
   if (std::abs(x) >= overflow_threshold(format)) return std::copysign(std::numeric_limits<double>::infinity(), x);
   const double magic = 0x1.8p52 * spacing(x, format);  // adding it leaves no bits below the spacing
   return std::copysign((x + magic) - magic, x);
@@ -19,6 +20,7 @@ const char* name(Format format) {
     case Format::fp16: return "fp16";
     case Format::fp32: return "fp32";
     case Format::tf32: return "tf32";
+    case Format::tf32_cut: return "tf32, cut";
   }
   return "";
 }

@@ -9,19 +9,22 @@
 
 namespace attnspec::reference {
 
-/// Number formats of tensors and of intermediate products. tf32 is none of a tensor: fp32's exponents, eleven bits.
-enum class Format { bf16, fp16, fp32, tf32 };
+/// Number formats of tensors and of operands. tf32 holds no tensor: it is fp32's exponents and eleven bits, which
+/// tensor cores multiply. A number becomes tf32 by rounding, or tf32_cut by dropping the bits behind them.
+enum class Format { bf16, fp16, fp32, tf32, tf32_cut };
 
-/// Significand bits p, hidden bit included: 8, 11, 24, 11.
+/// Significand bits p, hidden bit included: 8, 11, 24, and 11 of tf32.
 constexpr int precision(Format format) { return format == Format::bf16 ? 8 : format == Format::fp32 ? 24 : 11; }
 
 /// Exponents of the smallest and the largest normal numbers.
 constexpr int min_exponent(Format format) { return format == Format::fp16 ? -14 : -126; }
 constexpr int max_exponent(Format format) { return format == Format::fp16 ? 15 : 127; }
 
-/// Unit roundoff u = 2^-p: the largest relative error of one rounding to nearest of a normal number.
+/// Unit roundoff u: the largest relative error of a normal number, 2^-p by one rounding to nearest, 2^-10 where cut.
 constexpr double unit_roundoff(Format format) {
-  return format == Format::bf16 ? 0x1p-8 : format == Format::fp32 ? 0x1p-24 : 0x1p-11;
+  if (format == Format::bf16) return 0x1p-8;
+  if (format == Format::fp32) return 0x1p-24;
+  return format == Format::tf32_cut ? 0x1p-10 : 0x1p-11;
 }
 
 /// 2^exponent, for -1022 <= exponent <= 1023.
@@ -48,8 +51,8 @@ inline double overflow_threshold(Format format) {
   return std::ldexp(2.0 - std::ldexp(1.0, -precision(format)), max_exponent(format));
 }
 
-/// x rounded once, to nearest, ties to even, with subnormals and overflow to infinity. NaN stays NaN. One rounding
-/// from double: going through float would round twice.
+/// x rounded once, to nearest, ties to even, with subnormals and overflow to infinity; toward zero for tf32_cut. NaN
+/// stays NaN. One rounding from double: going through float would round twice.
 double round_to(double x, Format format);
 
 const char* name(Format format);

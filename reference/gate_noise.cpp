@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "reference/operands.hpp"
+
 namespace attnspec::reference {
 
 PoolNoise pool_noise(const Rows& k, const Matrix& pooled, std::int64_t block) {
@@ -21,8 +23,9 @@ PoolNoise pool_noise(const Rows& k, const Matrix& pooled, std::int64_t block) {
 
 Vector score_margins(const Arithmetic& arithmetic, const Row& q, const Matrix& pooled, const PoolNoise& noise,
                      const Vector& scores) {
-  const double dk = static_cast<double>(q.size()), u32 = unit_roundoff(Format::fp32),
-               u = accumulator_roundoff(arithmetic);
+  const double dk = static_cast<double>(q.size()), u32 = unit_roundoff(Format::fp32);
+  const Format operands = operand_format(arithmetic);
+  const Vector q_error = q.unaryExpr([&](double x) { return round_to(x, operands) - x; });  // T2
   Vector margins(scores.size());
   Eigen::ArrayXd terms(q.size());
   for (Eigen::Index b = 0; b < scores.size(); ++b) {
@@ -34,12 +37,21 @@ Vector score_margins(const Arithmetic& arithmetic, const Row& q, const Matrix& p
         rounding_largest += std::abs(q[d]) * rounding_worst(pooled(b, d), arithmetic.pooled);
       }
     }
+    if (arithmetic.products != Fp32Products::exact) {  // T2: of the operands, which a kernel may round or not
+      rounding += q_error.cwiseAbs2().dot(pooled.row(b).cwiseAbs2().transpose());
+      rounding_largest += q_error.cwiseAbs().dot(pooled.row(b).cwiseAbs().transpose());
+      for (Eigen::Index d = 0; d < q.size(); ++d) {
+        rounding += q[d] * q[d] * square(kRounding * unit_roundoff(operands) * pooled(b, d));
+        rounding_largest += std::abs(q[d]) * rounding_worst(pooled(b, d), operands);
+      }
+    }
     const double variance = rounding + (q.array().square() * noise.variance.row(b).transpose().array()).sum() +
-                            accumulation_variance(u, dk, terms.square().sum(), scores[b]);  // G2
+                            term_variance(arithmetic, dk) * terms.square().sum() +
+                            accumulation_variance(accumulator_roundoff(arithmetic), dk, 0, scores[b]);  // G2
     const double worst =
         rounding_largest +
         (noise.tokens[b] + 2) * u32 * (q.array().abs() * noise.mean_abs.row(b).transpose().array()).sum() +
-        (dk + 2) * u * terms.abs().sum();
+        term_worst(arithmetic, dk + 2) * terms.abs().sum();
     margins[b] = std::min(worst, kKappa * std::sqrt(variance));
   }
   return margins;

@@ -8,7 +8,8 @@ namespace attnspec::reference {
 
 Vector importance_margins(const Arithmetic& arithmetic, const NsaProblem& problem, const Matrix& q,
                           const KeyValues& keys, std::int64_t t, const Vector& importance) {
-  const Arithmetic fp32{.input = arithmetic.input, .weights = Format::fp32, .output = Format::fp32};
+  const Arithmetic fp32{
+      .input = arithmetic.input, .weights = Format::fp32, .output = Format::fp32, .products = arithmetic.products};
   const Eigen::Index blocks = importance.size();
   const KeyRange visible{0, num_visible_compressed(problem, t)};
   Vector variance = Vector::Zero(blocks), worst = variance, floor = variance;

@@ -8,7 +8,8 @@
 namespace attnspec::reference {
 
 double rounding_variance(double x, Format format) {
-  const double s = subnormal_spacing(format), normal = kRounding * unit_roundoff(format) * x;
+  const double s = subnormal_spacing(format);
+  const double normal = kRounding * unit_roundoff(format) * x * (format == Format::tf32_cut ? 0.5 : 1);
   return std::max(normal * normal, std::min(x * x, s * s / 12));
 }
 
@@ -19,12 +20,22 @@ double rounding_worst(double x, Format format) {
 bool may_flush(double x, Format format) { return std::abs(x) < std::max(subnormal_spacing(format) / 2, kFlushed); }
 
 double accumulator_roundoff(const Arithmetic& arithmetic) {
-  return (arithmetic.weights == Format::fp32 ? 1 : 2) * unit_roundoff(Format::fp32);
+  const bool is_fp32 = arithmetic.weights == Format::fp32 && arithmetic.products == Fp32Products::exact;
+  return (is_fp32 ? 1 : 2) * unit_roundoff(Format::fp32);
 }
 
 double accumulation_variance(double roundoff, double n, double squares, double sum) {
   const double step = kRounding * roundoff;
   return step * step * (n / 2 * squares + n / 3 * sum * sum);
+}
+
+double term_variance(const Arithmetic& arithmetic, double n) {
+  const double dropped = arithmetic.products == Fp32Products::tf32x3 ? 0.31 * 0x1p-22 : 0;
+  return accumulation_variance(accumulator_roundoff(arithmetic), n, 1, 0) + square(dropped);
+}
+
+double term_worst(const Arithmetic& arithmetic, double n) {
+  return n * accumulator_roundoff(arithmetic) + (arithmetic.products == Fp32Products::tf32x3 ? 3 * 0x1p-22 : 0);
 }
 
 Vector sorted(Vector values) {
@@ -80,7 +91,7 @@ void add_output_rounding(const Vector& expected, Format output, RowNoise& noise)
     const double magnitude = std::abs(expected[d]);
     const double likely = std::min(magnitude + std::sqrt(noise.variance[d]), largest_finite(output));
     const double s = spacing(likely, output);
-    noise.rounding[d] = std::min(likely * likely, s * s / 12);
+    noise.rounding[d] = std::min(likely * likely, s * s / (output == Format::tf32_cut ? 3 : 12));
     noise.variance[d] += noise.rounding[d];
     noise.worst[d] += rounding_worst(magnitude + noise.worst[d], output);
   }
@@ -103,11 +114,12 @@ ScoreNoise score_noise(const Arithmetic& arithmetic, const RowInputs& in, const 
   const Vector magnitudes = products(Vector(in.q.cwiseAbs()), view(in.kv.k_magnitudes), in.visible);
   const Eigen::ArrayXd shifted = scores.array() - offset;
   ScoreNoise noise;
-  noise.variance = square(sigma) * accumulation_variance(u, dk, 1, 0) * squares.array() +
+  noise.variance = square(sigma) * term_variance(arithmetic, dk) * squares.array() +
                    accumulation_variance(u, dk, 0, 1) * scores.array().square() +
                    2 * square(kRounding * u32) * (scores.array().square() + shifted.square()) +
                    square(kRounding * kExpError);
-  noise.worst = sigma * dk * u * magnitudes.array() + 2 * u32 * (scores.array().abs() + shifted.abs()) + kExpError;
+  noise.worst = sigma * term_worst(arithmetic, dk) * magnitudes.array() +
+                2 * u32 * (scores.array().abs() + shifted.abs()) + kExpError;
   return noise;
 }
 

@@ -43,7 +43,7 @@ struct RowNoise {
 };
 
 /// Variance of rounding x once when its mantissa is not known (a running maximum scales it): tag A1,
-/// max((C u x)^2, min(x^2, s^2/12)), s the spacing of subnormals.
+/// max((C u x)^2, min(x^2, s^2/12)), s the spacing of subnormals. Where x is cut: around the mean of such errors.
 double rounding_variance(double x, Format format);
 
 /// Largest error of rounding x once: max(u |x|, min(|x|, s/2)).
@@ -52,12 +52,17 @@ double rounding_worst(double x, Format format);
 /// Whether a weight may vanish when it is rounded: below half a subnormal spacing, or flushed by fp32. Tag A5.
 bool may_flush(double x, Format format);
 
-/// Unit roundoff of the accumulator: fp32, twice that where tensor cores (16-bit weights) may truncate. Tag A2.
+/// Unit roundoff of the accumulator: fp32, twice that where tensor cores may truncate. Tag A2.
 double accumulator_roundoff(const Arithmetic& arithmetic);
 
 /// Variance of a sum of n terms accumulated in any order, from the sum of their squares and their sum. Tag A2:
 /// (C u)^2 (n/2 sum x^2 + n/3 (sum x)^2).
 double accumulation_variance(double roundoff, double n, double squares, double sum);
+
+/// The same for one term of a product of n terms, relative to its square; three products of tf32 parts drop a little
+/// of every term. And its worst case, relative to its magnitude. Tags A2, T3.
+double term_variance(const Arithmetic& arithmetic, double n);
+double term_worst(const Arithmetic& arithmetic, double n);
 
 /// Indices of values that fp32 cannot tell apart, in groups of two and more: |x - y| <= 2^-22 |x|. Zeros are in none.
 /// What is computed from equal numbers in the same way has equal errors: tags F6, E6. sorted: the values, ascending.

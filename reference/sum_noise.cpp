@@ -39,9 +39,34 @@ RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, V
   return noise;
 }
 
-namespace {
+void add_part_roundings(const Arithmetic& arithmetic, const Matrix& parts, const Vector& sum, SumNoise& noise) {
+  const Format format = arithmetic.gradient_part;
+  const double n = static_cast<double>(parts.rows()), u = unit_roundoff(format);
+  if (parts.rows() == 0 || (parts.rows() == 1 && format == arithmetic.output)) return;
+  for (Eigen::Index d = 0; d < sum.size(); ++d) {
+    const Vector x = sorted(parts.col(d));
+    double variance = 0, worst = 0, floor = 0, alike = 0;
+    for (Eigen::Index i = 0; i < x.size(); ++i) {
+      if (i > 0 && x[i] - x[i - 1] > spacing(x[i], format)) {
+        variance += square(alike);
+        alike = 0;
+      }
+      alike += std::sqrt(rounding_variance(x[i], format));
+      worst += rounding_worst(x[i], format);
+      if (may_flush(x[i], format)) floor += std::abs(x[i]);
+    }
+    variance += square(alike);
+    if (arithmetic.rounded_gradient_sums) {
+      variance += square(kRounding * u) * ((n - 1) / 2 * x.squaredNorm() + (n - 1) / 3 * square(sum[d]));
+      worst += (n - 1) * u * x.cwiseAbs().sum();
+    }
+    noise.errors.separate[d] += variance;
+    noise.noise.variance[d] += variance;
+    noise.noise.worst[d] += worst;
+    noise.noise.floor[d] += floor;
+  }
+}
 
-/// Adds a move that is known as a direction of its own, where independent errors hardly move the sum that far. P1.
 void add_move(const Vector& move, Vector& variance, RowErrors& errors) {
   if (move.size() == 0) return;
   const Vector squares = move.cwiseAbs2();
@@ -50,21 +75,19 @@ void add_move(const Vector& move, Vector& variance, RowErrors& errors) {
   variance += squares;
 }
 
-}  // namespace
-
 SumNoise sum_noise(const Arithmetic& arithmetic, const WeightedRows& sum, double n, RowErrors errors,
                    const Vector& centre) {
   const double u = accumulator_roundoff(arithmetic), sigma = std::abs(sum.scale);
   const KeyRange all{0, sum.y.rows()};
   const Rows magnitudes = view(sum.magnitudes);
   const auto y = [&](Eigen::Index t) -> Vector { return sum.y.row(t).transpose(); };
-  errors.along = square(sigma) * (sum.variance + accumulation_variance(u, n, 1, 0) * sum.weights.cwiseAbs2());
+  errors.along = square(sigma) * (sum.variance + term_variance(arithmetic, n) * sum.weights.cwiseAbs2());
   errors.along_centre += accumulation_variance(u, n, 0, 1);
   add_shared(sum.equal, Vector::Ones(sum.y.rows()), sum.rounding, sigma, y, errors);
   add_drifts(u, sum.weights, sum.equal_rows, sigma, y, centre, errors);  // A6
   Vector total = variance(errors, view(sum.y), sum.squares, {&all, 1}, centre);
   add_move(sum.move, total, errors);
-  const Vector worst = sum.worst + (n + 2) * u * sum.weights.cwiseAbs();
+  const Vector worst = sum.worst + term_worst(arithmetic, n + 2) * sum.weights.cwiseAbs();
   const Vector floor = sum.floor.any() ? Vector(sigma * combination(sum.floor, magnitudes, {&all, 1}))
                                        : Vector(Vector::Zero(centre.size()));
   RowNoise noise = finished(arithmetic, std::move(total), sigma * combination(worst, magnitudes, {&all, 1}), floor, n,

@@ -43,6 +43,15 @@ void add_shared(const Groups& groups, const Vector& weights, const Vector& varia
 /// with at its end.
 RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, Vector floor, double n, double factor);
 
+/// Adds what a sum of parts [n, dim] suffers whose parts are stored before they are added: every part its rounding, and
+/// the sum those of its partial sums where they are stored as well. Parts that are equal within a spacing round alike.
+/// A single part in the format of the output is the output. Tag E7.
+void add_part_roundings(const Arithmetic& arithmetic, const Matrix& parts, const Vector& sum, SumNoise& noise);
+
+/// Adds a move that is known as a direction of its own, where independent errors hardly move the sum that far. Tag P1.
+/// variance: of the sum, [dim].
+void add_move(const Vector& move, Vector& variance, RowErrors& errors);
+
 /// A sum of weights_t y_t over rows, and the errors of the weights. move: P1.
 struct WeightedRows {
   const Matrix &y, &squares, &magnitudes;            // [rows, dim]

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "verify/foreign_kernel.hpp"
+#include "verify/hint.hpp"
 #include "verify/judge.hpp"
 #include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
@@ -46,6 +47,8 @@ int check(const Kernel& kernel, const std::vector<Case>& cases, bool with_detail
     if (!results.back().findings.empty()) print(failure_line(results.back(), results.back().findings.front()) + "\n");
   }
   print(table(results));
+  for (const std::string& line : {hint(kernel, results), over_declaration(kernel, results)})
+    if (!line.empty()) print(line + "\n");
   print(laws_not_held(kernel));
   return exit_code(results);
 }

@@ -91,21 +91,20 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   };
   for (std::uint64_t i = 0; !is_enough(); ++i) {
     const Case c = random_case(regime, arithmetic.dtype, seed + i);
-    judge(is_nsa(c.op) ? nsa : moba, c,
-          [&](const std::string& kind, const RowComparison& row, const reference::Vector& expected,
-              const reference::Covariance* covariance) {
-            const std::lock_guard lock(mutex);
-            Samples& samples = outputs.at(kind);
-            Calibration& result = samples.result;
-            if (row.fault != RowFault::none && result.alarms++ == 0)
-              result.first_alarm = replay_command(arithmetic.kernel(c.op), c);
-            result.worst_r = std::max(result.worst_r, row.r);
-            result.worst_z = std::max(result.worst_z, row.z);
-            if (result.rows++ % kSampled == 0 && !(kind == "d_tokens" && truncates_alone) && covariance != nullptr &&
-                row.r > 0 && rounds_freely(expected, kind == "rows" ? arithmetic.dtype : formats.output) &&
-                reference::effective_terms(covariance->matrix()) >= kManyTerms)
-              samples.r.push_back(row.r);
-          });
+    judge(is_nsa(c.op) ? nsa : moba, c, [&](const ObservedRow& observed) {
+      const auto& [kind, output, place, row, expected, covariance] = observed;
+      const std::lock_guard lock(mutex);
+      Samples& samples = outputs.at(kind);
+      Calibration& result = samples.result;
+      if (row.fault != RowFault::none && result.alarms++ == 0)
+        result.first_alarm = replay_command(arithmetic.kernel(c.op), c);
+      result.worst_r = std::max(result.worst_r, row.r);
+      result.worst_z = std::max(result.worst_z, row.z);
+      if (result.rows++ % kSampled == 0 && !(kind == "d_tokens" && truncates_alone) && covariance != nullptr &&
+          row.r > 0 && rounds_freely(expected, kind == "rows" ? arithmetic.dtype : formats.output) &&
+          reference::effective_terms(covariance->matrix()) >= kManyTerms)
+        samples.r.push_back(row.r);
+    });
   }
   std::vector<Calibration> results;
   for (auto& [name, samples] : outputs) {

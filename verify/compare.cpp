@@ -21,19 +21,13 @@ Class classify(double expected, double observed, double bound, Format format) {
 }
 
 /// Class and element of every number, and R.
-struct Elements {
+RowComparison compare_elements(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format) {
   RowComparison result;
-  double trace = 0;  // sum of the variances
-};
-
-Elements compare_elements(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format) {
-  Elements elements;
-  RowComparison& result = elements.result;
-  double squares = 0, floor = 0, worst_ratio = -1;
+  double squares = 0, worst_ratio = -1;
   for (Eigen::Index d = 0; d < expected.size(); ++d) {
     const double bound = std::min(noise.worst[d], reference::kKappa * std::sqrt(noise.variance[d])) + noise.floor[d];
     const Class kind = classify(expected[d], observed[d], bound, format);
-    if (kind == Class::wrong) return {{RowFault::wrong_class, d, bound}};
+    if (kind == Class::wrong) return {RowFault::wrong_class, d, bound};
     if (kind == Class::right_infinite) continue;
     const double error = std::abs(observed[d] - expected[d]);
     const double ratio = error == 0 ? 0 : error / bound;
@@ -44,31 +38,31 @@ Elements compare_elements(const Vector& expected, const Vector& observed, const 
     }
     if (error > noise.floor[d]) result.z = std::max(result.z, (error - noise.floor[d]) / std::sqrt(noise.variance[d]));
     squares += error * error;
-    floor += noise.floor[d] * noise.floor[d];
-    elements.trace += noise.variance[d];
+    result.floor_squares += noise.floor[d] * noise.floor[d];
+    result.trace += noise.variance[d];
   }
-  const double excess = std::max(0.0, std::sqrt(squares) - std::sqrt(floor));
-  result.r = excess == 0 ? 0 : excess / std::sqrt(elements.trace);
+  const double excess = std::max(0.0, std::sqrt(squares) - std::sqrt(result.floor_squares));
+  result.r = excess == 0 ? 0 : excess / std::sqrt(result.trace);
   if (!(worst_ratio <= 1)) result.fault = RowFault::element;
-  return elements;
+  return result;
 }
 
 }  // namespace
 
 RowComparison compare_number(double expected, double observed, const RowNoise& noise, Format format) {
-  return compare_elements(Vector::Constant(1, expected), Vector::Constant(1, observed), noise, format).result;
+  return compare_elements(Vector::Constant(1, expected), Vector::Constant(1, observed), noise, format);
 }
 
 RowComparison compare_row(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format,
                           const reference::Covariance& covariance) {
-  auto [result, trace] = compare_elements(expected, observed, noise, format);
+  RowComparison result = compare_elements(expected, observed, noise, format);
   if (result.fault != RowFault::none) return result;
   // The limit follows from the largest eigenvalue of the covariance. Most rows are decided by bounds that cost less:
   // it is at least the mean of all eigenvalues, and at least the variance along the error itself.
   result.limit = reference::row_limit(static_cast<double>(expected.size()));
   if (result.r <= result.limit) return result;
   const Vector error = (observed - expected).unaryExpr([](double x) { return std::isfinite(x) ? x : 0; });
-  result.limit = reference::row_limit(trace * error.squaredNorm() / covariance.along(error));
+  result.limit = reference::row_limit(result.trace * error.squaredNorm() / covariance.along(error));
   if (result.r <= result.limit) return result;
   result.limit = reference::row_limit(reference::effective_terms(covariance.matrix()));
   if (!(result.r <= result.limit)) result.fault = RowFault::row;

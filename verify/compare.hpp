@@ -26,6 +26,8 @@ struct RowComparison {
   double r = 0;        // ||error|| less the floor's, over sqrt(sum of variances); near 1 for a correct kernel
   double limit = 0;    // of r, where it was needed
   double z = 0;        // the largest error less its floor, in deviations
+  double trace = 0;    // sum of the variances
+  double floor_squares = 0;  // of the floor
 };
 
 /// expected and observed [n]; noise of the same row, and its covariance [n, n]; format of the output. Every test is

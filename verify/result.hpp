@@ -13,6 +13,13 @@
 
 namespace attnspec::verify {
 
+/// Where a row is; see Finding.
+struct Place {
+  std::int64_t sequence, token, head;
+
+  bool operator==(const Place&) const = default;
+};
+
 /// One row, or one tensor, that is wrong.
 struct Finding {
   Verdict verdict = Verdict::value_out_of_bound;
@@ -63,9 +70,15 @@ struct CaseResult {
 /// Findings kept per case.
 inline constexpr std::size_t kMostFindings = 20;
 
-/// A row of an output as it was compared. kind: of the output, as Tally has it. covariance:
-/// nullptr for lse.
-using RowObserver = std::function<void(const std::string& kind, const RowComparison& row, const Vector& expected,
-                                       const reference::Covariance* covariance)>;
+/// A row of an output as it was compared.
+struct ObservedRow {
+  const std::string& kind;    // as Tally has it
+  const std::string& output;  // as a finding names it
+  Place place;
+  const RowComparison& comparison;
+  const Vector& expected;
+  const reference::Covariance* covariance;  // nullptr for lse
+};
+using RowObserver = std::function<void(const ObservedRow& row)>;
 
 }  // namespace attnspec::verify

@@ -24,27 +24,36 @@ struct AttentionJudge::ForwardRow {
   }
 };
 
-AttentionJudge::AttentionJudge(const Arithmetic& arithmetic, AttentionStage stage)
-    : arithmetic_(arithmetic), stage_(std::move(stage)), sequences_(sequences(stage_.problem)) {
-  const AttentionProblem& problem = stage_.problem;
-  states_.assign(static_cast<std::size_t>(stage_.q.tokens * problem.heads), RowState::usable);
-  const auto kv_heads = static_cast<std::size_t>(problem.kv_heads);
-  keys_.resize(sequences_.size() * kv_heads);
+AttentionOperands::AttentionOperands(const AttentionStage& stage, const std::vector<Sequence>& sequences,
+                                     ScoreOperands scores, const Operand& v)
+    : stage_(stage), scores_(std::move(scores)) {
+  const auto kv_heads = static_cast<std::size_t>(stage.problem.kv_heads);
+  keys_.resize(sequences.size() * kv_heads);
 #pragma omp parallel for schedule(dynamic)
   for (std::size_t i = 0; i < keys_.size(); ++i) {
-    const Sequence& sequence = sequences_[i / kv_heads];
+    const Sequence& sequence = sequences[i / kv_heads];
     const auto g = static_cast<std::int64_t>(i % kv_heads);
-    keys_[i].emplace(stage_.k.rows(sequence.k_begin, sequence.k_end, g),
-                     stage_.v.rows(sequence.k_begin, sequence.k_end, g));
+    keys_[i].emplace(scores_.k->rows(sequence.k_begin, sequence.k_end, g),
+                     v->rows(sequence.k_begin, sequence.k_end, g));
   }
 }
 
-void AttentionJudge::exclude(std::int64_t token, std::int64_t head) { state(token, head) = RowState::excluded; }
-
-RowInputs AttentionJudge::row_inputs(const Sequence& sequence, std::int64_t token, std::int64_t head,
-                                     std::span<const KeyRange> visible) const {
-  return {stage_.q.row(token, head), keys(sequence, kv_head(stage_.problem, head)), visible, stage_.problem.scale};
+RowInputs AttentionOperands::row(const Sequence& sequence, std::int64_t token, std::int64_t head,
+                                 std::span<const KeyRange> visible) const {
+  const std::int64_t keys = sequence.index * stage_.problem.kv_heads + kv_head(stage_.problem, head);
+  return {scores_.q->row(token, head), *keys_[static_cast<std::size_t>(keys)], visible, scores_.scale};
 }
+
+AttentionJudge::AttentionJudge(const Arithmetic& arithmetic, AttentionStage stage)
+    : arithmetic_(arithmetic),
+      stage_(std::move(stage)),
+      sequences_(sequences(stage_.problem)),
+      v_(product_operand(arithmetic, stage_.v)),
+      forward_(stage_, sequences_, forward_operands(arithmetic, stage_.problem.scale, stage_.q, stage_.k), v_) {
+  states_.assign(static_cast<std::size_t>(stage_.q.tokens * stage_.problem.heads), RowState::usable);
+}
+
+void AttentionJudge::exclude(std::int64_t token, std::int64_t head) { state(token, head) = RowState::excluded; }
 
 std::vector<KeyRange> AttentionJudge::visible(const Sequence& sequence, std::int64_t token,
                                               std::span<const std::int32_t> blocks) const {
@@ -54,7 +63,7 @@ std::vector<KeyRange> AttentionJudge::visible(const Sequence& sequence, std::int
 AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std::int64_t token, std::int64_t head,
                                                    std::span<const std::int32_t> blocks) const {
   std::vector<KeyRange> ranges = visible(sequence, token, blocks);
-  const RowInputs in = row_inputs(sequence, token, head, ranges);
+  const RowInputs in = forward_.row(sequence, token, head, ranges);
   AttendedRow expected = attend(in.q, in.kv.k, in.kv.v, ranges, in.scale);
   AttentionNoise noise = attention_noise(arithmetic_, in, expected);
   ForwardRow row{std::move(ranges),
@@ -99,7 +108,7 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
     }
     state(token, head) = RowState::usable;
     const Place place{sequence.index, token - sequence.q_begin, head};
-    const RowInputs in = row_inputs(sequence, token, head, row->visible);
+    const RowInputs in = forward_.row(sequence, token, head, row->visible);
     const Covariance covariance = row->covariance(in.kv);
     o.add(place, row->o, row->expected.o, row->observed_o, &covariance);
     lse.add(place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
@@ -138,25 +147,103 @@ std::string AttentionJudge::why_no_backward() const {
   return are_finite ? "" : "backward not judged: the o and lse it would be given are not finite";
 }
 
+struct AttentionJudge::BackwardRow {
+  RowInputs in;
+  RowGiven given;
+  RowGradient gradient;
+};
+
+void AttentionJudge::begin_backward(const Tensor& d_o) {
+  d_o_ = &d_o;
+  d_o_operand_.emplace(product_operand(arithmetic_, d_o));
+  if (arithmetic_.scaled_operand == ScaledOperand::k)
+    backward_.emplace(stage_, sequences_, backward_operands(arithmetic_, stage_.problem.scale, stage_.q, stage_.k), v_);
+  if (arithmetic_.softmax_delta) add_softmax_deltas();
+}
+
+void AttentionJudge::add_softmax_deltas() {
+  const std::int64_t heads = stage_.problem.heads;
+  std::vector<char> is_read(static_cast<std::size_t>(stage_.q.tokens * heads), stage_.queries.are_all());
+  for (const Sequence& sequence : sequences_) {
+    for (std::int64_t g = 0; g < stage_.problem.kv_heads && !stage_.queries.are_all(); ++g) {
+      const auto rows = queries_by_block(stage_.problem, sequence, g, stage_.block, stage_.selection);
+      for (const KeyChunk& chunk : judged_chunks(sequence, g))
+        for (const QueryRow& row : rows[static_cast<std::size_t>(chunk.block)])
+          is_read[static_cast<std::size_t>(row.token * heads + row.head)] = 1;
+    }
+  }
+  softmax_deltas_.assign(is_read.size(), {});
+  for_each_query(stage_.problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    const auto i = static_cast<std::size_t>(token * heads + head);
+    if (is_read[i] == 0 && !stage_.queries.contains({sequence.index, token - sequence.q_begin, head})) return;
+    const std::vector<KeyRange> ranges =
+        visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
+    const BackwardRow row = backward_row(sequence, token, head, ranges);
+    softmax_deltas_[i] = softmax_delta(arithmetic_, row.in, row.given.d_o, row.given.lse, row.gradient);
+  });
+}
+
+RowDelta AttentionJudge::delta(std::int64_t token, std::int64_t head) const {
+  if (arithmetic_.softmax_delta) return softmax_deltas_[static_cast<std::size_t>(token * stage_.problem.heads + head)];
+  const Vector o = stage_.o.row(token, head);
+  return delta_of_output(d_o_->row(token, head), o);
+}
+
+AttentionJudge::BackwardRow AttentionJudge::backward_row(const Sequence& sequence, std::int64_t token,
+                                                         std::int64_t head, std::span<const KeyRange> visible) const {
+  const RowInputs in = (backward_ ? *backward_ : forward_).row(sequence, token, head, visible);
+  const RowGiven given{(*d_o_operand_)->row(token, head), stage_.lse.load(token, head, 0), delta(token, head)};
+  RowGradient row =
+      attend_backward(in.q, in.kv.k, in.kv.v, visible, in.scale, given.d_o, stage_.o.row(token, head), given.lse);
+  set_delta(given.delta.value, row);
+  return {in, given, std::move(row)};
+}
+
+double AttentionJudge::scale_of_dq() const {
+  return arithmetic_.scaled_operand == ScaledOperand::k ? factor_of_scaled(arithmetic_) : stage_.problem.scale;
+}
+
+double AttentionJudge::scale_of_dk() const {
+  return arithmetic_.scaled_operand == ScaledOperand::q ? factor_of_scaled(arithmetic_) : stage_.problem.scale;
+}
+
+bool AttentionJudge::is_own_block(const Sequence& sequence, std::int64_t token, std::int64_t block) const {
+  return sequence.position(token) / stage_.block == block;
+}
+
+std::vector<int> AttentionJudge::query_parts(const Sequence& sequence, std::int64_t token,
+                                             std::span<const KeyRange> visible) const {
+  std::vector<int> parts;
+  if (arithmetic_.rounded_block_gradients)
+    for (std::size_t r = 0; r < visible.size(); ++r) parts.push_back(static_cast<int>(r));
+  else if (arithmetic_.own_block_apart && stage_.has_own_block)
+    for (const KeyRange& range : visible) parts.push_back(is_own_block(sequence, token, range.begin / stage_.block));
+  return parts;
+}
+
+std::optional<int> AttentionJudge::key_part(const Sequence& sequence, const QueryRow& row, std::int64_t block) const {
+  const bool by_pass = arithmetic_.own_block_apart && stage_.has_own_block;
+  if (!by_pass && !arithmetic_.rounded_head_gradients) return std::nullopt;
+  const std::int64_t head = arithmetic_.rounded_head_gradients ? row.head : 0;
+  return static_cast<int>(2 * head + (by_pass && is_own_block(sequence, row.token, block) ? 1 : 0));
+}
+
 QueryGradient AttentionJudge::query_gradient(const Arithmetic& arithmetic, std::int64_t sequence_index,
-                                             std::int64_t token, std::int64_t head, const Tensor& d_o) const {
+                                             std::int64_t token, std::int64_t head) const {
   const Sequence& sequence = sequences_[static_cast<std::size_t>(sequence_index)];
   std::vector<KeyRange> ranges =
       visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
-  const RowInputs in = row_inputs(sequence, token, head, ranges);
-  const Vector o = stage_.o.row(token, head);
-  const RowGiven given{d_o.row(token, head), o, stage_.lse.load(token, head, 0)};
-  const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, ranges, in.scale, given.d_o, o, given.lse);
-  Vector expected = reference::query_gradient(row, in.kv.k, ranges, in.scale);
-  GradientNoise noise = query_gradient_noise(arithmetic, in, gradient_terms(arithmetic, in, given, row), row, expected);
+  const auto [in, given, row] = backward_row(sequence, token, head, ranges);
+  Vector expected = reference::query_gradient(row, in.kv.k, ranges, scale_of_dq());
+  GradientNoise noise = query_gradient_noise(arithmetic, in, gradient_terms(arithmetic, in, given, row), row, expected,
+                                             scale_of_dq(), query_parts(sequence, token, ranges));
   return {std::move(ranges), std::move(expected), std::move(noise), in.kv};
 }
 
-void AttentionJudge::judge_query_gradients(const Tensor& d_o, const TensorView& dq, const RowObserver& observe,
-                                           CaseResult& result) const {
+void AttentionJudge::judge_query_gradients(const TensorView& dq, const RowObserver& observe, CaseResult& result) const {
   Tally tally(observe, "dq", stage_.names.dq);
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
-    const QueryGradient gradient = query_gradient(arithmetic_, sequence.index, token, head, d_o);
+    const QueryGradient gradient = query_gradient(arithmetic_, sequence.index, token, head);
     const Vector observed = dq.row(token, head);
     const Covariance covariance = gradient.covariance();
     tally.add({sequence.index, token - sequence.q_begin, head},
@@ -167,7 +254,7 @@ void AttentionJudge::judge_query_gradients(const Tensor& d_o, const TensorView& 
   tally.finish(result);
 }
 
-void AttentionJudge::judge_key_gradients(const Tensor& d_o, const TensorView& dk_view, const TensorView& dv_view,
+void AttentionJudge::judge_key_gradients(const TensorView& dk_view, const TensorView& dv_view,
                                          const RowObserver& observe, CaseResult& result) const {
   Tally dk(observe, "dk", stage_.names.dk), dv(observe, "dv", stage_.names.dv);
   for (const Sequence& sequence : sequences_) {
@@ -176,8 +263,7 @@ void AttentionJudge::judge_key_gradients(const Tensor& d_o, const TensorView& dk
       const auto rows = queries_by_block(stage_.problem, sequence, g, stage_.block, stage_.selection);
 #pragma omp parallel for schedule(dynamic)
       for (std::size_t c = 0; c < chunks.size(); ++c)
-        judge_chunk(chunks[c], sequence, g, rows[static_cast<std::size_t>(chunks[c].block)], d_o, dk_view, dv_view, dk,
-                    dv);
+        judge_chunk(chunks[c], sequence, g, rows[static_cast<std::size_t>(chunks[c].block)], dk_view, dv_view, dk, dv);
     }
   }
   dk.sample(stage_.keys, dk_view);
@@ -199,7 +285,7 @@ std::vector<KeyChunk> AttentionJudge::judged_chunks(const Sequence& sequence, st
 }
 
 void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence, std::int64_t g,
-                                 const std::vector<QueryRow>& selecting, const Tensor& d_o, const TensorView& dk_view,
+                                 const std::vector<QueryRow>& selecting, const TensorView& dk_view,
                                  const TensorView& dv_view, Tally& dk, Tally& dv) const {
   const AttentionProblem& problem = stage_.problem;
   const std::int64_t first = chunk.keys.begin, keys = chunk.keys.end - first;
@@ -212,17 +298,15 @@ void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence
     if (const KeyRange range = visible_in(chunk, stage_.reach(sequence, row.token)); range.begin < range.end)
       seeing.push_back({row, range});
   KeyGradient sum{Matrix::Zero(keys, problem.dk), Matrix::Zero(keys, problem.dv)};
-  KeyTerms terms(std::ssize(seeing), keys, problem.dk, problem.dv, problem.scale,
+  KeyTerms terms(std::ssize(seeing), keys, problem.dk, problem.dv, scale_of_dk(),
                  static_cast<double>(selecting.size()));
   for (std::size_t i = 0; i < seeing.size(); ++i) {
     const auto& [query, range] = seeing[i];
-    const RowInputs in = row_inputs(sequence, query.token, query.head, {&range, 1});
-    const Vector o = stage_.o.row(query.token, query.head);
-    const RowGiven given{d_o.row(query.token, query.head), o, stage_.lse.load(query.token, query.head, 0)};
-    const RowGradient row = attend_backward(in.q, in.kv.k, in.kv.v, in.visible, in.scale, given.d_o, o, given.lse);
-    add_key_gradient(row, range, first, in.q, given.d_o, in.scale, sum);
+    const auto [in, given, row] = backward_row(sequence, query.token, query.head, {&range, 1});
+    add_key_gradient(row, range, first, in.q, given.d_o, scale_of_dk(), sum);
     terms.set(arithmetic_, static_cast<std::int64_t>(i), first, in, given, row,
               gradient_terms(arithmetic_, in, given, row));
+    if (const auto part = key_part(sequence, query, chunk.block)) terms.parts.push_back(*part);
   }
   terms.complete();
   for (std::int64_t key = 0; key < keys; ++key) {

@@ -11,6 +11,7 @@
 
 #include "reference/attention_noise.hpp"
 #include "reference/gradient_noise.hpp"
+#include "reference/operands.hpp"
 #include "reference/selected.hpp"
 #include "verify/calls/names.hpp"
 #include "verify/judge/tally.hpp"
@@ -29,6 +30,22 @@ struct AttentionStage {
   reference::Selection selection;      // the kernel's, or the one it was given
   TensorView o, lse;                   // the kernel's
   JudgedRows queries, keys;            // the rows of o, lse and dq, and those of dk and dv, that are judged
+  bool has_own_block = false;          // MoBA: under causality a row's own block is one of its blocks
+};
+
+/// One direction of an attention as its products read it: the scaled or rounded operands of declared arithmetic.
+class AttentionOperands {
+ public:
+  AttentionOperands(const AttentionStage& stage, const std::vector<reference::Sequence>& sequences,
+                    reference::ScoreOperands scores, const reference::Operand& v);
+
+  reference::RowInputs row(const reference::Sequence& sequence, std::int64_t token, std::int64_t head,
+                           std::span<const reference::KeyRange> visible) const;
+
+ private:
+  const AttentionStage& stage_;
+  reference::ScoreOperands scores_;
+  std::vector<std::optional<reference::KeyValues>> keys_;  // [sequences * Hkv]
 };
 
 /// dq of one row as it should be, and its noise.
@@ -49,6 +66,7 @@ class AttentionJudge {
 
   /// arithmetic must outlive the judge.
   AttentionJudge(const reference::Arithmetic& arithmetic, AttentionStage stage);
+  AttentionJudge(const AttentionJudge&) = delete;
 
   /// Leaves the row out of everything that follows: its selection is malformed.
   void exclude(std::int64_t token, std::int64_t head);
@@ -62,15 +80,16 @@ class AttentionJudge {
   /// Why the backward cannot be judged on what the forward gave; empty when it can.
   std::string why_no_backward() const;
 
+  /// Begins the backward: d_o [query tokens, H, dv], which must outlive the judge. To be called before what follows.
+  void begin_backward(const reference::Tensor& d_o);
   /// dq of one row, whose arithmetic may round otherwise than the rest.
   QueryGradient query_gradient(const reference::Arithmetic& arithmetic, std::int64_t sequence, std::int64_t token,
-                               std::int64_t head, const reference::Tensor& d_o) const;
+                               std::int64_t head) const;
   /// dq, each row from the o, lse and selection that the backward was given.
-  void judge_query_gradients(const reference::Tensor& d_o, const TensorView& dq, const RowObserver& observe,
-                             CaseResult& result) const;
+  void judge_query_gradients(const TensorView& dq, const RowObserver& observe, CaseResult& result) const;
   /// dk and dv, chunk by chunk, each key summed over all query rows that see it.
-  void judge_key_gradients(const reference::Tensor& d_o, const TensorView& dk, const TensorView& dv,
-                           const RowObserver& observe, CaseResult& result) const;
+  void judge_key_gradients(const TensorView& dk, const TensorView& dv, const RowObserver& observe,
+                           CaseResult& result) const;
 
   const AttentionStage& stage() const { return stage_; }
 
@@ -83,11 +102,6 @@ class AttentionJudge {
   RowState& state(std::int64_t token, std::int64_t head) {
     return states_[static_cast<std::size_t>(token * stage_.problem.heads + head)];
   }
-  const reference::KeyValues& keys(const reference::Sequence& sequence, std::int64_t kv_head) const {
-    return *keys_[static_cast<std::size_t>(sequence.index * stage_.problem.kv_heads + kv_head)];
-  }
-  reference::RowInputs row_inputs(const reference::Sequence& sequence, std::int64_t token, std::int64_t head,
-                                  std::span<const reference::KeyRange> visible) const;
   std::vector<reference::KeyRange> visible(const reference::Sequence& sequence, std::int64_t token,
                                            std::span<const std::int32_t> blocks) const;
   ForwardRow compare(const reference::Sequence& sequence, std::int64_t token, std::int64_t head,
@@ -98,14 +112,36 @@ class AttentionJudge {
   /// The keys that are judged, in runs within chunks.
   std::vector<reference::KeyChunk> judged_chunks(const reference::Sequence& sequence, std::int64_t kv_head) const;
   void judge_chunk(const reference::KeyChunk& chunk, const reference::Sequence& sequence, std::int64_t kv_head,
-                   const std::vector<reference::QueryRow>& selecting, const reference::Tensor& d_o,
-                   const TensorView& dk_view, const TensorView& dv_view, Tally& dk, Tally& dv) const;
+                   const std::vector<reference::QueryRow>& selecting, const TensorView& dk_view,
+                   const TensorView& dv_view, Tally& dk, Tally& dv) const;
+
+  /// What the backward of a query row is given, and its gradients over some of its keys.
+  struct BackwardRow;
+  BackwardRow backward_row(const reference::Sequence& sequence, std::int64_t token, std::int64_t head,
+                           std::span<const reference::KeyRange> visible) const;
+  reference::RowDelta delta(std::int64_t token, std::int64_t head) const;
+  void add_softmax_deltas();
+  /// What multiplies the sums that dq and dk are: sigma, unless their other operand holds it already. T1.
+  double scale_of_dq() const;
+  double scale_of_dk() const;
+  bool is_own_block(const reference::Sequence& sequence, std::int64_t token, std::int64_t block) const;
+  /// The parts of dq that its ranges are in, and the part of dk and dv that a row adds to a block: E7. Empty, and
+  /// nothing: the declared arithmetic stores no parts.
+  std::vector<int> query_parts(const reference::Sequence& sequence, std::int64_t token,
+                               std::span<const reference::KeyRange> visible) const;
+  std::optional<int> key_part(const reference::Sequence& sequence, const reference::QueryRow& row,
+                              std::int64_t block) const;
 
   const reference::Arithmetic& arithmetic_;
   AttentionStage stage_;
   std::vector<reference::Sequence> sequences_;
-  std::vector<std::optional<reference::KeyValues>> keys_;  // [sequences * Hkv]
-  std::vector<RowState> states_;                           // [query tokens * H]
+  reference::Operand v_;
+  AttentionOperands forward_;
+  std::optional<AttentionOperands> backward_;
+  const reference::Tensor* d_o_ = nullptr;           // as delta reads it
+  std::optional<reference::Operand> d_o_operand_;    // as products read it
+  std::vector<reference::RowDelta> softmax_deltas_;  // [query tokens * H], of the rows that are read; or empty
+  std::vector<RowState> states_;                     // [query tokens * H]
 };
 
 }  // namespace attnspec::verify

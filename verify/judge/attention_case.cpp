@@ -60,8 +60,9 @@ class AttentionCase {
       return;
     }
     calls_.backward(judge.stage().selection, result_);
-    judge.judge_query_gradients(inputs_.d_o, calls_.dq.view(), observe_, result_);
-    judge.judge_key_gradients(inputs_.d_o, calls_.dk.view(), calls_.dv.view(), observe_, result_);
+    judge.begin_backward(inputs_.d_o);
+    judge.judge_query_gradients(calls_.dq.view(), observe_, result_);
+    judge.judge_key_gradients(calls_.dk.view(), calls_.dv.view(), observe_, result_);
   }
 
  private:
@@ -81,6 +82,7 @@ class AttentionCase {
                          judged_queries(case_, problem_.attention, case_.heads),
                          {}};
     stage.keys = judged_keys(case_, stage.problem);
+    stage.has_own_block = case_.op == Operator::moba && case_.causal;
     stage.reach = is_compressed                  ? compressed_reach(nsa_)
                   : case_.op == Operator::window ? window_reach(nsa_)
                                                  : causal_reach(stage.problem);

@@ -70,15 +70,18 @@ class NsaCase {
   }
 
  private:
-  void judge_backward(const std::array<AttentionJudge, 3>& judges, const CompressionStage& phi_k,
+  void judge_backward(std::array<AttentionJudge, 3>& judges, const CompressionStage& phi_k,
                       const CompressionStage& phi_v) {
     std::array<Tensor, 3> d_o;
-    for (const Branch branch : kBranches) of(d_o, branch) = branch_d_o(branch);
-    judge_query_gradients(judges, d_o);
-    judges[0].judge_key_gradients(d_o[0], calls_.dk_compressed.view(), calls_.dv_compressed.view(), observe_, result_);
+    for (const Branch branch : kBranches) {
+      of(d_o, branch) = branch_d_o(branch);
+      of(judges, branch).begin_backward(of(d_o, branch));
+    }
+    judge_query_gradients(judges);
+    judges[0].judge_key_gradients(calls_.dk_compressed.view(), calls_.dv_compressed.view(), observe_, result_);
     for (const Branch branch : {Branch::selected, Branch::window}) {
       BranchTensors& tensors = of(calls_.branches, branch);
-      of(judges, branch).judge_key_gradients(of(d_o, branch), tensors.dk.view(), tensors.dv.view(), observe_, result_);
+      of(judges, branch).judge_key_gradients(tensors.dk.view(), tensors.dv.view(), observe_, result_);
     }
     judge_from_outputs("d_gates", calls_.d_gates.view(),
                        [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
@@ -161,7 +164,7 @@ class NsaCase {
   }
 
   /// dq, the sum over the branches.
-  void judge_query_gradients(const std::array<AttentionJudge, 3>& judges, const std::array<Tensor, 3>& d_o) {
+  void judge_query_gradients(const std::array<AttentionJudge, 3>& judges) {
     Tally tally(observe_, "dq", "dq");
     Arithmetic of_branch = arithmetic_;
     if (arithmetic_.fused_branches) of_branch.output = Format::fp32;
@@ -170,7 +173,7 @@ class NsaCase {
       Matrix terms(3, case_.dk);
       RowNoise noise(case_.dk);
       for (std::size_t b = 0; b < 3; ++b) {
-        parts.push_back(judges[b].query_gradient(of_branch, sequence.index, token, head, d_o[b]));
+        parts.push_back(judges[b].query_gradient(of_branch, sequence.index, token, head));
         const RowNoise& part = parts.back().noise.noise;
         terms.row(static_cast<Eigen::Index>(b)) = parts.back().expected.transpose();
         noise.variance += part.variance;
@@ -178,7 +181,9 @@ class NsaCase {
         noise.floor += part.floor;
       }
       const Vector expected = terms.colwise().sum().transpose(), observed = calls_.dq.view().row(token, head);
-      const FeatureSum sum = feature_sum(unit_roundoff(Format::fp32), terms, {}, expected);
+      const bool sums_rounded = arithmetic_.rounded_gradient_sums && !arithmetic_.fused_branches;
+      const Format sum_format = sums_rounded ? arithmetic_.output : Format::fp32;  // E7
+      const FeatureSum sum = feature_sum(unit_roundoff(sum_format), terms, {}, expected);
       noise.variance += sum.variance;
       noise.worst += sum.worst;
       add_output_rounding(expected, arithmetic_.output, noise);

@@ -8,15 +8,9 @@
 
 #include "reference/attention.hpp"
 #include "verify/case.hpp"
+#include "verify/result.hpp"
 
 namespace attnspec::verify {
-
-/// Where a row is; see Finding.
-struct Place {
-  std::int64_t sequence, token, head;
-
-  bool operator==(const Place&) const = default;
-};
 
 /// The rows of one output that are judged.
 struct JudgedRows {

@@ -4,6 +4,8 @@
 #include <memory>
 #include <utility>
 
+#include "reference/operands.hpp"
+
 namespace attnspec::verify {
 
 using namespace reference;
@@ -38,12 +40,16 @@ RuleOfRow moba_rule(const Arithmetic& arithmetic, const MobaProblem& problem, co
 
 RuleOfRow nsa_rule(const Arithmetic& arithmetic, const NsaProblem& problem, const Tensor& q, const Tensor& k) {
   struct Weighed {
+    ScoreOperands operands;
+    NsaProblem problem;            // with the scale of the operands
     std::vector<Matrix> overlaps;  // [sequences]
     std::vector<KeyValues> keys;   // [sequences * Hkv], whose values are the overlaps
   };
   const AttentionProblem& attention = problem.attention;
   const std::vector<std::int64_t> offsets = compressed_offsets(problem);
-  auto weighed = std::make_shared<Weighed>();
+  auto weighed =
+      std::make_shared<Weighed>(Weighed{forward_operands(arithmetic, attention.scale, q, k), problem, {}, {}});
+  weighed->problem.attention.scale = weighed->operands.scale;
   for (const Sequence& sequence : sequences(attention)) {
     const auto s = static_cast<std::size_t>(sequence.index);
     weighed->overlaps.push_back(
@@ -52,15 +58,16 @@ RuleOfRow nsa_rule(const Arithmetic& arithmetic, const NsaProblem& problem, cons
   for (const Sequence& sequence : sequences(attention)) {
     const auto s = static_cast<std::size_t>(sequence.index);
     for (std::int64_t g = 0; g < attention.kv_heads; ++g)
-      weighed->keys.emplace_back(k.rows(offsets[s], offsets[s + 1], g), view(weighed->overlaps[s]));
+      weighed->keys.emplace_back(weighed->operands.k->rows(offsets[s], offsets[s + 1], g), view(weighed->overlaps[s]));
   }
   return [&, weighed](const Sequence& sequence, std::int64_t token, std::int64_t g) {
     const KeyValues& keys = weighed->keys[static_cast<std::size_t>(sequence.index * attention.kv_heads + g)];
     const std::int64_t t = sequence.position(token);
-    const Matrix queries = group_queries(problem, q, token, g);
-    const Vector importance = reference::importance(problem, queries, keys.k, t).importance;
+    const NsaProblem& scaled = weighed->problem;
+    const Matrix queries = group_queries(scaled, *weighed->operands.q, token, g);
+    const Vector importance = reference::importance(scaled, queries, keys.k, t).importance;
     return importance_rule(problem, t, importance,
-                           importance_margins(arithmetic, problem, queries, keys, t, importance));
+                           importance_margins(arithmetic, scaled, queries, keys, t, importance));
   };
 }
 

@@ -14,7 +14,7 @@ Tally::Tally(const RowObserver& observe, std::string kind, std::string output)
 
 void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
                 const reference::Covariance* covariance) {
-  if (observe_) observe_(kind_, row, expected, covariance);
+  if (observe_) observe_({kind_, summary_.output, place, row, expected, covariance});
   if (row.fault == RowFault::none) return pass(row.r);
   fail({.verdict = row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
         .sequence = place.sequence,
@@ -84,6 +84,7 @@ void Tally::fail(Finding finding) {
   ++summary_.rows;
   ++summary_.findings;
   summary_.worst_r = std::max(summary_.worst_r, finding.r);
+  summary_.sum_r_squared += finding.r * finding.r;
   finding.output = summary_.output;
   findings_.push_back(std::move(finding));
   if (findings_.size() > 4 * kMostFindings) keep_first();

@@ -8,6 +8,42 @@ namespace attnspec::verify::model {
 
 namespace {
 
+/// A gradient's rows, added up from parts. Where parts are stored on the way, each is rounded once it is finished, and
+/// so may be the sum after every addition.
+class PartSum {
+ public:
+  /// like: rows of the same shape. factor: what finishes sums in fp32.
+  PartSum(const Arithmetic& arithmetic, bool are_stored, float factor, const Rows& like)
+      : part_(are_stored ? arithmetic.gradient_part : Format::fp32),
+        sum_(arithmetic.rounded_gradient_sums ? part_ : Format::fp32),
+        factor_(factor),
+        rows_(like.count, like.dim),
+        is_empty_(static_cast<std::size_t>(like.count), true) {
+    for (float& x : rows_.values) x *= factor;
+  }
+
+  /// Adds rows begin .. end - 1 of sums as one part, and clears them.
+  void add(Rows& sums, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      for (std::int64_t d = 0; d < rows_.dim; ++d) {
+        const float part = rounded(factor_ * sums.row(i)[d], part_);
+        float& sum = rows_.row(i)[d];
+        sum = is_empty_[static_cast<std::size_t>(i)] ? part : rounded(sum + part, sum_);
+        sums.row(i)[d] = 0;
+      }
+      is_empty_[static_cast<std::size_t>(i)] = false;
+    }
+  }
+
+  const Rows& rows() const { return rows_; }
+
+ private:
+  Format part_, sum_;
+  float factor_;
+  Rows rows_;
+  std::vector<bool> is_empty_;
+};
+
 /// A kernel's own copy of the call, with `dense` and the parts of NSA written as one block per sequence.
 struct Model {
   const Stages& stages;
@@ -29,7 +65,11 @@ struct Model {
   std::int64_t q_begin(std::int64_t s) const { return problem.attention.q_offsets[static_cast<std::size_t>(s)]; }
   std::int64_t k_begin(std::int64_t s) const { return k_offsets[static_cast<std::size_t>(s)]; }
   std::int64_t group() const { return problem.attention.heads / problem.attention.kv_heads; }
-  Work work(std::int64_t s) const {
+  /// Whether the backward is two passes.
+  bool own_block_apart() const {
+    return arithmetic.own_block_apart && call.op == Operator::moba && problem.attention.causal;
+  }
+  Work work(std::int64_t s, bool is_backward = false) const {
     const auto& tokens = problem.attention.k_offsets;
     return {call.op,
             problem,
@@ -37,7 +77,8 @@ struct Model {
             arithmetic,
             q_begin(s + 1) - q_begin(s),
             tokens[static_cast<std::size_t>(s) + 1] - tokens[static_cast<std::size_t>(s)],
-            k_begin(s + 1) - k_begin(s)};
+            k_begin(s + 1) - k_begin(s),
+            is_backward};
   }
 
   std::int32_t* selection_row(std::int64_t token, std::int64_t h) const {
@@ -79,10 +120,11 @@ struct Model {
     const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), stages.kv_head(problem, h));
     const auto chosen = selects(call.op) ? assign(s, h, q, k) : given(s, h);
     if (!attends(call.op)) return;
-    const Rows v = stages.load(call.v, k_begin(s), k_begin(s + 1), stages.kv_head(problem, h));
+    const Rows v = stages.load(call.v, k_begin(s), k_begin(s + 1), stages.kv_head(problem, h)),
+               q_operand = operand_rows(stages, head, ScaledOperand::q, q);
     std::vector<Partial> partials;
     for (const BlockQueries& list : stages.order(head, chosen)) {
-      auto of_block = stages.attend(stages, head, list, q, k, v);
+      auto of_block = stages.attend(stages, head, list, q_operand, k, v);
       std::move(of_block.begin(), of_block.end(), std::back_inserter(partials));
     }
     const auto by_query = stages.restore(head, std::move(partials));
@@ -105,10 +147,10 @@ struct Model {
       if (t < 0) continue;
       std::vector<float> importance(static_cast<std::size_t>(t / call.nsa.block + 1));
       for (std::int64_t h = g * group(); h < (g + 1) * group(); ++h) {
-        const Rows q = stages.load(call.q, token, token + 1, h);
+        const Rows q = operand_rows(stages, head, ScaledOperand::q, stages.load(call.q, token, token + 1, h));
         std::vector<float> scores;
         for (std::int64_t j = 0; j < k.count && stages.is_visible(head, t, j); ++j)
-          scores.push_back(stages.scale(head) * stages.score(head, q.row(0), k.row(j)));
+          scores.push_back(score_factor(stages, head) * stages.score(head, q.row(0), k.row(j)));
         stages.add_importance(head, scores, static_cast<float>(call.lse.load(token, h, 0)), importance);
       }
       const Blocks blocks = stages.choose_important(head, importance);
@@ -116,26 +158,74 @@ struct Model {
     }
   }
 
+  /// The passes of the backward over a head's lists: one, or MoBA's own blocks and after them all others.
+  std::vector<std::vector<BlockQueries>> passes(const Work& head, const std::vector<BlockQueries>& lists) const {
+    if (!own_block_apart()) return {lists};
+    std::vector<std::vector<BlockQueries>> own_and_others(2);
+    for (const BlockQueries& list : lists) {
+      BlockQueries own{list.block, {}}, others{list.block, {}};
+      for (const std::int64_t i : list.queries)
+        (head.position(i) / problem.block == list.block ? own : others).queries.push_back(i);
+      own_and_others[0].push_back(own);
+      own_and_others[1].push_back(others);
+    }
+    return own_and_others;
+  }
+
   void backward_group(const BackwardCall& backward, std::int64_t s, std::int64_t g) const {
-    const Work head = work(s);
-    const auto scale = static_cast<float>(problem.attention.scale);
+    const Work head = work(s, true);
+    const bool apart = own_block_apart();
     const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), g),
+               k_operand = operand_rows(stages, head, ScaledOperand::k, k),
                v = stages.load(call.v, k_begin(s), k_begin(s + 1), g);
-    Gradients sums{Rows(), Rows(k.count, k.dim), Rows(v.count, v.dim)};
+    PartSum dk(arithmetic, arithmetic.rounded_head_gradients || apart, gradient_factor(head, ScaledOperand::q), k),
+        dv(arithmetic, arithmetic.rounded_head_gradients || apart, 1, v);
+    std::vector<Gradients> sums(apart ? 2 : 1, {Rows(), Rows(k.count, k.dim), Rows(v.count, v.dim)});
+    const std::vector<bool> none(static_cast<std::size_t>(head.num_blocks()));
+    std::vector<std::vector<bool>> has_block(sums.size(), none);  // whether sums hold something of its keys
+    const auto add_keys = [&] {
+      for (std::size_t pass = 0; pass < sums.size(); ++pass) {
+        for (std::int64_t b = 0; b < head.num_blocks(); ++b) {
+          if (!has_block[pass][static_cast<std::size_t>(b)]) continue;
+          dk.add(sums[pass].dk, head.block_begin(b), head.block_end(b));
+          dv.add(sums[pass].dv, head.block_begin(b), head.block_end(b));
+        }
+        has_block[pass] = none;
+      }
+    };
     for (std::int64_t h = g * group(); h < (g + 1) * group(); ++h) {
-      const Rows q = stages.load(call.q, q_begin(s), q_begin(s + 1), h),
-                 o = stages.load(call.o, q_begin(s), q_begin(s + 1), h);
+      const Rows q = operand_rows(stages, head, ScaledOperand::q, stages.load(call.q, q_begin(s), q_begin(s + 1), h)),
+                 o = arithmetic.softmax_delta ? Rows() : stages.load(call.o, q_begin(s), q_begin(s + 1), h);
       const Rows d_o = stages.load(backward.d_o, q_begin(s), q_begin(s + 1), h);
       const Rows lse = stages.load(call.lse, q_begin(s), q_begin(s + 1), h);
+      const std::vector<BlockQueries> lists = stages.order(head, given(s, h));
       std::vector<float> delta;
-      for (std::int64_t i = 0; i < head.num_queries; ++i) delta.push_back(stages.delta(head, d_o.row(i), o.row(i)));
-      sums.dq = Rows(q.count, q.dim);
-      for (const BlockQueries& list : stages.order(head, given(s, h)))
-        stages.attend_backward(stages, head, list, {q, k, v, d_o, lse.values, delta, h - g * group()}, sums);
-      stages.store(sums.dq, backward.dq, q_begin(s), h, scale);
+      const BackwardRows rows{q, k_operand, v, d_o, lse.values, delta, h - g * group()};
+      delta = stages.delta(stages, head, lists, rows, o);
+      PartSum dq(arithmetic, arithmetic.rounded_block_gradients || apart, gradient_factor(head, ScaledOperand::k), q);
+      const auto of_passes = passes(head, lists);
+      for (std::size_t pass = 0; pass < sums.size(); ++pass) {
+        sums[pass].dq = Rows(q.count, q.dim);
+        std::vector<bool> seen(static_cast<std::size_t>(q.count));  // queries of this pass
+        for (const BlockQueries& list : of_passes[pass]) {
+          if (list.queries.empty()) continue;
+          stages.attend_backward(stages, head, list, rows, sums[pass]);
+          has_block[pass][static_cast<std::size_t>(list.block)] = true;
+          for (const std::int64_t i : list.queries)
+            if (arithmetic.rounded_block_gradients)
+              dq.add(sums[pass].dq, i, i + 1);
+            else
+              seen[static_cast<std::size_t>(i)] = true;
+        }
+        for (std::int64_t i = 0; i < q.count; ++i)
+          if (seen[static_cast<std::size_t>(i)]) dq.add(sums[pass].dq, i, i + 1);
+      }
+      stages.store(dq.rows(), backward.dq, q_begin(s), h, 1);
+      if (arithmetic.rounded_head_gradients) add_keys();
     }
-    stages.store(sums.dk, backward.dk, k_begin(s), g, scale);
-    stages.store(sums.dv, backward.dv, k_begin(s), g, 1);
+    add_keys();
+    stages.store(dk.rows(), backward.dk, k_begin(s), g, 1);
+    stages.store(dv.rows(), backward.dv, k_begin(s), g, 1);
   }
 };
 

@@ -9,10 +9,11 @@ std::int64_t num_rows(const NsaProblem& nsa, std::int64_t tokens) {
   return tokens < nsa.compress_block ? 0 : (tokens - nsa.compress_block) / nsa.compress_stride + 1;
 }
 
-/// Parameters of the same shapes, zero.
-Parameters zero_like(const Parameters& phi) {
-  Parameters zero;
+/// Sums for parameters of these shapes, zero.
+ParameterSums zero_like(const Parameters& phi) {
+  ParameterSums zero;
   for (const auto& [name, part] : kPhiParts<Rows>) zero.*part = Rows((phi.*part).count, (phi.*part).dim);
+  zero.bias = Rows(1, phi.w.dim);
   return zero;
 }
 
@@ -46,10 +47,11 @@ struct Compression {
     }
   }
 
-  /// The gradients of one kv head: stores those of its tokens and returns those of its parameters.
-  Parameters backward_head(const CompressBackwardCall& backward, std::int64_t g) const {
+  /// The gradients of one kv head: stores those of its tokens and returns those of its parameters, which are a part
+  /// where heads share parameters.
+  ParameterSums backward_head(const CompressBackwardCall& backward, std::int64_t g) const {
     const Parameters phi = stages.load_parameters(call.nsa, call.phi, g);
-    Parameters sums = zero_like(phi);
+    ParameterSums sums = zero_like(phi);
     Rows d_tokens(call.tokens.tokens, call.tokens.dim);
     for (const CompressWork& sequence : sequences) {
       for (std::int64_t i = 0; i < sequence.num_rows; ++i) {
@@ -59,6 +61,9 @@ struct Compression {
       }
     }
     stages.store(d_tokens, backward.d_tokens, 0, g, 1);
+    if (call.nsa.shared_phi && arithmetic.rounded_head_gradients)
+      for (const auto& [name, part] : kPhiParts<Rows>)
+        for (float& x : (sums.*part).values) x = rounded(x, arithmetic.gradient_part);
     return sums;
   }
 };
@@ -82,18 +87,21 @@ void run(const Stages& stages, const Arithmetic& arithmetic, const CompressCall&
 void run(const Stages& stages, const Arithmetic& arithmetic, const CompressBackwardCall& call) {
   const Compression compression(stages, arithmetic, call.forward);
   const NsaProblem& nsa = call.forward.nsa;
-  std::vector<Parameters> d_phi(static_cast<std::size_t>(nsa.attention.kv_heads));
+  std::vector<ParameterSums> d_phi(static_cast<std::size_t>(nsa.attention.kv_heads));
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t g = 0; g < nsa.attention.kv_heads; ++g)
     d_phi[static_cast<std::size_t>(g)] = compression.backward_head(call, g);
   if (nsa.shared_phi) {
-    for (std::size_t g = 1; g < d_phi.size(); ++g) stages.add_to_parameters(d_phi[g], d_phi[0]);
+    for (std::size_t g = 1; g < d_phi.size(); ++g) stages.add_to_parameters(arithmetic, d_phi[g], d_phi[0]);
     d_phi.resize(1);
   }
-  for (std::size_t set = 0; set < d_phi.size(); ++set)
+  for (std::size_t set = 0; set < d_phi.size(); ++set) {
+    const auto index = static_cast<std::int64_t>(set);
+    stages.finish_parameters(nsa, arithmetic, stages.load_parameters(nsa, call.forward.phi, index), d_phi[set]);
     for (std::size_t part = 0; part < kPhiParts<Rows>.size(); ++part)
-      stages.store(d_phi[set].*kPhiParts<Rows>[part].tensor, call.d_phi.*kPhiParts<TensorView>[part].tensor, 0,
-                   static_cast<std::int64_t>(set), 1);
+      stages.store(d_phi[set].*kPhiParts<Rows>[part].tensor, call.d_phi.*kPhiParts<TensorView>[part].tensor, 0, index,
+                   1);
+  }
 }
 
 }  // namespace attnspec::verify::model

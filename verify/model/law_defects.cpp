@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <numeric>
 
 #include "verify/model/planting.hpp"
 
@@ -25,7 +24,7 @@ Partial attend_below_a_common_maximum(const Stages& stages, const Work& work, co
   const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
   std::vector<float> scores;
   for (std::int64_t j = begin; j < end; ++j)
-    scores.push_back(stages.scale(work) * std::inner_product(q.row(i), q.row(i) + q.dim, k.row(j), 0.0f));
+    scores.push_back(score_factor(stages, work) * dot(work.arithmetic.products, q.row(i), k.row(j), q.dim));
   const float largest = *std::max_element(scores.begin(), scores.end());
   Partial partial{i, std::vector<float>(static_cast<std::size_t>(v.dim)), 0};
   float normaliser = 0;
@@ -33,8 +32,7 @@ Partial attend_below_a_common_maximum(const Stages& stages, const Work& work, co
     if (!stages.is_visible(work, work.position(i), j)) continue;
     const float weight = stages.exp(scores[static_cast<std::size_t>(j - begin)] - largest);
     normaliser += weight;
-    const auto stored = static_cast<float>(reference::round_to(weight, work.arithmetic.weights));
-    for (std::int64_t d = 0; d < v.dim; ++d) partial.o[static_cast<std::size_t>(d)] += stored * v.row(j)[d];
+    add_products(work.arithmetic.products, as_weight(weight, work.arithmetic), v.row(j), v.dim, partial.o.data());
   }
   for (float& x : partial.o) x /= normaliser;
   partial.lse = largest + std::log(normaliser);
@@ -78,8 +76,8 @@ Rows load_contiguous_through_a_scale(const TensorView& from, std::int64_t begin,
   return rows;
 }
 
-float scale_of_several_sequences(const Work& work) {
-  const float scale = correct_stages().scale(work);
+double scale_of_several_sequences(const Work& work) {
+  const auto scale = static_cast<float>(correct_stages().scale(work));
   return work.problem.attention.k_offsets.size() > 2 ? std::nextafter(scale, 2 * scale) : scale;
 }
 

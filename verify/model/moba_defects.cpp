@@ -70,7 +70,7 @@ void attend_backward_first_head_only(const Stages& stages, const Work& work, con
   if (rows.head_in_group > 0) sums.dk = dk;
 }
 
-float scale_slightly_off(const Work& work) { return correct_stages().scale(work) * (1 + 0x1p-8f); }
+double scale_slightly_off(const Work& work) { return static_cast<float>(correct_stages().scale(work)) * (1 + 0x1p-8f); }
 
 bool misses_one_key(const Work& work, std::int64_t t, std::int64_t j) {
   return correct_stages().is_visible(work, t, j) && (t == 0 || j != t / 2);
@@ -98,7 +98,10 @@ Rows load_as_contiguous(const TensorView& from, std::int64_t begin, std::int64_t
   return correct_stages().load(contiguous, begin, end, head);
 }
 
-float no_delta(const Work&, const float*, const float*) { return 0; }
+std::vector<float> no_delta(const Stages&, const Work& work, const std::vector<BlockQueries>&, const BackwardRows&,
+                            const Rows&) {
+  return std::vector<float>(static_cast<std::size_t>(work.num_queries));
+}
 
 }  // namespace
 

@@ -97,7 +97,7 @@ void run(const Stages& stages, const Arithmetic& arithmetic, const NsaBackwardCa
   }
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t h = 0; h < nsa.heads(); ++h)
-    stages.store(stages.add_queries(nsa.rows(dq, h)), backward.dq, 0, h, 1);
+    stages.store(stages.add_queries(arithmetic, nsa.rows(dq, h)), backward.dq, 0, h, 1);
   run(stages, arithmetic,
       CompressBackwardCall{{call.nsa, call.compressed.k, call.phi_k, call.k_compressed, {}},
                            backward.dk_compressed,

@@ -199,18 +199,32 @@ float silu_slope_without_product_rule(reference::Activation kind, float x) {
 }
 
 Rows compress_backward_without_position(const Stages& stages, const CompressWork& work, const Parameters& phi,
-                                        const Rows& x, const std::vector<float>& d_row, Parameters& sums) {
+                                        const Rows& x, const std::vector<float>& d_row, ParameterSums& sums) {
   const Rows position = sums.position;
   const Rows d_x = correct_stages().compress_backward(stages, work, phi, x, d_row, sums);
   sums.position = position;
   return d_x;
 }
 
+void finish_parameters_without_position(const NsaProblem& nsa, const Arithmetic& arithmetic, const Parameters& phi,
+                                        ParameterSums& sums) {
+  const Rows position = sums.position;
+  correct_stages().finish_parameters(nsa, arithmetic, phi, sums);
+  sums.position = position;
+}
+
+/// The stages of compression with a position encoding that has no gradient, whether it is added to tokens or is a bias.
+Stages without_position_gradient() {
+  Stages stages = with(&Stages::compress_backward, &compress_backward_without_position);
+  stages.finish_parameters = &finish_parameters_without_position;
+  return stages;
+}
+
 void overwrite_tokens(const Rows& d_x, std::int64_t begin, Rows& sums) {
   std::copy(d_x.values.begin(), d_x.values.end(), sums.row(begin));
 }
 
-void overwrite_parameters(const Parameters& of_head, Parameters& sums) { sums = of_head; }
+void overwrite_parameters(const Arithmetic&, const ParameterSums& of_head, ParameterSums& sums) { sums = of_head; }
 
 BranchCall branch_on_shared_tokens(const NsaCall& call, Branch branch) {
   BranchCall result = correct_stages().branch(call, branch);
@@ -254,12 +268,12 @@ Rows gate_gradients_of_the_sum(const Rows& gates, const Rows& d_o, const PerBran
   return correct_stages().gate_gradients(gates, d_o, {sum, sum, sum});
 }
 
-Rows add_queries_without_compressed(const PerBranch<Rows>& dq) {
+Rows add_queries_without_compressed(const Arithmetic& arithmetic, const PerBranch<Rows>& dq) {
   const Rows none(dq[0].count, dq[0].dim);
-  return correct_stages().add_queries({none, dq[1], dq[2]});
+  return correct_stages().add_queries(arithmetic, {none, dq[1], dq[2]});
 }
 
-Rows keep_the_last_queries(const PerBranch<Rows>& dq) { return dq.back(); }
+Rows keep_the_last_queries(const Arithmetic&, const PerBranch<Rows>& dq) { return dq.back(); }
 
 }  // namespace
 
@@ -342,8 +356,7 @@ std::vector<Defect> nsa_defects() {
        "x sigmoid(x) differentiated without the product rule", Operator::nsa_compress,
        with(&Stages::slope, &silu_slope_without_product_rule)},
       {"position_gradient_missing", "the gradient of the position encoding is 0", "backward", "phi linear or mlp",
-       "an encoding taken for a constant", Operator::nsa_compress,
-       with(&Stages::compress_backward, &compress_backward_without_position)},
+       "an encoding taken for a constant", Operator::nsa_compress, without_position_gradient()},
       {"token_gradient_of_last_block", "a token has the gradient of the last block it is in", "backward", "l above d",
        "a store where blocks overlap", Operator::nsa_compress, with(&Stages::add_to_tokens, &overwrite_tokens)},
       {"shared_phi_of_last_head", "the gradient of shared parameters is that of the last kv head", "backward",

@@ -17,7 +17,7 @@ Stages with(Stage Stages::*stage, Stage replacement) {
 
 /// The same work on another problem.
 inline Work on(const Work& work, const MobaProblem& problem, const NsaProblem& nsa) {
-  return {work.op, problem, nsa, work.arithmetic, work.num_queries, work.num_tokens, work.num_keys};
+  return {work.op, problem, nsa, work.arithmetic, work.num_queries, work.num_tokens, work.num_keys, work.is_backward};
 }
 
 /// A mistake that both MoBA and NSA are planted with.

@@ -12,12 +12,6 @@ namespace {
 
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-float dot(const float* x, const float* y, std::int64_t n) {
-  float sum = 0;
-  for (std::int64_t d = 0; d < n; ++d) sum += x[d] * y[d];
-  return sum;
-}
-
 /// Rows begin .. end - 1 of x as tiles [dim, kTile], the last one padded with zeros.
 std::vector<float> transposed_tiles(const Rows& x, std::int64_t begin, std::int64_t end) {
   const std::int64_t tiles = (end - begin + kTile - 1) / kTile;
@@ -29,14 +23,9 @@ std::vector<float> transposed_tiles(const Rows& x, std::int64_t begin, std::int6
 }
 
 /// products[j] = <x, row j of the tile>, accumulated feature by feature in fp32.
-void multiply_tile(const float* x, const float* tile, std::int64_t dim, float* products) {
+void multiply_tile(const Arithmetic& arithmetic, const float* x, const float* tile, std::int64_t dim, float* products) {
   std::fill(products, products + kTile, 0.0f);
-  for (std::int64_t d = 0; d < dim; ++d)
-    for (std::int64_t j = 0; j < kTile; ++j) products[j] += x[d] * tile[d * kTile + j];
-}
-
-float rounded(float x, reference::Format format) {
-  return format == reference::Format::fp32 ? x : static_cast<float>(reference::round_to(x, format));
+  for (std::int64_t d = 0; d < dim; ++d) add_products(arithmetic.products, x[d], tile + d * kTile, kTile, products);
 }
 
 std::int64_t kv_head(const MobaProblem& problem, std::int64_t h) {
@@ -57,7 +46,7 @@ void store(const Rows& rows, const TensorView& to, std::int64_t begin, std::int6
 
 float exp_of(float x) { return std::exp(x); }
 
-float scale_of(const Work& work) { return static_cast<float>(work.problem.attention.scale); }
+double scale_of(const Work& work) { return work.problem.attention.scale; }
 
 Rows pool(const Work& work, const Rows& k) {
   Rows means(work.num_blocks(), k.dim);
@@ -71,7 +60,9 @@ Rows pool(const Work& work, const Rows& k) {
   return means;
 }
 
-float score(const Work& work, const float* q, const float* mean) { return dot(q, mean, work.problem.attention.dk); }
+float score(const Work& work, const float* q, const float* mean) {
+  return dot(work.arithmetic.products, q, mean, work.problem.attention.dk);
+}
 
 Blocks choose(const Work& work, const std::vector<float>& scores, std::int64_t t) {
   const MobaProblem& problem = work.problem;
@@ -154,7 +145,7 @@ class BlockAttention {
         work_(work),
         begin_(work.block_begin(block)),
         end_(work.block_end(block)),
-        scale_(stages.scale(work)),
+        factor_(score_factor(stages, work)),
         q_(q),
         v_(v),
         k_tiles_(transposed_tiles(k, begin_, end_)) {}
@@ -180,11 +171,11 @@ class BlockAttention {
     const std::int64_t t = work_.position(i);
     float scores[kTile];
     for (std::int64_t tile = begin_; tile < end_; tile += kTile) {
-      multiply_tile(q_.row(i), k_tiles_.data() + (tile - begin_) * q_.dim, q_.dim, scores);
+      multiply_tile(work_.arithmetic, q_.row(i), k_tiles_.data() + (tile - begin_) * q_.dim, q_.dim, scores);
       const std::int64_t keys = std::min(kTile, end_ - tile);
       float tile_largest = kNegativeInfinity;
       for (std::int64_t j = 0; j < keys; ++j) {
-        scores[j] = stages_.is_visible(work_, t, tile + j) ? scale_ * scores[j] : kNegativeInfinity;
+        scores[j] = stages_.is_visible(work_, t, tile + j) ? factor_ * scores[j] : kNegativeInfinity;
         tile_largest = std::max(tile_largest, scores[j]);
       }
       if (tile_largest == kNegativeInfinity) continue;
@@ -196,10 +187,9 @@ class BlockAttention {
       for (std::int64_t j = 0; j < keys; ++j) {
         if (scores[j] == kNegativeInfinity) continue;
         const float weight = stages_.exp(scores[j] - sums.largest) / divisor;
-        const float stored = rounded(weight, work_.arithmetic.weights);
+        const float stored = as_weight(weight, work_.arithmetic);
         sums.normaliser += work_.arithmetic.normaliser == reference::Normaliser::sums_rounded ? stored : weight;
-        const float* value = v_.row(tile + j);
-        for (std::int64_t d = 0; o != nullptr && d < v_.dim; ++d) o[d] += stored * value[d];
+        if (o != nullptr) add_products(work_.arithmetic.products, stored, v_.row(tile + j), v_.dim, o);
       }
     }
     return sums;
@@ -208,7 +198,7 @@ class BlockAttention {
   const Stages& stages_;
   const Work& work_;
   std::int64_t begin_, end_;
-  float scale_;
+  float factor_;
   const Rows &q_, &v_;
   std::vector<float> k_tiles_;
 };
@@ -244,54 +234,78 @@ Partial merge(const Work& work, const std::vector<Partial>& partials) {
   return merged;
 }
 
-float delta(const Work& work, const float* d_o, const float* o) { return dot(d_o, o, work.problem.attention.dv); }
-
-void attend_backward(const Stages& stages, const Work& work, const BlockQueries& list, const BackwardRows& rows,
-                     Gradients& sums) {
+/// visit(i, j, P, dP) for every key j of a block that its query i sees.
+template <class Visit>
+void for_each_weight(const Stages& stages, const Work& work, const BlockQueries& list, const BackwardRows& rows,
+                     const Visit& visit) {
   const std::int64_t begin = work.block_begin(list.block), end = work.block_end(list.block);
-  const float scale = stages.scale(work);
+  const float factor = score_factor(stages, work);
   const std::vector<float> k_tiles = transposed_tiles(rows.k, begin, end),
                            v_tiles = transposed_tiles(rows.v, begin, end);
   float scores[kTile], d_weights[kTile];
   for (const std::int64_t i : list.queries) {
     const std::int64_t t = work.position(i);
-    const float lse = rows.lse[static_cast<std::size_t>(i)], row_delta = rows.delta[static_cast<std::size_t>(i)];
+    const float lse = rows.lse[static_cast<std::size_t>(i)];
     if (lse == kNegativeInfinity) continue;
     for (std::int64_t tile = begin; tile < end; tile += kTile) {
-      multiply_tile(rows.q.row(i), k_tiles.data() + (tile - begin) * rows.q.dim, rows.q.dim, scores);
-      multiply_tile(rows.d_o.row(i), v_tiles.data() + (tile - begin) * rows.v.dim, rows.v.dim, d_weights);
-      for (std::int64_t j = 0; j < std::min(kTile, end - tile); ++j) {
-        if (!stages.is_visible(work, t, tile + j)) continue;
-        const float weight = stages.exp(scale * scores[j] - lse);
-        const float d_score = rounded(weight * (d_weights[j] - row_delta), work.arithmetic.weights);
-        const float stored = rounded(weight, work.arithmetic.weights);
-        for (std::int64_t d = 0; d < rows.v.dim; ++d) sums.dv.row(tile + j)[d] += stored * rows.d_o.row(i)[d];
-        for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dq.row(i)[d] += d_score * rows.k.row(tile + j)[d];
-        for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dk.row(tile + j)[d] += d_score * rows.q.row(i)[d];
-      }
+      const std::int64_t first = tile - begin;
+      multiply_tile(work.arithmetic, rows.q.row(i), k_tiles.data() + first * rows.q.dim, rows.q.dim, scores);
+      multiply_tile(work.arithmetic, rows.d_o.row(i), v_tiles.data() + first * rows.v.dim, rows.v.dim, d_weights);
+      for (std::int64_t j = 0; j < std::min(kTile, end - tile); ++j)
+        if (stages.is_visible(work, t, tile + j))
+          visit(i, tile + j, stages.exp(factor * scores[j] - lse), d_weights[j]);
     }
   }
 }
 
+std::vector<float> delta(const Stages& stages, const Work& work, const std::vector<BlockQueries>& lists,
+                         const BackwardRows& rows, const Rows& o) {
+  std::vector<float> result(static_cast<std::size_t>(work.num_queries));
+  if (!work.arithmetic.softmax_delta) {
+    for (std::int64_t i = 0; i < work.num_queries; ++i)
+      result[static_cast<std::size_t>(i)] = dot(Fp32Products::exact, rows.d_o.row(i), o.row(i), o.dim);
+    return result;
+  }
+  for (const BlockQueries& list : lists)
+    for_each_weight(stages, work, list, rows, [&](std::int64_t i, std::int64_t, float weight, float d_weight) {
+      result[static_cast<std::size_t>(i)] += weight * d_weight;
+    });
+  return result;
+}
+
+void attend_backward(const Stages& stages, const Work& work, const BlockQueries& list, const BackwardRows& rows,
+                     Gradients& sums) {
+  const Arithmetic& arithmetic = work.arithmetic;
+  const auto scale = static_cast<float>(work.problem.attention.scale);
+  for_each_weight(stages, work, list, rows, [&](std::int64_t i, std::int64_t j, float weight, float d_weight) {
+    const float stored = as_weight(weight, arithmetic);
+    const float centred = d_weight - rows.delta[static_cast<std::size_t>(i)];
+    const float d_score = (arithmetic.rounded_p_in_ds ? stored : weight) * centred;
+    const float d_score_stored = as_weight(arithmetic.scaled_ds ? scale * d_score : d_score, arithmetic);
+    add_products(arithmetic.products, stored, rows.d_o.row(i), rows.v.dim, sums.dv.row(j));
+    add_products(arithmetic.products, d_score_stored, rows.k.row(j), rows.q.dim, sums.dq.row(i));
+    add_products(arithmetic.products, d_score_stored, rows.q.row(i), rows.q.dim, sums.dk.row(j));
+  });
+}
+
 /// sums += W^T x, row by row of W.
-void add_product(const Rows& w, const std::vector<float>& x, std::vector<float>& sums) {
+void add_transposed_product(Fp32Products products, const Rows& w, const std::vector<float>& x,
+                            std::vector<float>& sums) {
   for (std::int64_t r = 0; r < w.count; ++r)
-    for (std::int64_t c = 0; c < w.dim; ++c)
-      sums[static_cast<std::size_t>(c)] += x[static_cast<std::size_t>(r)] * w.row(r)[c];
+    add_products(products, x[static_cast<std::size_t>(r)], w.row(r), w.dim, sums.data());
 }
 
 /// W y.
-std::vector<float> product(const Rows& w, const std::vector<float>& y) {
+std::vector<float> product(Fp32Products products, const Rows& w, const std::vector<float>& y) {
   std::vector<float> result;
-  for (std::int64_t r = 0; r < w.count; ++r) result.push_back(dot(w.row(r), y.data(), w.dim));
+  for (std::int64_t r = 0; r < w.count; ++r) result.push_back(dot(products, w.row(r), y.data(), w.dim));
   return result;
 }
 
 /// sums += x y^T.
-void add_outer_product(const std::vector<float>& x, const std::vector<float>& y, Rows& sums) {
+void add_outer_product(Fp32Products products, const std::vector<float>& x, const std::vector<float>& y, Rows& sums) {
   for (std::int64_t r = 0; r < sums.count; ++r)
-    for (std::int64_t c = 0; c < sums.dim; ++c)
-      sums.row(r)[c] += x[static_cast<std::size_t>(r)] * y[static_cast<std::size_t>(c)];
+    add_products(products, x[static_cast<std::size_t>(r)], y.data(), sums.dim, sums.row(r));
 }
 
 void add(const std::vector<float>& x, std::vector<float>& sums) {
@@ -300,6 +314,10 @@ void add(const std::vector<float>& x, std::vector<float>& sums) {
 
 void round_all(std::vector<float>& values, reference::Format format) {
   for (float& x : values) x = rounded(x, format);
+}
+
+void store_as_weights(std::vector<float>& values, const Arithmetic& arithmetic) {
+  for (float& x : values) x = as_weight(x, arithmetic);
 }
 
 std::int64_t block_start(const CompressWork& work, std::int64_t i) {
@@ -332,25 +350,31 @@ float slope(reference::Activation kind, float x) {
   return 0.5f * std::erfc(-x / std::numbers::sqrt2_v<float>) + x * density;
 }
 
-/// The tokens of a block with their position encoding, side by side.
+/// Whether the position encoding reaches the rows as a bias, which all blocks share.
+bool has_position_bias(const NsaProblem& nsa, const Arithmetic& arithmetic) {
+  return arithmetic.position_bias && nsa.phi == reference::Phi::linear;
+}
+
+/// The tokens of a block side by side, with their position encoding unless that is a bias.
 std::vector<float> encoded(const CompressWork& work, const Parameters& phi, const Rows& x) {
   std::vector<float> z = x.values;
+  if (has_position_bias(work.nsa, work.arithmetic)) return z;
   add(phi.position.values, z);
-  round_all(z, work.arithmetic.weights);
+  store_as_weights(z, work.arithmetic);
   return z;
 }
 
 /// The hidden features of the MLP before their activation.
-std::vector<float> hidden_of(const Parameters& phi, const std::vector<float>& z) {
+std::vector<float> hidden_of(const CompressWork& work, const Parameters& phi, const std::vector<float>& z) {
   std::vector<float> hidden = phi.b1.values;
-  add_product(phi.w1, z, hidden);
+  add_transposed_product(work.arithmetic.products, phi.w1, z, hidden);
   return hidden;
 }
 
 /// And after it.
 std::vector<float> activated(const Stages& stages, const CompressWork& work, std::vector<float> hidden) {
   for (float& x : hidden) x = stages.activation(work.nsa.activation, x);
-  round_all(hidden, work.arithmetic.weights);
+  store_as_weights(hidden, work.arithmetic);
   return hidden;
 }
 
@@ -364,19 +388,27 @@ std::vector<float> mean_of(const Rows& x) {
 
 std::vector<float> compress(const Stages& stages, const CompressWork& work, const Parameters& phi, const Rows& x) {
   if (work.nsa.phi == reference::Phi::mean) return mean_of(x);
+  const Fp32Products products = work.arithmetic.products;
   const std::vector<float> z = encoded(work, phi, x);
   std::vector<float> row(static_cast<std::size_t>(x.dim));
   if (work.nsa.phi == reference::Phi::linear) {
-    add_product(phi.w, z, row);
+    add_transposed_product(products, phi.w, z, row);
   } else {
     row = phi.b2.values;
-    add_product(phi.w2, activated(stages, work, hidden_of(phi, z)), row);
+    add_transposed_product(products, phi.w2, activated(stages, work, hidden_of(work, phi, z)), row);
+  }
+  if (has_position_bias(work.nsa, work.arithmetic)) {
+    std::vector<float> bias(row.size());
+    add_transposed_product(products, phi.w, phi.position.values, bias);
+    round_all(row, work.arithmetic.input);
+    round_all(bias, work.arithmetic.input);
+    add(bias, row);
   }
   return row;
 }
 
 Rows compress_backward(const Stages& stages, const CompressWork& work, const Parameters& phi, const Rows& x,
-                       const std::vector<float>& d_row, Parameters& sums) {
+                       const std::vector<float>& d_row, ParameterSums& sums) {
   Rows d_x(x.count, x.dim);
   if (work.nsa.phi == reference::Phi::mean) {
     for (std::int64_t s = 0; s < x.count; ++s)
@@ -384,22 +416,27 @@ Rows compress_backward(const Stages& stages, const CompressWork& work, const Par
         d_x.row(s)[f] = d_row[static_cast<std::size_t>(f)] / static_cast<float>(x.count);
     return d_x;
   }
+  const Fp32Products products = work.arithmetic.products;
   const std::vector<float> z = encoded(work, phi, x);
   if (work.nsa.phi == reference::Phi::linear) {
-    add_outer_product(z, d_row, sums.w);
-    d_x.values = product(phi.w, d_row);
+    add_outer_product(products, z, d_row, sums.w);
+    d_x.values = product(products, phi.w, d_row);
   } else {
-    const std::vector<float> hidden = hidden_of(phi, z);
-    add_outer_product(activated(stages, work, hidden), d_row, sums.w2);
+    const std::vector<float> hidden = hidden_of(work, phi, z);
+    add_outer_product(products, activated(stages, work, hidden), d_row, sums.w2);
     add(d_row, sums.b2.values);
-    std::vector<float> d_hidden = product(phi.w2, d_row);
+    std::vector<float> d_hidden = product(products, phi.w2, d_row);
     for (std::size_t n = 0; n < hidden.size(); ++n) d_hidden[n] *= stages.slope(work.nsa.activation, hidden[n]);
     add(d_hidden, sums.b1.values);
-    round_all(d_hidden, work.arithmetic.weights);
-    add_outer_product(z, d_hidden, sums.w1);
-    d_x.values = product(phi.w1, d_hidden);
+    store_as_weights(d_hidden, work.arithmetic);
+    add_outer_product(products, z, d_hidden, sums.w1);
+    d_x.values = product(products, phi.w1, d_hidden);
   }
-  add(d_x.values, sums.position.values);
+  if (has_position_bias(work.nsa, work.arithmetic)) {
+    add(d_row, sums.bias.values);
+  } else {
+    add(d_x.values, sums.position.values);
+  }
   return d_x;
 }
 
@@ -408,8 +445,27 @@ void add_to_tokens(const Rows& d_x, std::int64_t begin, Rows& sums) {
     for (std::int64_t f = 0; f < d_x.dim; ++f) sums.row(begin + s)[f] += d_x.row(s)[f];
 }
 
-void add_to_parameters(const Parameters& of_head, Parameters& sums) {
-  for (const auto& [name, part] : kPhiParts<Rows>) add((of_head.*part).values, (sums.*part).values);
+void add_to_parameters(const Arithmetic& arithmetic, const ParameterSums& of_head, ParameterSums& sums) {
+  for (const auto& [name, part] : kPhiParts<Rows>) {
+    add((of_head.*part).values, (sums.*part).values);
+    if (arithmetic.rounded_head_gradients && arithmetic.rounded_gradient_sums)
+      round_all((sums.*part).values, arithmetic.gradient_part);
+  }
+  add(of_head.bias.values, sums.bias.values);
+}
+
+/// The bias is position times W: its gradient goes on to both, rounded as everything between two products.
+void finish_parameters(const NsaProblem& nsa, const Arithmetic& arithmetic, const Parameters& phi,
+                       ParameterSums& sums) {
+  if (!has_position_bias(nsa, arithmetic)) return;
+  std::vector<float> d_bias = sums.bias.values;
+  round_all(d_bias, arithmetic.output);
+  Rows d_w(phi.w.count, phi.w.dim);
+  add_outer_product(arithmetic.products, phi.position.values, d_bias, d_w);
+  round_all(d_w.values, arithmetic.output);
+  round_all(sums.w.values, arithmetic.output);
+  add(d_w.values, sums.w.values);
+  sums.position.values = product(arithmetic.products, phi.w, d_bias);
 }
 
 BranchCall branch_of(const NsaCall& call, Branch branch) {
@@ -436,18 +492,40 @@ Rows branch_gradient(const Rows& gates, const Rows& d_o, Branch branch) {
 Rows gate_gradients(const Rows& gates, const Rows& d_o, const PerBranch<Rows>& o) {
   Rows result(gates.count, gates.dim);
   for (std::int64_t i = 0; i < result.count; ++i)
-    for (std::size_t b = 0; b < o.size(); ++b) result.row(i)[b] = dot(d_o.row(i), o[b].row(i), d_o.dim);
+    for (std::size_t b = 0; b < o.size(); ++b)
+      result.row(i)[b] = dot(Fp32Products::exact, d_o.row(i), o[b].row(i), d_o.dim);
   return result;
 }
 
-Rows add_queries(const PerBranch<Rows>& dq) {
+Rows add_queries(const Arithmetic& arithmetic, const PerBranch<Rows>& dq) {
   Rows sums = dq[0];
-  add(dq[1].values, sums.values);
-  add(dq[2].values, sums.values);
+  for (const std::size_t b : {1, 2}) {
+    add(dq[b].values, sums.values);
+    if (arithmetic.rounded_gradient_sums && !arithmetic.fused_branches) round_all(sums.values, arithmetic.output);
+  }
   return sums;
 }
 
 }  // namespace
+
+Rows operand_rows(const Stages& stages, const Work& work, ScaledOperand which, Rows rows) {
+  if (work.scaled_operand() != which) return rows;
+  const auto factor =
+      static_cast<float>(work.arithmetic.scaled_log2 ? stages.scale(work) * std::numbers::log2e : stages.scale(work));
+  for (float& x : rows.values) x = rounded(x * factor, work.arithmetic.input);
+  return rows;
+}
+
+float score_factor(const Stages& stages, const Work& work) {
+  if (work.scaled_operand() == ScaledOperand::none) return static_cast<float>(stages.scale(work));
+  return work.arithmetic.scaled_log2 ? std::numbers::ln2_v<float> : 1;
+}
+
+float gradient_factor(const Work& work, ScaledOperand which) {
+  if (work.arithmetic.scaled_ds) return 1;
+  if (work.scaled_operand() != which) return static_cast<float>(work.problem.attention.scale);
+  return work.arithmetic.scaled_log2 ? std::numbers::ln2_v<float> : 1;
+}
 
 const Stages& correct_stages() {
   static const Stages stages{.kv_head = kv_head,
@@ -475,6 +553,7 @@ const Stages& correct_stages() {
                              .compress_backward = compress_backward,
                              .add_to_tokens = add_to_tokens,
                              .add_to_parameters = add_to_parameters,
+                             .finish_parameters = finish_parameters,
                              .branch = branch_of,
                              .branch_backward = branch_of,
                              .combine = combine,

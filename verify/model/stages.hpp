@@ -19,14 +19,15 @@
 #include "reference/problem.hpp"
 #include "verify/case.hpp"
 #include "verify/kernel.hpp"
+#include "verify/model/products.hpp"
 #include "verify/phi.hpp"
 #include "verify/storage.hpp"
 
 namespace attnspec::verify::model {
 
-using reference::Arithmetic;
 using reference::MobaProblem;
 using reference::NsaProblem;
+using reference::ScaledOperand;
 
 /// One (sequence, query head), or in the backward one (sequence, kv head): rows of fp32, contiguous.
 struct Rows {
@@ -52,12 +53,18 @@ struct Work {
   std::int64_t num_queries;
   std::int64_t num_tokens;  // of the sequence
   std::int64_t num_keys;    // rows of k: its tokens, or its compressed rows
+  bool is_backward;
 
   /// Position of query i among the tokens.
   std::int64_t position(std::int64_t i) const { return num_tokens - num_queries + i; }
   std::int64_t num_blocks() const { return (num_keys + problem.block - 1) / problem.block; }
   std::int64_t block_begin(std::int64_t b) const { return b * problem.block; }
   std::int64_t block_end(std::int64_t b) const { return b == num_blocks() - 1 ? num_keys : (b + 1) * problem.block; }
+  /// Which operand of the scores holds the softmax scale.
+  ScaledOperand scaled_operand() const {
+    return arithmetic.scaled_operand == ScaledOperand::k && !is_backward ? ScaledOperand::none
+                                                                         : arithmetic.scaled_operand;
+  }
 };
 
 using Blocks = std::vector<std::int32_t>;
@@ -80,7 +87,7 @@ struct Gradients {
   Rows dq, dk, dv;
 };
 
-/// The rows that one block's backward reads.
+/// The rows that one block's backward reads; q or k may hold the softmax scale.
 struct BackwardRows {
   const Rows &q, &k, &v, &d_o;
   const std::vector<float>&lse, &delta;
@@ -95,8 +102,13 @@ struct CompressWork {
   std::int64_t first_row, num_rows;      // of its compressed rows, likewise
 };
 
-/// phi's parameters for one kv head, or sums of their gradients, in fp32.
+/// phi's parameters for one kv head, in fp32.
 using Parameters = PhiTensors<Rows>;
+
+/// Sums of their gradients.
+struct ParameterSums : Parameters {
+  Rows bias;  // [1, features]: of the row that position_bias adds to every compressed row
+};
 
 /// The branches of NSA, in the order of a row's gates.
 enum class Branch { compressed, selected, window };
@@ -113,8 +125,9 @@ struct Stages {
   Blocks (*choose)(const Work&, const std::vector<float>& scores, std::int64_t t);
   // Step 2, order: the queries of each block.
   std::vector<BlockQueries> (*order)(const Work&, const std::vector<Blocks>& chosen);
-  // Step 3, attend within one block; scale is the softmax scale, exp that of all weights, is_visible masks tokens.
-  float (*scale)(const Work&);
+  // Step 3, attend within one block; scale is the softmax scale, exp that of all weights, is_visible masks tokens. q
+  // may hold the scale: see score_factor.
+  double (*scale)(const Work&);
   float (*exp)(float x);
   bool (*is_visible)(const Work&, std::int64_t t, std::int64_t j);
   std::vector<Partial> (*attend)(const Stages&, const Work&, const BlockQueries&, const Rows& q, const Rows& k,
@@ -127,8 +140,10 @@ struct Stages {
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax.
   Partial (*merge)(const Work&, const std::vector<Partial>& partials);
-  // Backward: delta of one row, then one block with its queries, then the gradients of one head from its first token.
-  float (*delta)(const Work&, const float* d_o, const float* o);
+  // Backward: delta of every row of one head, for which rows.delta is empty and o has no rows where it is not read;
+  // then one block with its queries, then the gradients of one head from its first token.
+  std::vector<float> (*delta)(const Stages&, const Work&, const std::vector<BlockQueries>& lists,
+                              const BackwardRows& rows, const Rows& o);
   void (*attend_backward)(const Stages&, const Work&, const BlockQueries&, const BackwardRows&, Gradients& sums);
   void (*store)(const Rows&, const TensorView& to, std::int64_t begin, std::int64_t head, float factor);
   // Compression: the first token of block i in the packed tensor, what phi reads for kv head g, its activation, and one
@@ -138,12 +153,14 @@ struct Stages {
   float (*activation)(reference::Activation kind, float x);
   std::vector<float> (*compress)(const Stages&, const CompressWork&, const Parameters& phi, const Rows& x);
   // Backward of compression: the activation's derivative; the gradients of one block's tokens, adding those of the
-  // parameters; their sum over the blocks of a token, from `begin` on; the sum over the kv heads that share parameters.
+  // parameters; their sum over the blocks of a token, from `begin` on; the sum over the kv heads that share parameters;
+  // the gradients of the parameters from these sums.
   float (*slope)(reference::Activation kind, float x);
   Rows (*compress_backward)(const Stages&, const CompressWork&, const Parameters& phi, const Rows& x,
-                            const std::vector<float>& d_row, Parameters& sums);
+                            const std::vector<float>& d_row, ParameterSums& sums);
   void (*add_to_tokens)(const Rows& d_x, std::int64_t begin, Rows& sums);
-  void (*add_to_parameters)(const Parameters& of_head, Parameters& sums);
+  void (*add_to_parameters)(const Arithmetic&, const ParameterSums& of_head, ParameterSums& sums);
+  void (*finish_parameters)(const NsaProblem&, const Arithmetic&, const Parameters& phi, ParameterSums& sums);
   // NSA as a whole: what the attention of a branch reads and writes, and what its backward reads. Then, for all rows of
   // one query head, with gates [rows, 3]: the sum of the branches, the gradient of one branch's output, the gradients
   // of the gates, and dq.
@@ -152,8 +169,18 @@ struct Stages {
   Rows (*combine)(const Rows& gates, const PerBranch<Rows>& o);
   Rows (*branch_gradient)(const Rows& gates, const Rows& d_o, Branch);
   Rows (*gate_gradients)(const Rows& gates, const Rows& d_o, const PerBranch<Rows>& o);
-  Rows (*add_queries)(const PerBranch<Rows>& dq);
+  Rows (*add_queries)(const Arithmetic&, const PerBranch<Rows>& dq);
 };
+
+/// Rows of q or of k as the products with them take them: where this operand holds the softmax scale, multiplied by it
+/// and rounded.
+Rows operand_rows(const Stages& stages, const Work& work, ScaledOperand which, Rows rows);
+
+/// What a product of such rows is multiplied by to be a score.
+float score_factor(const Stages& stages, const Work& work);
+
+/// What sums of dS times rows of q or of k are multiplied by to be dk or dq.
+float gradient_factor(const Work& work, ScaledOperand which);
 
 /// The stages as the report has them.
 const Stages& correct_stages();

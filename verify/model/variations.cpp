@@ -53,22 +53,26 @@ std::vector<BlockQueries> order_from_the_last_block(const Work& work, const std:
 template <class Number>
 Partial attend_backwards(const Stages& stages, const Work& work, std::int64_t i, std::int64_t begin, std::int64_t end,
                          const Rows& q, const Rows& k, const Rows& v) {
-  const Number scale = stages.scale(work);
+  const Number factor = score_factor(stages, work);
+  const Fp32Products products = work.arithmetic.products;
   std::vector<Number> sum(static_cast<std::size_t>(v.dim));
   Number largest = kNegativeInfinity, normaliser = 0;
   for (std::int64_t j = end - 1; j >= begin; --j) {
     const bool is_visible = stages.is_visible(work, work.position(i), j);
     Number score = 0;
-    for (std::int64_t d = q.dim - 1; d >= 0; --d) score += static_cast<Number>(q.row(i)[d]) * k.row(j)[d];
-    score *= scale;
+    for (std::int64_t d = q.dim - 1; d >= 0; --d) add_product(products, q.row(i)[d], k.row(j)[d], score);
+    score *= factor;
     const Number before = largest;
     if (is_visible) largest = std::max(before, score);
     const Number rescale = before == largest ? 1 : std::exp(before - largest);
     const Number weight = is_visible ? std::exp(score - largest) : 0;
-    const auto stored = static_cast<Number>(reference::round_to(weight, work.arithmetic.weights));
+    const float stored = as_weight(weight, work.arithmetic);
     normaliser =
         normaliser * rescale + (work.arithmetic.normaliser == reference::Normaliser::sums_rounded ? stored : weight);
-    for (std::size_t d = 0; d < sum.size(); ++d) sum[d] = sum[d] * rescale + stored * v.row(j)[d];
+    for (std::size_t d = 0; d < sum.size(); ++d) {
+      sum[d] *= rescale;
+      add_product(products, stored, v.row(j)[d], sum[d]);
+    }
   }
   Partial partial{
       i, {}, largest == kNegativeInfinity ? kNegativeInfinity : static_cast<float>(largest + std::log(normaliser))};
@@ -117,9 +121,11 @@ Partial merge_in_two_passes(const Work& work, const std::vector<Partial>& partia
 /// One block's gradients from the last query to the first, in double but for the sums.
 void attend_backward_in_double(const Stages& stages, const Work& work, const BlockQueries& list,
                                const BackwardRows& rows, Gradients& sums) {
-  const auto product = [](const float* x, const float* y, std::int64_t n) {
+  const Arithmetic& arithmetic = work.arithmetic;
+  const Fp32Products products = arithmetic.products;
+  const auto product = [products](const float* x, const float* y, std::int64_t n) {
     double sum = 0;
-    for (std::int64_t d = 0; d < n; ++d) sum += static_cast<double>(x[d]) * y[d];
+    for (std::int64_t d = 0; d < n; ++d) add_product(products, x[d], y[d], sum);
     return sum;
   };
   for (auto query = list.queries.rbegin(); query != list.queries.rend(); ++query) {
@@ -128,14 +134,15 @@ void attend_backward_in_double(const Stages& stages, const Work& work, const Blo
     if (lse == kNegativeInfinity) continue;
     for (std::int64_t j = work.block_begin(list.block); j < work.block_end(list.block); ++j) {
       if (!stages.is_visible(work, work.position(i), j)) continue;
-      const double p = std::exp(stages.scale(work) * product(rows.q.row(i), rows.k.row(j), rows.q.dim) - lse);
+      const double p = std::exp(score_factor(stages, work) * product(rows.q.row(i), rows.k.row(j), rows.q.dim) - lse);
       const double dp = product(rows.d_o.row(i), rows.v.row(j), rows.v.dim);
-      const auto ds = static_cast<float>(
-          reference::round_to(p * (dp - rows.delta[static_cast<std::size_t>(i)]), work.arithmetic.weights));
-      const auto stored = static_cast<float>(reference::round_to(p, work.arithmetic.weights));
-      for (std::int64_t d = 0; d < rows.v.dim; ++d) sums.dv.row(j)[d] += stored * rows.d_o.row(i)[d];
-      for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dq.row(i)[d] += ds * rows.k.row(j)[d];
-      for (std::int64_t d = 0; d < rows.q.dim; ++d) sums.dk.row(j)[d] += ds * rows.q.row(i)[d];
+      const float stored = as_weight(p, arithmetic);
+      const double unscaled =
+          (arithmetic.rounded_p_in_ds ? stored : p) * (dp - rows.delta[static_cast<std::size_t>(i)]);
+      const float ds = as_weight(arithmetic.scaled_ds ? work.problem.attention.scale * unscaled : unscaled, arithmetic);
+      add_products(products, stored, rows.d_o.row(i), rows.v.dim, sums.dv.row(j));
+      add_products(products, ds, rows.k.row(j), rows.q.dim, sums.dq.row(i));
+      add_products(products, ds, rows.q.row(i), rows.q.dim, sums.dk.row(j));
     }
   }
 }

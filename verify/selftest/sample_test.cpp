@@ -91,7 +91,9 @@ TEST(Sample, IsAFunctionOfTheSeed) {
 std::map<std::string, std::multiset<double>> r_of(const Kernel& kernel, const Case& c) {
   std::mutex mutex;
   std::map<std::string, std::multiset<double>> r;
-  judge(kernel, c, [&](const std::string& output, const RowComparison& row, const Vector&, const auto*) {
+  judge(kernel, c, [&](const ObservedRow& observed) {
+    const std::string& output = observed.kind;
+    const RowComparison& row = observed.comparison;
     const std::lock_guard lock(mutex);
     r[output].insert(row.fault == RowFault::none ? row.r : -row.r);
   });

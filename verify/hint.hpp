@@ -1,0 +1,26 @@
+// Hints: which declared arithmetic would explain what a kernel wrote. A hint never changes a verdict.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "verify/kernel.hpp"
+#include "verify/result.hpp"
+
+namespace attnspec::verify {
+
+/// One line, after findings of the class value-out-of-bound alone: the smallest set of arithmetic options, beside those
+/// that the kernel declares, under which everything it writes is calibrated; or that there is none. Empty: there is
+/// nothing to say, or findings of another class say that no rounding is the cause.
+///
+/// results: of one kernel, findings and others. A set fits if no finding is left in the failing cases nor in some that
+/// passed, and if the rows whose prediction it changes then err as much as it predicts: root mean square R between 0.8
+/// and 1.15, nearer to 1 than before. A fault is no noise of the right size in every row, so that a set which is merely
+/// wide does not fit. docs/numerics.md, "Hints".
+std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results);
+
+/// One line where a kernel without findings declares an option that it does not need: without it everything still
+/// passes, and the rows whose prediction it changes err as much as predicted, which they do not with it. Else empty.
+std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>& results);
+
+}  // namespace attnspec::verify

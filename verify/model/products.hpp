@@ -1,0 +1,71 @@
+// Products as the model kernel's tensor cores compute them, and the rounding of what is stored between two products.
+// All sums are fp32.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "reference/arithmetic.hpp"
+
+namespace attnspec::verify::model {
+
+using reference::Arithmetic;
+using reference::Fp32Products;
+
+inline float rounded(float x, reference::Format format) {
+  return format == reference::Format::fp32 ? x : static_cast<float>(reference::round_to(x, format));
+}
+
+/// x without the last 13 bits of its significand: the nearest tf32 number towards zero.
+inline float cut_to_tf32(float x) { return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xffffe000u); }
+
+/// The nearest tf32 number. Of two, the one whose last bit is 0.
+inline float round_to_tf32(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const auto nearest = std::bit_cast<float>((bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000u);
+  return std::isnan(x) ? x : nearest;
+}
+
+/// x as the arithmetic stores operands that the kernel computed itself: P~, P, dS, and the activations of phi.
+inline float as_weight(double x, const Arithmetic& arithmetic) {
+  if (arithmetic.products == Fp32Products::tf32_truncated) return cut_to_tf32(static_cast<float>(x));
+  return arithmetic.weights == reference::Format::fp32 ? static_cast<float>(x)
+                                                       : static_cast<float>(reference::round_to(x, arithmetic.weights));
+}
+
+/// sum += a b, in the arithmetic of Number.
+template <class Number>
+void add_product(Fp32Products products, float a, float b, Number& sum) {
+  const auto add = [&sum](float x, float y) { sum += static_cast<Number>(x) * static_cast<Number>(y); };
+  switch (products) {
+    case Fp32Products::exact: add(a, b); break;
+    case Fp32Products::tf32: add(round_to_tf32(a), round_to_tf32(b)); break;
+    case Fp32Products::tf32_truncated: add(cut_to_tf32(a), cut_to_tf32(b)); break;
+    case Fp32Products::tf32x3: {
+      const float a_high = round_to_tf32(a), b_high = round_to_tf32(b);
+      add(a_high, b_high);
+      add(a_high, round_to_tf32(b - b_high));
+      add(round_to_tf32(a - a_high), b_high);
+      break;
+    }
+  }
+}
+
+/// sums[d] += a x[d].
+inline void add_products(Fp32Products products, float a, const float* x, std::int64_t n, float* sums) {
+  if (products == Fp32Products::exact) {
+    for (std::int64_t d = 0; d < n; ++d) sums[d] += a * x[d];
+  } else {
+    for (std::int64_t d = 0; d < n; ++d) add_product(products, a, x[d], sums[d]);
+  }
+}
+
+/// <x, y>, feature by feature.
+inline float dot(Fp32Products products, const float* x, const float* y, std::int64_t n) {
+  float sum = 0;
+  for (std::int64_t d = 0; d < n; ++d) add_product(products, x[d], y[d], sum);
+  return sum;
+}
+
+}  // namespace attnspec::verify::model
