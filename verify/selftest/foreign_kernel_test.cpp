@@ -97,10 +97,8 @@ TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
             "kernel 'x': device_type=7: is neither kDLCPU nor kDLCUDA");
   EXPECT_EQ(refusal_of([](auto& k) { k.name = nullptr; }), "kernel 'x': name is NULL");
   EXPECT_EQ(refusal_of([](auto& k) { k.summary = "one\ntwo"; }), "kernel 'x': summary is more than one line");
-  EXPECT_EQ(
-      refusal_of([](auto& k) { k.arithmetic = "exact"; }),
-      "kernel 'x': arithmetic option 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
-      "rounded_partials, fp32_out, fused_branches");
+  EXPECT_EQ(refusal_of([](auto& k) { k.arithmetic = "exact"; }),
+            "kernel 'x': arithmetic option 'exact': is none of " + arithmetic_names());
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = 0; }), "kernel 'x': declares no operator");
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = 256; }), "kernel 'x': operators=0x100: has bits of no operator");
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW; }),
