@@ -165,7 +165,7 @@ std::vector<int> repeated_rows(const Rows& y) {
 
 void add_drifts(double roundoff, const Vector& weights, const Groups& equal_rows, double scale,
                 const std::function<Vector(Eigen::Index)>& y, const Vector& centre, RowErrors& errors) {
-  if (equal_rows.empty()) return;
+  if (equal_rows.empty() || !weights.allFinite()) return;  // NaN has no order, and its row is judged by its class
   Eigen::ArrayXd largest = centre.array().abs() / 2;  // partial sums stay below (sum |x| + |sum x|) / 2 in any order
   for (Eigen::Index j = 0; j < weights.size(); ++j) largest += std::abs(scale * weights[j]) / 2 * y(j).array().abs();
   const double tolerance = roundoff * weights.cwiseAbs().sum();

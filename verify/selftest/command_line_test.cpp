@@ -51,9 +51,7 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line(
       "check ./nowhere.so+fp32_out",
       "kernel './nowhere.so+fp32_out': a library declares its own arithmetic, no option can be added to it");
-  expect_one_line("check model:moba+exact",
-                  "arithmetic option 'exact': is none of fp32_weights, rounded_sum, normalise_first, rounded_means, "
-                  "rounded_partials, fp32_out, fused_branches");
+  expect_one_line("check model:moba+exact", "arithmetic option 'exact': is none of " + arithmetic_names());
   expect_one_line("check model:moba+rounded_sum+normalise_first",
                   "arithmetic option 'normalise_first': contradicts rounded_sum");
   expect_one_line("check model:moba+fp32_out+fp32_out", "arithmetic option 'fp32_out': is given twice");

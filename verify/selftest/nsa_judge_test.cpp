@@ -63,7 +63,7 @@ TEST(NsaJudge, NamesOutputsAsLawsDo) {
   for (const std::string op : {"dense", "moba", "nsa_compress", "nsa_compressed", "window", "nsa"})
     for (const char* phi : {"", ",phi=linear", ",phi=mlp"}) {
       if (phi[0] != '\0' && !op.ends_with("compress") && op != "nsa") continue;
-      const std::string text = op + "(lens=70,dk=16,dv=16" + phi;
+      const std::string text = op + "(lens=70,dk=16" + phi;
       EXPECT_EQ(compared(text + ",law=repeat)"), compared(text + ")")) << text;
     }
 }
@@ -210,6 +210,14 @@ TEST(NsaJudge, AcceptsFusedBranchesWhereDeclared) {
   EXPECT_EQ(verdict(kernel, text), Verdict::pass);
   kernel.arithmetic = {"fused_branches", "fp32_weights", "fp32_out"};
   EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);
+}
+
+TEST(NsaJudge, EndsWhereCompressedRowsAreNotWritten) {
+  Kernel kernel = model_kernel();
+  kernel.nsa = [](const NsaCall&) {};
+  for (const char* text : {"nsa(lens=40,dk=16,compress_block=8,compress_stride=4)",
+                           "nsa(lens=40,dk=16,compress_block=8,compress_stride=4,phi=mlp,hidden=5,dtype=fp32)"})
+    EXPECT_TRUE(is_finding(verdict(kernel, text)));
 }
 
 TEST(NsaJudge, FindsWritesOutsideTheParametersGradients) {

@@ -1,4 +1,4 @@
-// What tests share: messages of exceptions, and files of their own.
+// What tests share: messages of exceptions, names of arithmetic options, and files of their own.
 #pragma once
 
 #include <unistd.h>
@@ -7,6 +7,8 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+
+#include "reference/arithmetic.hpp"
 
 namespace attnspec {
 
@@ -19,6 +21,16 @@ std::string message_of(const Action& action) {
     return error.what();
   }
   return "";
+}
+
+/// "fp32_weights, rounded_sum, ...": all options, as messages list them.
+inline std::string arithmetic_names() {
+  std::string names;
+  for (const reference::ArithmeticOption& option : reference::arithmetic_options()) {
+    if (!names.empty()) names += ", ";
+    names += option.name;
+  }
+  return names;
 }
 
 inline std::string read_file(const std::filesystem::path& path) {
