@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+
+#include "reference/score_range.hpp"
 
 namespace attnspec::reference {
 
@@ -42,12 +45,14 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
   const Vector zero = Vector::Zero(n);
   GradientTerms terms{zero, zero, zero, zero, zero, zero, zero, zero, zero};
   if (n == 0 || !std::isfinite(given.lse)) return terms;
-  const ScoreNoise scores = score_noise(arithmetic, in, row.scores, given.lse);
+  ScoreNoise scores = score_noise(arithmetic, in, row.scores, given.lse);
+  const std::optional<Vector> range = given_weight_range(scores, row.scores, given.lse);  // A8
+  if (range) scores = {zero, zero};
   const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd delta_parts = given.d_o.array() * given.o.array();
   const Vector delta_magnitudes = delta_parts.abs();
-  const double lse_worst = 2 * u32 * std::abs(given.lse), delta_worst = dv * u32 * delta_magnitudes.sum();
-  terms.lse_variance = 2 * square(kRounding * u32 * given.lse);
+  const double lse_worst = range ? 0 : 2 * u32 * std::abs(given.lse), delta_worst = dv * u32 * delta_magnitudes.sum();
+  terms.lse_variance = range ? 0 : 2 * square(kRounding * u32 * given.lse);
   terms.delta_variance = accumulation_variance(u32, dv, delta_parts.square().sum(), row.delta) +
                          square(delta_magnitudes.sum()) * repetition_variance(u32, sorted(delta_magnitudes));  // A6
   const Eigen::ArrayXd dp_squares = products(Vector(given.d_o.cwiseAbs2()), view(in.kv.v_squares), in.visible);
@@ -70,7 +75,14 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
   for (Eigen::Index j = 0; j < n; ++j) {
     if (may_flush(p[j], arithmetic.weights)) terms.p_floor[j] = p[j];
     if (p[j] < kFlushed || may_flush(ds[j], arithmetic.weights)) terms.ds_floor[j] = std::abs(ds[j]);
+    if (std::abs(in.scale) < kFlushed) terms.ds_floor[j] = std::abs(ds[j]);  // the scale itself may become 0
     if (dp_magnitudes[j] < 0x1p-100) terms.ds_floor[j] += p[j] * 2 * dv * kFlushed;  // products do v and do o
+  }
+  if (range) {
+    const double products = 1 + 4 * unit_roundoff(arithmetic.weights) + unit_roundoff(arithmetic.output) +
+                            static_cast<double>(n + 2) * u;  // the roundings of what moved
+    terms.p_floor += products * *range;
+    terms.ds_floor.array() += products * range->array() * ((dp - row.delta).abs() + dp_worst + delta_worst);
   }
   return terms;
 }

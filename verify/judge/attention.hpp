@@ -60,6 +60,9 @@ class AttentionJudge {
 
   /// Why the backward cannot be judged on what the forward gave; empty when it can.
   std::string why_no_backward() const;
+  /// Likewise, because exp(score - lse) or what it is multiplied by may be larger than the arithmetic holds; empty when
+  /// nothing is. Tag A8.
+  std::string why_gradients_overflow(const reference::Tensor& d_o) const;
 
   /// dq of one row, whose arithmetic may round otherwise than the rest.
   QueryGradient query_gradient(const reference::Arithmetic& arithmetic, std::int64_t sequence, std::int64_t token,
