@@ -23,7 +23,8 @@ struct Parts {
   Vector ascending;            // [n], the weights
   Groups equal;                // groups of equal weights
   double drift;                // variance of the drift of Z, relative: A6
-  std::optional<WeightRange> range;  // instead of errors of the scores and of rescaling: A8
+  /// Instead of errors of the scores and of rescaling: A8.
+  std::optional<WeightRange> range;
 
   Parts(const Arithmetic& p, const RowInputs& i, const AttendedRow& r)
       : arithmetic(p),
@@ -96,8 +97,7 @@ RowErrors output_errors(const Parts& parts) {
   (parts.sums_rounded() ? errors.along_centred : errors.along) += parts.rounding;                           // F1
   errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                      // F5
   if (!parts.sums_rounded()) errors.along_centre += square(kRounding * unit_roundoff(arithmetic.weights));  // F2
-  if (!parts.range)
-    errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);  // F4
+  if (!parts.range) errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);   // F4
   const double rescaling = 2 * kRounding * unit_roundoff(Format::fp32) * parts.rescaled();
   std::vector<Vector> sums;
   std::vector<double> weights;

@@ -75,7 +75,7 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
   for (Eigen::Index j = 0; j < n; ++j) {
     if (may_flush(p[j], arithmetic.weights)) terms.p_floor[j] = p[j];
     if (p[j] < kFlushed || may_flush(ds[j], arithmetic.weights)) terms.ds_floor[j] = std::abs(ds[j]);
-    if (std::abs(in.scale) < kFlushed) terms.ds_floor[j] = std::abs(ds[j]);  // the scale itself may become 0
+    if (std::abs(in.scale) < kFlushed) terms.ds_floor[j] = std::abs(ds[j]);          // the scale itself may become 0
     if (dp_magnitudes[j] < 0x1p-100) terms.ds_floor[j] += p[j] * 2 * dv * kFlushed;  // products do v and do o
   }
   if (range) {

@@ -14,8 +14,8 @@ double Direction::z() const {
 }
 
 void DirectionTest::add(const reference::RowInputs& in, const reference::AttendedRow& row,
-                        const reference::Covariance& covariance, double trace, const Vector& error,
-                        const Vector& floor, std::int64_t next_key) {
+                        const reference::Covariance& covariance, double trace, const Vector& error, const Vector& floor,
+                        std::int64_t next_key) {
   const Vector scores = row.scores.array() - row.scores.maxCoeff();  // so that large ones do not cancel
   const double mean = row.weights.dot(scores);
   const double spread = std::sqrt(std::max(0.0, row.weights.dot(scores.cwiseAbs2()) - mean * mean));
@@ -30,8 +30,8 @@ void DirectionTest::add(const reference::RowInputs& in, const reference::Attende
       row.weights.head(keys).sum() * row.o - v.middleRows(first.begin, keys).transpose() * row.weights.head(keys),
       Vector::Zero(row.o.size())};
   if (next_key >= 0)
-    moves[4] = (v.row(next_key).transpose() - row.o) /
-               (1 + std::exp(row.lse - in.scale * in.q.dot(in.kv.k.row(next_key))));
+    moves[4] =
+        (v.row(next_key).transpose() - row.o) / (1 + std::exp(row.lse - in.scale * in.q.dot(in.kv.k.row(next_key))));
   // What every row may share: the rounding of the scale and of its product with log2 e, and sums that are truncated.
   const double shared_scale = 2 * reference::unit_roundoff(reference::Format::fp32);
   const double shared_sum = static_cast<double>(row.weights.size()) * reference::accumulator_roundoff(arithmetic_);
@@ -47,10 +47,9 @@ void DirectionTest::add(const reference::RowInputs& in, const reference::Attende
   for (std::size_t i = 0; i < moves.size(); ++i) {
     directions_[i].projection += moves[i].dot(error) / trace;
     directions_[i].variance += variances[i] / (trace * trace);
-    directions_[i].allowance +=
-        (shared_scale * std::abs(moves[i].dot(scale)) + shared_sum * std::abs(moves[i].dot(row.o)) +
-         moves[i].cwiseAbs().dot(floor)) /
-        trace;
+    directions_[i].allowance += (shared_scale * std::abs(moves[i].dot(scale)) +
+                                 shared_sum * std::abs(moves[i].dot(row.o)) + moves[i].cwiseAbs().dot(floor)) /
+                                trace;
   }
 }
 

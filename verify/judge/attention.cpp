@@ -143,7 +143,8 @@ std::string AttentionJudge::why_no_backward() const {
 
 std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
   const double q = longest_row(stage_.q), k = longest_row(stage_.k), sigma = std::abs(stage_.problem.scale);
-  const double errors = sigma * q * k * (static_cast<double>(stage_.problem.dk) + 16) * accumulator_roundoff(arithmetic_);
+  const double errors =
+      sigma * q * k * (static_cast<double>(stage_.problem.dk) + 16) * accumulator_roundoff(arithmetic_);
   if (errors <= kFirstOrder) return "";  // P is at most 1 or nearly
   const double d_p = longest_row(d_o) * longest_row(stage_.v) * 2;
   const double terms = static_cast<double>(stage_.q.tokens * stage_.problem.heads + stage_.k.tokens);
@@ -166,9 +167,10 @@ std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
     }
   }
   if (largest < limit) return "";
-  return fmt::format("backward not judged: with scale={} scores are so large that score - lse may be {:.3g} in fp32, "
-                     "and gradients overflow from {:.3g} on",
-                     stage_.problem.scale, largest, limit);
+  return fmt::format(
+      "backward not judged: with scale={} scores are so large that score - lse may be {:.3g} in fp32, "
+      "and gradients overflow from {:.3g} on",
+      stage_.problem.scale, largest, limit);
 }
 
 QueryGradient AttentionJudge::query_gradient(const Arithmetic& arithmetic, std::int64_t sequence_index,

@@ -78,7 +78,8 @@ class NsaCase {
   /// Of any branch; the compressed rows are the exact ones.
   void refuse_overflowing_scores() const {
     if (std::abs(case_.scale) < 0x1p32) return;  // far from it
-    for (const Tensor& k : {compress(problem_, phi_heads(inputs_.phi_k), inputs_.k), inputs_.k_selected, inputs_.k_window})
+    for (const Tensor& k :
+         {compress(problem_, phi_heads(inputs_.phi_k), inputs_.k), inputs_.k_selected, inputs_.k_window})
       verify::refuse_overflowing_scores(case_.scale, inputs_.q, k);
   }
 
@@ -112,8 +113,7 @@ class NsaCase {
 
   /// Whether a number of a row may be stored as an infinity, which has no sum with another branch's. A8.
   static bool may_overflow(const Vector& expected, const RowNoise& noise, Format format) {
-    const Eigen::ArrayXd bound =
-        noise.worst.array().min(kKappa * noise.variance.array().sqrt()) + noise.floor.array();
+    const Eigen::ArrayXd bound = noise.worst.array().min(kKappa * noise.variance.array().sqrt()) + noise.floor.array();
     return !(expected.array().abs() + bound < overflow_threshold(format)).all();
   }
 

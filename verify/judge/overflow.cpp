@@ -27,8 +27,9 @@ void refuse_overflowing_scores(double scale, const reference::Tensor& q, const r
   if (largest < reference::largest_finite(reference::Format::fp32)) return;
   throw reference::InvalidProblem(
       "scale", fmt::format("{}", scale),
-      fmt::format("scores may reach {:.3g} on these inputs, and fp32 holds no more than {:.3g}: no kernel can be judged",
-                  largest, reference::largest_finite(reference::Format::fp32)));
+      fmt::format(
+          "scores may reach {:.3g} on these inputs, and fp32 holds no more than {:.3g}: no kernel can be judged",
+          largest, reference::largest_finite(reference::Format::fp32)));
 }
 
 }  // namespace attnspec::verify

@@ -19,7 +19,8 @@ namespace {
 
 using namespace reference;
 
-constexpr const char* kScales[] = {"1e-42", "1e-30", "-1e-10", "300", "-300", "1e4", "1e6", "-1e7", "1e9", "1e12", "1e20", "-1e30"};
+constexpr const char* kScales[] = {"1e-42", "1e-30", "-1e-10", "300",  "-300", "1e4",
+                                   "1e6",   "-1e7",  "1e9",    "1e12", "1e20", "-1e30"};
 constexpr const char* kOperatorKeys[] = {
     "dense(lens=21+2,heads=2,kv_heads=1",
     "selected(lens=20,block=4,top_k=3",
@@ -51,7 +52,9 @@ TEST_P(Scales, AccuseNoCorrectKernel) {
 INSTANTIATE_TEST_SUITE_P(Any, Scales, testing::ValuesIn(kScales),
                          [](const auto& instance) { return "number" + std::to_string(instance.index); });
 
-Verdict verdict(const char* kernel, const std::string& text) { return judge(find_kernel(kernel), parse_case(text)).verdict; }
+Verdict verdict(const char* kernel, const std::string& text) {
+  return judge(find_kernel(kernel), parse_case(text)).verdict;
+}
 
 TEST(LargeScales, StillShowPlainDefects) {
   for (const char* const scale : {"300", "-300", "1e4", "1e6", "1e9", "1e20"}) {
