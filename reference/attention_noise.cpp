@@ -23,6 +23,8 @@ struct Parts {
   Vector ascending;            // [n], the weights
   Groups equal;                // groups of equal weights
   double drift;                // variance of the drift of Z, relative: A6
+  /// Instead of errors of the scores and of rescaling: A8.
+  std::optional<WeightRange> range;
 
   Parts(const Arithmetic& p, const RowInputs& i, const AttendedRow& r)
       : arithmetic(p),
@@ -37,13 +39,17 @@ struct Parts {
         rounding_worst_case(r.weights.size()),
         ascending(sorted(r.weights)),
         equal(equal_groups(r.weights, ascending)),
-        drift(repetition_variance(u, ascending)) {
+        drift(repetition_variance(u, ascending)),
+        range(weight_range(scores, r, offset)) {
+    if (range) scores = {Vector::Zero(r.scores.size()), Vector::Zero(r.scores.size())};
     for (Eigen::Index j = 0; j < r.weights.size(); ++j) {
       rounding[j] = rounding_variance(r.weights[j] * unit, p.weights) / square(unit);
       rounding_worst_case[j] = rounding_worst(r.weights[j] * unit, p.weights) / unit;
     }
   }
 
+  /// What rescaling factors are made of: |m| + |L|, or 0 where the range has it.
+  double rescaled() const { return range ? 0 : offset; }
   bool sums_rounded() const { return arithmetic.normaliser == Normaliser::sums_rounded; }
 };
 
@@ -91,8 +97,8 @@ RowErrors output_errors(const Parts& parts) {
   (parts.sums_rounded() ? errors.along_centred : errors.along) += parts.rounding;                           // F1
   errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                      // F5
   if (!parts.sums_rounded()) errors.along_centre += square(kRounding * unit_roundoff(arithmetic.weights));  // F2
-  errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);                     // F4
-  const double rescaling = 2 * kRounding * unit_roundoff(Format::fp32) * parts.offset;
+  if (!parts.range) errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);   // F4
+  const double rescaling = 2 * kRounding * unit_roundoff(Format::fp32) * parts.rescaled();
   std::vector<Vector> sums;
   std::vector<double> weights;
   Eigen::Index i = 0;
@@ -112,7 +118,7 @@ RowErrors output_errors(const Parts& parts) {
 /// The worst case and the floor of o, before the output's rounding.
 void add_worst(const Parts& parts, RowNoise& noise) {
   const auto& [arithmetic, in, row] = std::tie(parts.arithmetic, parts.in, parts.row);
-  const double rescaling = 4 * unit_roundoff(Format::fp32) * parts.offset,
+  const double rescaling = 4 * unit_roundoff(Format::fp32) * parts.rescaled(),
                accumulated = term_worst(arithmetic, parts.n + 4);
   const Vector score = (parts.scores.worst.array() + rescaling) * row.weights.array();
   const Rows magnitudes = view(in.kv.v_magnitudes);
@@ -130,6 +136,19 @@ void add_worst(const Parts& parts, RowNoise& noise) {
   }
   noise.floor.array() += (parts.n + 2) * kFlushed;
   if (partial > 0) noise.floor.array() += subnormal_spacing(arithmetic.partial) / 2;
+}
+
+/// What scores that err too much for first order may do goes to the floor: it does not average out. A8.
+void add_range(const Parts& parts, AttentionNoise& noise) {
+  const auto& [arithmetic, in, row] = std::tie(parts.arithmetic, parts.in, parts.row);
+  const double weights = unit_roundoff(arithmetic.weights),
+               partial = arithmetic.partial == Format::fp32 ? 0 : unit_roundoff(arithmetic.partial);
+  const WeightRange& range = *parts.range;
+  Vector o = moved(range, in.kv.v, in.visible, row.o);
+  o += range.factor * (weights + partial + (parts.n + 4) * parts.u) *
+       combination(range.change, view(in.kv.v_magnitudes), in.visible);  // the roundings of weights that moved
+  noise.o.floor += (1 + 4 * weights + unit_roundoff(arithmetic.output)) * o;
+  noise.lse.floor[0] += range.lse + (parts.sums_rounded() ? weights : 0);
 }
 
 RowNoise lse_noise(const Parts& parts) {
@@ -162,6 +181,8 @@ AttentionNoise attention_noise(const Arithmetic& arithmetic, const RowInputs& in
   add_worst(parts, noise.o);
   add_output_rounding(row.o, arithmetic.output, noise.o);
   noise.lse = lse_noise(parts);
+  if (parts.range) add_range(parts, noise);
+  noise.range = parts.range;
   return noise;
 }
 

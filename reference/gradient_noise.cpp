@@ -4,6 +4,9 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <optional>
+
+#include "reference/score_range.hpp"
 
 namespace attnspec::reference {
 
@@ -108,7 +111,9 @@ RowDelta softmax_delta(const Arithmetic& arithmetic, const RowInputs& in, const 
                        const RowGradient& row) {
   if (row.scores.size() == 0 || !std::isfinite(lse)) return {};
   const double u32 = unit_roundoff(Format::fp32), n = static_cast<double>(row.scores.size());
-  const ScoreNoise scores = score_noise(arithmetic, in, row.scores, lse);
+  ScoreNoise scores = score_noise(arithmetic, in, row.scores, lse);
+  const std::optional<Vector> range = given_weight_range(scores, row.scores, lse);  // A8
+  if (range) scores = {Vector::Zero(row.scores.size()), Vector::Zero(row.scores.size())};
   const Vector terms = row.weights.cwiseProduct(row.d_weights), magnitudes = terms.cwiseAbs();
   const double value = terms.sum(), total = magnitudes.sum();
   RowGradient bare = row;
@@ -119,8 +124,10 @@ RowDelta softmax_delta(const Arithmetic& arithmetic, const RowInputs& in, const 
                    square(total) * repetition_variance(u32, sorted(magnitudes)) +  // A6
                    summed_variance(row.weights, dp.variance, repeated(keys_of(in.visible), in.kv.v_labels)) +
                    summed_variance(terms, scores.variance, equal_groups(row.weights)) +
-                   (lse_variance(lse) + square(kRounding * kExpError)) * square(value);
-  delta.worst = row.weights.dot(dp.worst) + magnitudes.dot(scores.worst) + (lse_worst(lse) + n * u32) * total;
+                   ((range ? 0 : lse_variance(lse)) + square(kRounding * kExpError)) * square(value);
+  delta.worst =
+      row.weights.dot(dp.worst) + magnitudes.dot(scores.worst) + ((range ? 0 : lse_worst(lse)) + n * u32) * total;
+  if (range) delta.floor = range->dot(row.d_weights.cwiseAbs() + dp.worst);
   return delta;
 }
 
@@ -132,22 +139,25 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
   if (n == 0 || !std::isfinite(given.lse)) return terms;
   const Format weights = arithmetic.weights;
   const double factor = arithmetic.scaled_ds ? std::abs(in.scale) : 1;  // E8
-  const ScoreNoise scores = score_noise(arithmetic, in, row.scores, given.lse);
+  ScoreNoise scores = score_noise(arithmetic, in, row.scores, given.lse);
+  const std::optional<Vector> range = given_weight_range(scores, row.scores, given.lse);  // A8
+  if (range) scores = {zero, zero};
   const ProductErrors dp = d_weight_errors(arithmetic, in, given.d_o, row);
   const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd difference = row.d_weights.array() - row.delta;
-  terms.lse_variance = lse_variance(given.lse);
+  const double lse_error = range ? 0 : lse_worst(given.lse);
+  terms.lse_variance = range ? 0 : lse_variance(given.lse);
   terms.delta_variance = given.delta.variance;
   terms.score_variance = scores.variance;
   terms.dp_variance = dp.variance;
   terms.p_variance =
       variances(p, weights).array() + p.array().square() * (scores.variance.array() + terms.lse_variance);
-  terms.p_worst = worsts(p, weights).array() + p.array() * (scores.worst.array() + lse_worst(given.lse));
+  terms.p_worst = worsts(p, weights).array() + p.array() * (scores.worst.array() + lse_error);
   if (factor > 0) terms.rounding = variances(factor * ds, weights) / square(factor);
   terms.ds_variance = terms.rounding.array() + ds.array().square() * scores.variance.array() +
                       p.array().square() * terms.dp_variance.array();
-  terms.ds_worst = ds.array().abs() * (scores.worst.array() + lse_worst(given.lse)) +
-                   p.array() * (dp.worst.array() + given.delta.worst);
+  terms.ds_worst =
+      ds.array().abs() * (scores.worst.array() + lse_error) + p.array() * (dp.worst.array() + given.delta.worst);
   if (factor > 0) terms.ds_worst += worsts(factor * ds, weights) / factor;
   if (arithmetic.rounded_p_in_ds) {  // E9
     terms.p_rounding = variances(p, weights);
@@ -160,8 +170,17 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
     if (p_vanishes) terms.p_floor[j] = p[j];
     if (p[j] < kFlushed || may_flush(factor * ds[j], weights) || (p_vanishes && arithmetic.rounded_p_in_ds))
       terms.ds_floor[j] = std::abs(ds[j]);
+    if (std::abs(in.scale) < kFlushed) terms.ds_floor[j] = std::abs(ds[j]);          // the scale itself may become 0
     if (dp.magnitudes[j] < 0x1p-100) terms.ds_floor[j] += p[j] * 2 * dv * kFlushed;  // products do v and do o
   }
+  if (range) {
+    const double products =
+        1 + 4 * unit_roundoff(weights) + unit_roundoff(arithmetic.output) +
+        static_cast<double>(n + 2) * accumulator_roundoff(arithmetic);  // the roundings of what moved
+    terms.p_floor += products * *range;
+    terms.ds_floor.array() += products * range->array() * (difference.abs() + dp.worst.array() + given.delta.worst);
+  }
+  if (given.delta.floor > 0) terms.ds_floor += given.delta.floor * p;
   return terms;
 }
 

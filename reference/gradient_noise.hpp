@@ -6,9 +6,10 @@
 
 namespace attnspec::reference {
 
-/// delta of one query row, and the error with which a kernel computes it. All of the row's dS share it.
+/// delta of one query row, and the error with which a kernel computes it. All of the row's dS share it. floor: the part
+/// that does not average out, A8.
 struct RowDelta {
-  double value = 0, variance = 0, worst = 0;
+  double value = 0, variance = 0, worst = 0, floor = 0;
 };
 
 /// delta = <do, o> of the o that was given. Tag E3.

@@ -17,11 +17,14 @@ Vector importance_margins(const Arithmetic& arithmetic, const NsaProblem& proble
   for (Eigen::Index h = 0; h < q.rows(); ++h) {
     const Vector query = q.row(h).transpose();
     const RowInputs in{query, keys, {&visible, 1}, problem.attention.scale};
-    const AttentionNoise noise =
-        attention_noise(fp32, in, attend(query, keys.k, keys.v, {&visible, 1}, problem.attention.scale));
+    const AttendedRow row = attend(query, keys.k, keys.v, {&visible, 1}, problem.attention.scale);
+    const AttentionNoise noise = attention_noise(fp32, in, row);
     variance += noise.o.variance.head(blocks);
     worst += noise.o.worst.head(blocks);
     floor += noise.o.floor.head(blocks);
+    if (noise.range)  // p_slc takes the rounded lse, and nothing bounds it by 1: A8
+      floor += combination(exponential_range(row.scores, 2 * noise.range->errors, row.lse), keys.v, {&visible, 1})
+                   .head(blocks);
   }
   const double u32 = unit_roundoff(Format::fp32), heads = static_cast<double>(q.rows());
   variance += accumulation_variance(u32, heads, 0, 1) * importance.cwiseAbs2();

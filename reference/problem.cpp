@@ -2,6 +2,9 @@
 
 #include <cmath>
 #include <cstddef>
+#include <sstream>
+
+#include "reference/format.hpp"
 
 namespace attnspec::reference {
 
@@ -39,7 +42,11 @@ void validate(const AttentionProblem& problem) {
                          "must be a multiple of kv_heads=" + std::to_string(problem.kv_heads));
   require_at_least_one("dk", problem.dk);
   require_at_least_one("dv", problem.dv);
-  if (!std::isfinite(problem.scale)) throw InvalidProblem("scale", std::to_string(problem.scale), "must be finite");
+  if (!(std::abs(problem.scale) < overflow_threshold(Format::fp32))) {
+    std::ostringstream scale;
+    scale << problem.scale;
+    throw InvalidProblem("scale", scale.str(), "must be a finite number of fp32, in which kernels compute");
+  }
 }
 
 void validate(const MobaProblem& problem) {

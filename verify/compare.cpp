@@ -15,8 +15,7 @@ Class classify(double expected, double observed, double bound, Format format) {
   if (std::isnan(observed)) return Class::wrong;
   const double threshold = reference::overflow_threshold(format), magnitude = std::abs(expected);
   if (std::isinf(observed))
-    return std::signbit(observed) == std::signbit(expected) && magnitude + bound >= threshold ? Class::right_infinite
-                                                                                              : Class::wrong;
+    return std::copysign(1.0, observed) * expected + bound >= threshold ? Class::right_infinite : Class::wrong;
   return magnitude - bound < threshold ? Class::right_finite : Class::wrong;
 }
 

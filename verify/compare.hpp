@@ -33,7 +33,8 @@ struct RowComparison {
 /// expected and observed [n]; noise of the same row, and its covariance [n, n]; format of the output. Every test is
 /// written `error <= bound`, so that NaN fails.
 ///
-/// A 16-bit infinity is right if and only if |expected| + bound reaches the rounding-to-infinity threshold.
+/// An infinity is right if and only if the expected number moved by the bound in its direction reaches the
+/// rounding-to-infinity threshold.
 RowComparison compare_row(const Vector& expected, const Vector& observed, const RowNoise& noise, Format format,
                           const reference::Covariance& covariance);
 

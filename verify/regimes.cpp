@@ -187,6 +187,13 @@ void fill_subnormal(const Case& c, Inputs& in) {
   fill_scaled(c, in, 1, 1, reference::power_of_two(reference::min_exponent(c.dtype)), 0x1p-8);
 }
 
+/// The size of all of a key's features that adds `score` to its scores with a query of ones, as far as the dtype and
+/// products in fp32 hold it.
+double for_score(const Case& c, double score) {
+  const double largest = reference::power_of_two(c.dtype == Format::fp16 ? 14 : 96);
+  return std::clamp(score / (c.scale * static_cast<double>(c.dk)), -largest, largest);
+}
+
 void fill_levers(const Case& c, Inputs& in) {
   fill_scaled(c, in, 1, 1, 1, 1);
   constexpr double kLightness = 7, kLever = 0x1p10;  // e^-7 2^10 = 0.93: a light block matters as much as another
@@ -198,7 +205,7 @@ void fill_levers(const Case& c, Inputs& in) {
   const auto is_light = [&](std::int64_t token) {
     return positions[static_cast<std::size_t>(token)] / block_of(c) % 3 == 1;
   };
-  const double shift = c.scale == 0 ? 0 : -kLightness / (c.scale * static_cast<double>(c.dk));
+  const double shift = c.scale == 0 ? 0 : -for_score(c, kLightness);
   fill(c, in.q, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
     return sign(head / (c.heads / c.kv_heads), d) +
            q.normal(static_cast<std::uint64_t>((token * c.heads + head) * c.dk + d));
@@ -227,7 +234,7 @@ void fill_edge_spike(const Case& c, Inputs& in) {
   const std::int64_t edge = block_of(c) * (1 + choice.below(3, 0));
   const std::int64_t first = edge - (compresses(c.op) ? c.compress_stride : 1);
   const std::int64_t end = first + (compresses(c.op) ? c.compress_block : 1);
-  const double shift = c.scale == 0 ? 1 : kScore / (c.scale * static_cast<double>(c.dk));
+  const double shift = c.scale == 0 ? 1 : for_score(c, kScore);
   fill(c, in.q, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
     return sign_of(base, head / (c.heads / c.kv_heads), 0, d) +
            0.25 * q.normal(static_cast<std::uint64_t>((token * c.heads + head) * c.dk + d));

@@ -7,6 +7,9 @@
 #include <iterator>
 #include <utility>
 
+#include "reference/score_range.hpp"
+#include "verify/judge/overflow.hpp"
+
 namespace attnspec::verify {
 
 using namespace reference;
@@ -115,7 +118,7 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
     if (row->observed_o.allFinite() && !row->visible.empty()) {
       const std::int64_t next = stage_.reach(sequence, token).end;
       directions.add(in, row->expected, covariance, row->noise.o.variance.sum(), row->observed_o - row->expected.o,
-                     next < sequence.num_keys() ? next : -1);
+                     row->noise.o.floor, next < sequence.num_keys() ? next : -1);
     }
   });
   o.sample(stage_.queries, stage_.o);
@@ -226,6 +229,38 @@ std::optional<int> AttentionJudge::key_part(const Sequence& sequence, const Quer
   if (!by_pass && !arithmetic_.rounded_head_gradients) return std::nullopt;
   const std::int64_t head = arithmetic_.rounded_head_gradients ? row.head : 0;
   return static_cast<int>(2 * head + (by_pass && is_own_block(sequence, row.token, block) ? 1 : 0));
+}
+
+std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
+  const double q = longest_row(stage_.q), k = longest_row(stage_.k), sigma = std::abs(stage_.problem.scale);
+  const double errors =
+      sigma * q * k * (static_cast<double>(stage_.problem.dk) + 16) * accumulator_roundoff(arithmetic_);
+  if (errors <= kFirstOrder) return "";  // P is at most 1 or nearly
+  const double d_p = longest_row(d_o) * longest_row(stage_.v) * 2;
+  const double terms = static_cast<double>(stage_.q.tokens * stage_.problem.heads + stage_.k.tokens);
+  const double sums = std::max(1.0, d_p) * std::max({1.0, q, k, longest_row(d_o)}) * std::max(1.0, sigma) * terms;
+  const double limit = std::min(std::log(largest_finite(Format::fp32)) - std::log(sums),
+                                std::log(largest_finite(arithmetic_.weights)) - std::log(std::max(1.0, d_p)));
+  double largest = -HUGE_VAL;  // score - lse as a kernel may have it
+  for (const Sequence& sequence : sequences_) {
+#pragma omp parallel for collapse(2) schedule(dynamic) reduction(max : largest)
+    for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token) {
+      for (std::int64_t head = 0; head < stage_.problem.heads; ++head) {
+        const double lse = stage_.lse.load(token, head, 0);
+        const auto ranges = visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
+        if (ranges.empty() || !std::isfinite(lse)) continue;
+        const RowInputs in = forward_.row(sequence, token, head, ranges);
+        const Vector scores = in.scale * products(in.q, in.kv.k, ranges);
+        const Vector score_error = score_errors(score_noise(arithmetic_, in, scores, lse), scores, lse);
+        if (score_error.maxCoeff() > kFirstOrder) largest = std::max(largest, (scores + score_error).maxCoeff() - lse);
+      }
+    }
+  }
+  if (largest < limit) return "";
+  return fmt::format(
+      "backward not judged: with scale={} scores are so large that score - lse may be {:.3g} in fp32, "
+      "and gradients overflow from {:.3g} on",
+      stage_.problem.scale, largest, limit);
 }
 
 QueryGradient AttentionJudge::query_gradient(const Arithmetic& arithmetic, std::int64_t sequence_index,

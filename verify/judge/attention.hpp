@@ -79,6 +79,9 @@ class AttentionJudge {
 
   /// Why the backward cannot be judged on what the forward gave; empty when it can.
   std::string why_no_backward() const;
+  /// Likewise, because exp(score - lse) or what it is multiplied by may be larger than the arithmetic holds; empty when
+  /// nothing is. Tag A8.
+  std::string why_gradients_overflow(const reference::Tensor& d_o) const;
 
   /// Begins the backward: d_o [query tokens, H, dv], which must outlive the judge. To be called before what follows.
   void begin_backward(const reference::Tensor& d_o);

@@ -6,6 +6,7 @@
 #include "verify/calls/attention_calls.hpp"
 #include "verify/judge/attention.hpp"
 #include "verify/judge/cases.hpp"
+#include "verify/judge/overflow.hpp"
 #include "verify/judge/selections.hpp"
 
 namespace attnspec::verify {
@@ -32,6 +33,7 @@ class AttentionCase {
         calls_(kernel, c, inputs_) {}
 
   void run() {
+    if (attends(case_.op)) refuse_overflowing_scores(case_.scale, inputs_.q, inputs_.k);
     AttentionStage stage = make_stage();
     calls_.forward(result_);
     if (case_.op == Operator::nsa_compressed) judge_importances();
@@ -55,6 +57,7 @@ class AttentionCase {
     judge.judge_outputs(candidates, regime_of(case_).zero_mean_values, observe_, result_);
     if (!calls_.has_backward()) return;
     result_.reason = judge.why_no_backward();
+    if (result_.reason.empty()) result_.reason = judge.why_gradients_overflow(inputs_.d_o);
     if (!result_.reason.empty()) {
       result_.verdict = std::max(result_.verdict, Verdict::undecided);
       return;

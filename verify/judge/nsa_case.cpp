@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "reference/dense.hpp"
@@ -10,6 +11,7 @@
 #include "verify/judge/attention.hpp"
 #include "verify/judge/cases.hpp"
 #include "verify/judge/compression.hpp"
+#include "verify/judge/overflow.hpp"
 #include "verify/judge/selections.hpp"
 
 namespace attnspec::verify {
@@ -33,6 +35,7 @@ class NsaCase {
         queries_(judged_queries(c, problem_.attention, c.heads)) {}
 
   void run() {
+    refuse_overflowing_scores();
     calls_.forward(result_);
     const Tensor k_rows = load(calls_.k_compressed.view()), v_rows = load(calls_.v_compressed.view());
     const CompressionStage phi_k{names_of_keys(), problem_, inputs_.k, phi_heads(inputs_.phi_k)},
@@ -61,6 +64,8 @@ class NsaCase {
     if (!calls_.has_backward()) return;
     for (const AttentionJudge& judge : judges)
       if (result_.reason.empty()) result_.reason = judge.why_no_backward();
+    for (const Branch branch : kBranches)
+      if (result_.reason.empty()) result_.reason = of(judges, branch).why_gradients_overflow(branch_d_o(branch));
     if (!result_.reason.empty()) {
       result_.verdict = std::max(result_.verdict, Verdict::undecided);
       return;
@@ -70,6 +75,14 @@ class NsaCase {
   }
 
  private:
+  /// Of any branch; the compressed rows are the exact ones.
+  void refuse_overflowing_scores() const {
+    if (std::abs(case_.scale) < 0x1p32) return;  // far from it
+    for (const Tensor& k :
+         {compress(problem_, phi_heads(inputs_.phi_k), inputs_.k), inputs_.k_selected, inputs_.k_window})
+      verify::refuse_overflowing_scores(case_.scale, inputs_.q, k);
+  }
+
   void judge_backward(std::array<AttentionJudge, 3>& judges, const CompressionStage& phi_k,
                       const CompressionStage& phi_v) {
     std::array<Tensor, 3> d_o;
@@ -88,10 +101,23 @@ class NsaCase {
                          return gate_gradient_noise(arithmetic_, inputs_.d_o.row(token, head), o);
                        });
     BranchTensors& compressed = calls_.branches[0];
-    judge_compression_gradients(arithmetic_, phi_k, load(calls_.dk_compressed.view()), compressed.dk.view(),
-                                views(calls_.d_phi_k), observe_, result_);
-    judge_compression_gradients(arithmetic_, phi_v, load(calls_.dv_compressed.view()), compressed.dv.view(),
-                                views(calls_.d_phi_v), observe_, result_);
+    judge_compression(phi_k, load(calls_.dk_compressed.view()), compressed.dk.view(), views(calls_.d_phi_k));
+    judge_compression(phi_v, load(calls_.dv_compressed.view()), compressed.dv.view(), views(calls_.d_phi_v));
+  }
+
+  /// The gradients that follow from those of the compressed rows, unless these have overflowed.
+  void judge_compression(const CompressionStage& phi, const Tensor& d_rows, const TensorView& d_tokens,
+                         const PhiTensors<TensorView>& d_phi) {
+    if (std::all_of(d_rows.values.begin(), d_rows.values.end(), [](double x) { return std::isfinite(x); }))
+      return judge_compression_gradients(arithmetic_, phi, d_rows, d_tokens, d_phi, observe_, result_);
+    result_.reason = phi.names.d_phi + " not judged: the gradients of its rows are not finite";
+    result_.verdict = std::max(result_.verdict, Verdict::undecided);
+  }
+
+  /// Whether a number of a row may be stored as an infinity, which has no sum with another branch's. A8.
+  static bool may_overflow(const Vector& expected, const RowNoise& noise, Format format) {
+    const Eigen::ArrayXd bound = noise.worst.array().min(kKappa * noise.variance.array().sqrt()) + noise.floor.array();
+    return !(expected.array().abs() + bound < overflow_threshold(format)).all();
   }
 
   AttentionStage compressed_stage(const Tensor& k, const Tensor& v) {
@@ -172,6 +198,7 @@ class NsaCase {
       std::vector<QueryGradient> parts;
       Matrix terms(3, case_.dk);
       RowNoise noise(case_.dk);
+      bool overflows = false;
       for (std::size_t b = 0; b < 3; ++b) {
         parts.push_back(judges[b].query_gradient(of_branch, sequence.index, token, head));
         const RowNoise& part = parts.back().noise.noise;
@@ -179,7 +206,9 @@ class NsaCase {
         noise.variance += part.variance;
         noise.worst += part.worst;
         noise.floor += part.floor;
+        overflows = overflows || may_overflow(parts.back().expected, part, of_branch.output);
       }
+      if (overflows) return tally.add_undecided();
       const Vector expected = terms.colwise().sum().transpose(), observed = calls_.dq.view().row(token, head);
       const bool sums_rounded = arithmetic_.rounded_gradient_sums && !arithmetic_.fused_branches;
       const Format sum_format = sums_rounded ? arithmetic_.output : Format::fp32;  // E7
