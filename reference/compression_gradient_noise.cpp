@@ -122,6 +122,9 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
     position_ = parameters.position.reshaped<Eigen::RowMajor>();
     d_bias_ = rows.colwise().sum().transpose();
     d_bias_error_ = d_bias_.unaryExpr([&](double x) { return round_to(x, arithmetic.output) - x; });
+    const FeatureSum sum = feature_sum(unit_roundoff(Format::fp32), rows, equal_rows(view(rows)), d_bias_);
+    d_bias_deviation_ = (d_bias_error_.cwiseAbs2() + sum.variance).cwiseSqrt();
+    d_bias_worst_ = d_bias_error_.cwiseAbs() + sum.worst;
   }
   equal_z_ = equal_rows(view(Matrix(z_.transpose())));
   d_rows_ = SummedRows(std::move(rows));
@@ -203,10 +206,10 @@ PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector ex
                            static_cast<double>(num_blocks()), std::move(errors), expected);
   if (row_of_w && position_.size() > 0) {  // C1: RN(x^T dr) + RN(position S')
     const double position = position_[*row_of_w];
-    const Vector known = (position * d_bias_error_).cwiseAbs();
-    sum.errors.separate += known.cwiseAbs2();
-    sum.noise.variance += known.cwiseAbs2();
-    sum.noise.worst += known;
+    const Vector variance = (position * d_bias_deviation_).cwiseAbs2();
+    sum.errors.separate += variance;
+    sum.noise.variance += variance;
+    sum.noise.worst += std::abs(position) * d_bias_worst_;
     add_stored_parts(expected - position * d_bias_, position * d_bias_, arithmetic_.output, sum);
   }
   add_head_parts(in.values, *d_rows_.y, expected, sum);
@@ -272,7 +275,7 @@ PredictedRow CompressionGradientNoise::b2() const { return sum_of_d_rows(ones(),
 PredictedRow CompressionGradientNoise::position(std::int64_t i) const {
   std::vector<Part> parts;
   for (std::int64_t b = 0; b < num_blocks(); ++b) parts.push_back({b, i});
-  return input_gradient(parts, d_bias_error_, true);
+  return input_gradient(parts, true);
 }
 
 PredictedRow CompressionGradientNoise::token(std::int64_t token, std::int64_t kv_head) const {
@@ -281,11 +284,10 @@ PredictedRow CompressionGradientNoise::token(std::int64_t token, std::int64_t kv
     const auto& [begin, row, g] = blocks_[static_cast<std::size_t>(b)];
     if (g == kv_head && begin <= token && token < begin + problem_.compress_block) parts.push_back({b, token - begin});
   }
-  return input_gradient(parts, {}, false);
+  return input_gradient(parts, false);
 }
 
-PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& parts, const Vector& d_bias_error,
-                                                      bool is_parameter) const {
+PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& parts, bool is_parameter) const {
   RowErrors errors(features_);
   Vector expected = Vector::Zero(features_), worst = expected;
   if (parts.empty()) return {std::move(expected), {std::move(errors), RowNoise(features_)}, {}};
@@ -309,12 +311,12 @@ PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& p
   }
   if (problem_.phi == Phi::mlp) return through_hidden(parts, std::move(errors), sum.worst + worst, std::move(expected));
   Vector variance = errors.separate;
-  if (d_bias_error.size() > 0) {  // C1: the error of S' moves the row along the columns of its part of W
+  if (is_parameter && d_bias_.size() > 0) {  // C1: the error of S' moves the row along the columns of its part of W
     const auto w = to_input_.y->middleRows(parts[0].s * features_, features_);
-    for (Eigen::Index d = 0; d < features_; ++d) errors.shared.push_back(d_bias_error[d] * w.col(d));
+    for (Eigen::Index d = 0; d < features_; ++d) errors.shared.push_back(d_bias_deviation_[d] * w.col(d));
     for (const Vector& direction : errors.shared) variance += direction.cwiseAbs2();
-    worst += w.cwiseAbs() * d_bias_error.cwiseAbs();
-    add_move(w * d_bias_error, variance, errors);
+    worst += w.cwiseAbs() * d_bias_worst_;
+    add_move(w * d_bias_error_, variance, errors);
   }
   RowNoise noise = finished(arithmetic_, std::move(variance), sum.worst + worst, Vector::Zero(features_),
                             static_cast<double>(n) * static_cast<double>(features_), 1);

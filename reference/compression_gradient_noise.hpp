@@ -69,9 +69,8 @@ class CompressionGradientNoise {
   /// row_of_w: of W, to whose gradient position adds its part where phi has it as a bias. Tag C1.
   PredictedRow sum_of_d_rows(const Inputs& in, Vector expected, std::optional<std::int64_t> row_of_w = {}) const;
   PredictedRow sum_of_d_hidden(const Inputs& in, Vector expected) const;
-  /// The gradient of a token or, if is_parameter, of a row of position. d_bias_error [features]: what rounding the sum
-  /// of d_rows does to position's gradient; empty: it is not rounded.
-  PredictedRow input_gradient(const std::vector<Part>& parts, const Vector& d_bias_error, bool is_parameter) const;
+  /// The gradient of a token or, if is_parameter, of a row of position.
+  PredictedRow input_gradient(const std::vector<Part>& parts, bool is_parameter) const;
   /// The roundings of each kv head's part of a parameter's gradient, sum_b values_b y_b. Tag E7.
   void add_head_parts(const Vector& values, const Matrix& y, const Vector& expected, SumNoise& sum) const;
   PredictedRow through_hidden(const std::vector<Part>& parts, RowErrors errors, const Vector& worst,
@@ -87,8 +86,10 @@ class CompressionGradientNoise {
   Matrix z_, z_error_, z_floor_;    // [l features, B]
   Groups equal_z_;                  // blocks with equal z
   HiddenUnits units_;
-  Vector position_;                      // [l features], where phi adds it as one row: C1; or empty
-  Vector d_bias_, d_bias_error_;         // [features], the sum of all d_rows, and what rounding it does: C1; or empty
+  Vector position_;  // [l features], where phi adds it as one row: C1; or empty
+  // Where phi adds position as one row, [features]: the sum S of all d_rows, what rounding it does, and its whole
+  // error.
+  Vector d_bias_, d_bias_error_, d_bias_deviation_, d_bias_worst_;
   Matrix dx_, dx_deviation_, dx_worst_;  // [B, l features], every block's gradient of its tokens; its accumulation
 };
 
