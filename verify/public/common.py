@@ -261,6 +261,7 @@ def bare_package(project, name, subfolder=""):
     """Makes a package importable without running its __init__, which often imports what an adapter does not need. Of a
     folder from the environment, else of the installed package. Raises an ImportError in one line."""
     import importlib.util
+    import re
     import types
     folder = source_folder(project)
     if folder is not None:
@@ -278,6 +279,11 @@ def bare_package(project, name, subfolder=""):
         paths = list(spec.submodule_search_locations)
     package = types.ModuleType(name)
     package.__path__ = paths
+    for path in paths:  # which some packages import from themselves
+        init = pathlib.Path(path) / "__init__.py"
+        found = re.search(r"""^__version__ *= *['"]([^'"]+)""", init.read_text(), re.MULTILINE) if init.is_file() else None
+        if found:
+            package.__version__ = found[1]
     sys.modules[name] = package
 
 

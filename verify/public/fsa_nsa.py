@@ -23,7 +23,7 @@ VERSION = "FSA " + common.version("fsa", "flash-sparse-attention")
 BLOCKS = 32, 256  # least and greatest selection block
 DECLARED = {
     "arithmetic": "rounded_partials+rounded_head_gradients+rounded_block_gradients+bf16_partials+scaled_ds",
-    "dtypes": ["bf16"], "only_causal": True, "only_equal_lengths": True, "dk": 128, "dv": 128, "block": (0, 32),
+    "dtypes": ["bf16", "fp16"], "only_causal": True, "only_equal_lengths": True, "dk": 128, "dv": 128, "block": (0, 32),
     "unordered_backward": True,
 }
 

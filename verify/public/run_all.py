@@ -316,7 +316,7 @@ def table(results):
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     for r in results:
         cells = [r["kernel"].removeprefix("verify/public/"), r["version"], r["operator"],
-                 r["arithmetic"].replace("+", " + ") or "plain", r["cases"], r["rows"], r["not_supported"], r["verdict"],
+                 "" if r["verdict"] == "not run" else r["arithmetic"].replace("+", " + ") or "plain", r["cases"], r["rows"], r["not_supported"], r["verdict"],
                  first_finding(r)]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

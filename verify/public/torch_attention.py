@@ -8,7 +8,7 @@ what a kernel takes, which changes no number.
 
 import common
 import torch
-from common import as_tensor, from_gpu, pad_features, sequences, to_gpu, up_to
+from common import from_gpu, pad_features, sequences, to_gpu, up_to
 
 import attnspec
 
@@ -133,31 +133,20 @@ def cudnn(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
         from_gpu(lse[rows], lse_g.reshape(q.shape[1], -1).t()[extra:, :, None])
 
 
-def cudnn_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, causal, q_offsets, k_offsets, **_):
+def cudnn_backward(q, k, v, d_o, dq, dk, dv, scale, causal, q_offsets, k_offsets, **_):
+    """The forward again, which makes the same o and lse, and autograd: cuDNN's backward takes what its forward gave."""
     common.zero(dq, dk, dv)
     for sequence in sequences(q_offsets, k_offsets):
         rows, extra, mask = cudnn_sequence(sequence, causal)
         if rows.start == rows.stop:
             continue
-        q_g, k_g, v_g, o_g, d_o_g = cudnn_inputs(rows, sequence.keys, extra, (q, True), (k, False), (v, False),
-                                                 (o, True), (d_o, True))
-        lse_g = tokens_last(common.pad_front(to_gpu(lse[rows]), extra))
-        if extra > 0:  # the lse of the queries of zeros, whose scores are 0: the logarithm of the number of keys
-            seen = torch.arange(1, extra + 1, device=lse_g.device) if mask else torch.full((extra,), sequence.num_keys)
-            lse_g[0, :, :extra, 0] = torch.log(seen.float().to(lse_g.device))
-        seed = torch.zeros((), dtype=torch.int64, device=common.DEVICE)
-        gradients = aten._scaled_dot_product_cudnn_attention_backward(
-            d_o_g, q_g, k_g, v_g, o_g, lse_g, seed, seed, None, None, None, q_g.shape[2], k_g.shape[2], 0.0, mask,
-            scale=scale)
-        dq_g, dk_g, dv_g = (tokens_first(x) for x in gradients)
+        *inputs, d_out = cudnn_inputs(rows, sequence.keys, extra, (q, True), (k, False), (v, False), (d_o, True))
+        inputs = [x.requires_grad_() for x in inputs]
+        out, *_ = aten._scaled_dot_product_cudnn_attention(*inputs, None, True, 0.0, mask, False, scale=scale)
+        dq_g, dk_g, dv_g = (tokens_first(x) for x in torch.autograd.grad(out, inputs, d_out))
         from_gpu(dq[rows], dq_g[extra:, :, : q.shape[2]])
         from_gpu(dk[sequence.keys], dk_g[..., : k.shape[2]])
         from_gpu(dv[sequence.keys], dv_g[..., : v.shape[2]])
-
-
-def tokens_last(lse):
-    """lse [tokens, heads, 1] as [1, heads, tokens, 1]."""
-    return lse.transpose(0, 1)[None].contiguous()
 
 
 @attnspec.kernel("dense", backward=cudnn_backward, arithmetic="rounded_head_gradients+scaled_ds",
