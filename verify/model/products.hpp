@@ -3,8 +3,8 @@
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "reference/arithmetic.hpp"
 
@@ -23,8 +23,9 @@ inline float cut_to_tf32(float x) { return std::bit_cast<float>(std::bit_cast<st
 /// The nearest tf32 number. Of two, the one whose last bit is 0.
 inline float round_to_tf32(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
-  const auto nearest = std::bit_cast<float>((bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000u);
-  return std::isnan(x) ? x : nearest;
+  const std::uint32_t nearest = (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000u;
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return std::bit_cast<float>(is_nan ? bits : nearest);
 }
 
 /// x as the arithmetic stores operands that the kernel computed itself: P~, P, dS, and the activations of phi.
@@ -34,37 +35,57 @@ inline float as_weight(double x, const Arithmetic& arithmetic) {
                                                        : static_cast<float>(reference::round_to(x, arithmetic.weights));
 }
 
+/// visit(products as a constant of the compiler), so that no loop asks.
+template <class Visit>
+void with_constant(Fp32Products products, const Visit& visit) {
+  using enum Fp32Products;
+  switch (products) {
+    case exact: visit(std::integral_constant<Fp32Products, exact>()); break;
+    case tf32: visit(std::integral_constant<Fp32Products, tf32>()); break;
+    case tf32_truncated: visit(std::integral_constant<Fp32Products, tf32_truncated>()); break;
+    case tf32x3: visit(std::integral_constant<Fp32Products, tf32x3>()); break;
+  }
+}
+
 /// sum += a b, in the arithmetic of Number.
+template <Fp32Products products, class Number>
+[[gnu::always_inline]] inline void add_product_as(float a, float b, Number& sum) {
+  const auto add = [&sum](float x, float y) { sum += static_cast<Number>(x) * static_cast<Number>(y); };
+  if constexpr (products == Fp32Products::exact) {
+    add(a, b);
+  } else if constexpr (products == Fp32Products::tf32) {
+    add(round_to_tf32(a), round_to_tf32(b));
+  } else if constexpr (products == Fp32Products::tf32_truncated) {
+    add(cut_to_tf32(a), cut_to_tf32(b));
+  } else {
+    const float a_high = round_to_tf32(a), b_high = round_to_tf32(b);
+    add(a_high, b_high);
+    add(a_high, round_to_tf32(b - b_high));
+    add(round_to_tf32(a - a_high), b_high);
+  }
+}
 template <class Number>
 void add_product(Fp32Products products, float a, float b, Number& sum) {
-  const auto add = [&sum](float x, float y) { sum += static_cast<Number>(x) * static_cast<Number>(y); };
-  switch (products) {
-    case Fp32Products::exact: add(a, b); break;
-    case Fp32Products::tf32: add(round_to_tf32(a), round_to_tf32(b)); break;
-    case Fp32Products::tf32_truncated: add(cut_to_tf32(a), cut_to_tf32(b)); break;
-    case Fp32Products::tf32x3: {
-      const float a_high = round_to_tf32(a), b_high = round_to_tf32(b);
-      add(a_high, b_high);
-      add(a_high, round_to_tf32(b - b_high));
-      add(round_to_tf32(a - a_high), b_high);
-      break;
-    }
-  }
+  with_constant(products, [&](auto constant) { add_product_as<constant()>(a, b, sum); });
 }
 
 /// sums[d] += a x[d].
 inline void add_products(Fp32Products products, float a, const float* x, std::int64_t n, float* sums) {
-  if (products == Fp32Products::exact) {
-    for (std::int64_t d = 0; d < n; ++d) sums[d] += a * x[d];
-  } else {
-    for (std::int64_t d = 0; d < n; ++d) add_product(products, a, x[d], sums[d]);
-  }
+  with_constant(products, [=](auto constant) {
+    for (std::int64_t d = 0; d < n; ++d) {
+      float sum = sums[d];
+      add_product_as<constant()>(a, x[d], sum);
+      sums[d] = sum;
+    }
+  });
 }
 
 /// <x, y>, feature by feature.
 inline float dot(Fp32Products products, const float* x, const float* y, std::int64_t n) {
   float sum = 0;
-  for (std::int64_t d = 0; d < n; ++d) add_product(products, x[d], y[d], sum);
+  with_constant(products, [&](auto constant) {
+    for (std::int64_t d = 0; d < n; ++d) add_product_as<constant()>(x[d], y[d], sum);
+  });
   return sum;
 }
 
