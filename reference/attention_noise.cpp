@@ -98,6 +98,9 @@ RowErrors output_errors(const Parts& parts) {
   errors.along_centre = square(kRounding * parts.u) * (parts.n / 3 + 4) + parts.drift;                      // F5
   if (!parts.sums_rounded()) errors.along_centre += square(kRounding * unit_roundoff(arithmetic.weights));  // F2
   if (!parts.range) errors.along_centre += 2 * square(kRounding * unit_roundoff(Format::fp32) * row.lse);   // F4
+  if (!parts.range)                                                                                         // A4
+    errors.shared.push_back(kScaleError * (combination(row.weights.cwiseProduct(row.scores), in.kv.v, in.visible) -
+                                           row.weights.dot(row.scores) * row.o));
   const double rescaling = 2 * kRounding * unit_roundoff(Format::fp32) * parts.rescaled();
   std::vector<Vector> sums;
   std::vector<double> weights;

@@ -142,6 +142,7 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
   ScoreNoise scores = score_noise(arithmetic, in, row.scores, given.lse);
   const std::optional<Vector> range = given_weight_range(scores, row.scores, given.lse);  // A8
   if (range) scores = {zero, zero};
+  terms.is_range = range.has_value();
   const ProductErrors dp = d_weight_errors(arithmetic, in, given.d_o, row);
   const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd difference = row.d_weights.array() - row.delta;
@@ -197,9 +198,12 @@ GradientNoise query_gradient_noise(const Arithmetic& arithmetic, const RowInputs
   errors.along =
       square(sigma) * (terms.ds_variance + term_variance(arithmetic, n) * row.d_scores.cwiseAbs2());  // E2, E5
   errors.along_centre =
-      terms.lse_variance + accumulation_variance(u, n, 0, 1) + common_error_of_cut(arithmetic.weights);  // E4, E5, T2
+      terms.lse_variance + accumulation_variance(u, n, 0, 1) + common_variance(arithmetic);  // E4, E5, T2
   errors.shared.push_back(sigma * std::sqrt(terms.delta_variance) *
                           combination(row.weights, in.kv.k, in.visible));  // E3
+  if (!terms.is_range)
+    errors.shared.push_back(kScaleError * sigma *
+                            combination(row.d_scores.cwiseProduct(row.scores), in.kv.k, in.visible));  // A4
   const Groups equal_weights = equal_groups(row.weights);
   add_shared(equal_weights, row.d_scores, terms.score_variance, sigma, k, errors);
   if (terms.p_rounding.size() > 0)
@@ -236,7 +240,7 @@ KeyTerms::KeyTerms(std::int64_t rows, std::int64_t keys, std::int64_t dk, std::i
   for (Matrix* matrix : {&q, &q_squares, &q_magnitudes}) matrix->resize(rows, dk);
   for (Matrix* matrix : {&d_o, &d_o_squares, &d_o_magnitudes}) matrix->resize(rows, dv);
   for (Matrix* matrix : {&p, &ds, &score_variance, &p_variance, &p_worst, &p_floor, &ds_variance, &ds_worst, &ds_floor,
-                         &p_rounding, &ds_rounding, &dp_variance})
+                         &p_rounding, &ds_rounding, &dp_variance, &scores})
     matrix->setZero(keys, rows);
 }
 
@@ -263,6 +267,7 @@ void KeyTerms::set(const Arithmetic& arithmetic, std::int64_t i, std::int64_t fi
   part(ds_floor) = terms.ds_floor;
   part(ds_rounding) = terms.rounding;
   part(dp_variance) = terms.dp_variance;
+  if (!terms.is_range) part(scores) = row.scores;
   if (!arithmetic.rounded_p_in_ds) return;
   if (d_weights.size() == 0) d_weights.setZero(p.rows(), p.cols());
   part(d_weights) = row.d_weights.array() - row.delta;
@@ -280,6 +285,8 @@ GradientNoise key_gradient_noise(const Arithmetic& arithmetic, const KeyTerms& t
   RowErrors errors(dk.size());
   add_shared(terms.equal_d_o, terms.p.row(key), terms.dp_variance.row(key), std::abs(terms.scale), q, errors);
   add_shared(terms.equal_q, terms.ds.row(key), terms.score_variance.row(key), std::abs(terms.scale), q, errors);
+  errors.shared.push_back(kScaleError * std::abs(terms.scale) * terms.q.transpose() *
+                          terms.ds.row(key).cwiseProduct(terms.scores.row(key)).transpose());  // A4
   const Groups equal_p = equal_groups(terms.p.row(key));
   if (terms.d_weights.size() > 0)
     add_shared(equal_p, terms.d_weights.row(key), terms.p_rounding.row(key), std::abs(terms.scale), q, errors);  // E9
@@ -304,7 +311,16 @@ GradientNoise value_gradient_noise(const Arithmetic& arithmetic, const KeyTerms&
   if (terms.q.rows() == 0) return {RowErrors(dv.size()), RowNoise(dv.size())};
   const Vector ascending = sorted(terms.p.row(key));
   RowErrors errors(dv.size());
+  const Vector p = terms.p.row(key), p_rounding = terms.p_rounding.row(key);
   errors.along_centre = repetition_variance(accumulator_roundoff(arithmetic), ascending);
+  errors.shared.push_back(kScaleError * terms.d_o.transpose() *
+                          terms.p.row(key).cwiseProduct(terms.scores.row(key)).transpose());  // A4
+  // The roundings of P are known, unless its own error is larger than a part of them: E5.
+  const Vector own = (terms.p_variance.row(key).transpose() - p_rounding).cwiseMax(0).cwiseSqrt();
+  const double limit = unit_roundoff(arithmetic.weights) / 16;
+  const double unknown = (own.array() > limit * p.array()).select(p.array().square(), 0).sum();
+  if (unknown > 0)
+    errors.along_centre += square(kRounding * unit_roundoff(arithmetic.weights)) * unknown / p.squaredNorm();
   const auto d_o = [&](Eigen::Index t) -> Vector { return terms.d_o.row(t).transpose(); };
   add_shared(terms.equal_q, terms.p.row(key), terms.score_variance.row(key), 1, d_o, errors);
   GradientNoise result =

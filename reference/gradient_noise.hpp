@@ -35,6 +35,7 @@ struct GradientTerms {
   Vector p_rounding;                            // [n], of P to it, where dS is made of the rounded P; empty: it is not
   Vector p_variance, p_worst, p_floor;          // [n], of P as it enters dv
   Vector ds_variance, ds_worst, ds_floor;       // [n], of dS: the part that is independent from key to key
+  bool is_range = false;                        // errors of scores are in the floors: A8
   double delta_variance = 0, lse_variance = 0;  // relative to P and to dS: the part that all keys of the row share
 };
 
@@ -62,6 +63,7 @@ struct KeyTerms {
   Matrix ds_variance, ds_worst, ds_floor;   // [keys, rows]
   Matrix p_rounding, ds_rounding;           // [keys, rows], parts of p_variance and ds_variance
   Matrix score_variance, dp_variance;       // [keys, rows]
+  Matrix scores;                            // [keys, rows], 0 where their errors are in the floors
   Matrix d_weights;                         // [keys, rows]: dP - delta, where dS is made of the rounded P; or empty
   std::vector<int> parts;                   // [rows], the part of dk and dv that a row is in; empty: they have no parts
   Groups equal_q, equal_d_o;                // rows with equal q, with equal do

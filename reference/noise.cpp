@@ -30,16 +30,17 @@ double accumulation_variance(double roundoff, double n, double squares, double s
 }
 
 double term_variance(const Arithmetic& arithmetic, double n) {
-  const double dropped = arithmetic.products == Fp32Products::tf32x3 ? 0.31 * 0x1p-22 : 0;
+  const double dropped = arithmetic.products == Fp32Products::tf32x3 ? 0.88 * 0x1p-22 : 0;
   return accumulation_variance(accumulator_roundoff(arithmetic), n, 1, 0) + square(dropped);
 }
 
 double term_worst(const Arithmetic& arithmetic, double n) {
-  return n * accumulator_roundoff(arithmetic) + (arithmetic.products == Fp32Products::tf32x3 ? 3 * 0x1p-22 : 0);
+  return n * accumulator_roundoff(arithmetic) + (arithmetic.products == Fp32Products::tf32x3 ? 0x1p-19 : 0);
 }
 
-double common_error_of_cut(Format weights) {
-  return weights == Format::tf32_cut ? square(kRounding * unit_roundoff(weights)) : 0;
+double common_variance(const Arithmetic& arithmetic) {
+  if (arithmetic.weights == Format::tf32_cut) return square(kRounding * unit_roundoff(Format::tf32_cut));
+  return arithmetic.products == Fp32Products::tf32x3 ? square(0.52 * 0x1p-22) : 0;
 }
 
 Vector sorted(Vector values) {
@@ -119,7 +120,7 @@ ScoreNoise score_noise(const Arithmetic& arithmetic, const RowInputs& in, const 
   const Eigen::ArrayXd shifted = scores.array() - offset;
   ScoreNoise noise;
   noise.variance = square(sigma) * term_variance(arithmetic, dk) * squares.array() +
-                   accumulation_variance(u, dk, 0, 1) * scores.array().square() +
+                   (accumulation_variance(u, dk, 0, 1) + common_variance(arithmetic)) * scores.array().square() +
                    2 * square(kRounding * u32) * (scores.array().square() + shifted.square()) +
                    square(kRounding * kExpError);
   noise.worst = sigma * term_worst(arithmetic, dk) * magnitudes.array() +

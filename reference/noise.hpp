@@ -64,8 +64,13 @@ double accumulation_variance(double roundoff, double n, double squares, double s
 double term_variance(const Arithmetic& arithmetic, double n);
 double term_worst(const Arithmetic& arithmetic, double n);
 
-/// Variance along a sum whose weights were cut: the mean of their errors, which all share. Tag T2.
-double common_error_of_cut(Format weights);
+/// Variance along a sum of products whose operands were cut: the mean of their errors, which all terms share. Tags T2,
+/// T3.
+double common_variance(const Arithmetic& arithmetic);
+
+/// Deviation of all scores of a call relative to each: the scale and its product with log2 e are rounded once for all.
+/// Tag A4.
+inline constexpr double kScaleError = 1.4142135623730951 * kRounding * 0x1p-24;
 
 /// Indices of values that fp32 cannot tell apart, in groups of two and more: |x - y| <= 2^-22 |x|. Zeros are in none.
 /// What is computed from equal numbers in the same way has equal errors: tags F6, E6. sorted: the values, ascending.

@@ -82,7 +82,7 @@ SumNoise sum_noise(const Arithmetic& arithmetic, const WeightedRows& sum, double
   const Rows magnitudes = view(sum.magnitudes);
   const auto y = [&](Eigen::Index t) -> Vector { return sum.y.row(t).transpose(); };
   errors.along = square(sigma) * (sum.variance + term_variance(arithmetic, n) * sum.weights.cwiseAbs2());
-  errors.along_centre += accumulation_variance(u, n, 0, 1) + common_error_of_cut(arithmetic.weights);
+  errors.along_centre += accumulation_variance(u, n, 0, 1) + common_variance(arithmetic);
   add_shared(sum.equal, Vector::Ones(sum.y.rows()), sum.rounding, sigma, y, errors);
   add_drifts(u, sum.weights, sum.equal_rows, sigma, y, centre, errors);  // A6
   Vector total = variance(errors, view(sum.y), sum.squares, {&all, 1}, centre);

@@ -84,15 +84,33 @@ AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std
 std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(const Sequence& sequence,
                                                                              std::int64_t token, std::int64_t head,
                                                                              const std::vector<Blocks>& candidates) {
-  std::optional<ForwardRow> row;
-  const auto slots = stage_.selection.row(token, head);
+  std::optional<ForwardRow> fit, last;
+  std::set<std::int32_t> doubtful;  // blocks that one selection which fits has, and another has not
+  Blocks chosen;
   for (const Blocks& blocks : candidates) {
-    row.emplace(compare(sequence, token, head, blocks));
-    std::fill(slots.begin(), slots.end(), -1);
-    std::copy(blocks.begin(), blocks.end(), slots.begin());
-    if (row->is_right()) break;
+    last.emplace(compare(sequence, token, head, blocks));
+    if (!last->is_right()) continue;
+    if (!fit) {
+      fit = std::move(last);
+      chosen = blocks;
+      continue;
+    }
+    using Pair = std::pair<const Blocks*, const Blocks*>;
+    for (const auto& [one, other] : {Pair(&chosen, &blocks), Pair(&blocks, &chosen)})
+      for (const std::int32_t block : *one)
+        if (std::find(other->begin(), other->end(), block) == other->end()) doubtful.insert(block);
   }
-  return row;
+  if (!fit && !candidates.empty()) chosen = candidates.back();
+  const auto slots = stage_.selection.row(token, head);
+  std::fill(slots.begin(), slots.end(), -1);
+  std::copy(chosen.begin(), chosen.end(), slots.begin());
+  if (!doubtful.empty()) {
+    state(token, head) = RowState::ambiguous;
+#pragma omp critical(attnspec_ambiguous)
+    for (const std::int32_t block : doubtful)
+      ambiguous_blocks_.emplace(sequence.index, kv_head(stage_.problem, head), block);
+  }
+  return fit ? std::move(fit) : std::move(last);
 }
 
 void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,
@@ -109,7 +127,7 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
       o.add_undecided();
       return lse.add_undecided();
     }
-    state(token, head) = RowState::usable;
+    if (state(token, head) != RowState::ambiguous) state(token, head) = RowState::usable;
     const Place place{sequence.index, token - sequence.q_begin, head};
     const RowInputs in = forward_.row(sequence, token, head, row->visible);
     const Covariance covariance = row->covariance(in.kv);
@@ -140,7 +158,8 @@ void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, 
 }
 
 std::string AttentionJudge::why_no_backward() const {
-  if (!std::all_of(states_.begin(), states_.end(), [](RowState s) { return s == RowState::usable; }))
+  if (!std::all_of(states_.begin(), states_.end(),
+                   [](RowState s) { return s == RowState::usable || s == RowState::ambiguous; }))
     return "backward not judged: the selection it would be given is not known";
   bool are_finite = true;
 #pragma omp parallel for reduction(&& : are_finite)
@@ -278,6 +297,8 @@ QueryGradient AttentionJudge::query_gradient(const Arithmetic& arithmetic, std::
 void AttentionJudge::judge_query_gradients(const TensorView& dq, const RowObserver& observe, CaseResult& result) const {
   Tally tally(observe, "dq", stage_.names.dq);
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    if (states_[static_cast<std::size_t>(token * stage_.problem.heads + head)] == RowState::ambiguous)
+      return tally.add_undecided();
     const QueryGradient gradient = query_gradient(arithmetic_, sequence.index, token, head);
     const Vector observed = dq.row(token, head);
     const Covariance covariance = gradient.covariance();
@@ -324,6 +345,13 @@ void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence
                                  const TensorView& dv_view, Tally& dk, Tally& dv) const {
   const AttentionProblem& problem = stage_.problem;
   const std::int64_t first = chunk.keys.begin, keys = chunk.keys.end - first;
+  if (ambiguous_blocks_.contains({sequence.index, g, chunk.block})) {
+    for (std::int64_t key = 0; key < keys; ++key) {
+      dk.add_undecided();
+      dv.add_undecided();
+    }
+    return;
+  }
   struct Seeing {
     QueryRow row;
     KeyRange keys;

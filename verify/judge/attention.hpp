@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "reference/attention_noise.hpp"
@@ -72,8 +74,8 @@ class AttentionJudge {
   void exclude(std::int64_t token, std::int64_t head);
 
   /// o and lse, each row on its selection. Where there are candidates: on every one, of which the first that fits is
-  /// taken as the one the row used; a row without any is undecided, and one that is not judged has none.
-  /// zero_mean_values: whether the direction test decides.
+  /// taken as the one the row used, and its gradients are undecided where others fit as well; a row without any is
+  /// undecided, and one that is not judged has none. zero_mean_values: whether the direction test decides.
   void judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,
                      CaseResult& result);
 
@@ -97,7 +99,8 @@ class AttentionJudge {
   const AttentionStage& stage() const { return stage_; }
 
  private:
-  enum class RowState : char { usable, excluded, undecided };
+  /// ambiguous: o and lse fit several selections, so that nobody knows what the gradients should be.
+  enum class RowState : char { usable, excluded, undecided, ambiguous };
 
   /// o and lse of one row, compared on one selection.
   struct ForwardRow;
@@ -145,6 +148,8 @@ class AttentionJudge {
   std::optional<reference::Operand> d_o_operand_;    // as products read it
   std::vector<reference::RowDelta> softmax_deltas_;  // [query tokens * H], of the rows that are read; or empty
   std::vector<RowState> states_;                     // [query tokens * H]
+  std::set<std::tuple<std::int64_t, std::int64_t, std::int32_t>>
+      ambiguous_blocks_;  // (sequence, kv head, block), which an ambiguous row may have selected
 };
 
 }  // namespace attnspec::verify
