@@ -252,15 +252,21 @@ std::optional<int> AttentionJudge::key_part(const Sequence& sequence, const Quer
 
 std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
   const double q = longest_row(stage_.q), k = longest_row(stage_.k), sigma = std::abs(stage_.problem.scale);
-  const double errors =
-      sigma * q * k * (static_cast<double>(stage_.problem.dk) + 16) * accumulator_roundoff(arithmetic_);
-  if (errors <= kFirstOrder) return "";  // P is at most 1 or nearly
-  const double d_p = longest_row(d_o) * longest_row(stage_.v) * 2;
+  const double exp_limit = std::log(largest_finite(Format::fp32));
+  double least_lse = HUGE_VAL;
+#pragma omp parallel for reduction(min : least_lse)
+  for (std::int64_t token = 0; token < stage_.q.tokens; ++token)
+    for (std::int64_t head = 0; head < stage_.problem.heads; ++head)
+      if (const double lse = stage_.lse.load(token, head, 0); std::isfinite(lse)) least_lse = std::min(least_lse, lse);
+  const bool may_err =
+      sigma * q * k * (static_cast<double>(stage_.problem.dk) + 16) * accumulator_roundoff(arithmetic_) > kFirstOrder;
+  if (!may_err && sigma * q * k - least_lse < exp_limit) return "";
+  const double d_p = 2 * longest_row(d_o) * longest_row(stage_.v);
   const double terms = static_cast<double>(stage_.q.tokens * stage_.problem.heads + stage_.k.tokens);
   const double sums = std::max(1.0, d_p) * std::max({1.0, q, k, longest_row(d_o)}) * std::max(1.0, sigma) * terms;
-  const double limit = std::min(std::log(largest_finite(Format::fp32)) - std::log(sums),
+  const double limit = std::min(exp_limit - std::log(sums),
                                 std::log(largest_finite(arithmetic_.weights)) - std::log(std::max(1.0, d_p)));
-  double largest = -HUGE_VAL;  // score - lse as a kernel may have it
+  double largest = -HUGE_VAL;  // score - lse as a kernel may have it, where that is too large
   for (const Sequence& sequence : sequences_) {
 #pragma omp parallel for collapse(2) schedule(dynamic) reduction(max : largest)
     for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token) {
@@ -270,16 +276,20 @@ std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
         if (ranges.empty() || !std::isfinite(lse)) continue;
         const RowInputs in = forward_.row(sequence, token, head, ranges);
         const Vector scores = in.scale * products(in.q, in.kv.k, ranges);
-        const Vector score_error = score_errors(score_noise(arithmetic_, in, scores, lse), scores, lse);
-        if (score_error.maxCoeff() > kFirstOrder) largest = std::max(largest, (scores + score_error).maxCoeff() - lse);
+        double reach = scores.maxCoeff() - lse, of_row = exp_limit;
+        if (may_err) {
+          const Vector errors = score_errors(score_noise(arithmetic_, in, scores, lse), scores, lse);
+          if (errors.maxCoeff() > kFirstOrder) reach = (scores + errors).maxCoeff() - lse, of_row = limit;
+        }
+        if (!(reach < of_row)) largest = std::max(largest, reach);
       }
     }
   }
-  if (largest < limit) return "";
+  if (largest == -HUGE_VAL) return "";
   return fmt::format(
-      "backward not judged: with scale={} scores are so large that score - lse may be {:.3g} in fp32, "
-      "and gradients overflow from {:.3g} on",
-      stage_.problem.scale, largest, limit);
+      "backward not judged: with scale={:g} score - lse may be {:.3g} in fp32, and exp of that, or a gradient made of "
+      "it, overflows",
+      stage_.problem.scale, largest);
 }
 
 QueryGradient AttentionJudge::query_gradient(const Arithmetic& arithmetic, std::int64_t sequence_index,

@@ -26,7 +26,7 @@ void refuse_overflowing_scores(double scale, const reference::Tensor& q, const r
                          std::max(1.0, longest_row(k));
   if (largest < reference::largest_finite(reference::Format::fp32)) return;
   throw reference::InvalidProblem(
-      "scale", fmt::format("{}", scale),
+      "scale", fmt::format("{:g}", scale),
       fmt::format(
           "scores may reach {:.3g} on these inputs, and fp32 holds no more than {:.3g}: no kernel can be judged",
           largest, reference::largest_finite(reference::Format::fp32)));
