@@ -94,7 +94,7 @@ struct RowGradient {
 RowGradient attend_backward(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale,
                             const Row& d_o, const Row& o, double lse);
 
-/// The same row with another delta. Equation B4.
+/// Gives the same row another delta, and the dS that follow from it.
 void set_delta(double delta, RowGradient& row);
 
 /// dq = sigma sum_j dS_j k_j, [dk]. Equation B5. No visible key: 0.

@@ -114,7 +114,7 @@ TEST_F(FuzzCommand, EndsAKernelThatHangs) {
   const std::string library = ATTNSPEC_FOREIGN_DIR "/hangs_in_call.so";
   const Outcome found = run("replay 'dense(lens=5)' --kernel " + library + " --patience 1");
   EXPECT_EQ(found.code, 1) << found.out << found.err;
-  EXPECT_NE(found.out.find("': did not return from the forward call within 1 s | "), std::string::npos) << found.out;
+  EXPECT_NE(found.out.find("call => did not return from the forward call within 1 s | "), std::string::npos) << found.out;
 }
 
 TEST_F(FuzzCommand, GoesOnAndTellsSwarms) {

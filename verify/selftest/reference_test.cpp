@@ -146,7 +146,7 @@ TEST(Validate, NamesFieldAndValue) {
   EXPECT_EQ(rejection(bad), "dv=-1: must be at least 1");
   bad = good;
   bad.scale = std::numeric_limits<double>::infinity();
-  EXPECT_EQ(rejection(bad), "scale=inf: must be finite");
+  EXPECT_EQ(rejection(bad), "scale=inf: must be a finite number of fp32, in which kernels compute");
   EXPECT_EQ(rejection(MobaProblem{good, 0, 1, Gate::top_k}), "block=0: must be at least 1");
   EXPECT_EQ(rejection(MobaProblem{good, 1, 0, Gate::top_k}), "top_k=0: must be at least 1");
   EXPECT_EQ(rejection(MobaProblem{good, 1, 1, Gate::sink}),
