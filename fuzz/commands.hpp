@@ -56,6 +56,7 @@ int bench(const BenchOptions& options);
 
 struct DefectsOptions {
   std::vector<std::string> names;  // none: every planted defect
+  std::string arithmetic;          // options that the kernels with a defect declare and play: "scaled_ds+fp32_out"
   std::int64_t cases = 200;        // for each of them, at most
   std::uint64_t seed = 0;
 };

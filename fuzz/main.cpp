@@ -80,6 +80,8 @@ int run(int argc, char** argv) {
   fuzz::DefectsOptions defects_options;
   auto* planted = app.add_subcommand("defects", "search for the planted defects, and tell how soon each is found");
   planted->add_option("NAME", defects_options.names, "planted defects (default: all)");
+  planted->add_option("--arithmetic", defects_options.arithmetic,
+                      "options that the kernels declare and play, such as scaled_ds+fp32_out (list arithmetic)");
   planted->add_option("--cases", defects_options.cases, "cases for each of them, at most")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

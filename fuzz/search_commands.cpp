@@ -165,7 +165,9 @@ int defects(const DefectsOptions& given) {
                  law == Law::none ? "-" : name(law), main_finding(found.shrunk).output, found.number, found.seconds,
                  print(found.shrunk.c));
     };
-    const SearchSummary summary = search(find_kernel(fmt::format("defect:{}", defect->name)), options, observer);
+    const SearchSummary summary = search(
+        find_kernel(fmt::format("defect:{}{}{}", defect->name, given.arithmetic.empty() ? "" : "+", given.arithmetic)),
+        options, observer);
     if (!is_caught)
       fmt::print("{:<28} {:<20} {:<11} {:<15} {:>6} {:>8.2f}\n", defect->name, "NOT CAUGHT", "-", "-", summary.cases(),
                  summary.seconds);
