@@ -4,8 +4,9 @@
     ATTNSPEC_PUBLIC=/sources verify/public/build_flash_moba.py
 
 Needs nvcc, ninja and CUTLASS's headers in csrc/cutlass/include, or a folder cutlass/include beside flash_moba/. The
-project's setup.py builds 73 files; these thirteen take some three minutes on sixteen cores. What the other files would
-define is left undefined and found missing only when it is called.
+project's setup.py builds 73 files; these sixteen take some three minutes on sixteen cores. The forward without a causal
+mask is among them: the package calls it where no sequence has more than one query. What the other files would define is
+left undefined and found missing only when it is called.
 """
 
 import importlib.util
@@ -39,6 +40,18 @@ def load(folder):
         sys.setdlopenflags(flags)
 
 
+def not_causal(csrc, size):
+    """The file of a forward without a causal mask. The project generates such files; where a copy of it lacks this one it
+    is made from its causal sibling, from which it differs in one constant."""
+    name = f"flash_moba/src/flash_moba_fwd_hdim{size}_bf16_sm80.cu"
+    if not (csrc / name).is_file():
+        causal = (csrc / name.replace("_sm80", "_causal_sm80")).read_text()
+        if causal.count(", true>") != 2:
+            sys.exit(f"build_flash_moba: {name} is missing, and its causal sibling is not as expected")
+        (csrc / name).write_text(causal.replace(", true>", ", false>"))
+    return name
+
+
 def build(folder):
     from torch.utils import cpp_extension
     csrc, output = folder / "csrc", built(folder).parent
@@ -52,6 +65,7 @@ def build(folder):
     sources = ["flash_moba_binding.cpp", "flash_moba/flash_moba_api.cpp", "flash_topk/flash_topk_api.cpp",
                "flash_topk/src/varlen_sort.cu"]
     sources += [f"{kind}_hdim{size}_bf16_causal_sm80.cu" for kind in KINDS for size in (64, 128)]
+    sources += [not_causal(csrc, size) for size in (64, 128)]
     without = ["-DFLASHMOBA_DISABLE_DROPOUT", "-DFLASHMOBA_DISABLE_ALIBI", "-DFLASHMOBA_DISABLE_SOFTCAP"]
     includes = [csrc / name for name in ("flash_moba", "flash_moba/src", "flash_topk", "flash_topk/src")] + [cutlass]
     cpp_extension.load(

@@ -325,6 +325,17 @@ def one_config(*kernels):
             kernel.configs = [next((c for c in configs if c.num_warps == 4), configs[0])]
 
 
+def few_variants(module, names):
+    """Triton compiles a kernel again when an integer argument becomes 1 or a multiple of 16. Stops this for the arguments
+    whose whole name matches the pattern: the same code runs, compiled for all values, and level 1 takes minutes less."""
+    import re
+    from triton.runtime.jit import JITFunction
+    for kernel in vars(module).values():
+        for parameter in kernel.params if isinstance(kernel, JITFunction) else []:
+            if re.fullmatch(names, parameter.name):
+                parameter.do_not_specialize = True
+
+
 # ---- Selections as kernels want them ----
 
 

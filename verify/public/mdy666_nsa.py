@@ -7,7 +7,8 @@ Features are padded with zeros to 64, 128 or 192. A row of a selection is packed
 in its unused slots, as the package's own top-n has it; the mask hides those. As published `tl.constexpr` stands around a
 number that is not known when the forward of the selected branch is compiled: `selected` is the published code, and
 `selected_fixed` the same without it, changed in memory. lse is to base 2 inside and converted. Rows that see no key are
-written by hand. Importances are stored in fp16 unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the
+written by hand, forward and dq: the package's own top-n always selects the row's own block, so that it has no such rows.
+Importances are stored in fp16 unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the
 package's default.
 """
 
@@ -35,6 +36,9 @@ utils, published, compress_attn, topk = common.load("mdy666", "flash_nsa.utils",
 fixed = common.load_changed("mdy666", "flash_nsa.ops.select_attn", {
     "stop_n = tl.constexpr(tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M)))":
     "stop_n = tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M))"})
+for module in (published, fixed, compress_attn, topk):  # sizes, and strides of what is no row of features
+    common.few_variants(module, "T|N|G|KH|kernel_size|stride|block_size|top_n|max_slc_blocks|(lse|delta|ind|cnt|p|ap|sp|"
+                                "find|bind)_stride_[hnmk]")
 VERSION = "mdy666 " + common.version("mdy666", "flash-nsa")
 BLOCKS = 16, 64  # least and greatest selection block
 SIZES = 64, 128, 192
@@ -69,11 +73,11 @@ def attend_fixed(call, scale):
 
 
 def selected_backward(**call):
-    selected_calls.backward(attend_published, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
+    selected_calls.backward(attend_published, BLOCKS, sizes=SIZES, filler=beyond_the_last, blind_dq=False, **call)
 
 
 def selected_fixed_backward(**call):
-    selected_calls.backward(attend_fixed, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
+    selected_calls.backward(attend_fixed, BLOCKS, sizes=SIZES, filler=beyond_the_last, blind_dq=False, **call)
 
 
 SELECTED = {"arithmetic": "rounded_head_gradients", "dtypes": ["bf16", "fp16"], "only_causal": True,

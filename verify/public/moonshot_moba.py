@@ -5,7 +5,8 @@
 Both have one head of keys for each head of queries, a fixed scale and as many features of keys as of values. The
 adapter repeats keys, sets the scale and pads features with zeros. Empty sequences are left out. lse is the one that the
 efficient implementation saves for its backward; the naive one has none, so that the adapter computes lse in fp32 from
-the scores of the selection that it made.
+the scores of the selection that it made. The naive one masks with -infinity before it multiplies by its positive scale:
+the adapter multiplies first, which is the same for a positive scale and lets the others be judged.
 """
 
 import common
@@ -38,10 +39,13 @@ def efficient(**call):
     moba_calls.forward(attend, **call)
 
 
-# The naive one fixes its scale too, in a line that the adapter replaces in memory.
+# The naive one fixes its scale too, in a line that the adapter replaces in memory. Its scores are multiplied by the scale
+# before the mask of 0 and -infinity is added, not after: for a positive scale that is the same to the bit.
 _scale, _lse = [None], [None]
 naive_module = common.load_changed("moba", "moba.moba_naive", {
     "softmax_scale = q.shape[-1] ** (-0.5)": "softmax_scale = ADAPTER_SCALE[0]",
+    "qk *= softmax_scale": "pass  # done before the mask",
+    "qk += gate": "qk *= softmax_scale; qk += gate",
     "p = qk.softmax(dim=-1)": "ADAPTER_LSE[0].append(qk.detach().logsumexp(-1)); p = qk.softmax(dim=-1)",
 })
 naive_module.ADAPTER_SCALE, naive_module.ADAPTER_LSE = _scale, _lse
@@ -59,6 +63,6 @@ def naive_backward(**call):
 
 @attnspec.kernel("moba", backward=naive_backward, arithmetic="fp32_weights+rounded_means+softmax_delta+rounded_head_gradients",
                  exports_selection=False, gates=["top_k"], only_causal=True, only_equal_lengths=True, equal_bits="none",
-                 summary="MoBA's naive implementation; its scale is set, and lse taken from its scores, by two changed lines")
+                 summary="MoBA's naive implementation; changed lines set its scale, apply it before the mask, and give lse")
 def naive(**call):
     moba_calls.forward(attend_naive, **call)

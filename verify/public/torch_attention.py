@@ -3,10 +3,12 @@
     ./attnspec check verify/public/torch_attention.py:flash2_dense
 
 They are called through torch.ops.aten, one call for all sequences or one for each. Features are padded with zeros to
-what a kernel takes, which changes no number.
+what a kernel takes, which changes no number. FlashAttention-2 and cuDNN take a scale above 0 alone: cuDNN masks with
+-infinity and multiplies by the scale afterwards. Other scales are given as a query of -q or 0, which is exact.
 """
 
 import common
+import numpy as np
 import torch
 from common import from_gpu, pad_features, sequences, to_gpu, up_to
 
@@ -17,6 +19,8 @@ VERSION = f"PyTorch {torch.__version__}"
 aten = torch.ops.aten
 
 # ---- FlashAttention-2: one call for all sequences ----
+# Where no sequence has more than one query it takes the heads of a group as rows, and refuses a call with a sequence
+# without queries. A longest length of 2, which is an upper bound too, avoids that.
 
 
 def flash2_padded(q, k, v):
@@ -32,13 +36,19 @@ def flash2_window(causal, window_size):
     return {"window_size_left": -1, "window_size_right": 0 if causal else -1}
 
 
+def flash2_lengths(q_offsets, k_offsets):
+    """The longest lengths, of queries and of keys."""
+    queries = np.diff(q_offsets)
+    return [2 if queries.max() == 1 and queries.min() == 0 else int(queries.max()), common.longest(k_offsets)]
+
+
 def flash2(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, window_size=None, **_):
     if q.shape[0] == 0:
         return
     q_g, k_g, v_g = flash2_padded(q, k, v)
     q_g, positive = common.positive_scale(q_g, scale)
     offsets = [common.offsets_on_gpu(x) for x in (q_offsets, k_offsets)]
-    lengths = [common.longest(x) for x in (q_offsets, k_offsets)]
+    lengths = flash2_lengths(q_offsets, k_offsets)
     out, lse_g, *_ = aten._flash_attention_forward(q_g, k_g, v_g, *offsets, *lengths, 0.0, causal, False, scale=positive,
                                                    **flash2_window(causal, window_size))
     from_gpu(o, out[..., : v.shape[2]])
@@ -60,7 +70,7 @@ def flash2_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, causal, q_offsets, 
     d_o_g, o_g = (pad_features(to_gpu(x), q_g.shape[2]) for x in (d_o, o))
     lse_g = common.lse_to_kernel(to_gpu(lse)[..., 0].t().contiguous())
     offsets = [common.offsets_on_gpu(x) for x in (q_offsets, k_offsets)]
-    lengths = [common.longest(x) for x in (q_offsets, k_offsets)]
+    lengths = flash2_lengths(q_offsets, k_offsets)
     no_dropout = torch.zeros(2, dtype=torch.uint64, device=common.DEVICE), torch.zeros((), device=common.DEVICE)
     gradients = aten._flash_attention_backward(d_o_g, q_g, k_g, v_g, o_g, lse_g, *offsets, *lengths, 0.0, causal,
                                                *no_dropout, scale=positive, **flash2_window(causal, window_size))
@@ -127,8 +137,10 @@ def cudnn(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
         rows, extra, mask = cudnn_sequence(sequence, causal)
         if rows.start == rows.stop:
             continue
-        inputs = cudnn_inputs(rows, sequence.keys, extra, (q, True), (k, False), (v, False))
-        out, lse_g, *_ = aten._scaled_dot_product_cudnn_attention(*inputs, None, True, 0.0, mask, False, scale=scale)
+        q_g, *inputs = cudnn_inputs(rows, sequence.keys, extra, (q, True), (k, False), (v, False))
+        q_g, positive = common.positive_scale(q_g, scale)
+        out, lse_g, *_ = aten._scaled_dot_product_cudnn_attention(q_g, *inputs, None, True, 0.0, mask, False,
+                                                                  scale=positive)
         from_gpu(o[rows], tokens_first(out)[extra:, :, : v.shape[2]])
         from_gpu(lse[rows], lse_g.reshape(q.shape[1], -1).t()[extra:, :, None])
 
@@ -141,9 +153,11 @@ def cudnn_backward(q, k, v, d_o, dq, dk, dv, scale, causal, q_offsets, k_offsets
         if rows.start == rows.stop:
             continue
         *inputs, d_out = cudnn_inputs(rows, sequence.keys, extra, (q, True), (k, False), (v, False), (d_o, True))
+        inputs[0], positive = common.positive_scale(inputs[0], scale)
         inputs = [x.requires_grad_() for x in inputs]
-        out, *_ = aten._scaled_dot_product_cudnn_attention(*inputs, None, True, 0.0, mask, False, scale=scale)
+        out, *_ = aten._scaled_dot_product_cudnn_attention(*inputs, None, True, 0.0, mask, False, scale=positive)
         dq_g, dk_g, dv_g = (tokens_first(x) for x in torch.autograd.grad(out, inputs, d_out))
+        dq_g = common.positive_scale_gradient(dq_g, scale)
         from_gpu(dq[rows], dq_g[extra:, :, : q.shape[2]])
         from_gpu(dk[sequence.keys], dk_g[..., : k.shape[2]])
         from_gpu(dv[sequence.keys], dv_g[..., : v.shape[2]])

@@ -3,9 +3,10 @@ with top-n, attention to selected blocks.
 
     ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/xunhaolai_nsa.py:selected
 
-Features are padded with zeros. lse is to base 2 inside and converted. Selections are given packed to the front, a block
-of other sizes as several blocks. Where every query head has a selection of its own it gets its own copy of the keys.
-Rows that see no key are written by hand.
+Features are padded with zeros to a power of two. lse is to base 2 inside and converted. Selections are given packed to
+the front, a block of other sizes as several blocks. Where every query head has a selection of its own it gets its own
+copy of the keys. Rows that see no key are written by hand. Linear compression has weights for each head: where the heads
+share them, each head of a sequence is given as a sequence of one head.
 """
 
 import common
@@ -23,7 +24,12 @@ topk_module, compressed_module, linear_module, pool_module = common.load(
     "xunhaolai", *(f"native_sparse_attention.ops.triton.{name}" for name in (
         "topk_sparse_attention", "compressed_attention", "linear_compress", "weighted_pool")))
 VERSION = "XunhaoLai " + common.version("xunhaolai", "native-sparse-attention-triton")
-BLOCKS = 32, 256  # least and greatest selection block
+for module in (topk_module, compressed_module):  # sizes, and strides of what is no row of features
+    common.few_variants(module, "(NUM_|num_|max_|init_|local_)\\w+|TOPK|topk|kernel_size|kernel_stride|block_size|"
+                                "block_stride|pad_len|o_len|n_len|stride_[ld]h|stride_b?s[hq]|stride_(t|tq|ctq|c|x|y|p)[bhn]")
+# Least and greatest selection block. The package allows 256; with more than 64 features its forward then wants 268 KiB of
+# shared memory (block 256, 128 features), more than an H200's 227. Such blocks are given as two of 128.
+BLOCKS = 32, lambda features: 256 if features <= 64 else 128
 
 # ---- Selected ----
 
@@ -48,7 +54,7 @@ def selected(**call):
 
 
 def compressed_inputs(q, k, v):
-    size = max(16, up_to(max(q.shape[2], v.shape[2]), 8))
+    size = common.power_of_two(max(q.shape[2], v.shape[2]), at_least=16)
     return [pad_features(to_gpu(x), size).requires_grad_() for x in (q, k, v)]
 
 
@@ -102,12 +108,17 @@ def compress_call(tokens, phi, phi_kind, k_offsets, compress_block, compress_str
         rows, _ = pool_module.avgpool_compress(pad_features(x, size), None, *sizes)
         return rows[..., :f], [x]
     w, position = to_gpu(phi.w).requires_grad_(), to_gpu(phi.position).requires_grad_()
-    heads = tokens.shape[1]
     w_g = w.unflatten(0, (-1, f)).permute(2, 0, 1, 3)  # [sets, block, feature, feature]
     w_g = torch.nn.functional.pad(w_g, (0, size - f, 0, size - f)).flatten(1, 2)
     position_g = torch.nn.functional.pad(position.transpose(0, 1), (0, size - f))
-    w_g, position_g = (y.expand(heads, *y.shape[1:]).contiguous() for y in (w_g, position_g))
-    rows, _ = linear_module.linear_compress(pad_features(x, size).contiguous(), w_g, *sizes, position_g)
+    padded, heads = pad_features(x, size), tokens.shape[1]
+    if len(w_g) < heads:  # shared: heads one after the other, as sequences
+        padded = padded.transpose(0, 1).flatten(0, 1)[:, None]
+        starts = np.arange(heads)[:, None] * int(k_offsets[-1]) + np.asarray(k_offsets)[:-1]
+        sizes = common.offsets_on_gpu(np.append(starts.ravel(), heads * int(k_offsets[-1]))), *sizes[1:]
+    rows, _ = linear_module.linear_compress(padded.contiguous(), w_g.contiguous(), *sizes, position_g.contiguous())
+    if len(w_g) < heads:
+        rows = rows.unflatten(0, (heads, -1))[:, :, 0].transpose(0, 1)
     return rows[..., :f], [x, w, position]
 
 
@@ -124,7 +135,7 @@ def compress_backward(tokens, phi, phi_kind, d_rows, d_tokens, d_phi, k_offsets,
         from_gpu(target, gradient)
 
 
-@attnspec.kernel("nsa_compress", backward=compress_backward, arithmetic="position_bias+rounded_head_gradients",
+@attnspec.kernel("nsa_compress", backward=compress_backward, arithmetic="position_bias",
                  dtypes=["bf16", "fp16"], phis=["mean", "linear"], dk=128, compress_block=(32, 16),
                  unordered_backward=True, summary="XunhaoLai: avgpool_compress and linear_compress")
 def compress(tokens, phi, phi_kind, rows, k_offsets, compress_block, compress_stride, **_):
