@@ -21,8 +21,13 @@ common.need_gpu()
 flash_attn_shim.install("2.7")
 for package in ("fla", "fla.ops"):
     common.bare_package("fla", package)
-moba_module, parallel, compression = common.load("fla", "fla.ops.moba.parallel", "fla.ops.nsa.parallel",
-                                                 "fla.ops.nsa.compression")
+parallel, compression = common.load("fla", "fla.ops.nsa.parallel", "fla.ops.nsa.compression")
+gates = moba_calls.Gates()
+moba_module = common.load_changed("fla", "fla.ops.moba.parallel", {  # which does not return its selection
+    "gate_mask = torch.logical_and(gate_mask, gate_idx_mask)":
+    "gate_mask = torch.logical_and(gate_mask, gate_idx_mask); "
+    "ADAPTER_GATES.add(gate_mask.permute(1, 2, 0), 0, cu_chunks[target_chunks])"})
+moba_module.ADAPTER_GATES = gates
 VERSION = "flash-linear-attention " + common.version("fla", "flash-linear-attention")
 common.one_config(parallel.parallel_nsa_fwd_kernel, parallel.parallel_nsa_bwd_kernel_dq,
                   parallel.parallel_nsa_bwd_kernel_dkv, parallel.parallel_nsa_kernel_topk,
@@ -48,9 +53,9 @@ def moba_backward(**call):
 
 
 @attnspec.kernel("moba", backward=moba_backward, **moba_calls.EFFICIENT,
-                 summary="fla.ops.moba over PyTorch's FlashAttention-2")
+                 summary="fla.ops.moba over PyTorch's FlashAttention-2; a changed line hands its selection out")
 def moba(**call):
-    moba_calls.forward(attend, **call)
+    moba_calls.forward(attend, gates, **call)
 
 
 # ---- NSA's selected attention ----

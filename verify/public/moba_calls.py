@@ -2,6 +2,7 @@
 heads and features, offsets, the longest length, block, top_k. Used by moonshot_moba.py and fla_ops.py."""
 
 import common
+import numpy as np
 import torch
 from common import from_gpu, pad_features, to_gpu, up_to
 
@@ -10,7 +11,7 @@ from common import from_gpu, pad_features, to_gpu, up_to
 EFFICIENT = {
     "arithmetic": "rounded_means+rounded_partials+rounded_head_gradients+rounded_block_gradients+own_block_apart+"
                   "rounded_gradient_sums",
-    "exports_selection": False, "dtypes": ["bf16", "fp16"], "gates": ["top_k"], "only_causal": True,
+    "dtypes": ["bf16", "fp16"], "gates": ["top_k"], "only_causal": True,
     "only_equal_lengths": True, "dk": 256, "dv": 256, "equal_bits": "none",
 }
 
@@ -27,16 +28,46 @@ def call(attend, tensors, q_offsets, block, top_k, scale):
     return attend(*tensors, common.offsets_on_gpu(offsets), common.longest(offsets), int(block), int(top_k), scale)
 
 
-def forward(attend, q, k, v, o, lse, block, top_k, scale, q_offsets, **_):
+class Gates:
+    """What an implementation selected in a call: the adapter changes a line of its source in memory so that it tells."""
+
+    def __init__(self):
+        self.parts = []
+
+    def add(self, mask, first_token, block_starts):
+        """Which heads' queries attend to which blocks, bool [heads, queries, blocks]; the first query, and the first
+        tokens of the blocks, as tokens of the call."""
+        self.parts.append((mask.detach().clone(), int(first_token), block_starts))
+
+    def write(self, selection, q_offsets, block):
+        """The queries' own blocks and what was added, as a selection. Blocks of the future are masked: left out."""
+        token = np.arange(selection.shape[0])
+        begin = np.asarray(q_offsets)[np.searchsorted(q_offsets, token, side="right") - 1]
+        own = (token - begin) // block
+        chosen = np.zeros((*selection.shape[:2], int(own.max()) + 1), bool)
+        chosen[token, :, own] = True
+        for mask, first, starts in self.parts:
+            head, query, column = (x.cpu().numpy() for x in mask.nonzero(as_tuple=True))
+            query, start = query + first, np.asarray(starts.cpu())[column]
+            visible = (start <= query) & (start >= begin[query])
+            chosen[query[visible], head[visible], ((start - begin[query]) // block)[visible]] = True
+        width = chosen.shape[2]
+        packed = np.sort(np.where(chosen, np.arange(width), width), axis=2)
+        common.write_selection(selection, np.where(packed < width, packed, -1))
+
+
+def forward(attend, gates, q, k, v, selection, o, lse, block, top_k, scale, q_offsets, **_):
     if q.shape[0] == 0:
         return
+    gates.parts.clear()
     out, lse_g = call(attend, inputs(q, k, v), q_offsets, block, top_k, scale)
     from_gpu(o, out[..., : v.shape[2]])
     from_gpu(lse, lse_g[..., None])
+    gates.write(selection, q_offsets, int(block))
 
 
 def backward(attend, q, k, v, d_o, dq, dk, dv, block, top_k, scale, q_offsets, **_):
-    """The forward again, and autograd. The parts of a group's heads are summed in fp32."""
+    """The forward again, which selects the same, and autograd. The parts of a group's heads are summed in fp32."""
     if q.shape[0] == 0:
         return
     group, tensors = q.shape[1] // k.shape[1], inputs(q, k, v)

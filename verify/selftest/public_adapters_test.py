@@ -136,6 +136,27 @@ class Conversions(unittest.TestCase):
         self.assertEqual(packed[80, 0].tolist(), [0, 1, 2, 3, -1, -1])
         self.assertEqual([bool(sees[row, 0]) for row in (0, 1, 40, 80)], [True, False, True, True])
 
+    def test_gates_of_moba_become_a_selection(self):
+        import moba_calls
+        gates, offsets = moba_calls.Gates(), np.array([0, 0, 3, 8])  # blocks of 2: at 0 and 2; at 3, 5 and 7
+        mask = torch.zeros(1, 8, 3, dtype=torch.bool)
+        mask[0, 2, 0] = mask[0, 7, 1] = mask[0, 7, 2] = True
+        mask[0, 3, 2] = mask[0, 5, 0] = True  # a block of the future, and one of another sequence: both are masked
+        gates.add(mask, 0, torch.tensor([0, 3, 5]))
+        selection = np.zeros((8, 1, 3), np.int32)
+        gates.write(selection, offsets, 2)
+        self.assertEqual(selection[:, 0].tolist(), [[0, -1, -1], [0, -1, -1], [0, 1, -1], [0, -1, -1], [0, -1, -1],
+                                                    [1, -1, -1], [1, -1, -1], [0, 1, 2]])
+        gates.parts.clear()
+        gates.add(mask[:, 5:, 1:], 5, torch.tensor([3, 5]))  # a part of the call
+        gates.write(selection, offsets, 2)
+        self.assertEqual(selection[[2, 7], 0].tolist(), [[1, -1, -1], [0, 1, 2]])
+
+    def test_positive_scale_gradients(self):
+        dq = torch.randn(4)
+        self.assertTrue(torch.equal(common.positive_scale_gradient(dq, -0.3), -dq))
+        self.assertTrue(torch.equal(common.positive_scale_gradient(dq, 0), torch.zeros(4)))
+
 
 FAKES = """
 import os
