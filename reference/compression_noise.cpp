@@ -113,8 +113,12 @@ BlockNoise CompressionNoise::block(const Rows& x) const {
   if (problem_.phi == Phi::mean) return block;
   block.z = exact.input;
   block.z_error = block.z.unaryExpr([&](double z) { return rounding_error(z, arithmetic_.weights); });
-  if (has_position_bias(arithmetic_, problem_))  // the products are of x and of position, as they were given
-    block.z_error.setZero();
+  if (has_position_bias(arithmetic_, problem_))  // the products are of x and of position, each rounded on its own
+    for (Eigen::Index i = 0; i < block.z.size(); ++i) {
+      const double position = phi_.position.data()[i];
+      block.z_error[i] =
+          rounding_error(block.z[i] - position, arithmetic_.weights) + rounding_error(position, arithmetic_.weights);
+    }
   block.z_floor = block.z.unaryExpr([](double z) { return std::abs(z) < kFlushed ? std::abs(z) : 0; });  // A5
   if (problem_.phi == Phi::linear) return block;
   block.hidden = exact.hidden;

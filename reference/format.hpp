@@ -51,7 +51,8 @@ inline double overflow_threshold(Format format) {
   return std::ldexp(2.0 - std::ldexp(1.0, -precision(format)), max_exponent(format));
 }
 
-/// x rounded once, to nearest, ties to even, with subnormals and overflow to infinity; toward zero for tf32_cut. NaN
+/// x rounded once, to nearest, ties to even (away from zero for tf32), with subnormals and overflow to infinity; toward
+/// zero for tf32_cut. NaN
 /// stays NaN. One rounding from double: going through float would round twice.
 double round_to(double x, Format format);
 

@@ -127,6 +127,7 @@ RowDelta softmax_delta(const Arithmetic& arithmetic, const RowInputs& in, const 
                    ((range ? 0 : lse_variance(lse)) + square(kRounding * kExpError)) * square(value);
   delta.worst =
       row.weights.dot(dp.worst) + magnitudes.dot(scores.worst) + ((range ? 0 : lse_worst(lse)) + n * u32) * total;
+  if (!range) delta.by_scale = terms.dot(row.scores);
   if (range) delta.floor = range->dot(row.d_weights.cwiseAbs() + dp.worst);
   return delta;
 }
@@ -149,6 +150,7 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
   const double lse_error = range ? 0 : lse_worst(given.lse);
   terms.lse_variance = range ? 0 : lse_variance(given.lse);
   terms.delta_variance = given.delta.variance;
+  terms.delta_by_scale = given.delta.by_scale;
   terms.score_variance = scores.variance;
   terms.dp_variance = dp.variance;
   terms.p_variance =
@@ -203,7 +205,9 @@ GradientNoise query_gradient_noise(const Arithmetic& arithmetic, const RowInputs
                           combination(row.weights, in.kv.k, in.visible));  // E3
   if (!terms.is_range)
     errors.shared.push_back(kScaleError * sigma *
-                            combination(row.d_scores.cwiseProduct(row.scores), in.kv.k, in.visible));  // A4
+                            combination(row.d_scores.cwiseProduct(row.scores) - terms.delta_by_scale * row.weights,
+                                        in.kv.k,
+                                        in.visible));  // A4
   const Groups equal_weights = equal_groups(row.weights);
   add_shared(equal_weights, row.d_scores, terms.score_variance, sigma, k, errors);
   if (terms.p_rounding.size() > 0)
@@ -240,7 +244,7 @@ KeyTerms::KeyTerms(std::int64_t rows, std::int64_t keys, std::int64_t dk, std::i
   for (Matrix* matrix : {&q, &q_squares, &q_magnitudes}) matrix->resize(rows, dk);
   for (Matrix* matrix : {&d_o, &d_o_squares, &d_o_magnitudes}) matrix->resize(rows, dv);
   for (Matrix* matrix : {&p, &ds, &score_variance, &p_variance, &p_worst, &p_floor, &ds_variance, &ds_worst, &ds_floor,
-                         &p_rounding, &ds_rounding, &dp_variance, &scores})
+                         &p_rounding, &ds_rounding, &dp_variance, &p_by_scale, &ds_by_scale})
     matrix->setZero(keys, rows);
 }
 
@@ -267,7 +271,10 @@ void KeyTerms::set(const Arithmetic& arithmetic, std::int64_t i, std::int64_t fi
   part(ds_floor) = terms.ds_floor;
   part(ds_rounding) = terms.rounding;
   part(dp_variance) = terms.dp_variance;
-  if (!terms.is_range) part(scores) = row.scores;
+  if (!terms.is_range) {
+    part(p_by_scale) = row.weights.cwiseProduct(row.scores);
+    part(ds_by_scale) = row.d_scores.cwiseProduct(row.scores) - terms.delta_by_scale * row.weights;
+  }
   if (!arithmetic.rounded_p_in_ds) return;
   if (d_weights.size() == 0) d_weights.setZero(p.rows(), p.cols());
   part(d_weights) = row.d_weights.array() - row.delta;
@@ -286,7 +293,7 @@ GradientNoise key_gradient_noise(const Arithmetic& arithmetic, const KeyTerms& t
   add_shared(terms.equal_d_o, terms.p.row(key), terms.dp_variance.row(key), std::abs(terms.scale), q, errors);
   add_shared(terms.equal_q, terms.ds.row(key), terms.score_variance.row(key), std::abs(terms.scale), q, errors);
   errors.shared.push_back(kScaleError * std::abs(terms.scale) * terms.q.transpose() *
-                          terms.ds.row(key).cwiseProduct(terms.scores.row(key)).transpose());  // A4
+                          terms.ds_by_scale.row(key).transpose());  // A4
   const Groups equal_p = equal_groups(terms.p.row(key));
   if (terms.d_weights.size() > 0)
     add_shared(equal_p, terms.d_weights.row(key), terms.p_rounding.row(key), std::abs(terms.scale), q, errors);  // E9
@@ -313,12 +320,13 @@ GradientNoise value_gradient_noise(const Arithmetic& arithmetic, const KeyTerms&
   RowErrors errors(dv.size());
   const Vector p = terms.p.row(key), p_rounding = terms.p_rounding.row(key);
   errors.along_centre = repetition_variance(accumulator_roundoff(arithmetic), ascending);
-  errors.shared.push_back(kScaleError * terms.d_o.transpose() *
-                          terms.p.row(key).cwiseProduct(terms.scores.row(key)).transpose());  // A4
+  errors.shared.push_back(kScaleError * terms.d_o.transpose() * terms.p_by_scale.row(key).transpose());  // A4
   // The roundings of P are known, unless its own error is larger than a part of them: E5.
   const Vector own = (terms.p_variance.row(key).transpose() - p_rounding).cwiseMax(0).cwiseSqrt();
   const double limit = unit_roundoff(arithmetic.weights) / 16;
-  const double unknown = (own.array() > limit * p.array()).select(p.array().square(), 0).sum();
+  const double unknown = (own.array() + terms.p_floor.row(key).transpose().array() > limit * p.array())
+                             .select(p.array().square(), 0)
+                             .sum();
   if (unknown > 0)
     errors.along_centre += square(kRounding * unit_roundoff(arithmetic.weights)) * unknown / p.squaredNorm();
   const auto d_o = [&](Eigen::Index t) -> Vector { return terms.d_o.row(t).transpose(); };

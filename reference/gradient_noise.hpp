@@ -10,6 +10,7 @@ namespace attnspec::reference {
 /// that does not average out, A8.
 struct RowDelta {
   double value = 0, variance = 0, worst = 0, floor = 0;
+  double by_scale = 0;  // what a relative error of all scores moves it by: A4
 };
 
 /// delta = <do, o> of the o that was given. Tag E3.
@@ -29,13 +30,14 @@ RowDelta softmax_delta(const Arithmetic& arithmetic, const RowInputs& in, const 
 
 /// The independent errors with which one query row enters the gradients; n as in RowGradient.
 struct GradientTerms {
-  Vector score_variance;                        // [n], relative to P and to dS
-  Vector dp_variance;                           // [n], of dP - delta, without delta's own error
-  Vector rounding;                              // [n], of dS to the format of the products
-  Vector p_rounding;                            // [n], of P to it, where dS is made of the rounded P; empty: it is not
-  Vector p_variance, p_worst, p_floor;          // [n], of P as it enters dv
-  Vector ds_variance, ds_worst, ds_floor;       // [n], of dS: the part that is independent from key to key
-  bool is_range = false;                        // errors of scores are in the floors: A8
+  Vector score_variance;                   // [n], relative to P and to dS
+  Vector dp_variance;                      // [n], of dP - delta, without delta's own error
+  Vector rounding;                         // [n], of dS to the format of the products
+  Vector p_rounding;                       // [n], of P to it, where dS is made of the rounded P; empty: it is not
+  Vector p_variance, p_worst, p_floor;     // [n], of P as it enters dv
+  Vector ds_variance, ds_worst, ds_floor;  // [n], of dS: the part that is independent from key to key
+  bool is_range = false;                   // errors of scores are in the floors: A8
+  double delta_by_scale = 0;
   double delta_variance = 0, lse_variance = 0;  // relative to P and to dS: the part that all keys of the row share
 };
 
@@ -63,7 +65,7 @@ struct KeyTerms {
   Matrix ds_variance, ds_worst, ds_floor;   // [keys, rows]
   Matrix p_rounding, ds_rounding;           // [keys, rows], parts of p_variance and ds_variance
   Matrix score_variance, dp_variance;       // [keys, rows]
-  Matrix scores;                            // [keys, rows], 0 where their errors are in the floors
+  Matrix p_by_scale, ds_by_scale;           // [keys, rows]: what a relative error of all scores moves P and dS by
   Matrix d_weights;                         // [keys, rows]: dP - delta, where dS is made of the rounded P; or empty
   std::vector<int> parts;                   // [rows], the part of dk and dv that a row is in; empty: they have no parts
   Groups equal_q, equal_d_o;                // rows with equal q, with equal do

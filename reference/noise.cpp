@@ -118,9 +118,11 @@ ScoreNoise score_noise(const Arithmetic& arithmetic, const RowInputs& in, const 
   const Vector squares = products(Vector(in.q.cwiseAbs2()), view(in.kv.k_squares), in.visible);
   const Vector magnitudes = products(Vector(in.q.cwiseAbs()), view(in.kv.k_magnitudes), in.visible);
   const Eigen::ArrayXd shifted = scores.array() - offset;
+  // Operands that were cut to tf32 are given: T2. What three products drop is not: T3.
+  const double common = arithmetic.products == Fp32Products::tf32x3 ? common_variance(arithmetic) : 0;
   ScoreNoise noise;
   noise.variance = square(sigma) * term_variance(arithmetic, dk) * squares.array() +
-                   (accumulation_variance(u, dk, 0, 1) + common_variance(arithmetic)) * scores.array().square() +
+                   (accumulation_variance(u, dk, 0, 1) + common) * scores.array().square() +
                    2 * square(kRounding * u32) * (scores.array().square() + shifted.square()) +
                    square(kRounding * kExpError);
   noise.worst = sigma * term_worst(arithmetic, dk) * magnitudes.array() +

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -311,16 +310,6 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results) {
       options.insert(options.end(), added.begin(), added.end());
       if (!reference::contradiction(options).empty() || !may_explain(added, accused)) continue;
       const std::optional<Comparison> tried = try_options(kernel, options, evidence);
-      if (std::getenv("HINT_DEBUG") != nullptr) {
-        fmt::print(stderr, "{}: {}", sum_of(added), tried ? "ok" : "violation");
-        if (tried) {
-          fmt::print(stderr, " L {:.3g} moved {} {:.3f}->{:.3f}", tried->likelihood, tried->moved.rows,
-                     tried->moved.rms_before(), tried->moved.rms_after());
-          for (auto& [o, c] : tried->widened)
-            fmt::print(stderr, " {} {} {:.3f}->{:.3f}", o, c.rows, c.rms_before(), c.rms_after());
-        }
-        fmt::print(stderr, "\n");
-      }
       if (!tried || !tried->is_calibrated()) continue;
       if (!tried->can_tell()) {
         if (allowed.empty()) allowed = sum_of(options);
@@ -378,7 +367,7 @@ std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>
     std::erase(fewer, option);
     if (option == "fp32_out" || !reference::contradiction(fewer).empty() || Clock::now() > end) continue;
     const std::optional<Comparison> tried = try_options(kernel, fewer, evidence);
-    if (tried && tried->can_tell() && tried->is_calibrated() && tried->all().rms_before() <= kMinRms)
+    if (tried && tried->can_tell() && tried->is_calibrated() && tried->likelihood >= kMinLikelihood)
       needless.push_back(option);
   }
   if (needless.empty()) return "";

@@ -23,7 +23,7 @@ inline float cut_to_tf32(float x) { return std::bit_cast<float>(std::bit_cast<st
 /// The nearest tf32 number. Of two, the one whose last bit is 0.
 inline float round_to_tf32(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
-  const std::uint32_t nearest = (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000u;
+  const std::uint32_t nearest = (bits + 0x1000) & 0xffffe000u;  // ties away from zero
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
   return std::bit_cast<float>(is_nan ? bits : nearest);
 }
@@ -58,7 +58,7 @@ template <Fp32Products products, class Number>
   } else if constexpr (products == Fp32Products::tf32_truncated) {
     add(cut_to_tf32(a), cut_to_tf32(b));
   } else {
-    const float a_high = round_to_tf32(a), b_high = round_to_tf32(b);
+    const float a_high = cut_to_tf32(a), b_high = cut_to_tf32(b);
     add(a_high, b_high);
     add(a_high, round_to_tf32(b - b_high));
     add(round_to_tf32(a - a_high), b_high);
