@@ -13,6 +13,7 @@
 #include <tuple>
 #include <utility>
 
+#include "verify/calibration.hpp"
 #include "verify/judge.hpp"
 #include "verify/levels.hpp"
 
@@ -350,22 +351,21 @@ std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>
     if (result.verdict == Verdict::pass) of.emplace(result.c.op, result.c.dtype);
   }
   const auto end = Clock::now() + kMaxTime;
-  std::vector<Trial> evidence;
-  for (const auto& pair : of) {
-    std::size_t taken = 0;
-    for (const Case& c : passing_cases(kernel, {pair}, {})) {
-      if (taken == 3 || Clock::now() > end) break;
-      Trial trial = judge_under(kernel, kernel.arithmetic, c, nullptr);
-      if (trial.result.verdict != Verdict::pass) continue;
-      evidence.push_back(std::move(trial));
-      ++taken;
-    }
-  }
+  const std::vector<Case> cases = passing_cases(kernel, of, {});
   std::vector<std::string> needless;
   for (const std::string& option : kernel.arithmetic) {
     ArithmeticOptions fewer = kernel.arithmetic;
     std::erase(fewer, option);
-    if (option == "fp32_out" || !reference::contradiction(fewer).empty() || Clock::now() > end) continue;
+    if (option == "fp32_out" || !reference::contradiction(fewer).empty()) continue;
+    std::vector<Trial> evidence;
+    for (const Case& c : cases) {
+      if (evidence.size() == kMaxPassing || Clock::now() > end) break;
+      const bool acts = std::any_of(std::begin(kCalibratedOutputs), std::end(kCalibratedOutputs),
+                                    [&](const CalibratedOutput& output) { return touches(option, c, output.name); });
+      if (!acts) continue;
+      Trial trial = judge_under(kernel, kernel.arithmetic, c, nullptr);
+      if (trial.result.verdict == Verdict::pass) evidence.push_back(std::move(trial));
+    }
     const std::optional<Comparison> tried = try_options(kernel, fewer, evidence);
     if (tried && tried->can_tell() && tried->is_calibrated() && tried->likelihood >= kMinLikelihood)
       needless.push_back(option);

@@ -20,7 +20,7 @@ inline float rounded(float x, reference::Format format) {
 /// x without the last 13 bits of its significand: the nearest tf32 number towards zero.
 inline float cut_to_tf32(float x) { return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xffffe000u); }
 
-/// The nearest tf32 number. Of two, the one whose last bit is 0.
+/// The nearest tf32 number. Of two, the one farther from zero.
 inline float round_to_tf32(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t nearest = (bits + 0x1000) & 0xffffe000u;  // ties away from zero

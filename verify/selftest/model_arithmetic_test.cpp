@@ -521,10 +521,10 @@ TEST(ModelArithmetic, Tf32IsTheNearestOrTheNextTowardsZero) {
 
 /// Three products drop what is left of both operands, 2^-22 of the product.
 TEST(ModelArithmetic, ThreeTf32ProductsAreAlmostExact) {
-  const float a = 1 + 0x1p-12f, b = 1 - 0x1p-13f;  // 1 + 2^-12 is cut to 1, 1 - 2^-13 is 1 in tf32
+  const float a = 1 + 0x1p-12f, b = 1 - 0x1p-13f;  // cut to 1 and 1 - 2^-11; rounded, both are 1
   double sum = 0;
   model::add_product(model::Fp32Products::tf32x3, a, b, sum);
-  EXPECT_EQ(sum, 1 + 0x1p-12 - 0x1p-13);  // without -2^-25
+  EXPECT_EQ(sum, 1 + 0x1p-12 - 0x1p-13 - 0x1p-23);  // without the product of the small parts
   sum = 0;
   model::add_product(model::Fp32Products::tf32, a, b, sum);
   EXPECT_EQ(sum, 1);
