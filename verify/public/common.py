@@ -332,7 +332,7 @@ def few_variants(module, names):
     from triton.runtime.jit import JITFunction
     for kernel in vars(module).values():
         for parameter in kernel.params if isinstance(kernel, JITFunction) else []:
-            if re.fullmatch(names, parameter.name):
+            if not parameter.is_constexpr and re.fullmatch(names, parameter.name):
                 parameter.do_not_specialize = True
 
 

@@ -37,8 +37,8 @@ fixed = common.load_changed("mdy666", "flash_nsa.ops.select_attn", {
     "stop_n = tl.constexpr(tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M)))":
     "stop_n = tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M))"})
 for module in (published, fixed, compress_attn, topk):  # sizes, and strides of what is no row of features
-    common.few_variants(module, "T|N|G|KH|kernel_size|stride|block_size|top_n|max_slc_blocks|(lse|delta|ind|cnt|p|ap|sp|"
-                                "find|bind)_stride_[hnmk]")
+    common.few_variants(module, "T|N|G|KH|kernel_size|stride|block_size|top_n|max_slc_blocks|"
+                                "(lse|delta|ind|cnt|find|bind)_stride_[hn]")
 VERSION = "mdy666 " + common.version("mdy666", "flash-nsa")
 BLOCKS = 16, 64  # least and greatest selection block
 SIZES = 64, 128, 192
