@@ -88,7 +88,7 @@ typedef struct AttnspecCall {
   int64_t num_sequences;
   const int64_t* q_offsets; /* [num_sequences + 1], host memory */
   const int64_t* k_offsets; /* [num_sequences + 1], host memory, in tokens */
-  double scale;             /* softmax scale; any finite number */
+  double scale;             /* softmax scale; any finite number of fp32 */
   int32_t causal;           /* 1 or 0 */
   int32_t reserved;         /* 0 */
   void* stream;             /* cudaStream_t that the work goes to; NULL on the host */
@@ -165,7 +165,7 @@ typedef struct AttnspecNsaSizes {
   int32_t activation;         /* one of ATTNSPEC_RELU, ATTNSPEC_SILU, ATTNSPEC_GELU; of the mlp */
 } AttnspecNsaSizes;
 
-/* One compressed row of each compression block. There are no queries: q_offsets are all 0. */
+/* One compressed row of each compression block. There are no queries: q_offsets is not to be read. */
 typedef struct AttnspecNsaCompress {
   AttnspecCall call;
   AttnspecNsaSizes sizes; /* its selection and window are not read */
