@@ -45,20 +45,24 @@ void add_part_roundings(const Arithmetic& arithmetic, const Matrix& parts, const
   if (parts.rows() == 0 || (parts.rows() == 1 && format == arithmetic.output)) return;
   for (Eigen::Index d = 0; d < sum.size(); ++d) {
     const Vector x = sorted(parts.col(d));
-    double variance = 0, worst = 0, floor = 0, alike = 0;
-    for (Eigen::Index i = 0; i < x.size(); ++i) {
-      if (i > 0 && x[i] - x[i - 1] > spacing(x[i], format)) {
-        variance += square(alike);
-        alike = 0;
+    const double magnitude = x.cwiseAbs().sum(), largest = (magnitude + std::abs(sum[d])) / 2;
+    double variance = 0, worst = 0, floor = 0;
+    for (Eigen::Index first = 0, next; first < x.size(); first = next) {
+      double alike = 0, total = 0;  // of parts that are equal within a spacing
+      for (next = first; next < x.size() && (next == first || x[next] - x[next - 1] <= spacing(x[next], format));
+           ++next) {
+        alike += std::sqrt(rounding_variance(x[next], format));
+        total += std::abs(x[next]);
+        worst += rounding_worst(x[next], format);
+        if (may_flush(x[next], format)) floor += std::abs(x[next]);
       }
-      alike += std::sqrt(rounding_variance(x[i], format));
-      worst += rounding_worst(x[i], format);
-      if (may_flush(x[i], format)) floor += std::abs(x[i]);
+      variance += square(alike);
+      if (arithmetic.rounded_gradient_sums && next - first > 1)  // A6
+        variance += square(drift(u, static_cast<double>(next - first), largest, total));
     }
-    variance += square(alike);
     if (arithmetic.rounded_gradient_sums) {
       variance += square(kRounding * u) * ((n - 1) / 2 * x.squaredNorm() + (n - 1) / 3 * square(sum[d]));
-      worst += (n - 1) * u * x.cwiseAbs().sum();
+      worst += (n - 1) * u * magnitude;
     }
     noise.errors.separate[d] += variance;
     noise.noise.variance[d] += variance;
