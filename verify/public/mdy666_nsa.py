@@ -1,13 +1,11 @@
 """mdy666/Scalable-Flash-Native-Sparse-Attention: attention to compressed rows with top-n, and to selected blocks, as
 kernels that attnspec judges.
 
-    ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/mdy666_nsa.py:selected_fixed
+    ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/mdy666_nsa.py:selected
 
 Features are padded with zeros to 64, 128 or 192. A row of a selection is packed to the front, with a block of the future
-in its unused slots, as the package's own top-n has it; the mask hides those. As published `tl.constexpr` stands around a
-number that is not known when the forward of the selected branch is compiled: `selected` is the published code, and
-`selected_fixed` the same without it, changed in memory. lse is to base 2 inside and converted. Rows that see no key are
-written by hand, forward and dq: the package's own top-n always selects the row's own block, so that it has no such rows.
+in its unused slots, as the package's own top-n has it; the mask hides those. The published code runs on Triton 3.6,
+unchanged. lse is to base 2 inside and converted. Rows that see no key are written by hand, forward and dq: the package's own top-n always selects the row's own block, so that it has no such rows.
 Importances are stored in fp16 unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the
 package's default.
 """
@@ -31,12 +29,9 @@ except ImportError:  # setuptools has it no longer: the one function that is nee
     sys.modules["pkg_resources"] = types.SimpleNamespace(parse_version=parse)
 for package in ("flash_nsa", "flash_nsa.ops"):
     common.bare_package("mdy666", package)
-utils, published, compress_attn, topk = common.load("mdy666", "flash_nsa.utils", *(
+utils, select_attn, compress_attn, topk = common.load("mdy666", "flash_nsa.utils", *(
     f"flash_nsa.ops.{name}" for name in ("select_attn", "compress_attn", "topk")))
-fixed = common.load_changed("mdy666", "flash_nsa.ops.select_attn", {
-    "stop_n = tl.constexpr(tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M)))":
-    "stop_n = tl.minimum(top_n, tl.cdiv(q_idx+1, BLOCK_M))"})
-for module in (published, fixed, compress_attn, topk):  # sizes, and strides of what is no row of features
+for module in (select_attn, compress_attn, topk):  # sizes, and strides of what is no row of features
     common.few_variants(module, "T|N|G|KH|kernel_size|stride|block_size|top_n|max_slc_blocks|"
                                 "(lse|delta|ind|cnt|find|bind)_stride_[hn]")
 VERSION = "mdy666 " + common.version("mdy666", "flash-nsa")
@@ -58,41 +53,21 @@ def tell_sizes(offsets, **sizes):
 # ---- Selected ----
 
 
-def attend(module, call, scale):
+def attend(call, scale):
     tell_sizes(call.offsets, block_size=call.block, top_n=call.blocks.shape[2])
-    out = module.select_attn(*call.tensors, call.blocks, scale)
+    out = select_attn.select_attn(*call.tensors, call.blocks, scale)
     return out, common.natural(out.grad_fn.saved_tensors[4]).t()
 
 
-def attend_published(call, scale):
-    return attend(published, call, scale)
-
-
-def attend_fixed(call, scale):
-    return attend(fixed, call, scale)
-
-
 def selected_backward(**call):
-    selected_calls.backward(attend_published, BLOCKS, sizes=SIZES, filler=beyond_the_last, blind_dq=False, **call)
+    selected_calls.backward(attend, BLOCKS, sizes=SIZES, filler=beyond_the_last, blind_dq=False, **call)
 
 
-def selected_fixed_backward(**call):
-    selected_calls.backward(attend_fixed, BLOCKS, sizes=SIZES, filler=beyond_the_last, blind_dq=False, **call)
-
-
-SELECTED = {"arithmetic": "rounded_head_gradients", "dtypes": ["bf16", "fp16"], "only_causal": True,
-            "only_equal_lengths": True, "dk": 192, "dv": 128, "block": (0, 16), "unordered_backward": True}
-
-
-@attnspec.kernel("selected", backward=selected_backward, summary="mdy666 as published", **SELECTED)
+@attnspec.kernel("selected", backward=selected_backward, arithmetic="rounded_head_gradients", dtypes=["bf16", "fp16"],
+                 only_causal=True, only_equal_lengths=True, dk=192, dv=128, block=(0, 16), unordered_backward=True,
+                 summary="mdy666: select_attn")
 def selected(**call):
-    selected_calls.forward(attend_published, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
-
-
-@attnspec.kernel("selected", backward=selected_fixed_backward,
-                 summary="mdy666 without the tl.constexpr that keeps it from compiling", **SELECTED)
-def selected_fixed(**call):
-    selected_calls.forward(attend_fixed, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
+    selected_calls.forward(attend, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
 
 
 # ---- Attention to compressed rows ----

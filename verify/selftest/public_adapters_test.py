@@ -238,6 +238,20 @@ class Runner(unittest.TestCase):
             self.assertEqual(code, 3)
             self.assertIn("| inconclusive | check was not finished; the time limit of 4 s was over |", table)
 
+    def test_table_of_findings_takes_the_last_folder(self):
+        import findings_table
+        first = {"kernel": "verify/public/a.py:f", "operator": "dense", "version": "1", "arithmetic": "", "cases": 2000,
+                 "rows": 3, "not_supported": 4, "undecided": 0, "findings": [], "notes": [], "verdict": "pass"}
+        second = {**first, "arithmetic": "scaled_q+tf32", "verdict": "finding", "findings": [{}], "notes": ["late"]}
+        with tempfile.TemporaryDirectory() as name:
+            for folder, result in (("1", first), ("2", second)):
+                (pathlib.Path(name) / folder).mkdir()
+                (pathlib.Path(name) / folder / "a.f.json").write_text(json.dumps(result))
+                (pathlib.Path(name) / folder / "b.f.json").write_text(json.dumps({**result, "kernel": "b.py:f"}))
+            found = findings_table.table(findings_table.results([f"{name}/1", f"{name}/2:a.f,c"])).splitlines()[2:]
+        self.assertEqual(found, ["| `a.py:f` | `dense` | 1 | `scaled_q`, `tf32` | 2,000 | 3 | 4 | 1 case with findings; late |",
+                                 "| `b.py:f` | `dense` | 1 | plain | 2,000 | 3 | 4 | pass |"])
+
     def test_reads_what_fuzz_prints(self):
         text = ("operator          cases  rows judged  worst R  undecided rows  verdicts\n"
                 "dense                30         1234     1.53               0  24 pass, 6 not-supported\n")
