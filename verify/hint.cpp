@@ -359,7 +359,7 @@ std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>
     if (option == "fp32_out" || !reference::contradiction(fewer).empty()) continue;
     std::vector<Trial> evidence;
     for (const Case& c : cases) {
-      if (evidence.size() == kMaxPassing || Clock::now() > end) break;
+      if (evidence.size() == 3 * kMaxPassing || Clock::now() > end) break;
       const bool acts = std::any_of(std::begin(kCalibratedOutputs), std::end(kCalibratedOutputs),
                                     [&](const CalibratedOutput& output) { return touches(option, c, output.name); });
       if (!acts) continue;
