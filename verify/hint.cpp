@@ -32,14 +32,14 @@ constexpr std::int64_t kMinTellingRows = 12;             // in all
 constexpr double kManyTerms = 8;                         // n_eff from which R must be near 1
 constexpr double kChange = 1.3;                          // of a variance, from which a row can tell
 constexpr double kMinRms = 0.8, kMaxRms = 1.15;
-constexpr double kMinLikelihood = 50;  // gained by another exact function
+constexpr double kMinLikelihood = 50;  // gained, as a logarithm
 constexpr std::chrono::seconds kMaxTime{60};
 
 bool has(const ArithmeticOptions& options, std::string_view name) {
   return std::find(options.begin(), options.end(), name) != options.end();
 }
 
-/// Whether an option can change what is predicted of an output of a case. output: the kind that RowObserver names.
+/// Whether an option can change what is predicted of an output of a case. kind: of the output, as ObservedRow has it.
 bool touches(std::string_view option, const Case& c, std::string_view kind) {
   const bool is_gradient = kind == "dq" || kind == "dk" || kind == "dv", is_score = kind == "dq" || kind == "dk";
   const bool is_fp32 = c.dtype == Format::fp32;
