@@ -200,19 +200,22 @@ PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector ex
   if (num_blocks() == 0) return {std::move(expected), {RowErrors(features_), RowNoise(features_)}, {}};
   RowErrors errors(features_);
   errors.separate = order_variance(accumulator_roundoff(arithmetic_), in.values, *d_rows_.y, d_rows_.equal);
+  const double position = row_of_w && position_.size() > 0 ? position_[*row_of_w] : 0;
+  const Vector product = position == 0 ? expected : Vector(expected - position * d_bias_);
   SumNoise sum = sum_noise(arithmetic_,
                            {*d_rows_.y, d_rows_.squares, d_rows_.magnitudes, in.values, in.variance, in.worst, in.floor,
                             in.variance, 1, in.equal, d_rows_.equal, d_rows_.y->transpose() * in.move},
-                           static_cast<double>(num_blocks()), std::move(errors), expected);
-  if (row_of_w && position_.size() > 0) {  // C1: RN(x^T dr) + RN(position S')
-    const double position = position_[*row_of_w];
+                           static_cast<double>(num_blocks()), std::move(errors), product);
+  add_head_parts(in.values, *d_rows_.y, product, sum);
+  if (position != 0) {  // C1: RN(x^T dr) + RN(position S')
+    sum.errors.shared.push_back(std::sqrt(sum.errors.along_centre) * product);
+    sum.errors.along_centre = 0;
     const Vector variance = (position * d_bias_deviation_).cwiseAbs2();
     sum.errors.separate += variance;
     sum.noise.variance += variance;
     sum.noise.worst += std::abs(position) * d_bias_worst_;
-    add_stored_parts(expected - position * d_bias_, position * d_bias_, arithmetic_.output, sum);
+    add_stored_parts(product, position * d_bias_, arithmetic_.output, sum);
   }
-  add_head_parts(in.values, *d_rows_.y, expected, sum);
   return stored(std::move(expected), std::move(sum), arithmetic_.output, d_rows_.y);
 }
 

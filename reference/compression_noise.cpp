@@ -44,6 +44,16 @@ void add_bias(const Arithmetic& arithmetic, double n, const Vector& b, SumNoise&
   sum.noise.worst += (n + 2) * u * b.cwiseAbs();
 }
 
+/// What rounding inputs of a product to its format does.
+Vector input_errors(const Arithmetic& arithmetic, const Vector& z) {
+  return z.unaryExpr([&](double x) { return rounding_error(x, arithmetic.weights); });
+}
+
+/// Inputs of a product that may be flushed. A5.
+Vector input_floor(const Vector& z) {
+  return z.unaryExpr([](double x) { return std::abs(x) < kFlushed ? std::abs(x) : 0; });
+}
+
 /// W^T z: the z round by z_error, if they are rounded. P1.
 SumNoise product_of_inputs(const Arithmetic& arithmetic, const SummedRows& w, const BlockNoise& block, double n,
                            const Vector& product) {
@@ -61,6 +71,20 @@ SumNoise product_of_inputs(const Arithmetic& arithmetic, const SummedRows& w, co
                     w.equal,
                     w.y->transpose() * block.z_error},
                    n, RowErrors(product.size()), product);
+}
+
+/// The noise of one + other, two sums along the same rows.
+SumNoise sum_of_products(const Vector& one, SumNoise noise, const Vector& other, const SumNoise& added) {
+  for (const auto& [sum, errors] : {std::pair(&one, noise.errors), std::pair(&other, added.errors)})
+    if (errors.along_centre > 0) noise.errors.shared.push_back(std::sqrt(errors.along_centre) * *sum);
+  noise.errors.along_centre = 0;
+  noise.errors.along += added.errors.along;
+  noise.errors.shared.insert(noise.errors.shared.end(), added.errors.shared.begin(), added.errors.shared.end());
+  noise.errors.separate += added.errors.separate;
+  noise.noise.variance += added.noise.variance;
+  noise.noise.worst += added.noise.worst;
+  noise.noise.floor += added.noise.floor;
+  return noise;
 }
 
 }  // namespace
@@ -111,15 +135,9 @@ BlockNoise CompressionNoise::block(const Rows& x) const {
   BlockNoise block;
   block.row = exact.row;
   if (problem_.phi == Phi::mean) return block;
-  block.z = exact.input;
-  block.z_error = block.z.unaryExpr([&](double z) { return rounding_error(z, arithmetic_.weights); });
-  if (has_position_bias(arithmetic_, problem_))  // the products are of x and of position, each rounded on its own
-    for (Eigen::Index i = 0; i < block.z.size(); ++i) {
-      const double position = phi_.position.data()[i];
-      block.z_error[i] =
-          rounding_error(block.z[i] - position, arithmetic_.weights) + rounding_error(position, arithmetic_.weights);
-    }
-  block.z_floor = block.z.unaryExpr([](double z) { return std::abs(z) < kFlushed ? std::abs(z) : 0; });  // A5
+  block.z = has_position_bias(arithmetic_, problem_) ? Vector(Matrix(x).reshaped<Eigen::RowMajor>()) : exact.input;
+  block.z_error = input_errors(arithmetic_, block.z);
+  block.z_floor = input_floor(block.z);
   if (problem_.phi == Phi::linear) return block;
   block.hidden = exact.hidden;
   add_hidden(block);
@@ -176,11 +194,17 @@ PredictedRow CompressionNoise::row(const Rows& x) const {
   const BlockNoise block = this->block(x);
   if (problem_.phi == Phi::mean) return mean_row(x, block.row);
   if (problem_.phi == Phi::linear) {
-    SumNoise sum = product_of_inputs(arithmetic_, w_, block, static_cast<double>(block.z.size()), block.row);
-    if (has_position_bias(arithmetic_, problem_)) {
-      const Vector bias = phi_.w.transpose() * phi_.position.reshaped<Eigen::RowMajor>();
-      add_stored_parts(block.row - bias, bias, arithmetic_.input, sum);
-    }
+    const auto n = static_cast<double>(block.z.size());
+    if (!has_position_bias(arithmetic_, problem_))
+      return stored(block.row, product_of_inputs(arithmetic_, w_, block, n, block.row), arithmetic_.input, w_.y);
+    BlockNoise position;
+    position.z = phi_.position.reshaped<Eigen::RowMajor>();
+    position.z_error = input_errors(arithmetic_, position.z);
+    position.z_floor = input_floor(position.z);
+    const Vector bias = phi_.w.transpose() * position.z, product = block.row - bias;
+    SumNoise sum = sum_of_products(product, product_of_inputs(arithmetic_, w_, block, n, product), bias,
+                                   product_of_inputs(arithmetic_, w_, position, n, bias));
+    add_stored_parts(product, bias, arithmetic_.input, sum);
     return stored(block.row, std::move(sum), arithmetic_.input, w_.y);
   }
   const double n = static_cast<double>(block.act.size()) + 1;

@@ -39,10 +39,38 @@ RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, V
   return noise;
 }
 
+namespace {
+
+/// Errors of the features of a row that is summed from parts [n, dim]. Features with the same parts, but for a sign,
+/// are computed alike: their errors are one. E7.
+void add_feature_errors(const Matrix& parts, const Vector& variance, RowErrors& errors) {
+  Matrix features = parts.transpose();
+  Vector signs = Vector::Ones(features.rows());
+  for (Eigen::Index d = 0; d < features.rows(); ++d) {
+    Eigen::Index i = 0;
+    while (i + 1 < features.cols() && features(d, i) == 0) ++i;
+    signs[d] = std::copysign(1.0, features(d, i));
+    features.row(d) *= signs[d];
+  }
+  Vector separate = variance;
+  for (const auto& group : equal_rows(view(features))) {
+    Vector direction = Vector::Zero(variance.size());
+    for (const Eigen::Index d : group) {
+      direction[d] = signs[d] * std::sqrt(variance[d]);
+      separate[d] = 0;
+    }
+    errors.shared.push_back(std::move(direction));
+  }
+  errors.separate += separate;
+}
+
+}  // namespace
+
 void add_part_roundings(const Arithmetic& arithmetic, const Matrix& parts, const Vector& sum, SumNoise& noise) {
   const Format format = arithmetic.gradient_part;
   const double n = static_cast<double>(parts.rows()), u = unit_roundoff(format);
   if (parts.rows() == 0 || (parts.rows() == 1 && format == arithmetic.output)) return;
+  Vector variances(sum.size());
   for (Eigen::Index d = 0; d < sum.size(); ++d) {
     const Vector x = sorted(parts.col(d));
     const double magnitude = x.cwiseAbs().sum(), largest = (magnitude + std::abs(sum[d])) / 2;
@@ -64,11 +92,12 @@ void add_part_roundings(const Arithmetic& arithmetic, const Matrix& parts, const
       variance += square(kRounding * u) * ((n - 1) / 2 * x.squaredNorm() + (n - 1) / 3 * square(sum[d]));
       worst += (n - 1) * u * magnitude;
     }
-    noise.errors.separate[d] += variance;
-    noise.noise.variance[d] += variance;
+    variances[d] = variance;
     noise.noise.worst[d] += worst;
     noise.noise.floor[d] += floor;
   }
+  noise.noise.variance += variances;
+  add_feature_errors(parts, variances, noise.errors);
 }
 
 void add_move(const Vector& move, Vector& variance, RowErrors& errors) {

@@ -40,6 +40,15 @@ constexpr Accused kAccused[] = {
     {"scaled_q", "selected(lens=300,heads=16,kv_heads=1,scale=0.3,selection=kv_head)", true},
     // autograd
     {"softmax_delta+fp32_weights", "dense(lens=200,heads=2,regime=spiky)", true},
+    // Calibration: features with equal parts have one error, and the bias is a sum of its own
+    {"rounded_partials+rounded_head_gradients+rounded_block_gradients+bf16_partials+scaled_ds",
+     "moba(lens=36+20,heads=6,kv_heads=3,dk=16,dv=48,block=4,top_k=2,causal=0,scale=0.5,dtype=fp16,regime=token_tagged,"
+     "seed=37)",
+     false},
+    {"scaled_q+softmax_delta+rounded_head_gradients+position_bias",
+     "nsa_compress(lens=38+16,dk=16,compress_block=1,compress_stride=1,phi=linear,hidden=12,shared_phi=1,dtype=fp32,"
+     "regime=descending_magnitude,seed=21)",
+     false},
 };
 
 TEST(PublicArithmetic, PassesWhereItIsDeclared) {
