@@ -21,7 +21,7 @@ const AttnspecKernel& kernel();
 namespace split_keys {
 const AttnspecKernel& kernel();
 }
-namespace thread_per_row {
+namespace baseline {
 const AttnspecKernel& kernel();
 }
 namespace token_tiles {
@@ -31,7 +31,7 @@ namespace warpgroup_tiles {
 const AttnspecKernel& kernel();
 }
 
-/// All of them, the first rung first.
+/// All of them, the baseline first.
 std::vector<const AttnspecKernel*> kernel_list();
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET

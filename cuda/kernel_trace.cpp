@@ -45,10 +45,10 @@ std::string function_name(const char* mangled) {
 
 constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
 
-void CUPTIAPI give_buffer(std::uint8_t** buffer, std::size_t* size, std::size_t* most_records) {
+void CUPTIAPI give_buffer(std::uint8_t** buffer, std::size_t* size, std::size_t* max_records) {
   *buffer = static_cast<std::uint8_t*>(std::aligned_alloc(8, kBufferBytes));
   *size = *buffer == nullptr ? 0 : kBufferBytes;
-  *most_records = 0;
+  *max_records = 0;
 }
 
 const Cupti* cupti();

@@ -6,7 +6,7 @@
 namespace attnspec::cuda {
 
 Devices find_devices() { return {{}, "built without CUDA (preset `cuda` builds it where nvcc is)"}; }
-std::optional<Ceilings> find_ceilings() { return std::nullopt; }
+std::optional<DevicePeaks> find_device_peaks() { return std::nullopt; }
 
 DeviceCopies::DeviceCopies() { throw std::runtime_error(find_devices().why_none); }
 DeviceCopies::~DeviceCopies() = default;

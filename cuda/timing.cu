@@ -104,20 +104,20 @@ RunTime StreamTimer::time(const std::function<void()>& run) {
   return {s.end.since(s.begin), host - s.begin.since(s.before_clearing)};
 }
 
-std::optional<Ceilings> find_ceilings() {
+std::optional<DevicePeaks> find_device_peaks() {
   const Devices devices = find_devices();
   if (devices.names.empty()) return std::nullopt;
   const double hertz = 1e3 * attribute(cudaDevAttrClockRate),
                memory_hertz = 1e3 * attribute(cudaDevAttrMemoryClockRate);
   const int rate =
       operations_per_clock(attribute(cudaDevAttrComputeCapabilityMajor), attribute(cudaDevAttrComputeCapabilityMinor));
-  Ceilings ceilings;
-  ceilings.name = devices.names.front();
-  ceilings.bytes_per_second = 2 * memory_hertz * attribute(cudaDevAttrGlobalMemoryBusWidth) / 8;
-  ceilings.copied_bytes_per_second = measure_copy();
-  ceilings.operations_per_second = hertz * attribute(cudaDevAttrMultiProcessorCount) * rate;
-  ceilings.cache_bytes = attribute(cudaDevAttrL2CacheSize);
-  return ceilings;
+  DevicePeaks peaks;
+  peaks.name = devices.names.front();
+  peaks.bytes_per_second = 2 * memory_hertz * attribute(cudaDevAttrGlobalMemoryBusWidth) / 8;
+  peaks.copied_bytes_per_second = measure_copy();
+  peaks.operations_per_second = hertz * attribute(cudaDevAttrMultiProcessorCount) * rate;
+  peaks.cache_bytes = attribute(cudaDevAttrL2CacheSize);
+  return peaks;
 }
 
 }  // namespace attnspec::cuda

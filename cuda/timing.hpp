@@ -62,7 +62,7 @@ struct KernelTime {
 std::vector<KernelTime> trace_kernels(const std::function<void()>& run);
 
 /// What a GPU can do at most.
-struct Ceilings {
+struct DevicePeaks {
   std::string name;                    // "NVIDIA H200, sm_90"
   double bytes_per_second = 0;         // of its memory: clock times width of the bus
   double copied_bytes_per_second = 0;  // read and written by a copy within it, as measured just now
@@ -71,6 +71,6 @@ struct Ceilings {
 };
 
 /// Of the GPU that kernels run on; none without one.
-std::optional<Ceilings> find_ceilings();
+std::optional<DevicePeaks> find_device_peaks();
 
 }  // namespace attnspec::cuda

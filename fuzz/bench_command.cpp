@@ -18,9 +18,9 @@ namespace {
 
 using namespace verify;
 
-/// The first rung of the ladder is there to be read: it takes minutes for what the others take milliseconds for, and is
+/// The baseline is there to be read: it takes minutes for what the others take milliseconds for, and is
 /// timed only where it is named.
-constexpr const char* kFirstRung = "cuda:thread_per_row";
+constexpr const char* kBaseline = "cuda:baseline";
 
 /// What is timed where no case is given.
 constexpr const char* kDefaultCases[] = {
@@ -48,12 +48,12 @@ constexpr std::int64_t kDefaultSample = 2048;
 std::vector<Kernel> bench_kernels(const BenchOptions& options) {
   std::vector<Kernel> timed;
   for (const std::string& name : options.kernels) {
-    timed.push_back(find_kernel(name, options.patience));
+    timed.push_back(find_kernel(name, options.timeout));
     if (!timed.back().time) throw std::invalid_argument(fmt::format("kernel '{}': cannot be timed", name));
   }
   if (!timed.empty()) return timed;
   std::copy_if(kernels().begin(), kernels().end(), std::back_inserter(timed),
-               [](const Kernel& kernel) { return kernel.name.starts_with("cuda:") && kernel.name != kFirstRung; });
+               [](const Kernel& kernel) { return kernel.name.starts_with("cuda:") && kernel.name != kBaseline; });
   if (timed.empty())
     throw std::invalid_argument(
         fmt::format("no kernel given, and no cuda: kernels: {}", cuda::find_devices().why_none));
@@ -101,14 +101,14 @@ int bench(const BenchOptions& options) {
   report.plan.repetitions = options.repetitions;
   report.plan.seconds = options.seconds;
   report.plan.seed = options.seed;
-  report.ceilings = cuda::find_ceilings();
+  report.peaks = cuda::find_device_peaks();
   if (options.has_baselines) report.dense = dense_baselines(cases, report.plan);
   fmt::print("{}", bench_header(report));
   std::vector<CaseResult> judged;
   for (const Case& c : cases) {
     for (const Kernel& kernel : timed) {
       if (!implements(kernel, c.op)) continue;
-      report.results.push_back(bench(kernel, c, report.plan, directions, report.ceilings));
+      report.results.push_back(bench(kernel, c, report.plan, directions, report.peaks));
       judged.push_back(report.results.back().judged);
     }
     fmt::print("\n{}", bench_table(report, c));

@@ -22,7 +22,7 @@
 #include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
 #include "verify/model/defects.hpp"
-#include "verify/model/variations.hpp"
+#include "verify/model/variants.hpp"
 #include "verify/regimes.hpp"
 #include "verify/report.hpp"
 
@@ -33,7 +33,7 @@ namespace {
 using namespace verify;
 
 /// Failure lines printed before the rest are only counted.
-constexpr std::size_t kMostLines = 20;
+constexpr std::size_t kMaxLines = 20;
 
 /// Judges the jobs, prints the failure lines in their order as they come, and remembers the results.
 std::vector<CaseResult> run(const std::vector<Job>& jobs) {
@@ -44,7 +44,7 @@ std::vector<CaseResult> run(const std::vector<Job>& jobs) {
   const auto print_next = [&] {
     const CaseResult& result = results.emplace_back(std::move(*done[results.size()]));
     if (is_finding(result.verdict)) ++failed;
-    if (lines < kMostLines && !result.findings.empty()) {
+    if (lines < kMaxLines && !result.findings.empty()) {
       progress.clear();
       fmt::print("{}\n", failure_line(result, result.findings.front()));
       std::fflush(stdout);
@@ -85,7 +85,7 @@ std::vector<Kernel> default_kernels() {
 
 int check(const CheckOptions& options) {
   std::vector<Kernel> judged;
-  for (const std::string& name : options.kernels) judged.push_back(find_kernel(name, options.patience));
+  for (const std::string& name : options.kernels) judged.push_back(find_kernel(name, options.timeout));
   if (judged.empty()) judged = default_kernels();
   std::vector<Operator> operators;
   for (const std::string& name : options.operators) operators.push_back(parse_operator(name));
@@ -111,12 +111,12 @@ int check(const CheckOptions& options) {
   return exit_code(results);
 }
 
-int replay(const std::string& target, const std::string& kernel, Seconds patience) {
+int replay(const std::string& target, const std::string& kernel, Seconds timeout) {
   const std::vector<Case> cases =
       target.find('(') != std::string::npos ? std::vector<Case>{parse_case(target)} : read_case_file(target);
   if (cases.empty()) throw std::invalid_argument(fmt::format("case file {}: holds no case", target));
   const std::vector<Kernel> judged =
-      kernel.empty() ? default_kernels() : std::vector<Kernel>{find_kernel(kernel, patience)};
+      kernel.empty() ? default_kernels() : std::vector<Kernel>{find_kernel(kernel, timeout)};
   std::vector<CaseResult> results;
   for (const Case& c : cases) {
     for (const Kernel& k : judged) {
@@ -251,9 +251,8 @@ int list_laws() {
   return 0;
 }
 
-int list_variations() {
-  for (const model::Variation& variation : model::variations())
-    fmt::print("benign:{}  {}\n", variation.name, variation.what);
+int list_variants() {
+  for (const model::Variant& variant : model::variants()) fmt::print("variant:{}  {}\n", variant.name, variant.what);
   return 0;
 }
 

@@ -16,12 +16,12 @@ struct CheckOptions {
   std::vector<std::string> operators;  // none: every one the kernel implements
   int level = 1;
   std::string junit;  // a file to write; empty: none
-  verify::Seconds patience = verify::kPatience;
+  verify::Seconds timeout = verify::kTimeout;
 };
 int check(const CheckOptions& options);
 
 /// target: a case, or a file of cases. kernel: empty: every built-in one that implements the operator.
-int replay(const std::string& target, const std::string& kernel, verify::Seconds patience);
+int replay(const std::string& target, const std::string& kernel, verify::Seconds timeout);
 
 struct FuzzOptions {
   std::string kernel;
@@ -34,13 +34,13 @@ struct FuzzOptions {
   std::string findings = "findings";  // the directory for what is found
   bool keeps_going = false;           // after a finding
   bool is_verbose = false;            // tells each swarm on standard error
-  verify::Seconds patience = verify::kPatience;
+  verify::Seconds timeout = verify::kTimeout;
 };
 /// Searches for a case on which the kernel fails. Ctrl-C ends it with the summary of what was judged.
 int fuzz(const FuzzOptions& options);
 
 struct BenchOptions {
-  std::vector<std::string> kernels;    // none: every built-in one for a GPU but the first rung
+  std::vector<std::string> kernels;    // none: every built-in one for a GPU but the baseline
   std::vector<std::string> cases;      // none: MoBA as it is used, beside attention to given blocks and dense attention
   std::optional<std::int64_t> sample;  // rows of every output that are judged, as in a case; none: what the cases say
   std::string direction;               // forward or backward; empty: both
@@ -49,7 +49,7 @@ struct BenchOptions {
   std::uint64_t seed = 0;      // of the inputs of the cases that are not given, and of which runs are judged
   bool has_baselines = false;  // dense attention in PyTorch, too
   std::string json;            // a file to write; empty: none
-  verify::Seconds patience = verify::kPatience;
+  verify::Seconds timeout = verify::kTimeout;
 };
 /// Times kernels, and judges what they wrote meanwhile.
 int bench(const BenchOptions& options);
@@ -79,7 +79,7 @@ int list_kernels();
 int list_regimes();
 int list_laws();
 int list_defects();
-int list_variations();
+int list_variants();
 int list_arithmetic();
 
 }  // namespace attnspec::fuzz

@@ -22,7 +22,7 @@ using namespace verify;
 using reference::Gate;
 
 /// Steps of a session that follow its first call.
-constexpr int kMostSteps = 5;
+constexpr int kMaxSteps = 5;
 
 /// A whole number from least to most, both included.
 std::int64_t between(std::int64_t least, std::int64_t most) {
@@ -236,7 +236,7 @@ Axis query_axis() {
 std::int64_t longest(const Case& c) { return *std::max_element(c.lens.begin(), c.lens.end()); }
 
 /// Blocks of the longest sequence.
-std::int64_t most_blocks(const Case& c) { return (longest(c) + c.block - 1) / c.block; }
+std::int64_t max_blocks(const Case& c) { return (longest(c) + c.block - 1) / c.block; }
 
 /// Blocks per query, in slots or n of NSA.
 void set_count(Draft& draft, std::int64_t count) {
@@ -249,10 +249,10 @@ Axis count_axis() {
           [](Operator op) { return has_slots(op) || has_importance(op); },
           {{"one", 2, [](Draft& draft) { set_count(draft, 1); }},
            {"some", 4,
-            [](Draft& draft) { set_count(draft, between(2, std::min<std::int64_t>(8, most_blocks(draft.c) - 1))); }},
-           {"all but one", 1, [](Draft& draft) { set_count(draft, most_blocks(draft.c) - 1); }},
-           {"all", 1, [](Draft& draft) { set_count(draft, most_blocks(draft.c)); }},
-           {"more than all", 1, [](Draft& draft) { set_count(draft, most_blocks(draft.c) + between(1, 9)); }}}};
+            [](Draft& draft) { set_count(draft, between(2, std::min<std::int64_t>(8, max_blocks(draft.c) - 1))); }},
+           {"all but one", 1, [](Draft& draft) { set_count(draft, max_blocks(draft.c) - 1); }},
+           {"all", 1, [](Draft& draft) { set_count(draft, max_blocks(draft.c)); }},
+           {"more than all", 1, [](Draft& draft) { set_count(draft, max_blocks(draft.c) + between(1, 9)); }}}};
 }
 
 Axis forced_axis() {
@@ -482,7 +482,7 @@ std::vector<SessionStep> draw_session(const Case& c) {
       return std::shared_ptr<const Step::CommandType>(std::make_shared<Step>(static_cast<SessionStep>(step)));
     });
   };
-  const auto commands = *rc::gen::resize(kMostSteps - 1, rc::state::gen::commands(c, any_step));
+  const auto commands = *rc::gen::resize(kMaxSteps - 1, rc::state::gen::commands(c, any_step));
   std::vector<SessionStep> steps;
   for (const auto& command : commands) command->run(c, steps);
   return steps;

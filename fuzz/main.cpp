@@ -28,7 +28,7 @@ int run(int argc, char** argv) {
       "KERNEL", check_options.kernels,
       "built-in ones, PATH.so, FILE.py:FUNCTION (default: every built-in one but those in the simulator)");
   check->add_option("--level", check_options.level, "1: within a minute; 2: some minutes")
-      ->check(CLI::Range(1, verify::kMostLevel))
+      ->check(CLI::Range(1, verify::kMaxLevel))
       ->capture_default_str();
   check->add_option("--operator", check_options.operators, "only these operators");
   check->add_option("--junit", check_options.junit, "also write a JUnit XML file");
@@ -55,7 +55,7 @@ int run(int argc, char** argv) {
   bench_options.seed = std::random_device()();
   auto* benched = app.add_subcommand("bench", "time kernels, and judge what they wrote meanwhile");
   benched->add_option("KERNEL", bench_options.kernels,
-                      "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one but the first rung)");
+                      "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one but the baseline)");
   benched->add_option("--case", bench_options.cases,
                       "cases (default: moba of 8k to 128k tokens, 16 heads, d 128, block 128 top_k 8 and block 512 "
                       "top_k 3; selected; dense; window)");
@@ -102,9 +102,9 @@ int run(int argc, char** argv) {
   calibrate->add_option("--regime", calibrate_options.regimes, "only these regimes");
   calibrate->add_option("--seed", calibrate_options.seed, "other cases")->capture_default_str();
 
-  double patience = verify::kPatience.count();
+  double timeout = verify::kTimeout.count();
   for (CLI::App* command : {check, fuzzed, replay, benched})
-    command->add_option("--patience", patience, "seconds that somebody else's kernel may take to load, and for a call")
+    command->add_option("--timeout", timeout, "seconds that somebody else's kernel may take to load, and for a call")
         ->check(CLI::Range(0.001, 1e6))
         ->capture_default_str();
 
@@ -114,14 +114,14 @@ int run(int argc, char** argv) {
                      "safetensors files (default: those of ATTNSPEC_GOLDEN_DIR, else the repository's)");
 
   auto* list = app.add_subcommand(
-      "list", "list operators, kernels, regimes, laws, arithmetic, benign variations or planted defects");
+      "list", "list operators, kernels, regimes, laws, arithmetic, equivalent variants or planted defects");
   list->require_subcommand(1);
   auto* operators = list->add_subcommand("operators", "what can be judged");
   auto* kernels = list->add_subcommand("kernels", "the built-in kernels and their declared arithmetic");
   auto* regimes = list->add_subcommand("regimes", "what kinds of numbers a case can hold, and why");
   auto* laws = list->add_subcommand("laws", "what must hold to the bit, of which operators, by which promise");
   auto* arithmetic = list->add_subcommand("arithmetic", "the options of declared arithmetic, one sentence each");
-  auto* variations = list->add_subcommand("variations", "benign variations, each a kernel benign:NAME");
+  auto* variants = list->add_subcommand("variants", "equivalent variants, each a kernel variant:NAME");
   auto* defects = list->add_subcommand("defects", "planted defects, each a kernel defect:NAME");
 
   try {
@@ -131,12 +131,12 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "{}", attnspec::verify::error_line(error));
     return kCouldNotRun;
   }
-  check_options.patience = fuzz_options.patience = bench_options.patience = verify::Seconds(patience);
+  check_options.timeout = fuzz_options.timeout = bench_options.timeout = verify::Seconds(timeout);
   if (*check) return fuzz::check(check_options);
   if (*fuzzed) return fuzz::fuzz(fuzz_options);
   if (*benched) return fuzz::bench(bench_options);
   if (*planted) return fuzz::defects(defects_options);
-  if (*replay) return fuzz::replay(target, kernel, verify::Seconds(patience));
+  if (*replay) return fuzz::replay(target, kernel, verify::Seconds(timeout));
   if (*calibrate) return fuzz::calibrate(calibrate_options);
   if (*golden) return fuzz::golden(golden_files);
   if (*operators) return fuzz::list_operators();
@@ -144,7 +144,7 @@ int run(int argc, char** argv) {
   if (*regimes) return fuzz::list_regimes();
   if (*laws) return fuzz::list_laws();
   if (*arithmetic) return fuzz::list_arithmetic();
-  if (*variations) return fuzz::list_variations();
+  if (*variants) return fuzz::list_variants();
   if (*defects) return fuzz::list_defects();
   return kCouldNotRun;
 }

@@ -90,7 +90,7 @@ void report(const Found& found, const std::string& directory) {
 
 int fuzz(const FuzzOptions& given) {
   const Interruptible interruptible;  // from the beginning: loading a kernel can take a while
-  const Kernel kernel = find_kernel(given.kernel, given.patience);
+  const Kernel kernel = find_kernel(given.kernel, given.timeout);
   SearchOptions options;
   for (const std::string& name : given.operators) options.operators.push_back(parse_operator(name));
   for (const std::string& name : given.laws) options.laws.push_back(parse_law(name));

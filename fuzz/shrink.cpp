@@ -214,9 +214,9 @@ const std::vector<Simpler>& ways_to_simplify() {
 Shrunk shrink(const Judge& judge, const CaseResult& failing, const std::function<bool()>& stop) {
   Shrunk shrunk{failing, 0};
   std::set<std::string> judged{print(failing.c)};
-  const auto last = std::chrono::steady_clock::now() + std::chrono::duration<double>(kMostSeconds);
+  const auto last = std::chrono::steady_clock::now() + std::chrono::duration<double>(kMaxSeconds);
   const auto is_over = [&] {
-    return shrunk.judgements >= kMostJudgements || std::chrono::steady_clock::now() > last || (stop && stop());
+    return shrunk.judgements >= kMaxJudgements || std::chrono::steady_clock::now() > last || (stop && stop());
   };
   /// One step along a way; false where it ends.
   const auto step = [&](const Simpler& simpler) {

@@ -22,9 +22,9 @@ struct Shrunk {
 };
 
 /// Judgements of one shrinking, at most, and seconds after which none begins: a kernel that hangs takes all its
-/// patience for each.
-inline constexpr std::int64_t kMostJudgements = 400;
-inline constexpr double kMostSeconds = 120;
+/// timeout for each.
+inline constexpr std::int64_t kMaxJudgements = 400;
+inline constexpr double kMaxSeconds = 120;
 
 /// Judges the kernel that is shrunk for on a case.
 using Judge = std::function<verify::CaseResult(const verify::Case&)>;

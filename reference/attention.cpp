@@ -34,7 +34,7 @@ std::int64_t num_blocks(std::int64_t num_keys, std::int64_t block) {
   return num_keys / block + (num_keys % block != 0 ? 1 : 0);
 }
 
-std::int64_t most_blocks(const AttentionProblem& problem, std::int64_t block) {
+std::int64_t max_blocks(const AttentionProblem& problem, std::int64_t block) {
   std::int64_t most = 1;
   for (const Sequence& sequence : sequences(problem)) most = std::max(most, num_blocks(sequence.num_keys(), block));
   return most;

@@ -38,7 +38,7 @@ std::int64_t kv_head(const AttentionProblem& problem, std::int64_t head);
 std::int64_t num_blocks(std::int64_t num_keys, std::int64_t block);
 
 /// Number of key blocks of the longest sequence, and at least 1.
-std::int64_t most_blocks(const AttentionProblem& problem, std::int64_t block);
+std::int64_t max_blocks(const AttentionProblem& problem, std::int64_t block);
 
 /// Calls visit(sequence, token, head) for every query row, in parallel. visit must not throw.
 void for_each_query(const AttentionProblem& problem,

@@ -44,9 +44,9 @@ bool is_uncertain(const BlockNoise& block, Eigen::Index u) {
   return worst > 0 && std::abs(x) <= worst && may_be_0;
 }
 
-Vector most_ties_of_rows(const Matrix& rows) {
+Vector max_ties_of_rows(const Matrix& rows) {
   Vector ties(rows.rows());
-  for (Eigen::Index i = 0; i < rows.rows(); ++i) ties[i] = most_ties(rows.row(i));
+  for (Eigen::Index i = 0; i < rows.rows(); ++i) ties[i] = max_ties(rows.row(i));
   return ties;
 }
 
@@ -55,7 +55,7 @@ struct ProductNoise {
   Vector variance, worst;  // [rows of A]
 };
 ProductNoise product_noise(double u, const SummedRows& a, const Vector& ties, const Vector& x, const Vector& product) {
-  const double n = static_cast<double>(x.size()), ties_of_x = most_ties(x);
+  const double n = static_cast<double>(x.size()), ties_of_x = max_ties(x);
   const Vector magnitude = a.magnitudes * x.cwiseAbs();
   ProductNoise noise{accumulation_variance(u, n, 1, 0) * (a.squares * x.cwiseAbs2()) +
                          accumulation_variance(u, n, 0, 1) * product.cwiseAbs2(),
@@ -96,7 +96,7 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
   const std::int64_t l = problem.compress_block, inputs = problem.phi == Phi::mean ? 0 : l * features_;
   const CompressionNoise compression(arithmetic, problem, parameters);
   const SummedRows w2(parameters.w2);
-  const Vector ties = most_ties_of_rows(parameters.w2);
+  const Vector ties = max_ties_of_rows(parameters.w2);
   Matrix rows(num_blocks(), features_);
   for (Matrix* matrix : {&z_, &z_error_, &z_floor_}) matrix->resize(inputs, num_blocks());
   units_ = HiddenUnits(num_blocks(), parameters.b1.size());
@@ -184,7 +184,7 @@ void CompressionGradientNoise::set_input_gradients(const Matrix& to_input) {
     return;
   }
   to_input_ = SummedRows(to_input);
-  const Vector ties = most_ties_of_rows(to_input);
+  const Vector ties = max_ties_of_rows(to_input);
   dx_deviation_.resize(dx_.rows(), dx_.cols());
   dx_worst_.resize(dx_.rows(), dx_.cols());
   const Matrix& given = problem_.phi == Phi::linear ? *d_rows_.y : *d_hidden_.y;

@@ -10,7 +10,7 @@ WholeSequence whole_sequence(const AttentionProblem& problem) {
     if (sequence.num_keys() > 0)
       std::fill(selection.blocks.begin() + sequence.q_begin * problem.kv_heads,
                 selection.blocks.begin() + sequence.q_end * problem.kv_heads, 0);
-  return {most_blocks(problem, 1), std::move(selection)};
+  return {max_blocks(problem, 1), std::move(selection)};
 }
 
 AttentionOutputs dense(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {

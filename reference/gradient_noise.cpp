@@ -33,12 +33,12 @@ Groups equal_d_scores(const Groups& equal_weights, const Vector& d_scores) {
 /// What equal terms of <do, v_j> add to the variances of dP. A6.
 void add_product_drifts(double u, const RowInputs& in, const Vector& d_o, const Eigen::ArrayXd& magnitudes,
                         const Eigen::ArrayXd& dp, Vector& variance) {
-  const double ties = most_ties(d_o);
+  const double ties = max_ties(d_o);
   if (ties <= 3) return;
   const std::vector<std::int64_t> keys = keys_of(in.visible);
   for (Eigen::Index i = 0; i < variance.size(); ++i) {
     const Vector v = in.kv.v.row(keys[static_cast<std::size_t>(i)]).transpose();
-    variance[i] += square(product_drift(u, std::min(ties, most_ties(v)), magnitudes[i], dp[i]));
+    variance[i] += square(product_drift(u, std::min(ties, max_ties(v)), magnitudes[i], dp[i]));
   }
 }
 

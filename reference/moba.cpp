@@ -35,7 +35,7 @@ std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector
 }
 
 std::int64_t selection_slots(const MobaProblem& problem) {
-  return std::min(problem.top_k, most_blocks(problem.attention, problem.block));
+  return std::min(problem.top_k, max_blocks(problem.attention, problem.block));
 }
 
 Selection moba_select(const MobaProblem& problem, const Tensor& q, const Tensor& k) {

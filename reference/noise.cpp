@@ -81,7 +81,7 @@ double repetition_variance(double roundoff, const Vector& terms) {
   return variance;
 }
 
-double most_ties(const Vector& x) {
+double max_ties(const Vector& x) {
   std::size_t most = 1;
   for (const auto& group : equal_groups(x.cwiseAbs())) most = std::max(most, group.size());
   return static_cast<double>(most);

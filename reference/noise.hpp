@@ -91,10 +91,10 @@ double drift(double roundoff, double num_equal, double largest, double total);
 double repetition_variance(double roundoff, const Vector& terms);
 
 /// The largest number of elements with the same magnitude, zeros aside.
-double most_ties(const Vector& x);
+double max_ties(const Vector& x);
 
 /// Deviation that equal terms add to a product sum_i a_i b_i, `magnitude` being that of |a| and |b|. Tag A6: terms are
-/// equal where a and b both repeat, so `ties` is the smaller of their most_ties. Up to three are within A2: 0.
+/// equal where a and b both repeat, so `ties` is the smaller of their max_ties. Up to three are within A2: 0.
 double product_drift(double roundoff, double ties, double magnitude, double product);
 
 /// Adds the rounding of the stored output, whose mantissa is known, to a row's noise. Tag A3.

@@ -81,7 +81,7 @@ std::vector<std::int32_t> select_blocks(const NsaProblem& problem, const Vector&
 }
 
 std::int64_t selection_slots(const NsaProblem& problem) {
-  return std::min(problem.top_n, most_blocks(problem.attention, problem.block));
+  return std::min(problem.top_n, max_blocks(problem.attention, problem.block));
 }
 
 Selection nsa_select(const NsaProblem& problem, const Tensor& q, const Tensor& k) {

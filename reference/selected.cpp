@@ -98,12 +98,12 @@ std::vector<std::vector<QueryRow>> queries_by_block(const AttentionProblem& prob
 }
 
 std::vector<KeyChunk> key_chunks(const Sequence& sequence, std::int64_t block) {
-  constexpr std::int64_t kMostKeys = 64;
+  constexpr std::int64_t kMaxKeys = 64;
   std::vector<KeyChunk> chunks;
   for (std::int32_t b = 0; b < num_blocks(sequence.num_keys(), block); ++b) {
     const std::int64_t begin = b * block, end = std::min(sequence.num_keys() - begin, block) + begin;
-    for (std::int64_t first = begin; first < end; first += kMostKeys)
-      chunks.push_back({b, {first, std::min(end, first + kMostKeys)}});
+    for (std::int64_t first = begin; first < end; first += kMaxKeys)
+      chunks.push_back({b, {first, std::min(end, first + kMaxKeys)}});
   }
   return chunks;
 }

@@ -30,8 +30,8 @@ std::vector<Case> given_cases(const char* text) {
 }
 
 std::vector<Case> all_cases(const Kernel& kernel, int level) {
-  if (level < 1 || level > kMostLevel)
-    throw std::invalid_argument(fmt::format("level={}: must be in 1 .. {}", level, kMostLevel));
+  if (level < 1 || level > kMaxLevel)
+    throw std::invalid_argument(fmt::format("level={}: must be in 1 .. {}", level, kMaxLevel));
   std::vector<Case> cases;
   for (const Operator op : kernel.operators)
     for (const Case& c : level_cases(op, level)) cases.push_back(c);

@@ -16,10 +16,10 @@ namespace attnspec::verify {
 
 namespace {
 
-constexpr double kLeastMedian = 0.5, kMostMedian = 1.3;
-constexpr std::int64_t kSampled = 16;      // n_eff is formed for one row of so many
-constexpr double kManyTerms = 8;           // n_eff from which R must be near 1
-constexpr std::size_t kLeastSamples = 50;  // for a median
+constexpr double kMinMedian = 0.5, kMaxMedian = 1.3;
+constexpr std::int64_t kSampled = 16;    // n_eff is formed for one row of so many
+constexpr double kManyTerms = 8;         // n_eff from which R must be near 1
+constexpr std::size_t kMinSamples = 50;  // for a median
 
 /// A small case of any operator but moba_select, which has no values.
 Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
@@ -109,7 +109,7 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   std::vector<Calibration> results;
   for (auto& [name, samples] : outputs) {
     samples.result.regime = regime, samples.result.arithmetic = arithmetic.name(), samples.result.output = name;
-    if (samples.r.size() >= kLeastSamples) {
+    if (samples.r.size() >= kMinSamples) {
       const auto middle = samples.r.begin() + std::ssize(samples.r) / 2;
       std::nth_element(samples.r.begin(), middle, samples.r.end());
       samples.result.median_r = *middle;
@@ -157,7 +157,7 @@ std::vector<CalibratedArithmetic> calibrated_arithmetics() {
 }
 
 bool Calibration::is_good() const {
-  return alarms == 0 && (median_r < 0 || (median_r >= kLeastMedian && median_r <= kMostMedian));
+  return alarms == 0 && (median_r < 0 || (median_r >= kMinMedian && median_r <= kMaxMedian));
 }
 
 std::vector<CalibrationJob> calibration_jobs(const std::vector<std::string>& chosen) {

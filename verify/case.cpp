@@ -28,7 +28,7 @@ using reference::InvalidProblem;
 using reference::Phi;
 
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
-constexpr std::int64_t kMostSequences = std::int64_t{1} << 20;  // of one length
+constexpr std::int64_t kMaxSequences = std::int64_t{1} << 20;  // of one length
 
 struct OperatorInfo {
   Operator op;
@@ -87,8 +87,8 @@ std::vector<std::int64_t> parse_lengths(const std::string& key, const std::strin
     const std::int64_t times = star == std::string::npos ? 1 : parse_size(key, part.substr(0, star));
     const std::int64_t length = parse_size(key, star == std::string::npos ? part : part.substr(star + 1));
     if (length < 0) throw InvalidProblem(key, text, "a length is negative, so that the offsets would decrease");
-    if (times < 1 || times > kMostSequences)
-      throw InvalidProblem(key, text, fmt::format("a length comes 1 to {} times", kMostSequences));
+    if (times < 1 || times > kMaxSequences)
+      throw InvalidProblem(key, text, fmt::format("a length comes 1 to {} times", kMaxSequences));
     lengths.insert(lengths.end(), static_cast<std::size_t>(times), length);
   }
   return lengths;

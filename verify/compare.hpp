@@ -21,12 +21,12 @@ enum class RowFault {
 
 struct RowComparison {
   RowFault fault = RowFault::none;
-  Eigen::Index d = 0;  // the element with the wrong class, or the largest error over its bound
-  double bound = 0;    // of that element
-  double r = 0;        // ||error|| less the floor's, over sqrt(sum of variances); near 1 for a correct kernel
-  double limit = 0;    // of r, where it was needed
-  double z = 0;        // the largest error less its floor, in deviations
-  double trace = 0;    // sum of the variances
+  Eigen::Index d = 0;        // the element with the wrong class, or the largest error over its bound
+  double bound = 0;          // of that element
+  double r = 0;              // ||error|| less the floor's, over sqrt(sum of variances); near 1 for a correct kernel
+  double limit = 0;          // of r, where it was needed
+  double z = 0;              // the largest error less its floor, in deviations
+  double trace = 0;          // sum of the variances
   double floor_squares = 0;  // of the floor
 };
 

@@ -309,7 +309,7 @@ void run_call(const Target& target, const NsaBackwardCall& call) {
   });
 }
 
-constexpr std::int64_t kMostWorkspace = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxWorkspace = std::int64_t{1} << 40;
 
 Operator operator_of(const ForwardCall& call) { return call.op; }
 Operator operator_of(const CompressCall&) { return Operator::nsa_compress; }
@@ -332,7 +332,7 @@ std::int64_t ask_workspace(const Target& target, const Call& call) {
       if (is_backward && !has_backward<Params>(target.kernel)) continue;
       const std::int64_t asked =
           enter(target.kernel.workspace_bytes, bit_of(operator_of(call)), is_backward, &t.params);
-      if (asked < 0 || asked > kMostWorkspace)
+      if (asked < 0 || asked > kMaxWorkspace)
         throw CallFailed(fmt::format("the kernel asks for {} bytes of workspace", asked));
       bytes = std::max(bytes, asked);
     }

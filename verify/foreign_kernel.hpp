@@ -17,11 +17,11 @@ namespace attnspec::verify {
 bool is_foreign(std::string_view name);
 
 /// The kernel of a shared library, or a Python function that is decorated with attnspec.kernel. It lives in a process
-/// of its own (worker/), which is killed where it takes longer than `patience`. Its calls throw CallFailed.
+/// of its own (worker/), which is killed where it takes longer than `timeout`. Its calls throw CallFailed.
 ///
 /// Throws std::invalid_argument, one line that names the kernel: no such file, not a library, no attnspec_kernel, what
 /// declaration_of throws, or how the process ended.
-Kernel load_kernel(const std::string& name, Seconds patience = kPatience);
+Kernel load_kernel(const std::string& name, Seconds timeout = kTimeout);
 
 /// What a kernel declares, without its functions.
 struct Declaration {

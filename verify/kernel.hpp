@@ -157,18 +157,18 @@ struct Kernel {
 
 using Seconds = std::chrono::duration<double>;
 /// How long somebody else's kernel may take to load, and for a call.
-inline constexpr Seconds kPatience{60};
+inline constexpr Seconds kTimeout{60};
 
 bool implements(const Kernel& kernel, Operator op);
 
 /// The built-in kernels that this machine can run.
 const std::vector<Kernel>& kernels();
 
-/// The kernel of that name: built in; defect:NAME, the model kernel with one planted defect; benign:NAME, the model
+/// The kernel of that name: built in; defect:NAME, the model kernel with one planted defect; variant:NAME, the model
 /// kernel done in another way that is as right; each of them with arithmetic options appended,
 /// model:moba+rounded_sum+fp32_out. PATH.so and FILE.py:FUNCTION are somebody else's, see foreign_kernel.hpp; they
-/// declare their own, and must load and do each call within `patience`. Throws std::invalid_argument that
+/// declare their own, and must load and do each call within `timeout`. Throws std::invalid_argument that
 /// names it and lists the kernels, or says what is wrong with the library or the function.
-Kernel find_kernel(std::string_view name, Seconds patience = kPatience);
+Kernel find_kernel(std::string_view name, Seconds timeout = kTimeout);
 
 }  // namespace attnspec::verify

@@ -71,10 +71,10 @@ enum {
   ATTNSPEC_EXPORTS_SELECTION = 1, /* moba writes the selection it used. Without it a row is judged on every selection
                                      that it may have used. moba_select must promise it */
   /* Bits. Each of the three needs those before it; what is not promised is not judged (docs/laws.md). */
-  ATTNSPEC_DETERMINISTIC = 2,   /* the same call gives the same bits */
-  ATTNSPEC_ROW_INDEPENDENT = 4, /* in calls of equal shape a row's bits depend on nothing but what it reads: not on other
-                                   rows, nor on strides, nor on which head or sequence it is */
-  ATTNSPEC_BATCH_INVARIANT = 8, /* nor on which other sequences and queries are in the call */
+  ATTNSPEC_DETERMINISTIC = 2,      /* the same call gives the same bits */
+  ATTNSPEC_ROW_INDEPENDENT = 4,    /* in calls of equal shape a row's bits depend on nothing but what it reads: not on
+                                      other    rows, nor on strides, nor on which head or sequence it is */
+  ATTNSPEC_BATCH_INVARIANT = 8,    /* nor on which other sequences and queries are in the call */
   ATTNSPEC_UNORDERED_BACKWARD = 16 /* the three hold for forwards alone: a backward may sum in any order */
 };
 
@@ -304,8 +304,8 @@ typedef struct AttnspecKernel {
   uint32_t promises;      /* of ATTNSPEC_EXPORTS_SELECTION ... */
 
   /* Bytes of workspace that a call needs; below 0 is an error. op: one operator; params: the operator's forward struct,
-   * also for a backward, with data NULL in its tensors, whose strides are those of packed ones. It is asked of functions
-   * that the kernel has. NULL: no call needs any. */
+   * also for a backward, with data NULL in its tensors, whose strides are those of packed ones. It is asked of
+   * functions that the kernel has. NULL: no call needs any. */
   int64_t (*workspace_bytes)(uint32_t op, int32_t is_backward, const void* params);
 
   /* A forward for each operator of `operators`; a backward may be NULL: forward only. */

@@ -12,7 +12,7 @@
 #include "verify/kernel.hpp"
 #include "verify/model/defects.hpp"
 #include "verify/model/model.hpp"
-#include "verify/model/variations.hpp"
+#include "verify/model/variants.hpp"
 
 namespace attnspec::verify {
 
@@ -95,8 +95,8 @@ const std::vector<Kernel>& kernels() {
   return all;
 }
 
-Kernel find_kernel(std::string_view text, Seconds patience) {
-  if (is_foreign(text)) return load_kernel(std::string(text), patience);
+Kernel find_kernel(std::string_view text, Seconds timeout) {
+  if (is_foreign(text)) return load_kernel(std::string(text), timeout);
   if (text.find(".so+") != std::string_view::npos)
     throw std::invalid_argument(
         fmt::format("kernel '{}': a library declares its own arithmetic, no option can be added to it", text));
@@ -111,13 +111,13 @@ Kernel find_kernel(std::string_view text, Seconds patience) {
   for (const model::Defect& defect : model::defects())
     if (name == fmt::format("defect:{}", defect.name))
       return model::make_kernel(std::string(text), defect.what, {defect.op}, defect.stages, options);
-  for (const model::Variation& variation : model::variations())
-    if (name == fmt::format("benign:{}", variation.name))
-      return model::make_kernel(std::string(text), variation.what, all_operators(), variation.stages, options);
+  for (const model::Variant& variant : model::variants())
+    if (name == fmt::format("variant:{}", variant.name))
+      return model::make_kernel(std::string(text), variant.what, all_operators(), variant.stages, options);
   if (const std::string why = cuda::find_devices().why_none; name.starts_with("cuda:") && !why.empty())
     throw std::invalid_argument(fmt::format("kernel '{}': needs a CUDA device: {}", name, why));
   throw std::invalid_argument(fmt::format(
-      "kernel '{}': is not known; there are {}, defect:NAME (list defects), benign:NAME (list variations), PATH.so "
+      "kernel '{}': is not known; there are {}, defect:NAME (list defects), variant:NAME (list variants), PATH.so "
       "and FILE.py:FUNCTION",
       name, fmt::join(names, ", ")));
 }

@@ -17,6 +17,6 @@ std::vector<std::vector<int>> pairwise(const std::vector<int>& sizes);
 /// std::runtime_error when a captured file cannot be read.
 std::vector<Case> level_cases(Operator op, int level);
 
-inline constexpr int kMostLevel = 2;
+inline constexpr int kMaxLevel = 2;
 
 }  // namespace attnspec::verify

@@ -56,7 +56,7 @@ struct CaseResult {
   Verdict verdict = Verdict::pass;
   std::string reason;                  // of not_supported, or why the backward was not judged
   std::vector<OutputSummary> outputs;  // in the order they were judged
-  std::vector<Finding> findings;       // the first kMostFindings, by output and position
+  std::vector<Finding> findings;       // the first kMaxFindings, by output and position
   std::vector<Directions> directions;  // of every o that was judged
   std::string arithmetic;              // the arithmetic judged against
   std::int64_t launches = 0;           // of a call that was the same every time, by the law `repeat`
@@ -68,7 +68,7 @@ struct CaseResult {
 };
 
 /// Findings kept per case.
-inline constexpr std::size_t kMostFindings = 20;
+inline constexpr std::size_t kMaxFindings = 20;
 
 /// A row of an output as it was compared.
 struct ObservedRow {

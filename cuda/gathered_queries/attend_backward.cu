@@ -14,31 +14,32 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 namespace {
 
 constexpr int kCountThreads = 128;
-constexpr std::int64_t kMostRows = std::int64_t{1} << 30;  // of queries and heads, counted in 32 bits
+constexpr std::int64_t kMaxRows = std::int64_t{1} << 30;  // of queries and heads, counted in 32 bits
 
-// A thread owns the lists of a key/value head and block: counts[head, block] = their pieces, 0 if they are not long.
-__global__ void count_pieces(Problem p, std::int64_t* counts) {
+// A thread owns the lists of a key/value head and block: counts[head, block] = their segments, 0 if they are not long.
+__global__ void count_segments(Problem p, std::int64_t* counts) {
   const std::int64_t num_blocks = p.sizes.selection.num_blocks;
   const std::int64_t number = static_cast<std::int64_t>(block_index().x) * kCountThreads + thread_number();
   if (number >= num_blocks * p.sizes.kv_heads) return;
   const int kv_head = static_cast<int>(number / num_blocks);
-  std::int64_t picks = 0;
+  std::int64_t assignments = 0;
   for (int h = kv_head * p.group; h < (kv_head + 1) * p.group; ++h) {
     const std::int64_t* list = p.lists.offsets + p.list_head(h) * num_blocks + number % num_blocks;
-    picks += list[1] - list[0];
+    assignments += list[1] - list[0];
   }
-  counts[number] = picks > kPiecePicks ? (picks + kPiecePicks - 1) / kPiecePicks : 0;
+  counts[number] =
+      assignments > kSegmentAssignments ? (assignments + kSegmentAssignments - 1) / kSegmentAssignments : 0;
 }
 
 int tiles_of_block(const BackwardProblem& p) {
   return static_cast<int>((p.selection.block + keys_of_tile(p) - 1) / keys_of_tile(p));
 }
 
-/// The most pieces of so many key/value heads: a long list has fewer than two for every kPiecePicks picks. No list has
-/// more picks than a group has query rows.
-std::int64_t most_pieces(const BackwardProblem& p, int kv_heads) {
+/// The most segments of so many key/value heads: a long list has fewer than two for every kSegmentAssignments
+/// assignments. No list has more assignments than a group has query rows.
+std::int64_t max_segments(const BackwardProblem& p, int kv_heads) {
   const std::int64_t rows = p.selection.num_queries * (p.heads / p.kv_heads);
-  return rows <= kPiecePicks ? 0 : 2 * rows * p.selection.slots * kv_heads / kPiecePicks;
+  return rows <= kSegmentAssignments ? 0 : 2 * rows * p.selection.slots * kv_heads / kSegmentAssignments;
 }
 
 /// As many key/value heads as keep the sums of their dq in a large cache, at least one.
@@ -84,18 +85,18 @@ Problem problem_of(const BackwardProblem& p, int kv_heads) {
                   .dq_rows = dq_rows(p),
                   .chunk = {0, kv_heads},
                   .heads_at_once = heads_at_once(p, kv_heads)};
-  problem.pieces.most = most_pieces(p, kv_heads);
+  problem.segments.max = max_segments(p, kv_heads);
   problem.scores = scores_of(p, kv_heads);
   return problem;
 }
 
 /// What a chunk keeps, in numbers.
 std::int64_t numbers_of_dq_parts(const Problem& p) { return p.dq_rows * p.sizes.dk * p.chunk.kv_count * p.group; }
-std::int64_t numbers_of_piece_sums(const Problem& p) {
-  return p.pieces.most * p.tiles * p.tile_keys * (p.sizes.dk + p.sizes.dv);
+std::int64_t numbers_of_segment_sums(const Problem& p) {
+  return p.segments.max * p.tiles * p.tile_keys * (p.sizes.dk + p.sizes.dv);
 }
 
-std::int64_t numbers_of_scores(const ScoreGradients& s) { return s.kv_count * s.picks * s.octets * s.keys * 8; }
+std::int64_t numbers_of_scores(const ScoreGradients& s) { return s.kv_count * s.assignments * s.octets * s.keys * 8; }
 
 /// Key/value heads that go together: as many as keep what a chunk keeps within 13/8 of q, k, v and o (4/8 where dq is
 /// added up or made apart, which needs less), or within a gigabyte; at least one.
@@ -106,7 +107,7 @@ int heads_of_chunk(const BackwardProblem& p) {
   const std::int64_t bytes = std::max(tensors / 8 * (needs_less ? 4 : 13), std::int64_t{1} << 30);
   const Problem all = problem_of(p, p.kv_heads);
   const std::int64_t of_all =
-      4 * (numbers_of_dq_parts(all) + numbers_of_piece_sums(all)) + 2 * numbers_of_scores(all.scores);
+      4 * (numbers_of_dq_parts(all) + numbers_of_segment_sums(all)) + 2 * numbers_of_scores(all.scores);
   const std::int64_t of_head = (of_all + p.kv_heads - 1) / p.kv_heads;
   const std::int64_t most = std::clamp<std::int64_t>(bytes / std::max<std::int64_t>(of_head, 1), 1, p.kv_heads);
   const std::int64_t chunks = (p.kv_heads + most - 1) / most;
@@ -120,22 +121,22 @@ bool can_keep_scores(const BackwardProblem& p) {
   return group % 8 == 0 && p.selection.slots * keys * group <= 4 * (p.heads + p.kv_heads) * (p.dk + p.dv);
 }
 
-/// Numbers the pieces of all heads.
-void list_pieces(const Problem& p, std::int64_t* offsets, void* stream) {
+/// Numbers the segments of all heads.
+void list_segments(const Problem& p, std::int64_t* offsets, void* stream) {
   const std::int64_t lists = p.sizes.selection.num_blocks * p.sizes.kv_heads;
   if (lists > 0)
-    launch(count_pieces, {{static_cast<int>((lists + kCountThreads - 1) / kCountThreads)}, {kCountThreads}}, stream, p,
-           offsets);
+    launch(count_segments, {{static_cast<int>((lists + kCountThreads - 1) / kCountThreads)}, {kCountThreads}}, stream,
+           p, offsets);
   sum_before(lists, offsets, stream);
 }
 
 }  // namespace
 
 bool can_attend_backward(const BackwardProblem& p) {
-  const int most = is_by_caller(p.dq) ? kMostApartFeatures : 256;
+  const int most = is_by_caller(p.dq) ? kMaxApartFeatures : 256;
   return p.dk % 8 == 0 && p.dv % 8 == 0 && p.dk <= most && p.dv <= most &&
          (!is_by_caller(p.dq) || p.selection.heads == p.kv_heads) &&
-         (p.dq != QueryGradients::from_scores || can_keep_scores(p)) && p.selection.num_queries * p.heads < kMostRows &&
+         (p.dq != QueryGradients::from_scores || can_keep_scores(p)) && p.selection.num_queries * p.heads < kMaxRows &&
          can_list_queries(p.selection);
 }
 
@@ -145,9 +146,9 @@ BackwardScratch take_backward_scratch(Workspace& workspace, const BackwardProble
   scratch.lists = take_query_lists(workspace, p.selection);
   scratch.deltas = workspace.take<float>(p.selection.num_queries * p.heads);
   scratch.dq_parts = workspace.take<float>(numbers_of_dq_parts(chunk));
-  if (chunk.pieces.most > 0) {
-    scratch.piece_offsets = workspace.take<std::int64_t>(p.kv_heads * p.selection.num_blocks + 1);
-    scratch.piece_sums = workspace.take<float>(numbers_of_piece_sums(chunk));
+  if (chunk.segments.max > 0) {
+    scratch.segment_offsets = workspace.take<std::int64_t>(p.kv_heads * p.selection.num_blocks + 1);
+    scratch.segment_sums = workspace.take<float>(numbers_of_segment_sums(chunk));
   }
   scratch.scores = workspace.take<std::uint16_t>(numbers_of_scores(chunk.scores));
   return scratch;
@@ -160,8 +161,8 @@ void attend_backward(const BackwardProblem& p, const BackwardRows<T>& rows, cons
   sum_deltas(p, rows, scratch.deltas, stream);
   Problem problem = problem_of(p, heads_of_chunk(p));
   problem.lists = scratch.lists, problem.deltas = scratch.deltas, problem.dq_parts = scratch.dq_parts;
-  problem.pieces.offsets = scratch.piece_offsets, problem.pieces.sums = scratch.piece_sums;
-  if (problem.pieces.most > 0) list_pieces(problem, scratch.piece_offsets, stream);
+  problem.segments.offsets = scratch.segment_offsets, problem.segments.sums = scratch.segment_sums;
+  if (problem.segments.max > 0) list_segments(problem, scratch.segment_offsets, stream);
   const int heads = problem.chunk.kv_count;
   for (int begin = 0; begin < p.kv_heads; begin += heads) {
     problem.chunk = {begin, std::min(heads, p.kv_heads - begin)};
@@ -174,7 +175,7 @@ void attend_backward(const BackwardProblem& p, const BackwardRows<T>& rows, cons
       attend_shared_lists_by_warpgroups(problem, rows, to.dk, to.dv, stream);
     else
       attend_shared_lists(problem, rows, to.dk, to.dv, stream);
-    merge_pieces(problem, to.dk, to.dv, stream);
+    merge_segments(problem, to.dk, to.dv, stream);
     if (p.dq == QueryGradients::from_scores) make_dq(problem.scores);
     if (!is_by_caller(p.dq)) merge_query_gradients(problem, to.dq, stream);
   }

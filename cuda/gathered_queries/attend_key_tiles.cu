@@ -1,11 +1,11 @@
 // A key tile's part of the backward, with P = exp(scale q k^T - lse) and dS = P (do v^T - delta): dk = scale dS^T q,
-// dv = P^T do, and of dq the part dS k for every pick.
+// dv = P^T do, and of dq the part dS k for every assignment.
 //
 // q, do [query tokens, H, dim], k, v [key tokens, Hkv, dim], any token and head strides that keep rows on multiples of
-// 16 bytes; picks as in query_lists.hpp; parts of dq, and pieces of long lists, as in backward_stages.cuh.
+// 16 bytes; assignments as in query_lists.hpp; parts of dq, and segments of long lists, as in backward_stages.cuh.
 //
 // A thread block owns a key tile of a key/value head, and goes through the lists of its query heads, a tile of queries
-// at a time; or it owns a piece of them. A warp owns of dk and dv [keys, dim], in registers, and of P and dS [keys,
+// at a time; or it owns a segment of them. A warp owns of dk and dv [keys, dim], in registers, and of P and dS [keys,
 // queries], 32 keys (16 of small tiles) and a run of columns; of dq [queries, dk] as many queries and a run of columns.
 // Picks are loaded two tiles ahead, q and do one, if shared memory has room. Shared memory: SharedTiles, 162 KB for 128
 // keys of 128 features.
@@ -51,7 +51,7 @@ struct TileShape {
 template <int queries>
 struct QueryTile {
   int head, rows;
-  int picks[queries];
+  int assignments[queries];
 };
 
 /// Dynamic shared memory.
@@ -64,19 +64,19 @@ struct SharedTiles {
   QueryTile<Shape::kQueries> tiles[4];  // of queries, by their number modulo 4
 };
 
-/// Goes through a share's picks, a tile of queries at a time. All threads do alike.
+/// Goes through a share's assignments, a tile of queries at a time. All threads do alike.
 struct ListCursor {
   int head;   // whose list is open
-  int begin;  // of the next head's list, counted in picks from the share's first
-  const std::int32_t* picks = nullptr;
+  int begin;  // of the next head's list, counted in assignments from the share's first
+  const std::int32_t* assignments = nullptr;
   int left = 0;  // in the open list
 
   __device__ __forceinline__ ListCursor(const Problem& p, const Share& share)
-      : head(share.kv_head * p.group - 1), begin(-share.number * kPiecePicks) {}
+      : head(share.kv_head * p.group - 1), begin(-share.number * kSegmentAssignments) {}
 
-  /// Goes to the next list until there is a pick, if there is one.
+  /// Goes to the next list until there is a assignment, if there is one.
   __device__ __forceinline__ void find(const Problem& p, const KeyTile& tile) {
-    while (left <= 0 && begin < kPiecePicks && head + 1 < (tile.kv_head + 1) * p.group) open(p, tile, ++head);
+    while (left <= 0 && begin < kSegmentAssignments && head + 1 < (tile.kv_head + 1) * p.group) open(p, tile, ++head);
   }
 
  private:
@@ -87,19 +87,19 @@ struct ListCursor {
     const std::int64_t offset = load_constant(list);
     const int count = static_cast<int>(load_constant(list + 1) - offset);
     int first = begin < 0 ? -begin : 0;
-    const int end = count < kPiecePicks - begin ? count : kPiecePicks - begin;
+    const int end = count < kSegmentAssignments - begin ? count : kSegmentAssignments - begin;
     begin += count;
-    picks = p.lists.picks + offset;
+    assignments = p.lists.assignments + offset;
     if (tile.number > 0) {
       for (int most = end; first < most;) {
         const int middle = (first + most) / 2;
-        if (tile.visible(s.sequences, p.slots.of(load_constant(picks + middle))) > 0)
+        if (tile.visible(s.sequences, p.slots.of(load_constant(assignments + middle))) > 0)
           most = middle;
         else
           first = middle + 1;
       }
     }
-    picks += first;
+    assignments += first;
     left = end - first;
   }
 };
@@ -147,8 +147,8 @@ struct KeyTileWork {
     copy_rows<Shape::kThreads, Shape::kKeys>(v, rows.v, tile.kv_head, tile.keys, p.sizes.dv, token_of);
   }
 
-  /// Starts to copy the picks of tile n, the cursor's next. Later threads see who they are.
-  __device__ __forceinline__ void copy_picks(int n, ListCursor& cursor) const {
+  /// Starts to copy the assignments of tile n, the cursor's next. Later threads see who they are.
+  __device__ __forceinline__ void copy_assignments(int n, ListCursor& cursor) const {
     QueryTile<kQueries>& queries = shared.tiles[n % 4];
     cursor.find(p, tile);
     const int count = cursor.left < 0 ? 0 : cursor.left < kQueries ? cursor.left : kQueries;
@@ -156,23 +156,23 @@ struct KeyTileWork {
     if (i == 0) queries.head = cursor.head, queries.rows = count;
     if (i < kQueries) {
       const bool is_there = i < count;
-      cp_async<4>(queries.picks + i, is_there ? cursor.picks + i : nullptr, is_there ? 4 : 0);
+      cp_async<4>(queries.assignments + i, is_there ? cursor.assignments + i : nullptr, is_there ? 4 : 0);
     }
-    cursor.picks += count, cursor.left -= count;
+    cursor.assignments += count, cursor.left -= count;
   }
 
-  /// Starts to gather the rows of tile n, whose picks have arrived. Rows that are not there become zeros, whose dS is 0
-  /// and whose P multiplies a zero.
+  /// Starts to gather the rows of tile n, whose assignments have arrived. Rows that are not there become zeros, whose
+  /// dS is 0 and whose P multiplies a zero.
   __device__ __forceinline__ void gather(int n) const {
     const QueryTile<kQueries>& queries = shared.tiles[n % 4];
     const int head = queries.head, count = queries.rows;
-    const auto token_of = [&](int row) { return p.slots.of(queries.picks[row]); };
+    const auto token_of = [&](int row) { return p.slots.of(queries.assignments[row]); };
     copy_rows<Shape::kThreads, kQueries>(q(n), rows.q, head, count, p.sizes.dk, token_of);
     copy_rows<Shape::kThreads, kQueries>(d_o(n), rows.d_o, head, count, p.sizes.dv, token_of);
     const int i = thread_number();
     if (i >= kQueries) return;
     const bool is_there = i < count;
-    const std::int64_t token = is_there ? p.slots.of(queries.picks[i]) : 0;
+    const std::int64_t token = is_there ? p.slots.of(queries.assignments[i]) : 0;
     cp_async<4>(shared.lse[n % Shape::kStages] + i, is_there ? rows.lse.at(token, head) : nullptr, is_there ? 4 : 0);
     cp_async<4>(shared.delta[n % Shape::kStages] + i, is_there ? p.deltas + token * p.sizes.heads + head : nullptr,
                 is_there ? 4 : 0);
@@ -185,15 +185,17 @@ struct KeyTileWork {
     const float* lse = shared.lse[n % Shape::kStages];
     const QueryTile<kQueries>& queries = shared.tiles[n % 4];
     const Sequences& sequences = p.sizes.selection.sequences;
-    const bool all_seen = tile.visible(sequences, p.slots.of(queries.picks[0])) == Shape::kKeys;  // the least of all
+    const bool all_seen =
+        tile.visible(sequences, p.slots.of(queries.assignments[0])) == Shape::kKeys;  // the least of all
 #pragma unroll
     for (int j = 0; j < 2 * kScoresN; ++j)
 #pragma unroll
       for (int column = 0; column < 2; ++column) {
         const int query = query0 + 8 * j + column;
         const float given = lse[query], lse_log2 = given == -INFINITY ? INFINITY : given * kLog2E;
-        const int seen = all_seen ? Shape::kKeys
-                                  : static_cast<int>(tile.visible(sequences, p.slots.of(queries.picks[query])) - key0);
+        const int seen = all_seen
+                             ? Shape::kKeys
+                             : static_cast<int>(tile.visible(sequences, p.slots.of(queries.assignments[query])) - key0);
 #pragma unroll
         for (int i = 0; i < kM; ++i)
 #pragma unroll
@@ -288,8 +290,8 @@ struct KeyTileWork {
       for (int half = 0; half < 2; ++half) {
         const int query = query0 + 16 * i + 8 * half + lane_index() / 4;
         if (query >= queries.rows) continue;
-        const int pick = queries.picks[query];
-        float* part = parts + std::int64_t{adds_dq ? p.slots.of(pick) : pick} * stride;
+        const int assignment = queries.assignments[query];
+        float* part = parts + std::int64_t{adds_dq ? p.slots.of(assignment) : assignment} * stride;
 #pragma unroll
         for (int j = 0; j < 2 * kDqN; ++j) {
           const int d = d0 + j / 2 * (16 * Shape::kDqAcross) + j % 2 * 8 + lane_index() % 4 * 2;
@@ -332,7 +334,7 @@ struct KeyTileWork {
     });
   }
 
-  /// Writes a warp's part of the sums of a piece, whose rows begin at `to`.
+  /// Writes a warp's part of the sums of a segment, whose rows begin at `to`.
   template <int n>
   __device__ __forceinline__ void write_sums(const Sums<kM, n>& sums, float* to, int features) const {
     const int stride = p.sizes.dk + p.sizes.dv;
@@ -357,11 +359,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   clear<Work::kM, Work::kDkN>(dk_sums);
   clear<Work::kM, Work::kDvN>(dv_sums);
 
-  // phase 1 - keys, values and the first picks
+  // phase 1 - keys, values and the first assignments
   ListCursor cursor(p, share);
   work.copy_keys();
-  work.copy_picks(0, cursor);
-  work.copy_picks(1, cursor);
+  work.copy_assignments(0, cursor);
+  work.copy_assignments(1, cursor);
   cp_async_wait_all();
   sync_threads();
   work.gather(0);
@@ -371,7 +373,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     cp_async_wait_all();
     sync_threads();
     if constexpr (Shape::kStages == 2) work.gather(n + 1);
-    work.copy_picks(n + 2, cursor);
+    work.copy_assignments(n + 2, cursor);
 
     // phase 3 - P and dS
     work.score(n);
@@ -388,11 +390,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 
   // phase 5 - dk and dv
   cp_async_wait_all();
-  if (share.piece < 0) {
+  if (share.segment < 0) {
     work.template write_key_gradients<Work::kDkN>(dk_sums, dk, p.sizes.dk, p.sizes.scale);
     work.template write_key_gradients<Work::kDvN>(dv_sums, dv, p.sizes.dv, 1);
   } else {
-    float* sums = p.piece_sums(share);
+    float* sums = p.segment_sums(share);
     work.template write_sums<Work::kDkN>(dk_sums, sums, p.sizes.dk);
     work.template write_sums<Work::kDvN>(dv_sums, sums + p.sizes.dk, p.sizes.dv);
   }
@@ -404,7 +406,7 @@ template <class Use>
 void with_shape(const BackwardProblem& p, const Use& use) {
   const auto use_what_fits = [&]<class Large, class Small>(Large large, Small small) {
     static_assert(sizeof(SharedTiles<bf16, Large>) <= 163 * 1024 && sizeof(SharedTiles<bf16, Small>) <= 99 * 1024);
-    if (most_shared_bytes() >= sizeof(SharedTiles<bf16, Large>)) return use(large);
+    if (max_shared_bytes() >= sizeof(SharedTiles<bf16, Large>)) return use(large);
     use(small);
   };
   const bool is_long = p.selection.block > 64;
@@ -430,7 +432,7 @@ int keys_of_tile(const BackwardProblem& p) {
 
 template <class T>
 void attend_key_tiles(const Problem& p, const BackwardRows<T>& rows, Rows<T> dk, Rows<T> dv, void* stream) {
-  const std::int64_t tiles = p.pieces.most * p.tiles + p.sizes.selection.num_blocks * p.tiles * p.chunk.kv_count;
+  const std::int64_t tiles = p.segments.max * p.tiles + p.sizes.selection.num_blocks * p.tiles * p.chunk.kv_count;
   if (p.sizes.selection.num_blocks == 0) return;
   with_shape(p.sizes, [&](auto shape) {
     using Shape = decltype(shape);

@@ -2,9 +2,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/baseline/calls.hpp"
 #include "cuda/gathered_queries/attend_backward.hpp"
 #include "cuda/gathered_queries/backward_launchers.hpp"
-#include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
@@ -64,8 +64,8 @@ template <class T>
 void attend_backward_by_rows(const BackwardProblem& p, std::int64_t num_keys, const BackwardRows<T>& rows,
                              const Gradients<T>& to, void* stream) {
   const Selection& s = p.selection;
-  thread_per_row::attend_backward<T>({s.sequences, s.num_queries, num_keys, p.heads, p.kv_heads, p.dk, p.dv, p.scale},
-                                     {s.chosen, s.heads, s.slots, s.block}, rows, to.dq, to.dk, to.dv, stream);
+  baseline::attend_backward<T>({s.sequences, s.num_queries, num_keys, p.heads, p.kv_heads, p.dk, p.dv, p.scale},
+                               {s.chosen, s.heads, s.slots, s.block}, rows, to.dq, to.dk, to.dv, stream);
 }
 
 template <class Params>
@@ -82,7 +82,7 @@ void backward(const Params& params, QueryGradients dq, const MakeQueryGradients&
   p.selection.chosen = static_cast<const std::int32_t*>(f.selection.data);
   with_dtype(f.q, [&](auto zero) {
     using T = decltype(zero);
-    const auto rows = thread_per_row::backward_rows<T>(params);
+    const auto rows = baseline::backward_rows<T>(params);
     const Gradients<T> to{rows_of<T>(params.dq), rows_of<T>(params.dk), rows_of<T>(params.dv)};
     if constexpr (!std::is_same_v<T, float>)
       if (is_listed(f.q, p)) return attend_backward<T>(p, rows, to, scratch.stages, make_dq, f.call.stream);

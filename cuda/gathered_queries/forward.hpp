@@ -1,20 +1,20 @@
 // The stages of the forward: pool keys, select blocks, list queries (query_lists.hpp), attend block by block, merge.
-// Rows of q, k and v are multiples of 16 bytes long; what is not goes through the stages of thread_per_row.
+// Rows of q, k and v are multiples of 16 bytes long; what is not goes through the stages of baseline.
 #pragma once
 
 #include <cstdint>
 
+#include "cuda/baseline/rows.hpp"
 #include "cuda/gathered_queries/query_lists.hpp"
 #include "cuda/primitives/numbers.cuh"
-#include "cuda/thread_per_row/rows.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
-using thread_per_row::Attention;
-using thread_per_row::Choice;
+using baseline::Attention;
+using baseline::Choice;
 
 /// Features of a row are taken eight at a time.
-inline constexpr int kPieceFeatures = 8;
+inline constexpr int kVectorFeatures = 8;
 
 /// Mean keys of all blocks for tensor cores: mean = scale (parts[0] + parts[1]) within 2^-22 of the block's largest
 /// feature, so that products with both parts are those with a mean in fp32. The scales are powers of two.
@@ -36,7 +36,7 @@ template <class T>
 void select_blocks(const Attention&, const Choice&, const std::int64_t* block_offsets, const std::int64_t* tile_offsets,
                    std::int64_t num_tiles, Rows<const T> q, const MeanKeys&, std::int32_t* selection, void* stream);
 
-/// Attention of some heads' queries to single blocks, for each pick: o normalised, and its lse to base 2. Of
+/// Attention of some heads' queries to single blocks, for each assignment: o normalised, and its lse to base 2. Of
 /// each 16 features of o lane t of four has 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, which lie together.
 struct Partials {
   float* o;    // [heads, num_queries, slots, padded dv]

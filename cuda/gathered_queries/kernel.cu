@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "cuda/baseline/calls.hpp"
 #include "cuda/gathered_queries/backward_launchers.hpp"
 #include "cuda/gathered_queries/forward.hpp"
 #include "cuda/kernel_list.hpp"
-#include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
@@ -14,7 +14,7 @@ namespace gathered_queries {
 
 namespace {
 
-constexpr std::int64_t kMostFeatures = 256;
+constexpr std::int64_t kMaxFeatures = 256;
 
 /// A forward call: what it asks for, and where in its workspace things are.
 struct Forward {
@@ -39,8 +39,8 @@ std::int64_t bytes_of(const DLTensor& t) { return t.shape[0] * t.shape[1] * t.sh
 
 /// The heads whose partials take no more room than q, k, v and o, at least one.
 int heads_at_once(const Selection& selection, int heads, std::int64_t dv, std::int64_t tensor_bytes) {
-  const std::int64_t picks = selection.num_queries * selection.slots * (heads / selection.heads);
-  const std::int64_t head_bytes = picks * (padded_features(dv) + 1) * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t assignments = selection.num_queries * selection.slots * (heads / selection.heads);
+  const std::int64_t head_bytes = assignments * (padded_features(dv) + 1) * static_cast<std::int64_t>(sizeof(float));
   return static_cast<int>(
       std::clamp<std::int64_t>(tensor_bytes / std::max<std::int64_t>(head_bytes, 1), 1, selection.heads));
 }
@@ -57,7 +57,7 @@ Forward lay_out(const AttnspecCall& call, const DLTensor& q, const DLTensor& k, 
     *offsets = workspace.take<std::int64_t>(call.num_sequences + 1);
   const std::int64_t dv = v == nullptr ? 0 : v->shape[2], num_blocks = f.block_offsets.back();
   f.attention =
-      thread_per_row::attention_of(call, {f.offsets.q, f.offsets.k, call.num_sequences, call.causal != 0}, q, k, dv);
+      baseline::attention_of(call, {f.offsets.q, f.offsets.k, call.num_sequences, call.causal != 0}, q, k, dv);
   f.selection = {f.attention.sequences,
                  f.block_offsets_global,
                  static_cast<const std::int32_t*>(selection.data),
@@ -75,10 +75,10 @@ Forward lay_out(const AttnspecCall& call, const DLTensor& q, const DLTensor& k, 
     const std::int64_t o_bytes = q.shape[0] * q.shape[1] * dv * (q.dtype.bits / 8);
     f.heads_at_once =
         heads_at_once(f.selection, f.attention.heads, dv, bytes_of(q) + bytes_of(k) + bytes_of(*v) + o_bytes);
-    const std::int64_t picks =
+    const std::int64_t assignments =
         q.shape[0] * f.selection.slots * f.heads_at_once * (f.attention.heads / f.selection.heads);
-    f.partials.o = workspace.take<float>(picks * padded_features(dv));
-    f.partials.lse = workspace.take<float>(picks);
+    f.partials.o = workspace.take<float>(assignments * padded_features(dv));
+    f.partials.lse = workspace.take<float>(assignments);
   }
   f.workspace_bytes = workspace.bytes();
   return f;
@@ -92,16 +92,16 @@ Forward lay_out(const AttnspecSelected& p) {
   return lay_out(p.call, p.q, p.k, &p.v, p.selection, p.block, {false, true});
 }
 
-bool has_pieces(const DLTensor& t) {
-  return t.dtype.bits == 16 && t.shape[2] % kPieceFeatures == 0 && t.shape[2] <= kMostFeatures;
+bool has_vectors(const DLTensor& t) {
+  return t.dtype.bits == 16 && t.shape[2] % kVectorFeatures == 0 && t.shape[2] <= kMaxFeatures;
 }
 
-/// Whether a call is for these stages; what is not goes to thread_per_row. Rows of whole pieces are aligned
+/// Whether a call is for these stages; what is not goes to baseline. Rows of whole vectors are aligned
 /// (kernel_abi.h).
-bool is_for_tensor_cores(const AttnspecMobaSelect& p) { return has_pieces(p.q); }
+bool is_for_tensor_cores(const AttnspecMobaSelect& p) { return has_vectors(p.q); }
 template <class Params>
 bool is_for_tensor_cores(const Params& p) {
-  return has_pieces(p.q) && has_pieces(p.v) && can_list_queries(lay_out(p).selection);
+  return has_vectors(p.q) && has_vectors(p.v) && can_list_queries(lay_out(p).selection);
 }
 
 void copy_all_offsets(const AttnspecCall& call, const Forward& f) {
@@ -117,8 +117,8 @@ void select(const Params& p, const Forward& f) {
   const auto q = rows_of<const T>(p.q), k = rows_of<const T>(p.k);
   auto* selection = static_cast<std::int32_t*>(p.selection.data);
   if (p.gate != ATTNSPEC_GATE_TOP_K)
-    return thread_per_row::select_blocks<T>(f.attention, choice, f.block_offsets_global, q, nullptr, selection,
-                                            p.call.stream);
+    return baseline::select_blocks<T>(f.attention, choice, f.block_offsets_global, q, nullptr, selection,
+                                      p.call.stream);
   pool_keys<T>(f.attention, p.block, f.block_offsets_global, f.selection.num_blocks, k, f.means, p.call.stream);
   select_blocks<T>(f.attention, choice, f.block_offsets_global, f.tile_offsets_global, f.tile_offsets.back(), q,
                    f.means, selection, p.call.stream);
@@ -138,7 +138,7 @@ void attend(const Params& p, const Forward& f) {
 }
 
 const char* moba_select(const AttnspecMobaSelect* p) {
-  if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().moba_select(p);
+  if (!is_for_tensor_cores(*p)) return baseline::kernel().moba_select(p);
   return reason_of([&] {
     Buffers buffers;
     buffers.add("q", p->q), buffers.add("k", p->k), buffers.add("selection", p->selection);
@@ -150,7 +150,7 @@ const char* moba_select(const AttnspecMobaSelect* p) {
 }
 
 const char* selected(const AttnspecSelected* p) {
-  if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().selected(p);
+  if (!is_for_tensor_cores(*p)) return baseline::kernel().selected(p);
   return reason_of([&] {
     Buffers buffers;
     add_tensors(*p, buffers);
@@ -162,7 +162,7 @@ const char* selected(const AttnspecSelected* p) {
 }
 
 const char* moba(const AttnspecMoba* p) {
-  if (!is_for_tensor_cores(*p)) return thread_per_row::kernel().moba(p);
+  if (!is_for_tensor_cores(*p)) return baseline::kernel().moba(p);
   return reason_of([&] {
     Buffers buffers;
     add_tensors(*p, buffers);
@@ -181,7 +181,7 @@ template <class Params>
 std::int64_t forward_bytes(std::uint32_t op, const void* params) {
   Params p = *static_cast<const Params*>(params);
   p.call.workspace = nullptr;
-  return is_for_tensor_cores(p) ? lay_out(p).workspace_bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
+  return is_for_tensor_cores(p) ? lay_out(p).workspace_bytes : baseline::kernel().workspace_bytes(op, 0, params);
 }
 
 template <QueryGradients dq>
@@ -213,7 +213,7 @@ AttnspecKernel declare() {
   kernel.moba_select = moba_select;
   kernel.moba = moba;
   kernel.moba_backward = [](const AttnspecMobaBackward* p) { return moba_backward(p, dq); };
-  kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = kMaxFeatures;
   return kernel;
 }
 

@@ -17,7 +17,7 @@ inline constexpr int kMeanKeysAtOnce = 8;  // that a thread loads before it adds
 
 /// What the lanes of the warps have of a mean, in shared memory.
 struct WarpKeySums {
-  float features[kMeanWarps][kWarpLanes][kPieceFeatures];
+  float features[kMeanWarps][kWarpLanes][kVectorFeatures];
 };
 
 /// Lanes that share a key: a lane has eight features, those from lane % lanes * 8 on.
@@ -28,25 +28,25 @@ inline int lanes_of_key(int features) { return features <= 64 ? 8 : features <= 
 template <class T>
 __device__ __forceinline__ void mean_of_keys(const Rows<const T>& k, std::int64_t begin, std::int64_t end, int head,
                                              int features, int lanes, WarpKeySums& shared,
-                                             float (&mean)[kPieceFeatures]) {
+                                             float (&mean)[kVectorFeatures]) {
   // phase 1 - every thread sums its features of every so many keys
 #pragma unroll
   for (float& sum : mean) sum = 0;
-  const int feature = lane_index() % lanes * kPieceFeatures, step = kMeanThreads / lanes;
+  const int feature = lane_index() % lanes * kVectorFeatures, step = kMeanThreads / lanes;
   const auto load = [&](std::int64_t j) { return load_128_constant(k.at(j, head) + feature); };
-  const auto add = [&](const Words4& piece) {
+  const auto add = [&](const Words4& vector) {
 #pragma unroll
-    for (int n = 0; n < kPieceFeatures; ++n)
-      mean[n] += n % 2 == 0 ? unpack_low<T>(piece.words[n / 2]) : unpack_high<T>(piece.words[n / 2]);
+    for (int n = 0; n < kVectorFeatures; ++n)
+      mean[n] += n % 2 == 0 ? unpack_low<T>(vector.words[n / 2]) : unpack_high<T>(vector.words[n / 2]);
   };
   if (feature < features) {
     std::int64_t j = begin + thread_number() / lanes;
     for (; j + (kMeanKeysAtOnce - 1) * step < end; j += kMeanKeysAtOnce * step) {
-      Words4 pieces[kMeanKeysAtOnce];
+      Words4 vectors[kMeanKeysAtOnce];
 #pragma unroll
-      for (int i = 0; i < kMeanKeysAtOnce; ++i) pieces[i] = load(j + i * step);
+      for (int i = 0; i < kMeanKeysAtOnce; ++i) vectors[i] = load(j + i * step);
 #pragma unroll
-      for (const Words4& piece : pieces) add(piece);
+      for (const Words4& vector : vectors) add(vector);
     }
     for (; j < end; j += step) add(load(j));
   }
@@ -56,10 +56,10 @@ __device__ __forceinline__ void mean_of_keys(const Rows<const T>& k, std::int64_
 #pragma unroll
     for (float& sum : mean) sum += shuffle_xor(sum, flip);
 #pragma unroll
-  for (int n = 0; n < kPieceFeatures; ++n) shared.features[warp_index()][lane_index()][n] = mean[n];
+  for (int n = 0; n < kVectorFeatures; ++n) shared.features[warp_index()][lane_index()][n] = mean[n];
   sync_threads();
 #pragma unroll
-  for (int n = 0; n < kPieceFeatures; ++n) {
+  for (int n = 0; n < kVectorFeatures; ++n) {
     mean[n] = 0;
 #pragma unroll
     for (int warp = 0; warp < kMeanWarps; ++warp) mean[n] += shared.features[warp][lane_index()][n];

@@ -1,6 +1,6 @@
 // What the backward does row by row: deltas before the key tiles, and the sums of parts after them. Every sum has an
 // order of its own. Half a warp owns a row of deltas, a warp a row of dq, four features a lane; dk and dv of a long
-// list are shared out among as many thread blocks as it has pieces, four features a thread.
+// list are shared out among as many thread blocks as it has segments, four features a thread.
 #include "cuda/fragments.cuh"
 #include "cuda/gathered_queries/backward_stages.cuh"
 #include "cuda/primitives/launch.cuh"
@@ -57,19 +57,19 @@ __global__ void delta_rows(BackwardProblem p, Rows<const T> o, Rows<const T> d_o
 }
 
 template <class T>
-__global__ void merge_piece_rows(Problem p, Rows<T> dk, Rows<T> dv) {
-  Share share = share_of_piece(p, block_index().x);
+__global__ void merge_segment_rows(Problem p, Rows<T> dk, Rows<T> dv) {
+  Share share = share_of_segment(p, block_index().x);
   if (share.tile < 0) return;
   const KeyTile tile = key_tile_of(p, share);
   const int fours = (p.sizes.dk + p.sizes.dv) / 4;
   const int first = share.number * kThreads + thread_number(), step = share.count * kThreads;
-  share.piece -= share.number;  // to the first of the lists
-  const float* sums = p.piece_sums(share);
+  share.segment -= share.number;  // to the first of the lists
+  const float* sums = p.segment_sums(share);
   const std::int64_t stride = std::int64_t{p.tiles} * p.tile_keys * (p.sizes.dk + p.sizes.dv);
   for (int place = first; place < tile.keys * fours; place += step) {
     Four sum{};
-    int piece = 0;
-    add_parts(sum, [&] { return piece < share.count ? sums + piece++ * stride + 4 * place : nullptr; });
+    int segment = 0;
+    add_parts(sum, [&] { return segment < share.count ? sums + segment++ * stride + 4 * place : nullptr; });
     const std::int64_t key = tile.first_key + place / fours;
     const int d = place % fours * 4;
     if (d < p.sizes.dk)
@@ -138,9 +138,9 @@ void sum_deltas(const BackwardProblem& p, const BackwardRows<T>& rows, float* de
 }
 
 template <class T>
-void merge_pieces(const Problem& p, Rows<T> dk, Rows<T> dv, void* stream) {
-  const std::int64_t shares = p.pieces.most * p.tiles;
-  if (shares > 0) launch(merge_piece_rows<T>, {{static_cast<int>(shares)}, {kThreads}}, stream, p, dk, dv);
+void merge_segments(const Problem& p, Rows<T> dk, Rows<T> dv, void* stream) {
+  const std::int64_t shares = p.segments.max * p.tiles;
+  if (shares > 0) launch(merge_segment_rows<T>, {{static_cast<int>(shares)}, {kThreads}}, stream, p, dk, dv);
 }
 
 template <class T>
@@ -153,7 +153,7 @@ void merge_query_gradients(const Problem& p, Rows<T> dq, void* stream) {
 
 #define ATTNSPEC_INSTANTIATE(T)                                                               \
   template void sum_deltas<T>(const BackwardProblem&, const BackwardRows<T>&, float*, void*); \
-  template void merge_pieces<T>(const Problem&, Rows<T>, Rows<T>, void*);                     \
+  template void merge_segments<T>(const Problem&, Rows<T>, Rows<T>, void*);                   \
   template void merge_query_gradients<T>(const Problem&, Rows<T>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kMeanThreads, kMeanBlocks)
   const Sequence s = sequence_of(a.sequences, block_offsets, number);
   const std::int64_t begin = (number - block_offsets[s.index]) * block;
   const std::int64_t end = begin + block < s.num_keys ? begin + block : s.num_keys;
-  float mean[kPieceFeatures];
+  float mean[kVectorFeatures];
   mean_of_keys(k, s.k_begin + begin, s.k_begin + end, g, a.dk, lanes, shared, mean);
   if (warp_index() > 0) return;
 
@@ -35,14 +35,14 @@ __global__ void __launch_bounds__(kMeanThreads, kMeanBlocks)
   float largest = 0;
 #pragma unroll
   for (const float feature : mean) largest = fmaxf(largest, fabsf(feature));
-  const int exponent = exponent_of_scale(max_lanes(largest)), lane = lane_index(), feature = lane * kPieceFeatures;
+  const int exponent = exponent_of_scale(max_lanes(largest)), lane = lane_index(), feature = lane * kVectorFeatures;
   const std::int64_t row = number * a.kv_heads + g;
   if (lane == 0) means.scales[row] = power_of_two(-exponent);
   if (lane >= lanes || feature >= a.dk) return;
   const float scale = power_of_two(exponent);
   Words4 high, low;
 #pragma unroll
-  for (int n = 0; n < kPieceFeatures; n += 2) {
+  for (int n = 0; n < kVectorFeatures; n += 2) {
     const float first = mean[n] * scale, second = mean[n + 1] * scale;
     const std::uint32_t rounded = pack<fp16>(first, second);
     high.words[n / 2] = rounded;

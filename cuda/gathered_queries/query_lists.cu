@@ -1,9 +1,10 @@
-// Query lists: picks sorted by (head, block), stable. A chunk is a run of tokens:
-//   counts[h, chunk, b] = picks of block b by head h in the chunk            count_picks
+// Query lists: assignments sorted by (head, block), stable. A chunk is a run of tokens:
+//   counts[h, chunk, b] = assignments of block b by head h in the chunk            count_assignments
 //   counts[h, chunk, b] = the same in all chunks before; the whole number    count_before_chunks
 //   offsets[h, b]       = whole numbers of all (head, block) before          sum_before
-//   picks[offsets + counts + rank in the chunk] = pick                       place_picks
-// There are about as many tokens in a chunk as there are blocks for each slot, so that counts are no larger than picks.
+//   assignments[offsets + counts + rank in the chunk] = assignment                       place_assignments
+// There are about as many tokens in a chunk as there are blocks for each slot, so that counts are no larger than
+// assignments.
 #include <algorithm>
 #include <cstdint>
 
@@ -21,18 +22,18 @@ namespace {
 
 constexpr int kCountThreads = 128, kScanThreads = 1024;
 constexpr int kChunksAtOnce = 16;  // whose counts a thread loads together
-constexpr std::int64_t kLeastChunkTokens = 256;
-constexpr std::int64_t kMostBlocks = 24 * 1024;  // 96 KB of counters
+constexpr std::int64_t kMinChunkTokens = 256;
+constexpr std::int64_t kMaxBlocks = 24 * 1024;  // 96 KB of counters
 
 std::int64_t chunk_tokens(const Selection& s) {
-  return std::max(kLeastChunkTokens, (s.num_blocks + s.slots - 1) / std::max<std::int64_t>(s.slots, 1));
+  return std::max(kMinChunkTokens, (s.num_blocks + s.slots - 1) / std::max<std::int64_t>(s.slots, 1));
 }
 
 std::int64_t num_chunks(const Selection& s) { return (s.num_queries + chunk_tokens(s) - 1) / chunk_tokens(s); }
 
-/// The number of the block that a pick chose; -1 for none, or one wholly in the future.
-__device__ __forceinline__ std::int64_t block_of_pick(const Selection& s, int head, std::int64_t pick) {
-  const auto number = static_cast<std::uint32_t>(pick), slots = static_cast<std::uint32_t>(s.slots);
+/// The number of the block that a assignment chose; -1 for none, or one wholly in the future.
+__device__ __forceinline__ std::int64_t block_of_assignment(const Selection& s, int head, std::int64_t assignment) {
+  const auto number = static_cast<std::uint32_t>(assignment), slots = static_cast<std::uint32_t>(s.slots);
   const std::int64_t token = number / slots, slot = number % slots;
   const std::int64_t chosen = load_constant(s.chosen + (token * s.heads + head) * s.slots + slot);
   const Sequence sequence = sequence_of(s.sequences, s.sequences.q_offsets, token);
@@ -40,26 +41,26 @@ __device__ __forceinline__ std::int64_t block_of_pick(const Selection& s, int he
   return s.block_offsets[sequence.index] + chosen;
 }
 
-/// The picks of a chunk: [begin, end).
+/// The assignments of a chunk: [begin, end).
 struct Range {
   std::int64_t begin, end;
 };
 
-__device__ __forceinline__ Range picks_of_chunk(const Selection& s, std::int64_t tokens, std::int64_t chunk) {
+__device__ __forceinline__ Range assignments_of_chunk(const Selection& s, std::int64_t tokens, std::int64_t chunk) {
   const std::int64_t first = chunk * tokens;
   const std::int64_t last = first + tokens < s.num_queries ? first + tokens : s.num_queries;
   return {first * s.slots, last * s.slots};
 }
 
 // A thread block owns a chunk (x) of a head (y), and counts in num_blocks * 4 bytes of dynamic shared memory.
-__global__ void count_picks(Selection s, std::int64_t tokens, std::int32_t* counts) {
+__global__ void count_assignments(Selection s, std::int64_t tokens, std::int32_t* counts) {
   auto* of_block = dynamic_shared<std::int32_t>();
   const int head = block_index().y;
   for (std::int64_t b = thread_number(); b < s.num_blocks; b += kCountThreads) of_block[b] = 0;
   sync_threads();
-  const Range range = picks_of_chunk(s, tokens, block_index().x);
-  for (std::int64_t pick = range.begin + thread_number(); pick < range.end; pick += kCountThreads) {
-    const std::int64_t block = block_of_pick(s, head, pick);
+  const Range range = assignments_of_chunk(s, tokens, block_index().x);
+  for (std::int64_t assignment = range.begin + thread_number(); assignment < range.end; assignment += kCountThreads) {
+    const std::int64_t block = block_of_assignment(s, head, assignment);
     if (block >= 0) atomic_add(of_block + block, 1);
   }
   sync_threads();
@@ -130,30 +131,32 @@ __device__ __forceinline__ std::uint32_t lanes_with(std::int64_t value, int bits
   return lanes;
 }
 
-// A warp, alone in its thread block, owns a chunk (x) of a head (y) and takes its picks in order, 32 at a time. Dynamic
-// shared memory, num_blocks * 4 bytes: where each block's next pick goes, among the head's. Block numbers are less than
-// 2^bits - 1.
-__global__ void place_picks(Selection s, std::int64_t tokens, int bits, QueryLists lists) {
+// A warp, alone in its thread block, owns a chunk (x) of a head (y) and takes its assignments in order, 32 at a time.
+// Dynamic shared memory, num_blocks * 4 bytes: where each block's next assignment goes, among the head's. Block numbers
+// are less than 2^bits - 1.
+__global__ void place_assignments(Selection s, std::int64_t tokens, int bits, QueryLists lists) {
   auto* placed = dynamic_shared<std::int32_t>();
   const int head = block_index().y, lane = lane_index();
   const std::int32_t* row = lists.counts + (std::int64_t{head} * grid_size().x + block_index().x) * s.num_blocks;
   const std::int64_t* list = lists.offsets + head * s.num_blocks;
-  std::int32_t* picks = lists.picks + list[0];
+  std::int32_t* assignments = lists.assignments + list[0];
 #pragma unroll 8
   for (std::int64_t b = lane; b < s.num_blocks; b += kWarpLanes)
     placed[b] = row[b] + static_cast<std::int32_t>(list[b] - list[0]);
   sync_warp();
-  const Range range = picks_of_chunk(s, tokens, block_index().x);
-  const auto block_at = [&](std::int64_t pick) { return pick < range.end ? block_of_pick(s, head, pick) : -1; };
+  const Range range = assignments_of_chunk(s, tokens, block_index().x);
+  const auto block_at = [&](std::int64_t assignment) {
+    return assignment < range.end ? block_of_assignment(s, head, assignment) : -1;
+  };
   std::int64_t block = block_at(range.begin + lane);
-  for (std::int64_t pick = range.begin + lane; pick - lane < range.end; pick += kWarpLanes) {
-    const std::int64_t next = block_at(pick + kWarpLanes);  // in advance
+  for (std::int64_t assignment = range.begin + lane; assignment - lane < range.end; assignment += kWarpLanes) {
+    const std::int64_t next = block_at(assignment + kWarpLanes);  // in advance
     const std::uint32_t alike = lanes_with(block, bits);
     const int rank = count_bits(alike & ((1U << lane) - 1));
     std::int32_t place = 0;
     if (block >= 0) {
       place = placed[block] + rank;
-      picks[place] = static_cast<std::int32_t>(pick);
+      assignments[place] = static_cast<std::int32_t>(assignment);
     }
     sync_warp();
     if (block >= 0 && lane == highest_bit(alike)) placed[block] = place + 1;
@@ -165,12 +168,12 @@ __global__ void place_picks(Selection s, std::int64_t tokens, int bits, QueryLis
 }  // namespace
 
 bool can_list_queries(const Selection& s) {
-  return s.num_blocks <= kMostBlocks && s.heads < 65536 && s.num_queries * s.slots <= INT32_MAX;
+  return s.num_blocks <= kMaxBlocks && s.heads < 65536 && s.num_queries * s.slots <= INT32_MAX;
 }
 
 QueryLists take_query_lists(Workspace& workspace, const Selection& s) {
   QueryLists lists{};
-  lists.picks = workspace.take<std::int32_t>(s.heads * s.num_queries * s.slots);
+  lists.assignments = workspace.take<std::int32_t>(s.heads * s.num_queries * s.slots);
   lists.offsets = workspace.take<std::int64_t>(s.heads * s.num_blocks + 1);
   lists.counts = workspace.take<std::int32_t>(s.heads * num_chunks(s) * s.num_blocks);
   return lists;
@@ -189,13 +192,13 @@ void list_queries(const Selection& s, const QueryLists& lists, void* stream) {
   int bits = 1;  // block numbers, and a pattern that none has: all bits set
   while ((std::int64_t{1} << bits) <= s.num_blocks) ++bits;
   if (s.num_blocks > 0) {
-    if (chunks > 0) launch(count_picks, per_chunk, stream, s, chunk_tokens(s), lists.counts);
+    if (chunks > 0) launch(count_assignments, per_chunk, stream, s, chunk_tokens(s), lists.counts);
     launch(count_before_chunks, per_block, stream, s, chunks, lists);
   }
   sum_before(s.heads * s.num_blocks, lists.offsets, stream);
   if (s.num_blocks > 0 && chunks > 0)
-    launch(place_picks, {{static_cast<int>(chunks), s.heads}, {kWarpLanes}, counter_bytes}, stream, s, chunk_tokens(s),
-           bits, lists);
+    launch(place_assignments, {{static_cast<int>(chunks), s.heads}, {kWarpLanes}, counter_bytes}, stream, s,
+           chunk_tokens(s), bits, lists);
 }
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

@@ -8,7 +8,7 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
-/// A selection. A pick is one slot of one query: token * slots + slot, the same for every head.
+/// A selection. A assignment is one slot of one query: token * slots + slot, the same for every head.
 struct Selection {
   Sequences sequences;
   const std::int64_t* block_offsets;  // [count + 1], on the device: run_offsets of the keys
@@ -20,17 +20,17 @@ struct Selection {
   int heads;  // query heads, or key/value heads, whose lists then serve all query heads of the group
 };
 
-/// For every head h and block b the picks that chose it, in ascending order:
-/// picks[offsets[h * num_blocks + b]] .. picks[offsets[h * num_blocks + b + 1] - 1]. The lists lie one after the other.
-/// A pick of a block that lies wholly in the query's future is in no list: whoever is in a list sees at least the
-/// block's first key.
+/// For every head h and block b the assignments that chose it, in ascending order:
+/// assignments[offsets[h * num_blocks + b]] .. assignments[offsets[h * num_blocks + b + 1] - 1]. The lists lie one
+/// after the other. A assignment of a block that lies wholly in the query's future is in no list: whoever is in a list
+/// sees at least the block's first key.
 struct QueryLists {
-  std::int32_t* picks;    // [up to heads * num_queries * slots]
-  std::int64_t* offsets;  // [heads * num_blocks + 1]
-  std::int32_t* counts;   // [heads, chunks of tokens, num_blocks], scratch
+  std::int32_t* assignments;  // [up to heads * num_queries * slots]
+  std::int64_t* offsets;      // [heads * num_blocks + 1]
+  std::int32_t* counts;       // [heads, chunks of tokens, num_blocks], scratch
 };
 
-/// Whether lists can be made: blocks are counted in shared memory, picks in 31 bits. Reads sizes only.
+/// Whether lists can be made: blocks are counted in shared memory, assignments in 31 bits. Reads sizes only.
 bool can_list_queries(const Selection&);
 
 /// The room that lists need; reads sizes only.

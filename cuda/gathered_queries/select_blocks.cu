@@ -24,10 +24,10 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
 namespace {
 
-/// Rows of at most dk_most features, lists of `list` blocks.
-template <int dk_most, int list>
+/// Rows of at most max_dk features, lists of `list` blocks.
+template <int max_dk, int list>
 struct SelectSizes {
-  static constexpr int kDk = dk_most, kList = list;
+  static constexpr int kDk = max_dk, kList = list;
   static constexpr int kMeans = kDk > 128 ? 16 : 32;  // in a tile
   static constexpr bool kMayPassTwice = list == 15;   // the longest list
   static constexpr int kRowTiles = kDk > 128 || kList > 8 ? 1 : 2;
@@ -117,7 +117,7 @@ __device__ __forceinline__ QueryRow query_row(const Inputs<T>& in, const Sequenc
   const bool has_own = in.a.sequences.is_causal && blocks > 0;
   const int candidates = has_own ? blocks - 1 : blocks;
   return {s.q_begin + query, candidates,
-          static_cast<int>(least_of<std::int64_t>(choice.top_k - (has_own ? 1 : 0), candidates)),
+          static_cast<int>(min_of<std::int64_t>(choice.top_k - (has_own ? 1 : 0), candidates)),
           has_own ? blocks - 1 : -1};
 }
 
@@ -147,13 +147,13 @@ __device__ __forceinline__ void convert_rows(std::uint32_t (&q)[k_steps][4]) {
 template <class T, class Sizes>
 __device__ __forceinline__ void copy_means(SharedMeans<T, Sizes>& shared, const Inputs<T>& in,
                                            std::int64_t sequence_mean, int g, int first, int num_means) {
-  constexpr int kPieces = Sizes::kDk / kPieceFeatures, kMeans = Sizes::kMeans;
-  for (int index = thread_index().x; index < kMeans * 2 * kPieces; index += Sizes::kThreads) {
-    const int row = index / (2 * kPieces), part = index / kPieces % 2, mean = first + row;
+  constexpr int kVectors = Sizes::kDk / kVectorFeatures, kMeans = Sizes::kMeans;
+  for (int index = thread_index().x; index < kMeans * 2 * kVectors; index += Sizes::kThreads) {
+    const int row = index / (2 * kVectors), part = index / kVectors % 2, mean = first + row;
     const bool is_there = mean < num_means;
     const fp16* from =
         in.means.parts + (((sequence_mean + (is_there ? mean : 0)) * in.a.kv_heads + g) * 2 + part) * in.a.dk;
-    copy_piece(shared.means[first / kMeans % 2][row] + part * Sizes::kDk, from, index % kPieces, in.a.dk, is_there);
+    copy_vector(shared.means[first / kMeans % 2][row] + part * Sizes::kDk, from, index % kVectors, in.a.dk, is_there);
   }
 }
 
@@ -169,15 +169,15 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
   const Sequence s = sequence_of(in.a.sequences, in.tile_offsets, block_index().x);
   const std::int64_t first_query = (block_index().x - in.tile_offsets[s.index]) * kSelectQueries;
   const std::int64_t first_mean = in.block_offsets[s.index];
-  const QueryRow last = query_row(in, s, least_of(first_query + kSelectQueries, s.num_queries) - 1);
+  const QueryRow last = query_row(in, s, min_of(first_query + kSelectQueries, s.num_queries) - 1);
 
   // phase 2 - queries to registers
-  constexpr int kPieces = Sizes::kDk / kPieceFeatures;
-  for (int index = thread_index().x; index < kSelectQueries * kPieces; index += Sizes::kThreads) {
-    const std::int64_t query = first_query + index / kPieces;
+  constexpr int kVectors = Sizes::kDk / kVectorFeatures;
+  for (int index = thread_index().x; index < kSelectQueries * kVectors; index += Sizes::kThreads) {
+    const std::int64_t query = first_query + index / kVectors;
     const bool is_there = query < s.num_queries;
-    copy_piece(shared.q[index / kPieces], in.q.at(s.q_begin + (is_there ? query : 0), h), index % kPieces, in.a.dk,
-               is_there);
+    copy_vector(shared.q[index / kVectors], in.q.at(s.q_begin + (is_there ? query : 0), h), index % kVectors, in.a.dk,
+                is_there);
   }
   cp_async_wait_all();
   sync_threads();
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
         for (int n = 0; n < 4; ++n) {
           const int mean = first + column + n / 2 * 8 + lane % 4 * 2 + n % 2;
           scales[n] =
-              load_constant(in.means.scales + (first_mean + least_of(mean, last.candidates - 1)) * in.a.kv_heads + g);
+              load_constant(in.means.scales + (first_mean + min_of(mean, last.candidates - 1)) * in.a.kv_heads + g);
         }
         float scores[kRowTiles][2][4] = {};
 #pragma unroll
@@ -271,10 +271,10 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
 /// Calls use(sizes) with the smallest that hold so many features and, if any does, so many blocks.
 template <class Use>
 void with_sizes(int dk, std::int64_t wanted, const Use& use) {
-  const auto with_list = [&]<int dk_most>(std::integral_constant<int, dk_most>) {
-    if (wanted <= 3) return use(SelectSizes<dk_most, 3>{});
-    if (wanted <= 7) return use(SelectSizes<dk_most, 7>{});
-    use(SelectSizes<dk_most, 15>{});
+  const auto with_list = [&]<int max_dk>(std::integral_constant<int, max_dk>) {
+    if (wanted <= 3) return use(SelectSizes<max_dk, 3>{});
+    if (wanted <= 7) return use(SelectSizes<max_dk, 7>{});
+    use(SelectSizes<max_dk, 15>{});
   };
   if (dk <= 64) return with_list(std::integral_constant<int, 64>{});
   if (dk <= 128) return with_list(std::integral_constant<int, 128>{});

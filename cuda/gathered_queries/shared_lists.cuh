@@ -2,11 +2,11 @@
 // P = exp(scale q k^T - lse) and dS = P (do v^T - delta): dk = scale dS^T q, dv = P^T do. What is done alike with
 // either kind of matrix products; the products are in attend_shared_lists.cu and attend_shared_lists_warpgroups.cu.
 //
-// Tensors, lists and pieces as in attend_key_tiles.cu. The rows of a list are those of its first query, one for each
-// head of the group, then those of the next, and so on; a piece is kPiecePicks of them. A thread block of 4 warps owns
-// 64 keys of a key/value head and goes through the rows of their list, or of a piece of it, tile by tile. A warp owns
-// 16 keys of P^T, dS^T, dk and dv, in registers. Picks are loaded three tiles ahead, lse and delta two, q and do one.
-// Shared memory: SharedTiles, for 128 features 101 KB with tiles of 64 rows, 67 KB with 32.
+// Tensors, lists and segments as in attend_key_tiles.cu. The rows of a list are those of its first query, one for each
+// head of the group, then those of the next, and so on; a segment is kSegmentAssignments of them. A thread block of 4
+// warps owns 64 keys of a key/value head and goes through the rows of their list, or of a segment of it, tile by tile.
+// A warp owns 16 keys of P^T, dS^T, dk and dv, in registers. Picks are loaded three tiles ahead, lse and delta two, q
+// and do one. Shared memory: SharedTiles, for 128 features 101 KB with tiles of 64 rows, 67 KB with 32.
 #pragma once
 
 #include <cmath>
@@ -39,7 +39,7 @@ struct SharedTiles {
   RowPlaces places[2][rows];
   std::int64_t scores[4][rows / 8];  // where dS of 8 heads is kept; -1: nowhere
   float lse[4][rows], delta[4][rows];
-  std::int32_t picks[4][rows];
+  std::int32_t assignments[4][rows];
 };
 
 /// A thread block's share of a list's rows, a tile of kRows at a time. Matrix: how 64 keys, and a tile's rows, lie in
@@ -58,7 +58,7 @@ struct ListRows {
   const Share& share;
   const KeyTile& tile;
   Shared& shared;
-  const std::int32_t* picks;
+  const std::int32_t* assignments;
   int begin, end;
   int warp_key = warp_index() * 16;  // the warp's first
 
@@ -68,9 +68,9 @@ struct ListRows {
     const std::int64_t* list = p.lists.offsets + share.kv_head * p.sizes.selection.num_blocks + share.block;
     const std::int64_t offset = load_constant(list);
     const int all = static_cast<int>(load_constant(list + 1) - offset) * p.group;
-    picks = p.lists.picks + offset;
-    begin = share.number * kPiecePicks;
-    end = share.piece >= 0 && begin + kPiecePicks < all ? begin + kPiecePicks : all;
+    assignments = p.lists.assignments + offset;
+    begin = share.number * kSegmentAssignments;
+    end = share.segment >= 0 && begin + kSegmentAssignments < all ? begin + kSegmentAssignments : all;
   }
 
   __device__ __forceinline__ Matrix keys() const { return {shared.k}; }
@@ -80,7 +80,9 @@ struct ListRows {
 
   __device__ __forceinline__ int tiles() const { return (end - begin + kRows - 1) / kRows; }
   __device__ __forceinline__ int row(int n, int in_tile) const { return begin + n * kRows + in_tile; }
-  __device__ __forceinline__ int token(int n, int in_tile) const { return p.slots.of(shared.picks[n % 4][in_tile]); }
+  __device__ __forceinline__ int token(int n, int in_tile) const {
+    return p.slots.of(shared.assignments[n % 4][in_tile]);
+  }
 
   /// The tile's keys that a row sees.
   __device__ __forceinline__ std::int64_t visible(int n, int in_tile) const {
@@ -93,13 +95,13 @@ struct ListRows {
     return key < tile.keys ? all.at(tile.first_key + key, tile.kv_head) : nullptr;
   }
 
-  /// Copies keys, values and picks, and starts to gather the first tile of rows.
+  /// Copies keys, values and assignments, and starts to gather the first tile of rows.
   __device__ __forceinline__ void start() const {
     query_tiles::copy_rows<kSharedThreads, kSharedTileKeys, features>(keys(), p.sizes.dk,
                                                                       [&](int key) { return key_at(rows.k, key); });
     query_tiles::copy_rows<kSharedThreads, kSharedTileKeys, features>(values(), p.sizes.dv,
                                                                       [&](int key) { return key_at(rows.v, key); });
-    for (int n = 0; n < 3; ++n) copy_picks(n);
+    for (int n = 0; n < 3; ++n) copy_assignments(n);
     cp_async_wait_all();
     sync_threads();
     for (int n = 0; n < 2; ++n) find(n);
@@ -111,17 +113,18 @@ struct ListRows {
   __device__ __forceinline__ void advance(int n) const {
     gather(n + 1);
     find(n + 2);
-    copy_picks(n + 3);
+    copy_assignments(n + 3);
   }
 
-  /// Starts to copy the picks of a tile's rows.
-  __device__ __forceinline__ void copy_picks(int n) const {
+  /// Starts to copy the assignments of a tile's rows.
+  __device__ __forceinline__ void copy_assignments(int n) const {
     const int i = thread_number(), from = row(n, i);
     if (i >= kRows) return;
-    cp_async<4>(shared.picks[n % 4] + i, from < end ? picks + p.by_group.of(from) : nullptr, from < end ? 4 : 0);
+    cp_async<4>(shared.assignments[n % 4] + i, from < end ? assignments + p.by_group.of(from) : nullptr,
+                from < end ? 4 : 0);
   }
 
-  /// Finds where the rows of a tile are, whose picks have arrived, and starts to copy their lse and delta.
+  /// Finds where the rows of a tile are, whose assignments have arrived, and starts to copy their lse and delta.
   __device__ __forceinline__ void find(int n) const {
     const int i = thread_number(), own = row(n, i);
     if (i >= kRows) return;
@@ -134,7 +137,7 @@ struct ListRows {
     shared.places[n % 2][i] = {place_in(rows.q), place_in(rows.d_o)};
     if (i % 8 == 0)
       shared.scores[n % 4][i / 8] =
-          is_there ? p.scores.place_of(tile.kv_head, shared.picks[n % 4][i], in_group / 8) : -1;
+          is_there ? p.scores.place_of(tile.kv_head, shared.assignments[n % 4][i], in_group / 8) : -1;
     const Rows<const float> deltas{p.deltas, p.sizes.heads, 1};
     cp_async<4>(shared.lse[n % 4] + i, is_there ? rows.lse.at(t, h) : nullptr, is_there ? 4 : 0);
     cp_async<4>(shared.delta[n % 4] + i, is_there ? deltas.at(t, h) : nullptr, is_there ? 4 : 0);
@@ -187,10 +190,10 @@ struct ListRows {
     }
   }
 
-  /// dk and dv of a warp's keys from dS^T q and P^T do, or these sums of a piece.
+  /// dk and dv of a warp's keys from dS^T q and P^T do, or these sums of a segment.
   __device__ __forceinline__ void store(const Sums<1, d16>& dk_sums, const Sums<1, d16>& dv_sums, const Rows<T>& dk,
                                         const Rows<T>& dv) const {
-    if (share.piece < 0) {
+    if (share.segment < 0) {
       const auto mine = [&](const Rows<T>& to) {
         return [&](int, int half) { return key_at(to, warp_key + query_tiles::lane_row(half)); };
       };
@@ -198,7 +201,7 @@ struct ListRows {
       query_tiles::store_rows<T, 1, d16>(dv_sums, p.sizes.dv, 1, mine(dv));
     } else {
       const int distance = p.sizes.dk + p.sizes.dv;
-      float* to = p.piece_sums(share) + warp_key * distance;
+      float* to = p.segment_sums(share) + warp_key * distance;
       query_tiles::store_sums<1, d16>(dk_sums, p.sizes.dk, to, distance);
       query_tiles::store_sums<1, d16>(dv_sums, p.sizes.dv, to + p.sizes.dk, distance);
     }
@@ -214,7 +217,7 @@ struct ListRows {
 template <class T, int rows, class KernelOf>
 void launch_shared_lists(const KernelOf& kernel_of, const Problem& p, const BackwardRows<T>& tensors, Rows<T> dk,
                          Rows<T> dv, void* stream) {
-  const std::int64_t tiles = p.tiles * (p.pieces.most + p.sizes.selection.num_blocks * p.chunk.kv_count);
+  const std::int64_t tiles = p.tiles * (p.segments.max + p.sizes.selection.num_blocks * p.chunk.kv_count);
   if (p.sizes.selection.num_blocks == 0) return;
   const auto launch_tiles = [&]<int features>(std::integral_constant<int, features> wide) {
     launch(kernel_of(wide), {{static_cast<int>(tiles)}, {kSharedThreads}, sizeof(SharedTiles<T, features, rows>)},
@@ -223,7 +226,7 @@ void launch_shared_lists(const KernelOf& kernel_of, const Problem& p, const Back
   if (p.sizes.dk <= 64 && p.sizes.dv <= 64)
     launch_tiles(std::integral_constant<int, 64>{});
   else
-    launch_tiles(std::integral_constant<int, kMostApartFeatures>{});
+    launch_tiles(std::integral_constant<int, kMaxApartFeatures>{});
 }
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries

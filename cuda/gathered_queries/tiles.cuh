@@ -16,9 +16,9 @@
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
 /// Tiles of so many keys for rows of at most so many features; features that rows lack are zeros.
-template <int dk_most, int dv_most, int keys = dk_most <= 128 ? 64 : 32>
+template <int max_dk, int max_dv, int keys = max_dk <= 128 ? 64 : 32>
 struct TileSizes {
-  static constexpr int kDk = dk_most, kDv = dv_most;
+  static constexpr int kDk = max_dk, kDv = max_dv;
   static constexpr int kWarps = kDv > 128 ? 4 : 8, kThreads = kWarps * kWarpLanes;  // as registers allow
   static constexpr int kWarpRows = 16, kRows = kWarps * kWarpRows;                  // queries
   static constexpr int kKeys = keys;
@@ -35,15 +35,15 @@ struct SharedTiles {
 };
 
 template <class Number>
-__device__ __forceinline__ Number least_of(Number a, std::type_identity_t<Number> b) {
+__device__ __forceinline__ Number min_of(Number a, std::type_identity_t<Number> b) {
   return a < b ? a : b;
 }
 
-/// Starts to copy a row's features [8 piece, 8 piece + 8); zeros beyond its end, or if there is no row.
+/// Starts to copy a row's features [8 vector, 8 vector + 8); zeros beyond its end, or if there is no row.
 template <class T>
-__device__ __forceinline__ void copy_piece(T* to, const T* row, int piece, int features, bool has_row) {
-  const bool is_there = has_row && piece * 8 < features;
-  cp_async<16>(to + piece * 8, row + (is_there ? piece * 8 : 0), is_there ? 16 : 0);
+__device__ __forceinline__ void copy_vector(T* to, const T* row, int vector, int features, bool has_row) {
+  const bool is_there = has_row && vector * 8 < features;
+  cp_async<16>(to + vector * 8, row + (is_there ? vector * 8 : 0), is_there ? 16 : 0);
 }
 
 /// The left operand of a product: rows [row, row + 16) and features [feature, feature + 16).
@@ -135,7 +135,7 @@ struct QueryTile {
     for (auto& columns : s)
 #pragma unroll
       for (float& score : columns) score *= scale;
-    if (all(least_of(visible[0], visible[1]) >= Sizes::kKeys)) return;
+    if (all(min_of(visible[0], visible[1]) >= Sizes::kKeys)) return;
     const int column = lane_index() % 4 * 2;
 #pragma unroll
     for (int n = 0; n < Sizes::kKeys / 8; ++n)

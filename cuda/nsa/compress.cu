@@ -3,38 +3,38 @@
 // are rounded to the format of the weights.
 //
 // A row's bits depend on its own block alone: the depth is never cut, and a column of a product is summed in one order.
+#include "cuda/baseline/visit.cuh"
 #include "cuda/nsa/compress.hpp"
 #include "cuda/nsa/phi.cuh"
-#include "cuda/nsa/pieces.cuh"
-#include "cuda/thread_per_row/visit.cuh"
+#include "cuda/nsa/vectors.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
-using thread_per_row::activation;
+using baseline::activation;
 
 namespace {
 
 __global__ void block_starts(Compression c, std::int64_t* starts) {
-  const std::int64_t row = thread_per_row::global_thread();
-  if (row < c.num_rows) starts[row] = thread_per_row::block_of(c, row).begin;
+  const std::int64_t row = baseline::global_thread();
+  if (row < c.num_rows) starts[row] = baseline::block_of(c, row).begin;
 }
 
 template <class T>
-__global__ void __launch_bounds__(kPieceThreads, 3)
-    mean_rows(PieceGrid grid, Compression c, Rows<const T> tokens, Rows<T> rows) {
+__global__ void __launch_bounds__(kVectorThreads, 3)
+    mean_rows(VectorGrid grid, Compression c, Rows<const T> tokens, Rows<T> rows) {
   const auto [row, g, f] = grid.place();
   if (row >= grid.rows) return;
-  const std::int64_t begin = thread_per_row::block_of(c, row).begin;
+  const std::int64_t begin = baseline::block_of(c, row).begin;
   Numbers sum = {};
 #pragma unroll 8  // in registers that three thread blocks on a multiprocessor leave: all loads before the sums
   for (std::int64_t i = 0; i < c.block; ++i) {
     Numbers numbers;
-    load_piece(numbers, tokens.at(begin + i, g) + f);
-    add_piece(sum, numbers);
+    load_vector(numbers, tokens.at(begin + i, g) + f);
+    add_vector(sum, numbers);
   }
 #pragma unroll
   for (float& number : sum) number /= static_cast<float>(c.block);
-  store_piece(rows.at(row, g) + f, sum);
+  store_vector(rows.at(row, g) + f, sum);
 }
 
 /// Rows are sums, with a bias where it has data.
@@ -85,7 +85,7 @@ void multiply_blocks(const Compression& c, Rows<const T> tokens, Rows<const T> p
 }  // namespace
 
 void find_starts(const Compression& c, std::int64_t* starts, void* stream) {
-  thread_per_row::launch_rows(block_starts, c.num_rows, stream, c, starts);
+  baseline::launch_rows(block_starts, c.num_rows, stream, c, starts);
 }
 
 template <class T>
@@ -101,7 +101,7 @@ template <class T>
 void compress(const Compression& c, Rows<const T> tokens, const Phi<const T>& phi, const Room<T>& room, Rows<T> rows,
               void* stream) {
   if (c.phi == ATTNSPEC_PHI_MEAN)
-    return launch_pieces(mean_rows<T>, {c.num_rows, c.kv_heads, c.features}, stream, c, tokens, rows);
+    return launch_vectors(mean_rows<T>, {c.num_rows, c.kv_heads, c.features}, stream, c, tokens, rows);
   find_starts(c, room.starts, stream);
   if (c.phi == ATTNSPEC_PHI_LINEAR)
     return multiply_blocks(c, tokens, phi.position, room.starts, phi.w, c.features, StoreRows<T>{c.sets, {}, rows},

@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/baseline/nsa.hpp"
 #include "cuda/tensors.cuh"
-#include "cuda/thread_per_row/nsa.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
-using thread_per_row::Compression;
-using thread_per_row::Phi;
+using baseline::Compression;
+using baseline::Phi;
 
 /// Room for what stages hand on.
 template <class T>

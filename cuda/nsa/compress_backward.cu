@@ -14,19 +14,19 @@
 
 #include "cuda/nsa/compress.hpp"
 #include "cuda/nsa/phi.cuh"
-#include "cuda/nsa/pieces.cuh"
+#include "cuda/nsa/vectors.cuh"
 #include "cuda/primitives/warp.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
-using thread_per_row::activation_slope;
+using baseline::activation_slope;
 
 namespace {
 
 // ---- Gradients of tokens ----
 
 template <class T>
-__global__ void mean_gradients(PieceGrid grid, Compression c, Rows<const T> d_rows, Rows<T> d_tokens) {
+__global__ void mean_gradients(VectorGrid grid, Compression c, Rows<const T> d_rows, Rows<T> d_tokens) {
   const auto [token, g, f] = grid.place();
   if (token >= grid.rows) return;
   const Sequence s = sequence_of(c.sequences, c.sequences.k_offsets, token);
@@ -35,12 +35,12 @@ __global__ void mean_gradients(PieceGrid grid, Compression c, Rows<const T> d_ro
   Numbers sum = {};
   for (int b = last < places ? 0 : last - places + 1; b < s.num_queries && b <= last; ++b) {
     Numbers numbers;
-    load_piece(numbers, d_rows.at(s.q_begin + b, g) + f);
-    add_piece(sum, numbers);
+    load_vector(numbers, d_rows.at(s.q_begin + b, g) + f);
+    add_vector(sum, numbers);
   }
 #pragma unroll
   for (float& number : sum) number /= static_cast<float>(c.block);
-  store_piece(d_tokens.at(token, g) + f, sum);
+  store_vector(d_tokens.at(token, g) + f, sum);
 }
 
 /// A chunk of a sequence, and the block that begins with it: the sequence's `block`-th, if it has so many.
@@ -61,8 +61,8 @@ struct ChunkLines {
   static constexpr bool kAlongDepth = false, kIsEncoded = false;
   Compression c;
   const std::int64_t* chunk_offsets;
-  int num_chunks, places, pieces;  // pieces of a row
-  Divider by_pieces;
+  int num_chunks, places, vectors;  // vectors of a row
+  Divider by_vectors;
   Rows<const T> rows;
 
   __device__ __forceinline__ const T* data() const { return rows.data; }
@@ -72,9 +72,9 @@ struct ChunkLines {
     const int missing = block - static_cast<int>(s.num_queries) + 1;  // at the end of the sequence
     return {rows.at(s.q_begin + block, g) - rows.data, missing < 0 ? 0 : missing, block + 1};
   }
-  __device__ __forceinline__ Piece piece(int n) const {
-    const int place = by_pieces.of(n);
-    return {(n - place * pieces) * 8 - place * rows.token_stride, place < places ? place : -1};
+  __device__ __forceinline__ Vector vector(int n) const {
+    const int place = by_vectors.of(n);
+    return {(n - place * vectors) * 8 - place * rows.token_stride, place < places ? place : -1};
   }
 };
 
@@ -82,8 +82,8 @@ struct ChunkLines {
 template <class T>
 struct ChunkWeights {
   static constexpr bool kAlongDepth = false;
-  int chunk_rows, places, sets, pieces;
-  Divider by_pieces;
+  int chunk_rows, places, sets, vectors;
+  Divider by_vectors;
   Rows<const T> w;
 
   __device__ __forceinline__ const T* data() const { return w.data; }
@@ -91,9 +91,9 @@ struct ChunkWeights {
     if (n >= chunk_rows) return {0, 0, 0};
     return {w.at(n, set_of(sets, g)) - w.data, 0, 1};
   }
-  __device__ __forceinline__ Piece piece(int n) const {
-    const int place = by_pieces.of(n);
-    return {place * chunk_rows * w.token_stride + (n - place * pieces) * 8, place < places ? 0 : -1};
+  __device__ __forceinline__ Vector vector(int n) const {
+    const int place = by_vectors.of(n);
+    return {place * chunk_rows * w.token_stride + (n - place * vectors) * 8, place < places ? 0 : -1};
   }
 };
 
@@ -123,11 +123,11 @@ HeadRows rows_of_set(const Compression& c) { return {c.num_rows, c.sets == 1 ? c
 /// The gradient of weights [rows, columns], in as many slices as a large GPU needs to have work, but none of which has
 /// few rows.
 Extent extent_of_gradients(const Compression& c, int rows, int columns) {
-  constexpr int kWantedBlocks = 256, kLeastSlice = 256;
+  constexpr int kWantedBlocks = 256, kMinSlice = 256;
   const auto ratio = [](int a, int b) { return (a + b - 1) / b; };
   const int depth = static_cast<int>(c.num_rows) * (c.sets == 1 ? c.kv_heads : 1);
   const int slices = std::max(1, kWantedBlocks / (ratio(rows, kTile) * ratio(columns, kTile) * c.sets));
-  const int slice = std::max(ratio(depth, slices), kLeastSlice);
+  const int slice = std::max(ratio(depth, slices), kMinSlice);
   return {rows, columns, depth, ratio(slice, kDepth) * kDepth, c.sets};
 }
 
@@ -145,19 +145,19 @@ struct StorePartials {
 };
 
 template <class T>
-__global__ void merge_partials(PieceGrid grid, int count, const float* partials, Rows<T> sums) {
+__global__ void merge_partials(VectorGrid grid, int count, const float* partials, Rows<T> sums) {
   const auto [row, set, column] = grid.place();
   if (row >= grid.rows) return;
-  const std::int64_t columns = grid.pieces * kPiece, numbers = grid.rows * grid.heads * columns;
+  const std::int64_t columns = grid.vectors * kVector, numbers = grid.rows * grid.heads * columns;
   const float* from = partials + (static_cast<std::int64_t>(row) * grid.heads + set) * columns + column;
   Numbers sum = {};
   for (int slice = 0; slice < count; ++slice)
 #pragma unroll
-    for (int n = 0; n < kPiece; ++n) sum[n] += from[slice * numbers + n];
-  store_piece(sums.at(row, set) + column, sum);
+    for (int n = 0; n < kVector; ++n) sum[n] += from[slice * numbers + n];
+  store_vector(sums.at(row, set) + column, sum);
 }
 
-constexpr int kSumWarps = 32, kSumLanes = 4, kSumColumns = kSumLanes * kPiece,
+constexpr int kSumWarps = 32, kSumLanes = 4, kSumColumns = kSumLanes * kVector,
               kSumLines = kSumWarps * kWarpLanes / kSumLanes;
 
 struct SumsOfWarps {
@@ -170,20 +170,20 @@ template <class T>
 __global__ void sum_rows(HeadRows lines, int columns, Rows<const T> rows, float* sums, Rows<T> rounded) {
   auto& shared = static_shared<SumsOfWarps>();
   const int set = block_index().y, first_column = block_index().x * kSumColumns;
-  const int column = first_column + thread_number() % kSumLanes * kPiece;
+  const int column = first_column + thread_number() % kSumLanes * kVector;
   Numbers sum = {};
 #pragma unroll 4
   for (int n = thread_number() / kSumLanes; column < columns && lines.has(n); n += kSumLines) {
     const HeadRow at = lines(set, n);
     Numbers numbers;
-    load_piece(numbers, rows.at(at.row, at.head) + column);
-    add_piece(sum, numbers);
+    load_vector(numbers, rows.at(at.row, at.head) + column);
+    add_vector(sum, numbers);
   }
 #pragma unroll
-  for (int n = 0; n < kPiece; ++n) {
+  for (int n = 0; n < kVector; ++n) {
 #pragma unroll
     for (int flip = kSumLanes; flip < kWarpLanes; flip *= 2) sum[n] += shuffle_xor(sum[n], flip);
-    if (lane_index() < kSumLanes) shared.sums[warp_index()][lane_index() * kPiece + n] = sum[n];
+    if (lane_index() < kSumLanes) shared.sums[warp_index()][lane_index() * kVector + n] = sum[n];
   }
   sync_threads();
   const int mine = thread_number();
@@ -197,18 +197,18 @@ __global__ void sum_rows(HeadRows lines, int columns, Rows<const T> rows, float*
 
 constexpr int kRowLanes = 8;
 
-/// dposition [l, sets, features]: row i features + f of W times the sums. grid: pieces of [l features, sets, 8
+/// dposition [l, sets, features]: row i features + f of W times the sums. grid: vectors of [l features, sets, 8
 /// kRowLanes].
 template <class T>
-__global__ void position_rows(PieceGrid grid, int features, int columns, Rows<const T> w, const float* sums,
+__global__ void position_rows(VectorGrid grid, int features, int columns, Rows<const T> w, const float* sums,
                               Rows<T> d_position) {
   const auto [row, set, first] = grid.place();
   float sum = 0;
-  for (int column = first; row < grid.rows && column < columns; column += kRowLanes * kPiece) {
+  for (int column = first; row < grid.rows && column < columns; column += kRowLanes * kVector) {
     Numbers numbers;
-    load_piece(numbers, w.at(row, set) + column);
+    load_vector(numbers, w.at(row, set) + column);
 #pragma unroll
-    for (int n = 0; n < kPiece; ++n) sum += numbers[n] * sums[set * columns + column + n];
+    for (int n = 0; n < kVector; ++n) sum += numbers[n] * sums[set * columns + column + n];
   }
   sum = sum_lanes<kRowLanes>(sum);
   if (row < grid.rows && first == 0) d_position.at(row / features, set)[row % features] = from_float<T>(sum);
@@ -237,7 +237,7 @@ void weight_gradients(const Compression& c, const A& inputs, int rows, int colum
   const Extent extent = extent_of_gradients(c, rows, columns);
   launch_product<T>(extent, inputs, RowLines<T, true>{rows_of_set(c), columns, d_outputs},
                     StorePartials{c.sets, rows, columns, room.partials}, stream);
-  launch_pieces(merge_partials<T>, {rows, c.sets, columns}, stream, extent.slices(), room.partials, d_weights);
+  launch_vectors(merge_partials<T>, {rows, c.sets, columns}, stream, extent.slices(), room.partials, d_weights);
 }
 
 /// sums [sets, columns] of dy in the room, and in db where it has data.
@@ -262,8 +262,8 @@ void first_layer(const Compression& c, Rows<const T> tokens, Rows<const T> posit
   weight_gradients(c, BlockLines<T, true>(c, rows_of_set(c), room.starts, tokens, position), inputs, columns, d_outputs,
                    room, d_w, stream);
   sum_outputs(c, columns, d_outputs, room, d_bias, stream);
-  launch_pieces(position_rows<T>, {inputs, c.sets, kRowLanes * kPiece}, stream, c.features, columns, w, room.sums,
-                d_position);
+  launch_vectors(position_rows<T>, {inputs, c.sets, kRowLanes * kVector}, stream, c.features, columns, w, room.sums,
+                 d_position);
 }
 
 }  // namespace
@@ -282,7 +282,7 @@ template <class T>
 void compress_backward(const Compression& c, Rows<const T> tokens, const Phi<const T>& phi, const Room<T>& room,
                        Rows<const T> d_rows, Rows<T> d_tokens, const Phi<T>& d_phi, void* stream) {
   if (c.phi == ATTNSPEC_PHI_MEAN)
-    return launch_pieces(mean_gradients<T>, {c.num_tokens, c.kv_heads, c.features}, stream, c, d_rows, d_tokens);
+    return launch_vectors(mean_gradients<T>, {c.num_tokens, c.kv_heads, c.features}, stream, c, d_rows, d_tokens);
   find_starts(c, room.starts, stream);
   if (c.phi == ATTNSPEC_PHI_LINEAR)
     return first_layer(c, tokens, phi.position, phi.w, c.features, d_rows, room, d_tokens, d_phi.w, {}, d_phi.position,

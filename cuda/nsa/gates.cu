@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "cuda/nsa/gates.hpp"
-#include "cuda/nsa/pieces.cuh"
+#include "cuda/nsa/vectors.cuh"
 #include "cuda/primitives/warp.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
@@ -13,39 +13,39 @@ namespace {
 
 /// The sum over the branches, each times its gate if there are gates.
 template <class T, bool is_gated>
-__global__ void sum_branches(PieceGrid grid, Rows<const T> gates, PerBranch<const T> branches, Rows<T> to) {
+__global__ void sum_branches(VectorGrid grid, Rows<const T> gates, PerBranch<const T> branches, Rows<T> to) {
   const auto [token, h, d] = grid.place();
   if (token >= grid.rows) return;
   Numbers sum = {};
 #pragma unroll
   for (int b = 0; b < kBranches; ++b) {
     Numbers numbers;
-    load_piece(numbers, branches.branch[b].at(token, h) + d);
-    add_piece(sum, numbers, is_gated ? to_float(gates.at(token, h)[b]) : 1);
+    load_vector(numbers, branches.branch[b].at(token, h) + d);
+    add_vector(sum, numbers, is_gated ? to_float(gates.at(token, h)[b]) : 1);
   }
-  store_piece(to.at(token, h) + d, sum);
+  store_vector(to.at(token, h) + d, sum);
 }
 
-constexpr int kRowLanes = 8, kRowColumns = kRowLanes * kPiece;
+constexpr int kRowLanes = 8, kRowColumns = kRowLanes * kVector;
 
-/// grid: pieces of [tokens, heads, kRowColumns], a thread for each.
+/// grid: vectors of [tokens, heads, kRowColumns], a thread for each.
 template <class T>
-__global__ void separate_rows(PieceGrid grid, int features, Rows<const T> gates, PerBranch<const T> o_branches,
+__global__ void separate_rows(VectorGrid grid, int features, Rows<const T> gates, PerBranch<const T> o_branches,
                               Rows<const T> d_o, PerBranch<T> d_o_branches, Rows<T> d_gates) {
   const auto [token, h, first] = grid.place();
   const bool is_there = token < grid.rows;
   float products[kBranches] = {};
   for (int d = first; is_there && d < features; d += kRowColumns) {
     Numbers gradient;
-    load_piece(gradient, d_o.at(token, h) + d);
+    load_vector(gradient, d_o.at(token, h) + d);
 #pragma unroll
     for (int b = 0; b < kBranches; ++b) {
       const float gate = to_float(gates.at(token, h)[b]);
       Numbers numbers, scaled;
-      load_piece(numbers, o_branches.branch[b].at(token, h) + d);
+      load_vector(numbers, o_branches.branch[b].at(token, h) + d);
 #pragma unroll
-      for (int n = 0; n < kPiece; ++n) products[b] += gradient[n] * numbers[n], scaled[n] = gate * gradient[n];
-      store_piece(d_o_branches.branch[b].at(token, h) + d, scaled);
+      for (int n = 0; n < kVector; ++n) products[b] += gradient[n] * numbers[n], scaled[n] = gate * gradient[n];
+      store_vector(d_o_branches.branch[b].at(token, h) + d, scaled);
     }
   }
 #pragma unroll
@@ -57,27 +57,27 @@ __global__ void separate_rows(PieceGrid grid, int features, Rows<const T> gates,
 
 }  // namespace
 
-bool is_for_pieces(const RowSizes& s) {
-  const std::int64_t pieces = s.heads * (s.features + kRowColumns) / kPiece;  // of a token, in any of the kernels
-  return s.features % kPiece == 0 && s.tokens < std::numeric_limits<std::int32_t>::max() / pieces - kPieceThreads;
+bool is_for_vectors(const RowSizes& s) {
+  const std::int64_t vectors = s.heads * (s.features + kRowColumns) / kVector;  // of a token, in any of the kernels
+  return s.features % kVector == 0 && s.tokens < std::numeric_limits<std::int32_t>::max() / vectors - kVectorThreads;
 }
 
 template <class T>
 void combine_branches(const RowSizes& s, Rows<const T> gates, const PerBranch<const T>& o_branches, Rows<T> o,
                       void* stream) {
-  launch_pieces(sum_branches<T, true>, {s.tokens, s.heads, s.features}, stream, gates, o_branches, o);
+  launch_vectors(sum_branches<T, true>, {s.tokens, s.heads, s.features}, stream, gates, o_branches, o);
 }
 
 template <class T>
 void separate_branches(const RowSizes& s, Rows<const T> gates, const PerBranch<const T>& o_branches, Rows<const T> d_o,
                        const PerBranch<T>& d_o_branches, Rows<T> d_gates, void* stream) {
-  launch_pieces(separate_rows<T>, {s.tokens, s.heads, kRowColumns}, stream, static_cast<int>(s.features), gates,
-                o_branches, d_o, d_o_branches, d_gates);
+  launch_vectors(separate_rows<T>, {s.tokens, s.heads, kRowColumns}, stream, static_cast<int>(s.features), gates,
+                 o_branches, d_o, d_o_branches, d_gates);
 }
 
 template <class T>
 void add_branches(const RowSizes& s, const PerBranch<const T>& branches, Rows<T> sum, void* stream) {
-  launch_pieces(sum_branches<T, false>, {s.tokens, s.heads, s.features}, stream, {}, branches, sum);
+  launch_vectors(sum_branches<T, false>, {s.tokens, s.heads, s.features}, stream, {}, branches, sum);
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                                 \

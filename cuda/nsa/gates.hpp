@@ -3,21 +3,21 @@
 
 #include <cstdint>
 
+#include "cuda/baseline/nsa.hpp"
 #include "cuda/tensors.cuh"
-#include "cuda/thread_per_row/nsa.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
-using thread_per_row::kBranches;
-using thread_per_row::PerBranch;
+using baseline::kBranches;
+using baseline::PerBranch;
 
 /// Tensors [tokens, heads, features].
 struct RowSizes {
   std::int64_t tokens, heads, features;
 };
 
-/// Whether their pieces of 8 numbers are: a multiple of 8 features, and fewer than 2^31 pieces.
-bool is_for_pieces(const RowSizes&);
+/// Whether their vectors of 8 numbers are: a multiple of 8 features, and fewer than 2^31 vectors.
+bool is_for_vectors(const RowSizes&);
 
 /// o = sum over the branches of gate times o_branch. Reads three tensors of these sizes, and writes one.
 template <class T>

@@ -4,12 +4,12 @@
 #include <limits>
 #include <vector>
 
+#include "cuda/baseline/calls.hpp"
+#include "cuda/baseline/nsa_calls.hpp"
 #include "cuda/calls.hpp"
 #include "cuda/kernel_list.hpp"
 #include "cuda/nsa/compress.hpp"
 #include "cuda/nsa/whole.hpp"
-#include "cuda/thread_per_row/calls.hpp"
-#include "cuda/thread_per_row/nsa_calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
@@ -23,14 +23,14 @@ bool is_for_tiles(const AttnspecCall& call, const AttnspecNsaSizes& sizes, const
   const std::int64_t hidden = sizes.phi_kind == ATTNSPEC_PHI_MLP ? phi.w1.shape[2] : 8;
   const std::int64_t sets = sizes.phi_kind == ATTNSPEC_PHI_MEAN ? 1 : phi.position.shape[1];
   if (tokens.dtype.bits != 16 || features % 8 != 0 || hidden % 8 != 0) return false;
-  if (sizes.phi_kind != ATTNSPEC_PHI_MEAN && product_shared_bytes() > most_shared_bytes()) return false;
+  if (sizes.phi_kind != ATTNSPEC_PHI_MEAN && product_shared_bytes() > max_shared_bytes()) return false;
   if (heads > 65535 || sizes.compress_block % sizes.compress_stride != 0) return false;
-  // pieces of 8 numbers of tokens, of compressed rows, and of weights, each of whose rows 8 threads may own
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - 1024;
+  // vectors of 8 numbers of tokens, of compressed rows, and of weights, each of whose rows 8 threads may own
+  constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max() - 1024;
   const std::int64_t columns = std::max(features, hidden);
-  return tokens.shape[0] <= kMost / (heads * features / 8) &&
-         sizes.row_offsets[call.num_sequences] <= kMost / (heads * columns / 8) &&
-         sizes.compress_block <= kMost / (sets * features * std::max<std::int64_t>(columns / 8, 8));
+  return tokens.shape[0] <= kMax / (heads * features / 8) &&
+         sizes.row_offsets[call.num_sequences] <= kMax / (heads * columns / 8) &&
+         sizes.compress_block <= kMax / (sets * features * std::max<std::int64_t>(columns / 8, 8));
 }
 
 /// A call of phi, or of its backward.
@@ -46,10 +46,10 @@ struct PhiCall {
 template <class T>
 PhiCall<T> lay_out_phi(Workspace& workspace, const AttnspecCall& call, const AttnspecNsaSizes& sizes,
                        const Sequences& sequences, const DLTensor& tokens, const AttnspecPhi& phi, bool is_backward) {
-  const Compression c = thread_per_row::compression_of(call, sizes, sequences, tokens, phi);
+  const Compression c = baseline::compression_of(call, sizes, sequences, tokens, phi);
   const std::int64_t hidden = c.num_rows * c.kv_heads * c.hidden;
   const auto take = [&]<class Number>(Number, std::int64_t count) {
-    return thread_per_row::packed(workspace.take<Number>(count), c.kv_heads, c.hidden);
+    return baseline::packed(workspace.take<Number>(count), c.kv_heads, c.hidden);
   };
   PhiCall<T> p{c,
                run_offsets(call.k_offsets, call.num_sequences, c.stride),
@@ -70,17 +70,16 @@ PhiCall<T> lay_out_phi(Workspace& workspace, const AttnspecCall& call, const Att
 template <class T>
 void compress(const AttnspecCall& call, const PhiCall<T>& p, const DLTensor& tokens, const AttnspecPhi& phi,
               const DLTensor& rows) {
-  compress<T>(p.compression, rows_of<const T>(tokens), thread_per_row::parameters_of<const T>(phi), p.room,
-              rows_of<T>(rows), call.stream);
+  compress<T>(p.compression, rows_of<const T>(tokens), baseline::parameters_of<const T>(phi), p.room, rows_of<T>(rows),
+              call.stream);
 }
 
 template <class T>
 void compress_backward(const AttnspecCall& call, const PhiCall<T>& p, const DLTensor& tokens, const AttnspecPhi& phi,
                        const DLTensor& d_rows, const DLTensor& d_tokens, const AttnspecPhi& d_phi) {
   copy_offsets(call, p.device_chunks, p.chunks.data());
-  compress_backward<T>(p.compression, rows_of<const T>(tokens), thread_per_row::parameters_of<const T>(phi), p.room,
-                       rows_of<const T>(d_rows), rows_of<T>(d_tokens), thread_per_row::parameters_of<T>(d_phi),
-                       call.stream);
+  compress_backward<T>(p.compression, rows_of<const T>(tokens), baseline::parameters_of<const T>(phi), p.room,
+                       rows_of<const T>(d_rows), rows_of<T>(d_tokens), baseline::parameters_of<T>(d_phi), call.stream);
 }
 
 /// A call of phi alone.
@@ -120,7 +119,7 @@ void add_tensors(const AttnspecNsaCompress& f, Buffers& buffers) {
 }
 
 const char* nsa_compress(const AttnspecNsaCompress* f) {
-  if (!is_for_tiles(*f)) return thread_per_row::nsa_compress(f);
+  if (!is_for_tiles(*f)) return baseline::nsa_compress(f);
   return reason_of([&] {
     Buffers buffers;
     add_tensors(*f, buffers);
@@ -133,7 +132,7 @@ const char* nsa_compress(const AttnspecNsaCompress* f) {
 
 const char* nsa_compress_backward(const AttnspecNsaCompressBackward* b) {
   const AttnspecNsaCompress& f = *b->forward;
-  if (!is_for_tiles(f)) return thread_per_row::nsa_compress_backward(b);
+  if (!is_for_tiles(f)) return baseline::nsa_compress_backward(b);
   return reason_of([&] {
     Buffers buffers;
     add_tensors(f, buffers);
@@ -149,7 +148,7 @@ PartKernels parts() { return {kernel(), warpgroup_tiles::kernel(), token_tiles::
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
   if (op == ATTNSPEC_NSA) return nsa_bytes(*static_cast<const AttnspecNsa*>(params), parts(), is_backward != 0);
   AttnspecNsaCompress f = *static_cast<const AttnspecNsaCompress*>(params);
-  if (!is_for_tiles(f)) return thread_per_row::nsa_workspace_bytes(op, is_backward, params);
+  if (!is_for_tiles(f)) return baseline::nsa_workspace_bytes(op, is_backward, params);
   f.call.workspace = nullptr;                       // there is none as yet
   return lay_out<bf16>(f, is_backward != 0).bytes;  // fp16 takes as much
 }
@@ -165,7 +164,7 @@ AttnspecKernel declare() {
   kernel.nsa_compress_backward = nsa_compress_backward;
   kernel.nsa = [](const AttnspecNsa* p) { return nsa(p, parts()); };
   kernel.nsa_backward = [](const AttnspecNsaBackward* p) { return nsa_backward(p, parts()); };
-  kernel.limits.dk.largest = kernel.limits.dv.largest = thread_per_row::kMostFeatures;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = baseline::kMaxFeatures;
   return kernel;
 }
 

@@ -3,10 +3,10 @@
 
 #include <cstdint>
 
+#include "cuda/baseline/phi.cuh"
 #include "cuda/divider.hpp"
 #include "cuda/nsa/compress.hpp"
 #include "cuda/nsa/product.cuh"
-#include "cuda/thread_per_row/phi.cuh"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::nsa_tiles {
 
@@ -48,7 +48,7 @@ struct RowLines {
     const HeadRow at = lines(batch, n);
     return {rows.at(at.row, at.head) - rows.data, 0, 1};
   }
-  __device__ __forceinline__ Piece piece(int n) const { return {8 * n, 8 * n < columns ? 0 : -1}; }
+  __device__ __forceinline__ Vector vector(int n) const { return {8 * n, 8 * n < columns ? 0 : -1}; }
 };
 
 /// z of compression blocks: a line has the tokens of a block side by side, to be encoded by their position.
@@ -57,8 +57,8 @@ struct BlockLines {
   static constexpr bool kAlongDepth = along_depth, kIsEncoded = true;
   HeadRows lines;
   int block, sets;
-  Divider by_pieces;  // of a token
-  int pieces;
+  Divider by_vectors;  // of a token
+  int vectors;
   const std::int64_t* starts;
   Rows<const T> tokens, position;
 
@@ -67,8 +67,8 @@ struct BlockLines {
       : lines(head_rows),
         block(static_cast<int>(c.block)),
         sets(c.sets),
-        by_pieces(c.features / 8),
-        pieces(c.features / 8),
+        by_vectors(c.features / 8),
+        vectors(c.features / 8),
         starts(block_starts),
         tokens(x),
         position(encoding) {}
@@ -79,14 +79,14 @@ struct BlockLines {
     const HeadRow at = lines(batch, n);
     return {tokens.at(starts[at.row], at.head) - tokens.data, 0, 1};
   }
-  __device__ __forceinline__ Piece piece(int n) const {
-    const int i = by_pieces.of(n);
-    return {i * tokens.token_stride + (n - i * pieces) * 8, i < block ? 0 : -1};
+  __device__ __forceinline__ Vector vector(int n) const {
+    const int i = by_vectors.of(n);
+    return {i * tokens.token_stride + (n - i * vectors) * 8, i < block ? 0 : -1};
   }
-  /// What is added to piece n; nullptr: nothing.
+  /// What is added to vector n; nullptr: nothing.
   __device__ __forceinline__ const T* encoding(int batch, int n) const {
-    const int i = by_pieces.of(n);
-    return i < block ? position.at(i, set_of(sets, batch)) + (n - i * pieces) * 8 : nullptr;
+    const int i = by_vectors.of(n);
+    return i < block ? position.at(i, set_of(sets, batch)) + (n - i * vectors) * 8 : nullptr;
   }
 };
 

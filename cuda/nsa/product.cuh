@@ -1,7 +1,7 @@
 // C = A B in 16-bit numbers and fp32 sums, on tensor cores. Where the numbers of A and B are, and where those of C go,
 // is told by what a product is given:
-//   an operand lies in lines of pieces of 8 numbers. Lines run along the rows of C (those of A), along its columns
-//   (those of B), or along the depth that is summed over; pieces run along the other. A may be encoded: a number is
+//   an operand lies in lines of vectors of 8 numbers. Lines run along the rows of C (those of A), along its columns
+//   (those of B), or along the depth that is summed over; vectors run along the other. A may be encoded: a number is
 //   added to all numbers of a column of its lines, and the sum rounded, before it enters.
 // A thread block of 8 warps owns 128 x 128 numbers of C and goes through the depth in order, 64 at a time; a warp owns
 // 32 x 64 of them, in registers. Shared memory: SharedProduct, 101 KB, of which two stages are copied while one is
@@ -38,7 +38,7 @@ struct alignas(16) Line {
 };
 
 /// 8 numbers of a line: where, from its begin, and at which place. Below 0: in no line.
-struct Piece {
+struct Vector {
   std::int64_t offset;
   int place;
 };
@@ -61,7 +61,7 @@ using OperandRows = SharedRows<T, Operand::kAlongDepth ? kTile : kDepth>;
 
 /// Starts to copy 8 numbers, or zeros where `from` is nullptr.
 template <class T>
-__device__ __forceinline__ void copy_piece(T* to, const T* from) {
+__device__ __forceinline__ void copy_vector(T* to, const T* from) {
   cp_async<16>(to, from, from == nullptr ? 0 : 16);
 }
 
@@ -70,16 +70,16 @@ template <class T, class Operand>
 __device__ __forceinline__ void copy_operand(const Operand& operand, int batch, int side, int depth,
                                              const Line (&lines)[kTile], T* tile) {
   constexpr bool kAlong = Operand::kAlongDepth;
-  constexpr int kPieces = (kAlong ? kTile : kDepth) / 8, kLines = kAlong ? kDepth : kTile;
+  constexpr int kVectors = (kAlong ? kTile : kDepth) / 8, kLines = kAlong ? kDepth : kTile;
   const OperandRows<T, Operand> to{tile};
-  const int number = thread_number() % kPieces;
-  const Piece piece = operand.piece((kAlong ? side : depth) / 8 + number);
+  const int number = thread_number() % kVectors;
+  const Vector vector = operand.vector((kAlong ? side : depth) / 8 + number);
 #pragma unroll
-  for (int first = 0; first < kLines; first += kProductThreads / kPieces) {
-    const int n = first + thread_number() / kPieces;
+  for (int first = 0; first < kLines; first += kProductThreads / kVectors) {
+    const int n = first + thread_number() / kVectors;
     const Line line = kAlong ? operand.line(batch, depth + n) : lines[n];
-    const bool is_there = line.first_place <= piece.place && piece.place < line.end_place;
-    copy_piece(to.chunk(n, number), is_there ? operand.data() + line.offset + piece.offset : nullptr);
+    const bool is_there = line.first_place <= vector.place && vector.place < line.end_place;
+    copy_vector(to.chunk(n, number), is_there ? operand.data() + line.offset + vector.offset : nullptr);
   }
 }
 
@@ -162,9 +162,10 @@ __global__ void __launch_bounds__(kProductThreads, 2) product(Extent extent, A a
       copy_operand(a, batch, row, depth, shared.a_lines, stage.a);
       copy_operand(b, batch, column, depth, shared.b_lines, stage.b);
       if constexpr (A::kIsEncoded) {
-        constexpr int kPieces = (A::kAlongDepth ? kTile : kDepth) / 8;
+        constexpr int kVectors = (A::kAlongDepth ? kTile : kDepth) / 8;
         const int n = thread_number();
-        if (n < kPieces) copy_piece(stage.encoding + 8 * n, a.encoding(batch, (A::kAlongDepth ? row : depth) / 8 + n));
+        if (n < kVectors)
+          copy_vector(stage.encoding + 8 * n, a.encoding(batch, (A::kAlongDepth ? row : depth) / 8 + n));
       }
     }
     cp_async_commit();

@@ -92,9 +92,9 @@ PerBranch<const T> outputs_of(const AttnspecNsa& p) {
 
 RowSizes sizes_of(const DLTensor& rows) { return {rows.shape[0], rows.shape[1], rows.shape[2]}; }
 
-/// Whether what joins the branches is for pieces; other calls are done whole by the first rung.
-bool is_for_pieces(const AttnspecNsa& p) {
-  return p.q.dtype.bits == 16 && is_for_pieces(sizes_of(p.q)) && is_for_pieces(sizes_of(p.compressed.o));
+/// Whether what joins the branches is for vectors; other calls are done whole by the baseline.
+bool is_for_vectors(const AttnspecNsa& p) {
+  return p.q.dtype.bits == 16 && is_for_vectors(sizes_of(p.q)) && is_for_vectors(sizes_of(p.compressed.o));
 }
 
 void add_gates(const AttnspecNsa& p, Buffers& buffers) {
@@ -127,10 +127,10 @@ struct BranchRoom {
   std::int64_t bytes;
 
   BranchRoom(const AttnspecNsa& p, void* workspace) : d_o{}, bytes(0) {
-    Workspace pieces(workspace);
+    Workspace vectors(workspace);
     const std::int64_t features = std::max(p.q.shape[2], p.compressed.o.shape[2]);
-    for (void*& branch : d_o) branch = pieces.take<std::uint16_t>(p.q.shape[0] * p.q.shape[1] * features);
-    bytes = pieces.bytes();
+    for (void*& branch : d_o) branch = vectors.take<std::uint16_t>(p.q.shape[0] * p.q.shape[1] * features);
+    bytes = vectors.bytes();
   }
 };
 
@@ -155,7 +155,7 @@ AttnspecNsaCompressBackward compression_gradients(const AttnspecNsaCompress& for
 }  // namespace
 
 const char* nsa(const AttnspecNsa* p, const PartKernels& kernels) {
-  if (!is_for_pieces(*p)) return thread_per_row::kernel().nsa(p);
+  if (!is_for_vectors(*p)) return baseline::kernel().nsa(p);
   return reason_of([&] {
     const Parts parts(*p);
     require_done(kernels.compress.nsa_compress(&parts.keys));
@@ -175,7 +175,7 @@ const char* nsa(const AttnspecNsa* p, const PartKernels& kernels) {
 
 const char* nsa_backward(const AttnspecNsaBackward* b, const PartKernels& kernels) {
   const AttnspecNsa& f = *b->forward;
-  if (!is_for_pieces(f)) return thread_per_row::kernel().nsa_backward(b);
+  if (!is_for_vectors(f)) return baseline::kernel().nsa_backward(b);
   return reason_of([&] {
     const BranchRoom room(f, f.call.workspace);
     const Parts parts(behind(f, room.bytes));
@@ -216,7 +216,7 @@ const char* nsa_backward(const AttnspecNsaBackward* b, const PartKernels& kernel
 std::int64_t nsa_bytes(const AttnspecNsa& forward, const PartKernels& kernels, bool is_backward) {
   AttnspecNsa p = forward;
   p.call.workspace = nullptr;  // there is none as yet
-  if (!is_for_pieces(p)) return thread_per_row::kernel().workspace_bytes(ATTNSPEC_NSA, is_backward ? 1 : 0, &p);
+  if (!is_for_vectors(p)) return baseline::kernel().workspace_bytes(ATTNSPEC_NSA, is_backward ? 1 : 0, &p);
   return Parts(p).bytes(kernels, is_backward) + (is_backward ? BranchRoom(p, nullptr).bytes : 0);
 }
 

@@ -45,14 +45,14 @@ inline void clear_on_device(void* data, std::int64_t bytes, [[maybe_unused]] voi
 }
 
 /// Bytes of shared memory that the current device gives a thread block that asks for them; 0 without a device.
-inline std::size_t most_shared_bytes() {
+inline std::size_t max_shared_bytes() {
 #ifdef __CUDACC__
   int device = 0, bytes = 0;
   const bool is_known = cudaGetDevice(&device) == cudaSuccess &&
                         cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
   return is_known ? static_cast<std::size_t>(bytes) : 0;
 #else
-  return simulator::most_shared_bytes();
+  return simulator::max_shared_bytes();
 #endif
 }
 

@@ -2,7 +2,7 @@
 // dv = P^T do, summed over the rows that see a key.
 //   dq of each row, and its lse and delta for the keys    query_gradients
 //   dk and dv of each key, or parts of their sums         key_gradients
-//   the sums of these parts                               merge_pieces
+//   the sums of these parts                               merge_segments
 // Scores are computed twice, so that every sum has an order of its own: no atomics. Only keys that very many rows see
 // are summed in parts.
 #include <algorithm>
@@ -105,21 +105,21 @@ struct SharedKeyTiles {
   RowTerms terms[2][Shape::kRows];
 };
 
-constexpr std::int64_t kMostPieces = 16, kLeastPieceRows = 16384;
+constexpr std::int64_t kMaxSegments = 16, kMinSegmentRows = 16384;
 constexpr int kMergeThreads = 256;
 
-// A thread block of 4 warps owns 64 keys of a key/value head (128 where dk <= 64) and goes through a piece of the rows
-// that see some of them. A warp owns 16 keys (32) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
+// A thread block of 4 warps owns 64 keys of a key/value head (128 where dk <= 64) and goes through a segment of the
+// rows that see some of them. A warp owns 16 keys (32) of P^T, dS^T and of dk, dv or both, in registers. Shared memory:
 // SharedKeyTiles, 97 KB for 128 features.
 template <class T, class Shape, bool has_dk, bool has_dv>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
-    key_gradients(Problem p, Tiles tiles, RowPieces pieces, BackwardRows<T> rows, Rows<const RowTerms> terms,
+    key_gradients(Problem p, Tiles tiles, RowSegments segments, BackwardRows<T> rows, Rows<const RowTerms> terms,
                   Rows<T> dk, Rows<T> dv) {
   constexpr int kDk = Shape::kDk, kDv = Shape::kDv, kRows = Shape::kRows, m = Shape::kM, n = Shape::kN;
   auto& shared = *dynamic_shared<SharedKeyTiles<T, Shape>>();
 
   // phase 1 - what the thread block and the warp own
-  const Share share(pieces, tiles, block_index().x);
+  const Share share(segments, tiles, block_index().x);
   const KeyTile tile = key_tile(p, tiles, Shape::kKeys, share.kv_head, share.tile);
   const int warp_key = warp_index() * Shape::kWarpKeys, last_key = warp_key + Shape::kWarpKeys - 1;
   const RowRange all = share.of(tile.rows(p, 0, tile.count - 1));
@@ -173,8 +173,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   walk<kRows>(all.begin, all.end, copy_row_tile, add_rows);
 
   // phase 3 - dk and dv, or their sums
-  if (share.pieces > 1) {
-    float* to = pieces.sums + (share.place * Shape::kKeys + warp_key) * (p.dk + p.dv);
+  if (share.segments > 1) {
+    float* to = segments.sums + (share.place * Shape::kKeys + warp_key) * (p.dk + p.dv);
     if constexpr (has_dk) store_sums<m, Shape::kDkN>(dk_sums, p.dk, to, p.dk + p.dv);
     if constexpr (has_dv) store_sums<m, Shape::kDvN>(dv_sums, p.dv, to + p.dk, p.dk + p.dv);
     return;
@@ -186,20 +186,21 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   if constexpr (has_dv) store_rows<T, m, Shape::kDvN>(dv_sums, p.dv, 1, mine(dv));
 }
 
-/// dk and dv of tiles that have several pieces: the sums of these, in order. A thread block owns a key tile, a thread 2
-/// features of a key.
+/// dk and dv of tiles that have several segments: the sums of these, in order. A thread block owns a key tile, a thread
+/// 2 features of a key.
 template <class T>
-__global__ void merge_tile_pieces(Problem p, Tiles tiles, int keys, RowPieces pieces, Rows<T> dk, Rows<T> dv) {
+__global__ void merge_tile_segments(Problem p, Tiles tiles, int keys, RowSegments segments, Rows<T> dk, Rows<T> dv) {
   const int number = block_index().x % tiles.count, kv_head = block_index().x / tiles.count;
-  const std::int64_t first = pieces.offsets[number], end = pieces.offsets[number + 1];
+  const std::int64_t first = segments.offsets[number], end = segments.offsets[number + 1];
   if (end - first < 2) return;
   const KeyTile tile = key_tile(p, tiles, keys, kv_head, number);
   const int pairs = (p.dk + p.dv) / 2;
   for (int pair = thread_number(); pair < tile.count * pairs; pair += kMergeThreads) {
     const int key = pair / pairs, d = pair % pairs * 2;
-    const float* sums = pieces.sums + ((kv_head * std::int64_t{pieces.count} + first) * keys + key) * (p.dk + p.dv) + d;
+    const float* sums =
+        segments.sums + ((kv_head * std::int64_t{segments.count} + first) * keys + key) * (p.dk + p.dv) + d;
     float total[2] = {};
-    for (std::int64_t piece = first; piece < end; ++piece, sums += std::int64_t{keys} * (p.dk + p.dv))
+    for (std::int64_t segment = first; segment < end; ++segment, sums += std::int64_t{keys} * (p.dk + p.dv))
       total[0] += sums[0], total[1] += sums[1];
     const bool is_dk = d < p.dk;
     T* to = is_dk ? tile.at(dk, key) + d : tile.at(dv, key) + d - p.dk;
@@ -211,15 +212,15 @@ __global__ void merge_tile_pieces(Problem p, Tiles tiles, int keys, RowPieces pi
 }  // namespace
 
 template <class T>
-void merge_pieces(const Problem& p, const Tiles& key_tiles, int keys, const RowPieces& pieces, Rows<T> dk, Rows<T> dv,
-                  void* stream) {
-  if (pieces.count > key_tiles.count)
-    launch(merge_tile_pieces<T>, {{key_tiles.count * p.kv_heads}, {kMergeThreads}}, stream, p, key_tiles, keys, pieces,
-           dk, dv);
+void merge_segments(const Problem& p, const Tiles& key_tiles, int keys, const RowSegments& segments, Rows<T> dk,
+                    Rows<T> dv, void* stream) {
+  if (segments.count > key_tiles.count)
+    launch(merge_tile_segments<T>, {{key_tiles.count * p.kv_heads}, {kMergeThreads}}, stream, p, key_tiles, keys,
+           segments, dk, dv);
 }
 
-std::vector<std::int64_t> row_piece_offsets(const Problem& p, int keys, const Sequences& sequences,
-                                            const std::int64_t* token_offsets) {
+std::vector<std::int64_t> row_segment_offsets(const Problem& p, int keys, const Sequences& sequences,
+                                              const std::int64_t* token_offsets) {
   std::vector<std::int64_t> offsets{0};
   for (std::int64_t s = 0; s < sequences.count; ++s) {
     const TokenSequence sequence{cuda::sequence(sequences, s), token_offsets[s + 1] - token_offsets[s]};
@@ -227,8 +228,8 @@ std::vector<std::int64_t> row_piece_offsets(const Problem& p, int keys, const Se
       const int count = static_cast<int>(std::min<std::int64_t>(keys, sequence.num_keys - begin));
       const RowRange rows = KeyTile{sequence, 0, begin, count}.rows(p, 0, count - 1);
       // as many as the sums of all tiles need no more room than q
-      const std::int64_t most = std::min(kMostPieces, sequence.num_queries * p.group / (4 * sequence.num_keys));
-      const std::int64_t wanted = (std::int64_t{rows.end} - rows.begin) / kLeastPieceRows;
+      const std::int64_t most = std::min(kMaxSegments, sequence.num_queries * p.group / (4 * sequence.num_keys));
+      const std::int64_t wanted = (std::int64_t{rows.end} - rows.begin) / kMinSegmentRows;
       offsets.push_back(offsets.back() + std::max<std::int64_t>(1, std::min(most, wanted)));
     }
   }
@@ -248,30 +249,30 @@ int key_gradient_tile_keys(int dk, int dv) {
 }
 
 template <class T>
-void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces& pieces,
+void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_tiles, const RowSegments& segments,
                      const BackwardRows<T>& rows, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream) {
   with_features(p.dk, p.dv, [&]<class Features>(Features) {
     using OfRows = RowShape<Features>;
     using OfKeys = KeyShape<Features>;
     const LaunchShape of_rows{{row_tiles.count * p.kv_heads}, {OfRows::kThreads}, sizeof(SharedRowTiles<T, OfRows>)};
-    const LaunchShape of_keys{{pieces.count * p.kv_heads}, {OfKeys::kThreads}, sizeof(SharedKeyTiles<T, OfKeys>)};
+    const LaunchShape of_keys{{segments.count * p.kv_heads}, {OfKeys::kThreads}, sizeof(SharedKeyTiles<T, OfKeys>)};
     const Rows<const RowTerms> given{terms, p.heads, 1};
     if (row_tiles.count > 0)
       launch(query_gradients<T, OfRows>, of_rows, stream, p, row_tiles, rows, {terms, p.heads, 1}, dq);
     if (key_tiles.count == 0) return;
     if constexpr (OfKeys::kHasRoomForBoth) {
-      launch(key_gradients<T, OfKeys, true, true>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
+      launch(key_gradients<T, OfKeys, true, true>, of_keys, stream, p, key_tiles, segments, rows, given, dk, dv);
     } else {
-      launch(key_gradients<T, OfKeys, true, false>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
-      launch(key_gradients<T, OfKeys, false, true>, of_keys, stream, p, key_tiles, pieces, rows, given, dk, dv);
+      launch(key_gradients<T, OfKeys, true, false>, of_keys, stream, p, key_tiles, segments, rows, given, dk, dv);
+      launch(key_gradients<T, OfKeys, false, true>, of_keys, stream, p, key_tiles, segments, rows, given, dk, dv);
     }
-    merge_pieces<T>(p, key_tiles, OfKeys::kKeys, pieces, dk, dv, stream);
+    merge_segments<T>(p, key_tiles, OfKeys::kKeys, segments, dk, dv, stream);
   });
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                                \
-  template void merge_pieces<T>(const Problem&, const Tiles&, int, const RowPieces&, Rows<T>, Rows<T>, void*); \
-  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const RowPieces&,               \
+#define ATTNSPEC_INSTANTIATE(T)                                                                                    \
+  template void merge_segments<T>(const Problem&, const Tiles&, int, const RowSegments&, Rows<T>, Rows<T>, void*); \
+  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const RowSegments&,                 \
                                    const BackwardRows<T>&, RowTerms*, Rows<T>, Rows<T>, Rows<T>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

@@ -39,13 +39,13 @@ __device__ __forceinline__ void store_sums(const float (&columns)[n][2], float* 
 }
 
 /// Adds the weights of a warp's 16 m rows over queries, of which each has rows_of_query = 2^n of them, at most
-/// most_rows_of_query and the warp's own, and stores those of its query number i to `to` + i stride, which is even.
-template <int most_rows_of_query, int m, int n>
+/// max_rows_of_query and the warp's own, and stores those of its query number i to `to` + i stride, which is even.
+template <int max_rows_of_query, int m, int n>
 __device__ __forceinline__ void store_weights(const Sums<m, n>& weights, int rows_of_query, float* to, int stride) {
-  if (most_rows_of_query > 1 && rows_of_query < most_rows_of_query) {
-    store_weights<(most_rows_of_query + 1) / 2, m, n>(weights, rows_of_query, to, stride);
+  if (max_rows_of_query > 1 && rows_of_query < max_rows_of_query) {
+    store_weights<(max_rows_of_query + 1) / 2, m, n>(weights, rows_of_query, to, stride);
   } else {
-    constexpr int kRows = most_rows_of_query, kEights = kRows < 8 ? 1 : kRows / 8;
+    constexpr int kRows = max_rows_of_query, kEights = kRows < 8 ? 1 : kRows / 8;
 #pragma unroll
     for (int eight = 0; eight < 2 * m; eight += kEights) {
       float columns[2 * n][2];

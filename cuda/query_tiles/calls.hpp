@@ -13,8 +13,8 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
-inline constexpr std::int64_t kMostFeatures = 256;
-inline constexpr std::int64_t kMostCountable = std::numeric_limits<std::int32_t>::max();
+inline constexpr std::int64_t kMaxFeatures = 256;
+inline constexpr std::int64_t kMaxCountable = std::numeric_limits<std::int32_t>::max();
 
 template <class Forward>
 Problem problem_of(const Forward& f, const Sequences& sequences, const Reach& reach) {
@@ -36,7 +36,7 @@ inline Reach all_keys(const std::int64_t* token_offsets) {
 }
 
 /// A number of tokens or blocks; what is more than any sequence has means the same as less.
-inline int countable(std::int64_t number) { return static_cast<int>(std::min(number, kMostCountable)); }
+inline int countable(std::int64_t number) { return static_cast<int>(std::min(number, kMaxCountable)); }
 
 inline bool is_causal(const AttnspecDense& p) { return p.call.causal != 0; }
 inline bool is_causal(const AttnspecSelected& p) { return p.call.causal != 0; }
@@ -77,11 +77,11 @@ inline ImportanceChoice choice_of(const AttnspecNsaSizes& sizes, std::int64_t sl
           countable(slots)};
 }
 
-/// Whether a call's rows are for tiles, whole pieces of 16 bytes; what is not goes to another kernel.
+/// Whether a call's rows are for tiles, whole vectors of 16 bytes; what is not goes to another kernel.
 template <class Forward>
 bool is_for_tiles(const Forward& f) {
-  const auto has_pieces = [](const DLTensor& t) { return t.dtype.bits == 16 && t.shape[2] % 8 == 0; };
-  return has_pieces(f.q) && has_pieces(f.v);
+  const auto has_vectors = [](const DLTensor& t) { return t.dtype.bits == 16 && t.shape[2] % 8 == 0; };
+  return has_vectors(f.q) && has_vectors(f.v);
 }
 
 /// Tiles of a call (run_offsets), and where on the device their offsets go, followed by a 0: Tiles::taken.
@@ -109,7 +109,7 @@ inline void copy_tiles(const AttnspecCall& call, const TileOffsets& to) {
 
 /// Throws std::runtime_error if rows of tokens are more than are counted in 32 bits.
 inline void require_countable_rows(std::int64_t tokens, std::int64_t rows_of_token) {
-  if (tokens > kMostCountable / rows_of_token)
+  if (tokens > kMaxCountable / rows_of_token)
     throw std::runtime_error("tokens " + std::to_string(tokens) + " times heads " + std::to_string(rows_of_token) +
                              " are more rows than 2147483647");
 }

@@ -90,29 +90,32 @@ __device__ __forceinline__ KeyTile key_tile(const Problem& p, const Tiles& tiles
   return {s, kv_head, begin, left < keys ? left : keys};
 }
 
-/// Rows of a piece, but for the last of a tile.
-__host__ __device__ __forceinline__ int piece_rows(int rows, int pieces) { return (rows + pieces - 1) / pieces; }
+/// Rows of a segment, but for the last of a tile.
+__host__ __device__ __forceinline__ int segment_rows(int rows, int segments) {
+  return (rows + segments - 1) / segments;
+}
 
-/// What a thread block goes through: a piece of the rows that see a key tile. A head's tiles come together, and those
+/// What a thread block goes through: a segment of the rows that see a key tile. A head's tiles come together, and those
 /// with the most rows first.
 struct Share {
-  int kv_head, tile, number, pieces;  // of the piece, and all of the tile
-  std::int64_t place;                 // of its sums
+  int kv_head, tile, number, segments;  // of the segment, and all of the tile
+  std::int64_t place;                   // of its sums
 
-  __device__ __forceinline__ Share(const RowPieces& all, const Tiles& tiles, int thread_block)
+  __device__ __forceinline__ Share(const RowSegments& all, const Tiles& tiles, int thread_block)
       : kv_head(thread_block / all.count), tile(0), place(thread_block) {
-    const int piece = thread_block % all.count;
-    for (int end = tiles.count; end - tile > 1;) {  // the last tile that begins with the piece or before
+    const int segment = thread_block % all.count;
+    for (int end = tiles.count; end - tile > 1;) {  // the last tile that begins with the segment or before
       const int middle = (tile + end) / 2;
-      (load_constant(all.offsets + middle) <= piece ? tile : end) = middle;
+      (load_constant(all.offsets + middle) <= segment ? tile : end) = middle;
     }
     const std::int64_t first = load_constant(all.offsets + tile);
-    number = piece - static_cast<int>(first), pieces = static_cast<int>(load_constant(all.offsets + tile + 1) - first);
+    number = segment - static_cast<int>(first),
+    segments = static_cast<int>(load_constant(all.offsets + tile + 1) - first);
   }
 
   /// Its own of the rows of a tile.
   __device__ __forceinline__ RowRange of(const RowRange& rows) const {
-    const int step = piece_rows(rows.end - rows.begin, pieces), begin = rows.begin + number * step;
+    const int step = segment_rows(rows.end - rows.begin, segments), begin = rows.begin + number * step;
     return {begin, begin + step < rows.end ? begin + step : rows.end};
   }
 };

@@ -5,10 +5,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/baseline/calls.hpp"
 #include "cuda/kernel_list.hpp"
 #include "cuda/query_tiles/calls.hpp"
 #include "cuda/query_tiles/problem.hpp"
-#include "cuda/thread_per_row/calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 
@@ -40,8 +40,8 @@ struct Layout {
   Offsets tokens;
   std::int64_t* compressed_rows;  // offsets; nullptr: keys are tokens
   TileOffsets row_tiles, key_tiles, select_tiles;
-  std::vector<std::int64_t> piece_offsets;  // on the host
-  RowPieces pieces;
+  std::vector<std::int64_t> segment_offsets;  // on the host
+  RowSegments segments;
   RowTerms* terms;
   std::int64_t bytes;
 };
@@ -64,12 +64,12 @@ Layout lay_out(const Forward& f, bool is_backward) {
   if (is_backward) {
     const int keys = Stages::key_gradient_tile_keys(l.problem);
     l.key_tiles = take_tiles(workspace, f.call, key_offsets(f), 1, keys);
-    l.piece_offsets = row_piece_offsets(
+    l.segment_offsets = row_segment_offsets(
         l.problem, keys, {f.call.q_offsets, key_offsets(f), f.call.num_sequences, is_causal(f)}, f.call.k_offsets);
-    const std::int64_t pieces = l.piece_offsets.back(), tiles = l.key_tiles.count();
+    const std::int64_t segments = l.segment_offsets.back(), tiles = l.key_tiles.count();
     const std::int64_t numbers = std::int64_t{keys} * (l.problem.dk + l.problem.dv);
-    l.pieces = {workspace.take<std::int64_t>(tiles + 1), static_cast<int>(pieces),
-                workspace.take<float>(pieces > tiles ? pieces * l.problem.kv_heads * numbers : 0)};
+    l.segments = {workspace.take<std::int64_t>(tiles + 1), static_cast<int>(segments),
+                  workspace.take<float>(segments > tiles ? segments * l.problem.kv_heads * numbers : 0)};
     l.terms = workspace.take<RowTerms>(f.q.shape[0] * f.q.shape[1]);
   } else if constexpr (is_compressed) {
     l.select_tiles = take_tiles(workspace, f.call, f.call.q_offsets, select_rows_of_query(group),
@@ -84,8 +84,8 @@ void copy_all_offsets(const Forward& f, const Layout& l) {
   copy_offsets(f.call, l.tokens);
   if (l.compressed_rows != nullptr) copy_offsets(f.call, l.compressed_rows, key_offsets(f));
   for (const TileOffsets* tiles : {&l.row_tiles, &l.key_tiles, &l.select_tiles}) copy_tiles(f.call, *tiles);
-  if (!l.piece_offsets.empty())
-    copy_to_device(l.pieces.offsets, l.piece_offsets.data(), l.piece_offsets.size() * sizeof(std::int64_t),
+  if (!l.segment_offsets.empty())
+    copy_to_device(l.segments.offsets, l.segment_offsets.data(), l.segment_offsets.size() * sizeof(std::int64_t),
                    f.call.stream);
 }
 
@@ -98,7 +98,7 @@ void attend(const Forward& f, const Layout& l) {
 /// function: of AttnspecKernel, that does such calls.
 template <class Stages, auto function, class Forward>
 const char* forward(const Forward* f) {
-  if (!is_for_tiles(*f)) return (thread_per_row::kernel().*function)(f);
+  if (!is_for_tiles(*f)) return (baseline::kernel().*function)(f);
   return reason_of([&] {
     require_countable(*f);
     Buffers buffers;
@@ -113,12 +113,12 @@ const char* forward(const Forward* f) {
 inline bool is_for_lists(const AttnspecNsaCompressed& f) {
   const std::int64_t group = f.q.shape[1] / f.k.shape[1];
   return group <= kSelectRows && select_shared_bytes(static_cast<int>(f.q.shape[2]), static_cast<int>(group),
-                                                     countable(f.selection.shape[2])) <= most_shared_bytes();
+                                                     countable(f.selection.shape[2])) <= max_shared_bytes();
 }
 
 template <class Stages>
 const char* nsa_compressed(const AttnspecNsaCompressed* f) {
-  if (!is_for_tiles(*f) || !is_for_lists(*f)) return thread_per_row::kernel().nsa_compressed(f);
+  if (!is_for_tiles(*f) || !is_for_lists(*f)) return baseline::kernel().nsa_compressed(f);
   return reason_of([&] {
     require_countable(*f);
     Buffers buffers;
@@ -141,7 +141,7 @@ const char* nsa_compressed(const AttnspecNsaCompressed* f) {
 template <class Stages, auto function, class Backward>
 const char* backward(const Backward* b) {
   const auto& f = *b->forward;
-  if (!is_for_tiles(f)) return (thread_per_row::kernel().*function)(b);
+  if (!is_for_tiles(f)) return (baseline::kernel().*function)(b);
   return reason_of([&] {
     require_countable(f);
     Buffers buffers;
@@ -151,9 +151,9 @@ const char* backward(const Backward* b) {
     copy_all_offsets(f, l);
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
-      Stages::template attend_backward<T>(l.problem, l.row_tiles.tiles(), l.key_tiles.tiles(), l.pieces,
-                                          thread_per_row::backward_rows<T>(*b), l.terms, rows_of<T>(b->dq),
-                                          rows_of<T>(b->dk), rows_of<T>(b->dv), f.call.stream);
+      Stages::template attend_backward<T>(l.problem, l.row_tiles.tiles(), l.key_tiles.tiles(), l.segments,
+                                          baseline::backward_rows<T>(*b), l.terms, rows_of<T>(b->dq), rows_of<T>(b->dk),
+                                          rows_of<T>(b->dv), f.call.stream);
     });
   });
 }
@@ -175,7 +175,7 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
                            : op == ATTNSPEC_WINDOW ? bytes_of<Stages, AttnspecWindow>
                                                    : bytes_of<Stages, AttnspecNsaCompressed>;
   const std::int64_t bytes = bytes_of_op(params, is_backward != 0);
-  return bytes >= 0 ? bytes : thread_per_row::kernel().workspace_bytes(op, is_backward, params);
+  return bytes >= 0 ? bytes : baseline::kernel().workspace_bytes(op, is_backward, params);
 }
 
 /// A kernel of such stages.
@@ -192,7 +192,7 @@ AttnspecKernel declare(const char* name, const char* summary) {
   kernel.window_backward = backward<Stages, &AttnspecKernel::window_backward>;
   kernel.nsa_compressed = nsa_compressed<Stages>;
   kernel.nsa_compressed_backward = backward<Stages, &AttnspecKernel::nsa_compressed_backward>;
-  kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = kMaxFeatures;
   return kernel;
 }
 

@@ -7,13 +7,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "cuda/baseline/rows.hpp"
 #include "cuda/divider.hpp"
 #include "cuda/tensors.cuh"
-#include "cuda/thread_per_row/rows.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
-using thread_per_row::BackwardRows;
+using baseline::BackwardRows;
 
 /// Which keys a query sees. Key j of a sequence is made of its tokens j stride .. j stride + tokens - 1, and seen where
 /// all of these are: a token, or a compressed row. Of those it sees the last ones.
@@ -53,18 +53,18 @@ int select_rows_of_query(int group);
 /// Bytes of shared memory that it needs.
 std::size_t select_shared_bytes(int dk, int group, int slots);
 
-/// The rows that see a tile of keys are cut into pieces, which several thread blocks go through: one piece, or, of
+/// The rows that see a tile of keys are cut into segments, which several thread blocks go through: one segment, or, of
 /// tiles that more rows see than tiles could be found for (compressed rows), several, whose sums are then merged in
 /// order. Where the cuts are is told by the sequence alone.
-struct RowPieces {
-  std::int64_t* offsets;  // [key tiles + 1], on the device: pieces of the tiles before, of a key/value head
+struct RowSegments {
+  std::int64_t* offsets;  // [key tiles + 1], on the device: segments of the tiles before, of a key/value head
   int count;
   float* sums;  // [Hkv, count, keys of a tile, dk + dv], where a tile has several: dS^T q and P^T do
 };
 
 /// Their offsets, for tiles of so many keys. sequences and token_offsets: on the host.
-std::vector<std::int64_t> row_piece_offsets(const Problem&, int keys, const Sequences& sequences,
-                                            const std::int64_t* token_offsets);
+std::vector<std::int64_t> row_segment_offsets(const Problem&, int keys, const Sequences& sequences,
+                                              const std::int64_t* token_offsets);
 
 /// What keys need to know of a row beside q and do: its lse to base 2, infinity if it sees no key, and delta = <do, o>.
 struct alignas(8) RowTerms {
@@ -79,13 +79,13 @@ void attend(const Problem&, const Tiles& row_tiles, Rows<const T> q, Rows<const 
 
 /// dq [query tokens, H, dk], dk and dv [key tokens, Hkv, dim]; terms [query tokens, H] is room.
 template <class T>
-void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces&,
+void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const RowSegments&,
                      const BackwardRows<T>&, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
 
-/// dk and dv of tiles that have several pieces.
+/// dk and dv of tiles that have several segments.
 template <class T>
-void merge_pieces(const Problem&, const Tiles& key_tiles, int keys, const RowPieces&, Rows<T> dk, Rows<T> dv,
-                  void* stream);
+void merge_segments(const Problem&, const Tiles& key_tiles, int keys, const RowSegments&, Rows<T> dk, Rows<T> dv,
+                    void* stream);
 
 /// How NSA chooses.
 struct ImportanceChoice {

@@ -192,7 +192,7 @@ constexpr Place kAfterASequence{.token_stride = 8208, .head_stride = 4096, .sequ
 constexpr Place kAfterBlocks{.token_stride = 8208, .head_stride = 4096, .keys_before = kMillion};
 
 TEST(SparseMemory, DenseAttentionHasElementsFarApart) {
-  expect_pass(placed(find_kernel("sim:thread_per_row"), kFarApart), "dense(lens=20+23,heads=2,dk=16)");
+  expect_pass(placed(find_kernel("sim:baseline"), kFarApart), "dense(lens=20+23,heads=2,dk=16)");
 }
 
 TEST(SparseMemory, TilesOfQueriesHaveElementsFarApart) {
@@ -204,7 +204,7 @@ TEST(SparseMemory, TilesOfQueriesHaveElementsFarApart) {
 }
 
 TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
-  for (const char* kernel : {"sim:thread_per_row", "sim:gathered_queries", "sim:gathered_queries_atomic"})
+  for (const char* kernel : {"sim:baseline", "sim:gathered_queries", "sim:gathered_queries_atomic"})
     expect_pass(placed(find_kernel(kernel), kFarApart),
                 "selected(lens=20+36,q_lens=20+30,heads=2,dk=32,dv=16,block=16,top_k=2)");
   for (const char* kernel : {"sim:token_tiles", "sim:split_keys"})
@@ -215,18 +215,17 @@ TEST(SparseMemory, AttentionToGivenBlocksHasElementsFarApart) {
 }
 
 TEST(SparseMemory, MobaHasElementsFarApart) {
-  for (const char* kernel :
-       {"sim:thread_per_row", "sim:gathered_queries", "sim:gathered_queries_atomic", "sim:split_keys"})
+  for (const char* kernel : {"sim:baseline", "sim:gathered_queries", "sim:gathered_queries_atomic", "sim:split_keys"})
     expect_pass(placed(find_kernel(kernel), kFarApart), "moba(lens=20+36,heads=2,dk=16,block=16,top_k=2)");
 }
 
 TEST(SparseMemory, MobaSelectHasElementsFarApart) {
-  for (const char* kernel : {"sim:thread_per_row", "sim:gathered_queries"})
+  for (const char* kernel : {"sim:baseline", "sim:gathered_queries"})
     expect_pass(placed(find_kernel(kernel), kFarApart), "moba_select(lens=50,heads=2,dk=16,block=8,top_k=3)");
 }
 
 TEST(AMillionTokens, DenseAttentionComesAfterThem) {
-  for (const char* kernel : {"sim:thread_per_row", "sim:query_tiles", "sim:warpgroup_tiles"})
+  for (const char* kernel : {"sim:baseline", "sim:query_tiles", "sim:warpgroup_tiles"})
     expect_pass(placed(find_kernel(kernel), kAfterASequence), "dense(lens=20+3,q_lens=4+3,heads=2,dk=8)");
 }
 
@@ -282,7 +281,7 @@ TEST(AMillionTokens, BlocksAreFoundAmongThem) {
     for (std::int64_t nearness = 0; nearness < 3; ++nearness)
       for (std::int64_t key = 0; key < kBlock; ++key)
         k.store(planted(feature, nearness) * kBlock + key, 0, feature, static_cast<double>(nearness + 1));
-  for (const char* name : {"sim:thread_per_row", "sim:gathered_queries"}) {
+  for (const char* name : {"sim:baseline", "sim:gathered_queries"}) {
     const Kernel kernel = find_kernel(name);
     std::vector<std::byte> workspace(static_cast<std::size_t>(kernel.workspace_bytes(c)));
     std::vector<std::int32_t> chosen(kQueries * 4);

@@ -76,7 +76,7 @@ int Fibers::run(const Task& task, std::uint64_t seed) {
   }
   std::shuffle(order_.begin(), order_.end(), random_);
   turn_ = 0;
-  leave(caller_, pick());
+  leave(caller_, assignment());
   std::fill(runnable_.begin(), runnable_.end(), 0);
   return num_ended_;
 }
@@ -93,13 +93,13 @@ void Fibers::enter() {
   self.suspend();
 }
 
-int Fibers::pick_of_other_warp() {
+int Fibers::assignment_of_other_warp() {
   for (std::size_t tries = 0; tries < 2 * order_.size(); ++tries) {
     if (++turn_ == order_.size()) {
       turn_ = 0;
       std::shuffle(order_.begin(), order_.end(), random_);
     }
-    if (runnable_[static_cast<std::size_t>(order_[turn_])] != 0) return pick();
+    if (runnable_[static_cast<std::size_t>(order_[turn_])] != 0) return assignment();
   }
   return -1;
 }

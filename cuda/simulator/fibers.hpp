@@ -49,7 +49,7 @@ class Fibers {
   void suspend() {
     Fiber& self = fibers_[static_cast<std::size_t>(running_)];
     runnable_[static_cast<std::size_t>(running_ / kWarpLanes)] &= ~(1u << running_ % kWarpLanes);
-    leave(self.context, pick());
+    leave(self.context, assignment());
   }
 
   /// Lets lanes of a warp run again.
@@ -76,12 +76,12 @@ class Fibers {
   }
 
   /// The fiber that runs next; -1 where none can.
-  int pick() {
+  int assignment() {
     const int warp = order_[turn_];
     const std::uint32_t lanes = runnable_[static_cast<std::size_t>(warp)];
-    return lanes != 0 ? warp * kWarpLanes + std::countr_zero(lanes) : pick_of_other_warp();
+    return lanes != 0 ? warp * kWarpLanes + std::countr_zero(lanes) : assignment_of_other_warp();
   }
-  int pick_of_other_warp();
+  int assignment_of_other_warp();
 
   /// Where the parameters of a fiber lie on its stack.
   char* parameters_of(int fiber) const;

@@ -14,7 +14,7 @@ namespace attnspec::cuda::simulator {
 namespace {
 
 thread_local std::uint64_t schedule_seed = 0;
-thread_local std::size_t shared_memory_limit = kMostShared;
+thread_local std::size_t shared_memory_limit = kMaxShared;
 
 std::int64_t count(const Dim3& size) { return std::int64_t{size.x} * size.y * size.z; }
 
@@ -39,9 +39,9 @@ ScheduleSeed::~ScheduleSeed() { schedule_seed = previous_; }
 
 SharedMemoryLimit::SharedMemoryLimit(std::size_t bytes) : previous_(std::exchange(shared_memory_limit, bytes)) {}
 SharedMemoryLimit::~SharedMemoryLimit() { shared_memory_limit = previous_; }
-std::size_t most_shared_bytes() { return shared_memory_limit; }
+std::size_t max_shared_bytes() { return shared_memory_limit; }
 
-bool has_warpgroups() { return shared_memory_limit >= kMostShared; }
+bool has_warpgroups() { return shared_memory_limit >= kMaxShared; }
 
 void run_grid(const LaunchShape& shape, void (*body)(void* parameters), const void* parameters, std::size_t bytes) {
   require_valid(shape);

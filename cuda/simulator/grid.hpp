@@ -36,7 +36,7 @@ class SharedMemoryLimit {
 };
 
 /// The limit of this thread's GPU.
-std::size_t most_shared_bytes();
+std::size_t max_shared_bytes();
 
 /// Multiprocessors that a kernel is told of: few, so that small cases give a thread block more than one tile.
 inline constexpr int kMultiprocessors = 3;

@@ -46,7 +46,7 @@ SharedMemory::SharedMemory(int num_threads, std::size_t dynamic_bytes)
     : num_threads_(num_threads),
       num_warps_((num_threads + kWarpLanes - 1) / kWarpLanes),
       dynamic_bytes_(dynamic_bytes),
-      capacity_(round_up(dynamic_bytes + kGap, kAlignment) + 2 * kMostStaticShared),
+      capacity_(round_up(dynamic_bytes + kGap, kAlignment) + 2 * kMaxStaticShared),
       allocation_(std::make_unique_for_overwrite<std::byte[]>(capacity_ + kAlignment)),
       writes_(capacity_),
       reads_(std::make_unique_for_overwrite<Stamp[]>(static_cast<std::size_t>(num_warps_) * capacity_)) {

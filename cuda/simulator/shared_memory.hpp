@@ -13,7 +13,7 @@
 namespace attnspec::cuda::simulator {
 
 /// What a kernel may have: of static objects, and with the dynamic block.
-inline constexpr std::size_t kMostStaticShared = 48 * 1024, kMostShared = 227 * 1024;
+inline constexpr std::size_t kMaxStaticShared = 48 * 1024, kMaxShared = 227 * 1024;
 
 /// Who touches shared memory, and when.
 struct Accessor {

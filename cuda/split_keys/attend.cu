@@ -1,10 +1,10 @@
-// o = softmax(scale q k^T) v over a piece of the keys in a row's list, not yet divided by the sum of the weights; and
+// o = softmax(scale q k^T) v over a split of the keys in a row's list, not yet divided by the sum of the weights; and
 // of lists that ask for it the scores.
 //
 // q [query tokens, H, dk], k and v [key tokens, Hkv, dim], any token and head strides that keep rows on multiples of 16
-// bytes; lists and what is found as in stages.hpp. A thread block of 4 warps (2 where dk > 128) owns a piece of one
+// bytes; lists and what is found as in stages.hpp. A thread block of 4 warps (2 where dk > 128) owns a split of one
 // list, for 16 of the heads that have it: the rows of a tensor-core tile, of which the last may be empty. It goes
-// through the piece 64 keys (32) at a time. Of these a warp owns 16, and keeps o of them in registers; at last the
+// through the split 64 keys (32) at a time. Of these a warp owns 16, and keeps o of them in registers; at last the
 // warps' o are added in shared memory. Shared memory: SharedTiles, 68 KB for 128 features, three blocks on a
 // multiprocessor, and behind it the list; the next keys are copied while some are used.
 #include <cmath>
@@ -119,11 +119,11 @@ __device__ __forceinline__ KeyList key_list(const Lists& lists, const Item& item
   return keys;
 }
 
-/// A piece of so many keys, counted in its list.
-__device__ __forceinline__ KeyRange piece_of(int keys, int piece) {
-  const int step = kKeyStep * kMostPieces;
-  const int even = (keys / step + (keys % step > 0 ? 1 : 0)) * kKeyStep, length = even > kLeastKeys ? even : kLeastKeys;
-  const std::int64_t begin = std::int64_t{length} * piece;
+/// A split of so many keys, counted in its list.
+__device__ __forceinline__ KeyRange split_of(int keys, int split) {
+  const int step = kKeyStep * kMaxSplits;
+  const int even = (keys / step + (keys % step > 0 ? 1 : 0)) * kKeyStep, length = even > kMinKeys ? even : kMinKeys;
+  const std::int64_t begin = std::int64_t{length} * split;
   if (begin >= keys) return {0, 0};
   const int first = static_cast<int>(begin);
   return {first, keys - first < length ? keys : first + length};
@@ -131,21 +131,21 @@ __device__ __forceinline__ KeyRange piece_of(int keys, int piece) {
 
 template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
-    attend_piece(Problem p, Lists lists, Tokens tokens, Rows<const T> q, Rows<const T> k, Rows<const T> v,
+    attend_split(Problem p, Lists lists, Tokens tokens, Rows<const T> q, Rows<const T> k, Rows<const T> v,
                  Partials partials, Scores scores) {
   constexpr int kDk = Shape::kDk, kDv = Shape::kDv, kKeys = Shape::kKeys;
   auto& shared = *dynamic_shared<SharedTiles<T, Shape>>();
 
-  // phase 1 - the thread block's rows, and its piece of their keys
+  // phase 1 - the thread block's rows, and its split of their keys
   const Item item = item_of(p, lists, tokens, block_index().x);
   const TokenSequence s = sequence_of_token(p, item.token);
   const KeyRange seen = keys_of(p, s, item.token - s.q_begin);
   const KeyList list = key_list(lists, item, seen, reinterpret_cast<int*>(&shared + 1));
-  const KeyRange piece = piece_of(list.count, block_index().y);
+  const KeyRange split = split_of(list.count, block_index().y);
   const auto place_of = [&](int row) {
-    return (std::int64_t{item.row} * p.heads + item.head + row) * partials.pieces + block_index().y;
+    return (std::int64_t{item.row} * p.heads + item.head + row) * partials.splits + block_index().y;
   };
-  if (piece.end == 0) {
+  if (split.end == 0) {
     if (thread_number() < item.rows) partials.totals[place_of(thread_number())] = {-INFINITY, 0};
     return;
   }
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     copy_rows<Shape::kThreads, kKeys, kDv>(SharedTile<T, kDv>{shared.keys.v[stage]}, p.dv, rows_of_keys(v));
   };
   const auto copy_keys = [&](int key, int stage) {
-    const int count = piece.end - key;
+    const int count = split.end - key;
     if (has_runs)
       copy_tile(stage, [&, first = list.at(key)](const Rows<const T>& from) {
         const T* row = from.at(s.k_begin + first, item.kv_head);
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   };
   const auto attend_keys = [&](int key, int stage) {
     const int mine = 16 * warp_index(), column = key + mine + lane_index() % 4 * 2;
-    if (key + mine >= piece.end) return;
+    if (key + mine >= split.end) return;
     Sums<1, 1> weights;
     clear<1, 1>(weights);
     multiply_by_rows<T, kDk, 1, 1>(weights, queries.down(0, 0),
@@ -191,16 +191,16 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& score = weights[0][j][2 * half + c];
-          score = column + 8 * j + c < piece.end ? score * to_log2 : -INFINITY;
+          score = column + 8 * j + c < split.end ? score * to_log2 : -INFINITY;
         }
-        if (scores.data == nullptr || lane_row(half) >= item.rows || column + 8 * j >= piece.end) continue;
+        if (scores.data == nullptr || lane_row(half) >= item.rows || column + 8 * j >= split.end) continue;
         float* to = scores.row(p, item.row, item.head + lane_row(half)) + column + 8 * j;
         *reinterpret_cast<FloatPair*>(to) = {weights[0][j][2 * half], weights[0][j][2 * half + 1]};
       }
     softmax.template weigh<1, Shape::kDvN>(weights, sums);
     multiply_packed<T, 1, 1, Shape::kDvN>(sums, weights, SharedTile<T, kDv>{shared.keys.v[stage]}.down(mine, 0));
   };
-  walk<kKeys>(piece.first, piece.end, copy_keys, attend_keys);
+  walk<kKeys>(split.first, split.end, copy_keys, attend_keys);
 
   // phase 3 - what the warps found
   sync_threads();
@@ -225,14 +225,14 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
 }  // namespace
 
 template <class T>
-void attend_pieces(const Problem& p, const Lists& lists, const Tokens& tokens, Rows<const T> q, Rows<const T> k,
+void attend_splits(const Problem& p, const Lists& lists, const Tokens& tokens, Rows<const T> q, Rows<const T> k,
                    Rows<const T> v, const Partials& partials, const Scores& scores, void* stream) {
-  if (tokens.count == 0 || partials.pieces == 0) return;
+  if (tokens.count == 0 || partials.splits == 0) return;
   const std::size_t list_bytes = static_cast<std::size_t>(lists.chosen == nullptr ? 1 : lists.slots) * sizeof(int);
   with_features(p.dk, p.dv, [&]<class Features>(Features) {
     using Shape = Shape<Features>;
-    launch(attend_piece<T, Shape>,
-           {{tokens.count * lists.count * tiles_of_list(p, lists), partials.pieces},
+    launch(attend_split<T, Shape>,
+           {{tokens.count * lists.count * tiles_of_list(p, lists), partials.splits},
             {Shape::kThreads},
             sizeof(SharedTiles<T, Shape>) + list_bytes},
            stream, p, lists, tokens, q, k, v, partials, scores);
@@ -240,7 +240,7 @@ void attend_pieces(const Problem& p, const Lists& lists, const Tokens& tokens, R
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                             \
-  template void attend_pieces<T>(const Problem&, const Lists&, const Tokens&, Rows<const T>, Rows<const T>, \
+  template void attend_splits<T>(const Problem&, const Lists&, const Tokens&, Rows<const T>, Rows<const T>, \
                                  Rows<const T>, const Partials&, const Scores&, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

@@ -15,7 +15,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 namespace split_keys {
 
 using query_tiles::countable;
-using query_tiles::kMostCountable;
+using query_tiles::kMaxCountable;
 
 namespace {
 
@@ -24,7 +24,7 @@ namespace {
 constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;
 
 /// Slots of a selection.
-constexpr std::int64_t kMostSlots = 1024;
+constexpr std::int64_t kMaxSlots = 1024;
 
 /// Where in the workspace of a call things are, for `tokens` query tokens at once.
 struct Layout {
@@ -52,10 +52,10 @@ constexpr bool kHasBlocks = std::is_same_v<Forward, AttnspecSelected> || std::is
 
 /// How many keys a list has at most, beside those that its sequence has.
 template <class Forward>
-std::int64_t most_keys(const Forward& f) {
+std::int64_t max_keys(const Forward& f) {
   if constexpr (kHasBlocks<Forward>) return f.selection.shape[2] * std::int64_t{countable(f.block)};
   if constexpr (std::is_same_v<Forward, AttnspecWindow>) return f.window_size;
-  return kMostCountable;
+  return kMaxCountable;
 }
 
 template <class Forward>
@@ -66,8 +66,8 @@ Layout lay_out(const Forward& f) {
     l.blocks_of_moba = run_offsets(f.call.k_offsets, f.call.num_sequences, f.block);
   l.offsets = workspace.take<std::int64_t>(3 * (f.call.num_sequences + 1) + std::ssize(l.blocks_of_moba));
   const std::int64_t heads = f.q.shape[1], dv = f.v.shape[2], keys = longest(f.call, query_tiles::key_offsets(f));
-  l.partials.pieces = most_pieces(std::min(keys, most_keys(f)));
-  const std::int64_t partials = heads * l.partials.pieces;
+  l.partials.splits = max_splits(std::min(keys, max_keys(f)));
+  const std::int64_t partials = heads * l.partials.splits;
   std::int64_t numbers = partials * (dv + 2), scores = 0, importances = 0;  // of a token
   if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>) {
     l.scores.stride = countable((keys + 7) / 8 * 8);
@@ -83,7 +83,7 @@ Layout lay_out(const Forward& f) {
   const std::int64_t fitting = kChunkBytes / std::max<std::int64_t>(1, numbers * std::int64_t{sizeof(float)});
   l.tokens = std::min(f.q.shape[0], std::max<std::int64_t>(1, fitting));
   l.partials.o = workspace.take<float>(l.tokens * partials * dv);
-  l.partials.totals = workspace.take<PieceTotals>(l.tokens * partials);
+  l.partials.totals = workspace.take<SplitTotals>(l.tokens * partials);
   l.scores.data = scores > 0 ? workspace.take<float>(l.tokens * scores) : nullptr;
   l.importances = workspace.take<float>(l.tokens * importances);
   l.bytes = workspace.bytes();
@@ -110,7 +110,7 @@ Lists lists_of(const Forward& f) {
     return {static_cast<int>(f.selection.shape[1]), static_cast<const std::int32_t*>(f.selection.data),
             static_cast<int>(f.selection.shape[2]), block, Divider(block)};
   } else {
-    return {static_cast<int>(f.k.shape[1]), nullptr, 0, countable(kMostCountable), Divider(kMostCountable)};
+    return {static_cast<int>(f.k.shape[1]), nullptr, 0, countable(kMaxCountable), Divider(kMaxCountable)};
   }
 }
 
@@ -131,18 +131,18 @@ constexpr bool kHasSelection = requires(const Forward& f) {
   f.selection;
 };
 
-/// Whether a call is for pieces; what is not goes to the first rung.
+/// Whether a call is for splits; what is not goes to the baseline.
 template <class Forward>
-bool is_for_pieces(const Forward& f) {
+bool is_for_splits(const Forward& f) {
   if constexpr (kHasSelection<Forward>)
-    if (f.selection.shape[2] > kMostSlots) return false;
+    if (f.selection.shape[2] > kMaxSlots) return false;
   return query_tiles::is_for_tiles(f);
 }
 
 /// function: of AttnspecKernel, that does such calls.
 template <auto function, class Forward>
 const char* forward(const Forward* f) {
-  if (!is_for_pieces(*f)) return (thread_per_row::kernel().*function)(f);
+  if (!is_for_splits(*f)) return (baseline::kernel().*function)(f);
   return reason_of([&] {
     query_tiles::require_countable(*f);
     Buffers buffers;
@@ -163,8 +163,8 @@ const char* forward(const Forward* f) {
                            stream);
           kept = {};
         }
-        attend_pieces<T>(p, lists, tokens, q, k, v, l.partials, kept, stream);
-        merge_pieces<T>(p, tokens, l.partials, rows_of<T>(f->o), rows_of<float>(f->lse), stream);
+        attend_splits<T>(p, lists, tokens, q, k, v, l.partials, kept, stream);
+        merge_splits<T>(p, tokens, l.partials, rows_of<T>(f->o), rows_of<float>(f->lse), stream);
         if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>)
           select_important_blocks(p, query_tiles::choice_of(f->sizes, f->selection.shape[2]), tokens, l.scores,
                                   rows_of<const float>(f->lse), l.importances, l.blocks,
@@ -179,7 +179,7 @@ template <class Forward>
 std::int64_t bytes_of(std::uint32_t op, const void* params) {
   Forward f = *static_cast<const Forward*>(params);
   f.call.workspace = nullptr;
-  return is_for_pieces(f) ? lay_out(f).bytes : thread_per_row::kernel().workspace_bytes(op, 0, params);
+  return is_for_splits(f) ? lay_out(f).bytes : baseline::kernel().workspace_bytes(op, 0, params);
 }
 
 // ---- The whole of NSA: all that attends is done here ----
@@ -199,7 +199,7 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t, const void* params)
 
 AttnspecKernel declare() {
   AttnspecKernel kernel = named_kernel("split_keys",
-                                       "few queries and many keys, on tensor cores: thread blocks attend to pieces of "
+                                       "few queries and many keys, on tensor cores: thread blocks attend to splits of "
                                        "a query's keys, which are merged");
   kernel.operators =
       ATTNSPEC_DENSE | ATTNSPEC_WINDOW | ATTNSPEC_SELECTED | ATTNSPEC_MOBA | ATTNSPEC_NSA_COMPRESSED | ATTNSPEC_NSA;
@@ -212,7 +212,7 @@ AttnspecKernel declare() {
   kernel.moba = forward<&AttnspecKernel::moba>;
   kernel.nsa_compressed = forward<&AttnspecKernel::nsa_compressed>;
   kernel.nsa = nsa;
-  kernel.limits.dk.largest = kernel.limits.dv.largest = query_tiles::kMostFeatures;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = query_tiles::kMaxFeatures;
   return kernel;
 }
 

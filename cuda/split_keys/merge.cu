@@ -1,7 +1,7 @@
-// o and lse of a row from what was found in pieces of its keys: with the largest score m_i to base 2, the sum l_i of
+// o and lse of a row from what was found in splits of its keys: with the largest score m_i to base 2, the sum l_i of
 // the weights relative to it, and o_i likewise,
 //   m = max_i m_i,  l = sum_i 2^(m_i - m) l_i,  o = sum_i 2^(m_i - m) o_i / l,  lse = (m + log2 l) / log2 e
-// in fp32, in the order of the pieces; a row without keys has o = 0 and lse = -infinity.
+// in fp32, in the order of the splits; a row without keys has o = 0 and lse = -infinity.
 //
 // Partials as in stages.hpp; o [query tokens, H, dv] with rows on multiples of 16 bytes, lse [query tokens, H, 1]. A
 // warp owns a row: lane l has its features 4 l .. 4 l + 3, and those 128 behind. No shared memory.
@@ -19,7 +19,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kAtOnce = 8;  // pieces whose o is loaded before it is added
+constexpr int kAtOnce = 8;  // splits whose o is loaded before it is added
 
 /// Four neighbouring features, which are stored at once.
 struct alignas(8) FeaturePairs {
@@ -35,14 +35,14 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
   const std::int64_t token = tokens.first + row / p.heads;
   const int head = static_cast<int>(row % p.heads), lane = lane_index();
 
-  // phase 2 - the weights of its pieces: the lane's, and the 32 behind
-  PieceTotals totals[2];
+  // phase 2 - the weights of its splits: the lane's, and the 32 behind
+  SplitTotals totals[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int piece = lane + i * kWarpLanes;
-    totals[i] = piece < partials.pieces ? partials.totals[row * partials.pieces + piece] : PieceTotals{-INFINITY, 0};
+    const int split = lane + i * kWarpLanes;
+    totals[i] = split < partials.splits ? partials.totals[row * partials.splits + split] : SplitTotals{-INFINITY, 0};
   }
-  const int pieces = count_bits(ballot(totals[0].sum > 0)) + count_bits(ballot(totals[1].sum > 0));
+  const int splits = count_bits(ballot(totals[0].sum > 0)) + count_bits(ballot(totals[1].sum > 0));
   const float largest = max_lanes(fmaxf(totals[0].largest, totals[1].largest));
   float weights[2] = {0, 0}, total = 0;
 #pragma unroll
@@ -50,17 +50,17 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
     if (totals[i].sum > 0) weights[i] = exp2_approx(totals[i].largest - largest), total += weights[i] * totals[i].sum;
   total = sum_lanes(total);
 
-  // phase 3 - the sum of its pieces
-  const float* from = partials.o + row * partials.pieces * p.dv;
+  // phase 3 - the sum of its splits
+  const float* from = partials.o + row * partials.splits * p.dv;
   float sums[parts][4] = {};
-  for (int first = 0; first < pieces; first += kAtOnce) {
-    Words4 x[kAtOnce][parts];  // all loads at once; those of no piece have the weight 0
+  for (int first = 0; first < splits; first += kAtOnce) {
+    Words4 x[kAtOnce][parts];  // all loads at once; those of no split have the weight 0
 #pragma unroll
     for (int n = 0; n < kAtOnce; ++n)
 #pragma unroll
       for (int part = 0; part < parts; ++part) {
-        const int piece = first + n < pieces ? first + n : pieces - 1, feature = 4 * (lane + part * kWarpLanes);
-        x[n][part] = load_128(from + std::int64_t{piece} * p.dv + (feature < p.dv ? feature : 0));
+        const int split = first + n < splits ? first + n : splits - 1, feature = 4 * (lane + part * kWarpLanes);
+        x[n][part] = load_128(from + std::int64_t{split} * p.dv + (feature < p.dv ? feature : 0));
       }
 #pragma unroll
     for (int n = 0; n < kAtOnce; ++n) {
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
 }  // namespace
 
 template <class T>
-void merge_pieces(const Problem& p, const Tokens& tokens, const Partials& partials, Rows<T> o, Rows<float> lse,
+void merge_splits(const Problem& p, const Tokens& tokens, const Partials& partials, Rows<T> o, Rows<float> lse,
                   void* stream) {
   if (tokens.count == 0) return;
   const std::int64_t rows = std::int64_t{tokens.count} * p.heads;
@@ -99,7 +99,7 @@ void merge_pieces(const Problem& p, const Tokens& tokens, const Partials& partia
 }
 
 #define ATTNSPEC_INSTANTIATE(T) \
-  template void merge_pieces<T>(const Problem&, const Tokens&, const Partials&, Rows<T>, Rows<float>, void*);
+  template void merge_splits<T>(const Problem&, const Tokens&, const Partials&, Rows<T>, Rows<float>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 

@@ -3,7 +3,7 @@
 // query's own with those before it are forced; the others that begin at the query or before follow by their importance,
 // of equal ones the earlier.
 //
-// scores as attend_pieces left them, lse [query tokens, H, 1], selection [query tokens, Hkv, slots]. First a thread
+// scores as attend_splits left them, lse [query tokens, H, 1], selection [query tokens, Hkv, slots]. First a thread
 // owns compressed rows of a token and kv head, and sums the weights of the group's heads; the sum takes the place of
 // the first head's score. Then a thread block owns a token and kv head, a thread every kThreads-th block. Shared
 // memory: BestRanks.

@@ -1,4 +1,4 @@
-// Attention of a few queries to many keys: the keys of a query are cut into pieces, thread blocks attend to one each,
+// Attention of a few queries to many keys: the keys of a query are cut into splits, thread blocks attend to one each,
 // and what they found is merged in fp32. How a list of keys is cut depends on its length alone. Counted in 32 bits and
 // 64 as in query_tiles.
 #pragma once
@@ -14,14 +14,14 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
 using query_tiles::ImportanceChoice;
 using query_tiles::Problem;
 
-/// The pieces of a list are of equal length, all but the last; at least kLeastKeys keys, a multiple of kKeyStep, and
-/// kMostPieces of them at most.
-inline constexpr int kMostPieces = 64, kLeastKeys = 256, kKeyStep = 64;
+/// The splits of a list are of equal length, all but the last; at least kMinKeys keys, a multiple of kKeyStep, and
+/// kMaxSplits of them at most.
+inline constexpr int kMaxSplits = 64, kMinKeys = 256, kKeyStep = 64;
 
-/// How many pieces a list of at most so many keys has, at most.
-inline int most_pieces(std::int64_t keys) {
-  const std::int64_t pieces = (keys + kLeastKeys - 1) / kLeastKeys;
-  return static_cast<int>(pieces < kMostPieces ? pieces : kMostPieces);
+/// How many splits a list of at most so many keys has, at most.
+inline int max_splits(std::int64_t keys) {
+  const std::int64_t splits = (keys + kMinKeys - 1) / kMinKeys;
+  return static_cast<int>(splits < kMaxSplits ? splits : kMaxSplits);
 }
 
 /// Query tokens that are attended at once.
@@ -40,16 +40,16 @@ struct Lists {
   Divider by_block;
 };
 
-/// The largest score of a row and a piece, to base 2, and the sum of the weights relative to it.
-struct alignas(8) PieceTotals {
+/// The largest score of a row and a split, to base 2, and the sum of the weights relative to it.
+struct alignas(8) SplitTotals {
   float largest, sum;
 };
 
-/// What rows found in pieces of their keys. A piece without keys has the sum 0, and o is not written.
+/// What rows found in splits of their keys. A split without keys has the sum 0, and o is not written.
 struct Partials {
-  float* o;             // [tokens, H, pieces, dv], relative to the largest score as the sum is
-  PieceTotals* totals;  // [tokens, H, pieces]
-  int pieces;
+  float* o;             // [tokens, H, splits, dv], relative to the largest score as the sum is
+  SplitTotals* totals;  // [tokens, H, splits]
+  int splits;
 };
 
 /// Scores to base 2 of the keys in a row's list, [tokens, H, stride] with an even stride. Without data they are not
@@ -65,12 +65,12 @@ struct Scores {
 
 /// Partials and scores of the tokens, T being bf16 or fp16. Features are multiples of 8 up to 256.
 template <class T>
-void attend_pieces(const Problem&, const Lists&, const Tokens&, Rows<const T> q, Rows<const T> k, Rows<const T> v,
+void attend_splits(const Problem&, const Lists&, const Tokens&, Rows<const T> q, Rows<const T> k, Rows<const T> v,
                    const Partials&, const Scores&, void* stream);
 
 /// o [query tokens, H, dv] and lse [query tokens, H, 1] of the tokens.
 template <class T>
-void merge_pieces(const Problem&, const Tokens&, const Partials&, Rows<T> o, Rows<float> lse, void* stream);
+void merge_splits(const Problem&, const Tokens&, const Partials&, Rows<T> o, Rows<float> lse, void* stream);
 
 /// selection [query tokens, Hkv, slots] of the tokens, from their scores against compressed rows, which it overwrites.
 /// importances: room for [tokens, Hkv, blocks], as many blocks as any sequence has.

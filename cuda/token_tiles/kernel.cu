@@ -3,10 +3,10 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "cuda/baseline/calls.hpp"
 #include "cuda/gathered_queries/backward_launchers.hpp"
 #include "cuda/kernel_list.hpp"
 #include "cuda/query_tiles/calls.hpp"
-#include "cuda/thread_per_row/calls.hpp"
 #include "cuda/token_tiles/problem.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
@@ -14,13 +14,13 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 namespace token_tiles {
 
 using gathered_queries::QueryGradients;
-using query_tiles::kMostFeatures;
+using query_tiles::kMaxFeatures;
 
 namespace {
 
 /// Heads that must share a selection. A token's keys are read for so many rows: where these are few, gathered_queries
 /// reads less. Measured on an H200: from 8 on this is faster, forward and backward.
-constexpr std::int64_t kLeastGroup = 8;
+constexpr std::int64_t kMinGroup = 8;
 
 /// A call: what it asks for, and where in its workspace things are.
 struct Layout {
@@ -48,7 +48,7 @@ std::int64_t group_of(const AttnspecSelected& f) { return f.q.shape[1] / f.k.sha
 
 /// Whether a call is for tiles; what is not goes to gathered_queries.
 bool is_for_tiles(const AttnspecSelected& f) {
-  return query_tiles::is_for_tiles(f) && f.selection.shape[1] == f.k.shape[1] && group_of(f) >= kLeastGroup;
+  return query_tiles::is_for_tiles(f) && f.selection.shape[1] == f.k.shape[1] && group_of(f) >= kMinGroup;
 }
 
 const char* selected(const AttnspecSelected* f) {
@@ -91,7 +91,7 @@ const char* selected_backward(const AttnspecSelectedBackward* b) {
     copy_offsets(f.call, l.offsets);
     with_16_bits(f.q, [&](auto zero) {
       using T = decltype(zero);
-      const auto rows = thread_per_row::backward_rows<T>(*b);
+      const auto rows = baseline::backward_rows<T>(*b);
       const Rows<T> dq = rows_of<T>(b->dq);
       const char* reason = gathered_queries::selected_backward(b, gradients, [&](const ScoreGradients& scores) {
         multiply_score_gradients<T>(l.problem, l.selection, scores, rows.k, dq, f.call.stream);
@@ -121,7 +121,7 @@ AttnspecKernel declare() {
   kernel.workspace_bytes = workspace_bytes;
   kernel.selected = selected;
   kernel.selected_backward = selected_backward;
-  kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = kMaxFeatures;
   return kernel;
 }
 

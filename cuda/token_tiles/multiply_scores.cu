@@ -82,7 +82,7 @@ void multiply_score_gradients(const Problem& whole, const Selection& all, const 
   dq.data += scores.kv_begin * p.group * dq.head_stride;
   with_features(p.dk, 0, [&]<class Features>(Features) {
     constexpr int kDk = Features::kDk;
-    if constexpr (kDk <= gathered_queries::kMostApartFeatures) {
+    if constexpr (kDk <= gathered_queries::kMaxApartFeatures) {
       const LaunchShape shape{
           {static_cast<int>(thread_blocks(p, selection, 1))}, {kThreads}, kWarps * sizeof(ScoreTiles<T, kDk>)};
       if (shape.grid.x > 0) launch(multiply_scores<T, kDk>, shape, stream, p, selection, own, k, dq);

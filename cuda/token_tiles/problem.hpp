@@ -27,7 +27,7 @@ template <class T>
 void attend(const Problem&, const Selection&, Rows<const T> q, Rows<const T> k, Rows<const T> v, Rows<T> o,
             Rows<float> lse, void* stream);
 
-/// dq [query tokens, H, dk]. Features are at most gathered_queries::kMostApartFeatures.
+/// dq [query tokens, H, dk]. Features are at most gathered_queries::kMaxApartFeatures.
 template <class T>
 void attend_query_gradients(const Problem&, const Selection&, const BackwardRows<T>&, Rows<T> dq, void* stream);
 

@@ -13,7 +13,7 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::token_tiles {
 
-using gathered_queries::kMostApartFeatures;
+using gathered_queries::kMaxApartFeatures;
 
 namespace {
 
@@ -82,7 +82,7 @@ template <class T>
 void attend_query_gradients(const Problem& p, const Selection& selection, const BackwardRows<T>& rows, Rows<T> dq,
                             void* stream) {
   with_features(p.dk, p.dv, [&]<class Features>(Features) {
-    if constexpr (Features::kDk <= kMostApartFeatures && Features::kDv <= kMostApartFeatures) {
+    if constexpr (Features::kDk <= kMaxApartFeatures && Features::kDv <= kMaxApartFeatures) {
       using Shape = Shape<Features>;
       const LaunchShape shape{
           {static_cast<int>(thread_blocks(p, selection, 1))}, {kThreads}, kWarps * sizeof(SharedTiles<T, Shape>)};

@@ -1,7 +1,7 @@
 // As in query_tiles: with P = exp(scale q k^T - lse), delta = <do, o>, dS = P (do v^T - delta): dq = scale dS k,
 // dk = scale dS^T q and dv = P^T do, summed over the rows that see a key. For a positive scale.
 //   dq of each row, and its lse and delta for the keys    query_gradients
-//   dk and dv of each key, or pieces of their sums        key_gradients
+//   dk and dv of each key, or segments of their sums        key_gradients
 // Two warpgroups of a thread block compute, one block on a multiprocessor; for dq a third copies. Products run while
 // the next ones are prepared.
 #include <algorithm>
@@ -183,17 +183,17 @@ struct SharedKeyTiles {
   RowTerms terms[3][Shape::kRows];
 };
 
-// A thread block owns 128 keys of a key/value head and goes through a piece of the rows that see some of them. A warp
+// A thread block owns 128 keys of a key/value head and goes through a segment of the rows that see some of them. A warp
 // owns 16 keys of P^T, dS^T, dk and dv, in registers. Shared memory: SharedKeyTiles, 162 KB for 128 features.
 template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
-    key_gradients(Problem p, Tiles tiles, RowPieces pieces, BackwardRows<T> rows, Rows<const RowTerms> terms,
+    key_gradients(Problem p, Tiles tiles, RowSegments segments, BackwardRows<T> rows, Rows<const RowTerms> terms,
                   Rows<T> dk, Rows<T> dv) {
   constexpr int kDk = Shape::kDk, kDv = Shape::kDv, kRows = Shape::kRows, n = Shape::kN;
   auto& shared = *dynamic_shared<SharedKeyTiles<T, Shape>>();
 
   // phase 1 - what the thread block and the warp own
-  const Share share(pieces, tiles, block_index().x);
+  const Share share(segments, tiles, block_index().x);
   const KeyTile tile = query_tiles::key_tile(p, tiles, Shape::kKeys, share.kv_head, share.tile);
   const int warp_key = warp_index() * 16, last_key = warp_key + 15, group_key = warp_key / 64 * 64;
   const RowRange all = share.of(tile.rows(p, 0, tile.count - 1));
@@ -254,8 +254,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   cp_async_wait_all();
 
   // phase 3 - dk and dv, or their sums
-  if (share.pieces > 1) {
-    float* to = pieces.sums + (share.place * Shape::kKeys + warp_key) * (p.dk + p.dv);
+  if (share.segments > 1) {
+    float* to = segments.sums + (share.place * Shape::kKeys + warp_key) * (p.dk + p.dv);
     query_tiles::store_sums<1, Shape::kDkN>(dk_sums, p.dk, to, p.dk + p.dv);
     query_tiles::store_sums<1, Shape::kDvN>(dv_sums, p.dv, to + p.dk, p.dk + p.dv);
     return;
@@ -270,24 +270,24 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 }  // namespace
 
 template <class T>
-void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces& pieces,
+void attend_backward(const Problem& p, const Tiles& row_tiles, const Tiles& key_tiles, const RowSegments& segments,
                      const BackwardRows<T>& rows, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream) {
   with_gradient_features(p.dk, p.dv, [&]<class Features>(Features) {
     using OfRows = RowShape<Features>;
     using OfKeys = KeyShape<Features>;
     const int row_blocks = std::min(row_tiles.count * p.kv_heads, multiprocessors());
     const LaunchShape of_rows{{row_blocks}, {kRingThreads}, sizeof(SharedRowTiles<T, OfRows>)};
-    const LaunchShape of_keys{{pieces.count * p.kv_heads}, {OfKeys::kThreads}, sizeof(SharedKeyTiles<T, OfKeys>)};
+    const LaunchShape of_keys{{segments.count * p.kv_heads}, {OfKeys::kThreads}, sizeof(SharedKeyTiles<T, OfKeys>)};
     if (row_tiles.count > 0)
       launch(query_gradients<T, OfRows>, of_rows, stream, p, row_tiles, rows, {terms, p.heads, 1}, dq);
     if (key_tiles.count == 0) return;
-    launch(key_gradients<T, OfKeys>, of_keys, stream, p, key_tiles, pieces, rows, {terms, p.heads, 1}, dk, dv);
-    query_tiles::merge_pieces<T>(p, key_tiles, OfKeys::kKeys, pieces, dk, dv, stream);
+    launch(key_gradients<T, OfKeys>, of_keys, stream, p, key_tiles, segments, rows, {terms, p.heads, 1}, dk, dv);
+    query_tiles::merge_segments<T>(p, key_tiles, OfKeys::kKeys, segments, dk, dv, stream);
   });
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                  \
-  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const RowPieces&, \
+#define ATTNSPEC_INSTANTIATE(T)                                                                    \
+  template void attend_backward<T>(const Problem&, const Tiles&, const Tiles&, const RowSegments&, \
                                    const BackwardRows<T>&, RowTerms*, Rows<T>, Rows<T>, Rows<T>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

@@ -7,11 +7,11 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
 namespace {
 
-bool can_do(const Problem& p, int most_dk) {
-  return has_warpgroups() && p.scale > 0 && p.dk <= most_dk && p.dv <= kMostDv;
+bool can_do(const Problem& p, int max_dk) {
+  return has_warpgroups() && p.scale > 0 && p.dk <= max_dk && p.dv <= kMaxDv;
 }
-bool can_attend(const Problem& p) { return can_do(p, kMostDk); }
-bool can_differentiate(const Problem& p) { return can_do(p, kMostGradientDk); }
+bool can_attend(const Problem& p) { return can_do(p, kMaxDk); }
+bool can_differentiate(const Problem& p) { return can_do(p, kMaxGradientDk); }
 
 struct Stages : query_tiles::OwnStages {
   static int forward_tile_rows(const Problem& p) {

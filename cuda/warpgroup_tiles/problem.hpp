@@ -9,7 +9,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 using query_tiles::BackwardRows;
 using query_tiles::ImportanceChoice;
 using query_tiles::Problem;
-using query_tiles::RowPieces;
+using query_tiles::RowSegments;
 using query_tiles::RowTerms;
 using query_tiles::Tiles;
 
@@ -26,21 +26,21 @@ struct Features {
 };
 
 /// Most features of rows of q and k, forward, backward and for a selection, and of v.
-inline constexpr int kMostDk = 192, kMostGradientDk = 128, kMostSelectDk = 128, kMostDv = 128;
+inline constexpr int kMaxDk = 192, kMaxGradientDk = 128, kMaxSelectDk = 128, kMaxDv = 128;
 
 /// Calls use(features) with the smallest that hold a call's.
 template <class Use>
 void with_features(int dk, int dv, const Use& use) {
   if (dk <= 64 && dv <= 64) return use(Features<64, 64>{});
   if (dk <= 128) return use(Features<128, 128>{});
-  use(Features<kMostDk, kMostDv>{});
+  use(Features<kMaxDk, kMaxDv>{});
 }
 
 /// The same for a backward and a selection.
 template <class Use>
 void with_gradient_features(int dk, int dv, const Use& use) {
   if (dk <= 64 && dv <= 64) return use(Features<64, 64>{});
-  use(Features<kMostGradientDk, kMostDv>{});
+  use(Features<kMaxGradientDk, kMaxDv>{});
 }
 
 /// See query_tiles.
@@ -48,7 +48,7 @@ template <class T>
 void attend(const Problem&, const Tiles& row_tiles, Rows<const T> q, Rows<const T> k, Rows<const T> v, Rows<T> o,
             Rows<float> lse, void* stream);
 template <class T>
-void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const RowPieces&,
+void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_tiles, const RowSegments&,
                      const BackwardRows<T>&, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
 
 /// Whether a selection is for tiles of warpgroups: what their shared memory holds.

@@ -38,8 +38,8 @@ constexpr int kWarpgroupRows = 64, kWarpgroups = kImportanceRows / kWarpgroupRow
 constexpr int kConsumers = kWarpgroups * kWarpgroupThreads, kThreads = kConsumers + kWarpgroupThreads;
 constexpr int kConsumerRegisters = 112, kProducerRegisters = 32;  // of a thread
 constexpr int kWarpRows = 16, kKeys = 128, kN = kKeys / 16, kStages = 3;
-constexpr int kMostKept = 16;                      // sums of a tile that the next one needs
-constexpr int kSumStride = kMostKept + kKeys + 4;  // so that the sums of neighbouring queries lie in different banks
+constexpr int kMaxKept = 16;                      // sums of a tile that the next one needs
+constexpr int kSumStride = kMaxKept + kKeys + 4;  // so that the sums of neighbouring queries lie in different banks
 
 /// Dynamic shared memory, with a QueryRoom behind it.
 template <class T, int dk>
@@ -56,7 +56,7 @@ struct QueryRoom {
         sums_of_query(rows_of_query > kWarpRows ? rows_of_query / kWarpRows : 1),
         slots(slots_of_query) {}
 
-  /// Over the rows of a query, of compressed rows from kMostKept before a tile on: [sums_of_query][kSumStride].
+  /// Over the rows of a query, of compressed rows from kMaxKept before a tile on: [sums_of_query][kSumStride].
   __device__ __forceinline__ float* sums(void* room, int query) const {
     return static_cast<float*>(room) + query * sums_of_query * kSumStride;
   }
@@ -120,8 +120,8 @@ __device__ __forceinline__ void copy_tiles(const Work& w, SharedTiles<T, dk>& sh
 __device__ __forceinline__ void add_blocks(const ImportanceChoice& choice, int wanted, int first_block, int end_block,
                                            float* sums, int parts, int kept, int key, Scored* best) {
   const auto weight_of = [&](int row) {  // of all parts
-    float sum = sums[kMostKept + row - key];
-    for (int part = 1; part < parts; ++part) sum += sums[part * kSumStride + kMostKept + row - key];
+    float sum = sums[kMaxKept + row - key];
+    for (int part = 1; part < parts; ++part) sum += sums[part * kSumStride + kMaxKept + row - key];
     return sum;
   };
   for (int base = first_block; base < end_block; base += kWarpLanes) {
@@ -130,7 +130,7 @@ __device__ __forceinline__ void add_blocks(const ImportanceChoice& choice, int w
     query_tiles::insert_better(best, wanted, {score, block}, choice.initial_blocks <= block && block < end_block);
   }
   sync_warp();
-  if (const int place = kMostKept - 1 - lane_index(); lane_index() < kept)
+  if (const int place = kMaxKept - 1 - lane_index(); lane_index() < kept)
     for (int part = 0; part < parts; ++part) sums[part * kSumStride + place] = sums[part * kSumStride + place + kKeys];
 }
 
@@ -204,7 +204,7 @@ __device__ __forceinline__ void choose_blocks(const Work& w, SharedTiles<T, dk>&
           for (int number = 0; number < 4; ++number)
             if (key + 8 * j + lane_index() % 4 * 2 + number % 2 >= row_end[number / 2]) weights[0][j][number] = 0;
       }
-      query_tiles::store_weights<kWarpRows, 1, kN>(weights, rows_of_sum, my_sums + kMostKept, kSumStride);
+      query_tiles::store_weights<kWarpRows, 1, kN>(weights, rows_of_sum, my_sums + kMaxKept, kSumStride);
     }
     sync_sums();
   };
@@ -269,8 +269,8 @@ std::size_t shared_bytes(const Problem& p, const ImportanceChoice& choice) {
 }  // namespace
 
 bool can_select(const Problem& p, const ImportanceChoice& choice) {
-  return has_warpgroups() && p.dk <= kMostSelectDk && p.group <= kWarpgroupRows && kept_of(choice) <= kMostKept &&
-         shared_bytes(p, choice) <= most_shared_bytes();
+  return has_warpgroups() && p.dk <= kMaxSelectDk && p.group <= kWarpgroupRows && kept_of(choice) <= kMaxKept &&
+         shared_bytes(p, choice) <= max_shared_bytes();
 }
 
 template <class T>

@@ -103,23 +103,23 @@ std::vector<Stage> Measurement::stages() const {
 }
 
 std::string why_invalid(const Measurement& measured, reference::Format format,
-                        const std::optional<cuda::Ceilings>& ceilings) {
+                        const std::optional<cuda::DevicePeaks>& peaks) {
   if (!measured.timing.on_device) return "";
   double least = HUGE_VAL;
   for (const cuda::RunTime& run : measured.timing.runs) least = std::min(least, run.host - run.stream);
   if (least > kHostMilliseconds)
     return fmt::format("the device was busy for {:.3g} ms beyond the {:.3g} ms of the stream: work is left elsewhere",
                        least, measured.milliseconds());
-  if (!ceilings) return "";
-  const Floor floor = hard_floor_of(measured.work, format, *ceilings);
-  if (measured.milliseconds() < floor.milliseconds())
+  if (!peaks) return "";
+  const Roofline roofline = uncached_roofline_of(measured.work, format, *peaks);
+  if (measured.milliseconds() < roofline.milliseconds())
     return fmt::format("{:.3g} ms are less than the {:.3g} ms that the work takes at least", measured.milliseconds(),
-                       floor.milliseconds());
+                       roofline.milliseconds());
   return "";
 }
 
 BenchResult bench(const Kernel& kernel, const Case& c, const TimingPlan& plan, const std::vector<Direction>& directions,
-                  const std::optional<cuda::Ceilings>& ceilings) {
+                  const std::optional<cuda::DevicePeaks>& peaks) {
   BenchResult result;
   Kernel timed = kernel;
   Stopwatch stopwatch(kernel, plan, result.measurements);
@@ -140,8 +140,8 @@ BenchResult bench(const Kernel& kernel, const Case& c, const TimingPlan& plan, c
   }
   result.judged = judge(timed, c);
   for (Measurement& measured : result.measurements) {
-    if (ceilings && measured.timing.on_device) measured.floor = floor_of(measured.work, c.dtype, *ceilings);
-    if (const std::string why = why_invalid(measured, c.dtype, ceilings); !why.empty())
+    if (peaks && measured.timing.on_device) measured.roofline = roofline_of(measured.work, c.dtype, *peaks);
+    if (const std::string why = why_invalid(measured, c.dtype, peaks); !why.empty())
       result.judged.add({.verdict = Verdict::invalid_timing, .output = name(measured.direction), .detail = why});
   }
   if (!result.measurements.empty() && kernel.workspace_bytes) {

@@ -26,14 +26,14 @@ struct Measurement {
   Direction direction = Direction::forward;
   verify::Timing timing;  // of all calls of the judge
   Work work;
-  std::optional<Floor> floor;  // on a GPU
+  std::optional<Roofline> roofline;  // on a GPU
 
   double milliseconds() const;  // median
   /// From the first to the third quarter of the runs, as a share of the median.
   double spread() const;
   double tflops() const { return work.operations / milliseconds() / 1e9; }
   /// How much of its time the least time is that it could take.
-  double share_of_floor() const { return floor->milliseconds() / milliseconds(); }
+  double share_of_roofline() const { return roofline->milliseconds() / milliseconds(); }
   std::vector<Stage> stages() const;  // the longest first
 };
 
@@ -48,14 +48,14 @@ struct BenchResult {
 inline constexpr double kHostMilliseconds = 0.1;
 
 /// Why the times are not those of the work; empty: nothing is wrong with them. In some run the host's clock must agree
-/// with the events, up to kHostMilliseconds, and the median may not be below the hard floor. Of the host's clock alone
-/// nothing is known.
+/// with the events, up to kHostMilliseconds, and the median may not be below the hard roofline. Of the host's clock
+/// alone nothing is known.
 std::string why_invalid(const Measurement& measured, reference::Format format,
-                        const std::optional<cuda::Ceilings>& ceilings);
+                        const std::optional<cuda::DevicePeaks>& peaks);
 
 /// Judges the kernel, which can be timed, on the case, with every call of these directions timed by the plan. Invalid
 /// times are findings too. Throws what judge throws.
 BenchResult bench(const verify::Kernel& kernel, const verify::Case& c, const verify::TimingPlan& plan,
-                  const std::vector<Direction>& directions, const std::optional<cuda::Ceilings>& ceilings);
+                  const std::vector<Direction>& directions, const std::optional<cuda::DevicePeaks>& peaks);
 
 }  // namespace attnspec::fuzz

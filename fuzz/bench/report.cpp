@@ -38,7 +38,7 @@ std::string in_bytes(double bytes) {
 std::string percent(double share) { return fmt::format("{:.{}f} %", 100 * share, share < 0.0995 ? 1 : 0); }
 
 using Row = std::vector<std::string>;
-const Row kColumns{"kernel", "",          "ms", "spread", "TFLOP/s", "of floor",
+const Row kColumns{"kernel", "",          "ms", "spread", "TFLOP/s", "of roofline",
                    "",       "workspace", "",   "cuDNN",  "Flash",   "verdict"};
 const std::set<std::size_t> kTextColumns{0, 1, 6, 11};
 
@@ -56,10 +56,10 @@ void add_rows(const BenchReport& report, const BenchResult& result, const Measur
   };
   rows.push_back({result.judged.kernel, name(m.direction), in_milliseconds(m.milliseconds()), percent(m.spread()),
                   m.work.operations > 0 ? fmt::format("{:.4g}", m.tflops()) : "-",
-                  m.floor ? percent(m.share_of_floor()) : "-",
-                  !m.floor                              ? ""
-                  : m.floor->products > m.floor->memory ? "tensor"
-                                                        : "memory",
+                  m.roofline ? percent(m.share_of_roofline()) : "-",
+                  !m.roofline                                 ? ""
+                  : m.roofline->products > m.roofline->memory ? "tensor"
+                                                              : "memory",
                   in_bytes(static_cast<double>(result.workspace_bytes)), fmt::format("{:.2f}x", result.workspace_share),
                   faster(kBackends[0]), faster(kBackends[1]), name(result.judged.verdict)});
   const std::vector<Stage> stages = m.stages();
@@ -79,9 +79,9 @@ ordered_json json_of(const Measurement& m) {
                     {"ms", m.milliseconds()},         {"spread", m.spread()},
                     {"entries", m.work.entries},      {"operations", m.work.operations},
                     {"bytes", m.work.bytes},          {"tflops", m.tflops()}};
-  if (m.floor) {
-    json["floor"] = {{"tensor_ms", m.floor->products}, {"memory_ms", m.floor->memory}};
-    json["share_of_floor"] = m.share_of_floor();
+  if (m.roofline) {
+    json["roofline"] = {{"tensor_ms", m.roofline->products}, {"memory_ms", m.roofline->memory}};
+    json["share_of_roofline"] = m.share_of_roofline();
   }
   json["stages"] = stages;
   json["runs"] = runs;
@@ -119,8 +119,8 @@ ordered_json json_of(const DenseTimes& times) {
 
 std::string bench_header(const BenchReport& report) {
   std::string text;
-  if (report.ceilings) {
-    const cuda::Ceilings& c = *report.ceilings;
+  if (report.peaks) {
+    const cuda::DevicePeaks& c = *report.peaks;
     text += fmt::format("{}: memory {:.3g} TB/s at most, {:.3g} in a copy; ", c.name, c.bytes_per_second / 1e12,
                         c.copied_bytes_per_second / 1e12);
     text += c.operations_per_second > 0
@@ -150,12 +150,12 @@ std::string bench_table(const BenchReport& report, const Case& c) {
 
 std::string bench_json(const BenchReport& report) {
   ordered_json json;
-  if (report.ceilings)
-    json["device"] = {{"name", report.ceilings->name},
-                      {"bytes_per_second", report.ceilings->bytes_per_second},
-                      {"copied_bytes_per_second", report.ceilings->copied_bytes_per_second},
-                      {"operations_per_second", report.ceilings->operations_per_second},
-                      {"cache_bytes", report.ceilings->cache_bytes}};
+  if (report.peaks)
+    json["device"] = {{"name", report.peaks->name},
+                      {"bytes_per_second", report.peaks->bytes_per_second},
+                      {"copied_bytes_per_second", report.peaks->copied_bytes_per_second},
+                      {"operations_per_second", report.peaks->operations_per_second},
+                      {"cache_bytes", report.peaks->cache_bytes}};
   json["plan"] = {{"warm_ups", report.plan.warm_ups},
                   {"repetitions", report.plan.repetitions},
                   {"seconds", report.plan.seconds},

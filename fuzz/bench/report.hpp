@@ -13,13 +13,13 @@ namespace attnspec::fuzz {
 
 /// All that a bench is made of.
 struct BenchReport {
-  std::optional<cuda::Ceilings> ceilings;
+  std::optional<cuda::DevicePeaks> peaks;
   verify::TimingPlan plan;
   std::vector<DenseTimes> dense;
   std::vector<BenchResult> results;
 };
 
-/// The lines above everything: the device, its ceilings, how times were taken.
+/// The lines above everything: the device, its peaks, how times were taken.
 std::string bench_header(const BenchReport& report);
 
 /// The table of one case: dense attention, and each kernel with its directions and their stages.

@@ -85,11 +85,11 @@ Reading reached_reading(const AttentionProblem& problem, const Reach& reach) {
   return selected_reading(problem, block, selection, reach);
 }
 
-/// Keys of the query's own block up to its own, and of whole blocks before it: most_blocks blocks in all. The rows are
+/// Keys of the query's own block up to its own, and of whole blocks before it: max_blocks blocks in all. The rows are
 /// those of all own blocks, and of the blocks before them that the first query takes.
-Reading past_reading(const AttentionProblem& problem, std::int64_t block, std::int64_t most_blocks) {
-  const auto acausal = [&](const Sequence& sequence) { return std::min(most_blocks * block, sequence.num_keys()); };
-  const auto before = [&](std::int64_t t) { return std::min(most_blocks - 1, t / block) * block; };
+Reading past_reading(const AttentionProblem& problem, std::int64_t block, std::int64_t max_blocks) {
+  const auto acausal = [&](const Sequence& sequence) { return std::min(max_blocks * block, sequence.num_keys()); };
+  const auto before = [&](std::int64_t t) { return std::min(max_blocks - 1, t / block) * block; };
   Reading reading;
   reading.entries = problem.heads * sum_over_queries(problem, [&](const Sequence& sequence, std::int64_t t) {
                       return problem.causal ? before(t) + t % block + 1 : acausal(sequence);
@@ -269,15 +269,15 @@ Work work_of(const AnyCall& call) {
   return std::visit([](const auto& c) { return work(c); }, call);
 }
 
-Floor floor_of(const Work& work, Format format, const cuda::Ceilings& ceilings) {
-  const double rate = ceilings.operations_per_second / (format == Format::fp32 ? 2 : 1);
-  return {rate > 0 ? 1e3 * work.operations / rate : 0, 1e3 * work.bytes / ceilings.bytes_per_second};
+Roofline roofline_of(const Work& work, Format format, const cuda::DevicePeaks& peaks) {
+  const double rate = peaks.operations_per_second / (format == Format::fp32 ? 2 : 1);
+  return {rate > 0 ? 1e3 * work.operations / rate : 0, 1e3 * work.bytes / peaks.bytes_per_second};
 }
 
-Floor hard_floor_of(const Work& work, Format format, const cuda::Ceilings& ceilings) {
+Roofline uncached_roofline_of(const Work& work, Format format, const cuda::DevicePeaks& peaks) {
   Work uncached = work;
-  uncached.bytes = std::max(0.0, work.bytes - static_cast<double>(ceilings.cache_bytes));
-  return floor_of(uncached, format, ceilings);
+  uncached.bytes = std::max(0.0, work.bytes - static_cast<double>(peaks.cache_bytes));
+  return roofline_of(uncached, format, peaks);
 }
 
 }  // namespace attnspec::fuzz

@@ -34,16 +34,16 @@ struct Work {
 Work work_of(const verify::AnyCall& call);
 
 /// How long a GPU takes at least, in milliseconds.
-struct Floor {
+struct Roofline {
   double products = 0;  // the operations, at the highest rate of its tensor cores; 0: not known. fp32 at half of it, as
                         // tf32
   double memory = 0;    // the bytes, at the highest rate of its memory
 
   double milliseconds() const { return products > memory ? products : memory; }
 };
-Floor floor_of(const Work& work, reference::Format format, const cuda::Ceilings& ceilings);
+Roofline roofline_of(const Work& work, reference::Format format, const cuda::DevicePeaks& peaks);
 
-/// The floor without the bytes that a cache can hold: no call takes less.
-Floor hard_floor_of(const Work& work, reference::Format format, const cuda::Ceilings& ceilings);
+/// The roofline without the bytes that a cache can hold: no call takes less.
+Roofline uncached_roofline_of(const Work& work, reference::Format format, const cuda::DevicePeaks& peaks);
 
 }  // namespace attnspec::fuzz

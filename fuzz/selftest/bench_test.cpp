@@ -170,13 +170,13 @@ TEST(Work, ReadsTheKeysThatQueriesNeed) {
   EXPECT_EQ(rows(text, 7 * (2 * q_o_lse + 4 * 3 * 4)), 2 * std::ssize(read));
 }
 
-TEST(Floor, IsTheLargerOfBothTimes) {
-  const cuda::Ceilings ceilings{"a GPU", 1e12, 1e12, 1e15, 1000};
+TEST(Roofline, IsTheLargerOfBothTimes) {
+  const cuda::DevicePeaks peaks{"a GPU", 1e12, 1e12, 1e15, 1000};
   const Work work{1, 2e12, 1e9};
-  EXPECT_DOUBLE_EQ(floor_of(work, Format::bf16, ceilings).milliseconds(), 2);
-  EXPECT_DOUBLE_EQ(floor_of(work, Format::fp32, ceilings).milliseconds(), 4);
-  EXPECT_DOUBLE_EQ(floor_of({1, 1, 3e9}, Format::bf16, ceilings).milliseconds(), 3);
-  EXPECT_DOUBLE_EQ(hard_floor_of({1, 0, 500}, Format::bf16, ceilings).milliseconds(), 0);
+  EXPECT_DOUBLE_EQ(roofline_of(work, Format::bf16, peaks).milliseconds(), 2);
+  EXPECT_DOUBLE_EQ(roofline_of(work, Format::fp32, peaks).milliseconds(), 4);
+  EXPECT_DOUBLE_EQ(roofline_of({1, 1, 3e9}, Format::bf16, peaks).milliseconds(), 3);
+  EXPECT_DOUBLE_EQ(uncached_roofline_of({1, 0, 500}, Format::bf16, peaks).milliseconds(), 0);
 }
 
 // ---- Measurements ----
@@ -208,19 +208,19 @@ TEST(Measurement, AddsUpTheLaunchesOfAKernel) {
 }
 
 TEST(Measurement, IsInvalidWhereTheHostsClockDisagreesInEveryRun) {
-  const cuda::Ceilings ceilings{"a GPU", 1e12, 1e12, 1e15, 0};
-  EXPECT_EQ(why_invalid(measured_on_device({{1, 1.05}, {1, 3}, {1, 9}}), Format::bf16, ceilings), "");
-  EXPECT_NE(why_invalid(measured_on_device({{1, 1.5}, {1, 3}, {1, 9}}), Format::bf16, ceilings).find("left elsewhere"),
+  const cuda::DevicePeaks peaks{"a GPU", 1e12, 1e12, 1e15, 0};
+  EXPECT_EQ(why_invalid(measured_on_device({{1, 1.05}, {1, 3}, {1, 9}}), Format::bf16, peaks), "");
+  EXPECT_NE(why_invalid(measured_on_device({{1, 1.5}, {1, 3}, {1, 9}}), Format::bf16, peaks).find("left elsewhere"),
             std::string::npos);
 }
 
-TEST(Measurement, IsInvalidBelowTheFloor) {
-  const cuda::Ceilings ceilings{"a GPU", 1e12, 1e12, 1e15, 0};
+TEST(Measurement, IsInvalidBelowTheRoofline) {
+  const cuda::DevicePeaks peaks{"a GPU", 1e12, 1e12, 1e15, 0};
   Measurement m = measured_on_device({{1, 1}, {1, 1}, {1, 1}});
   m.work.operations = 0.9e12;
-  EXPECT_EQ(why_invalid(m, Format::bf16, ceilings), "");
+  EXPECT_EQ(why_invalid(m, Format::bf16, peaks), "");
   m.work.operations = 1.1e12;
-  EXPECT_NE(why_invalid(m, Format::bf16, ceilings).find("at least"), std::string::npos);
+  EXPECT_NE(why_invalid(m, Format::bf16, peaks).find("at least"), std::string::npos);
 }
 
 TEST(DenseShape, IsThatOfEqualSequencesOfAllTheirQueriesOrOne) {
@@ -330,7 +330,7 @@ TEST(Bench, TimesEveryCallOfTheJudge) {
   for (const Measurement& m : both.measurements) {
     EXPECT_EQ(m.timing.runs.size(), 2u * 5);  // among numbers, and among NaN
     EXPECT_GT(m.milliseconds(), 0);
-    EXPECT_FALSE(m.floor.has_value());
+    EXPECT_FALSE(m.roofline.has_value());
   }
   EXPECT_EQ(both.measurements[1].direction, Direction::backward);
   EXPECT_EQ(both.workspace_bytes, kernel.workspace_bytes(c));

@@ -112,9 +112,10 @@ TEST_F(FuzzCommand, ShrinksACrash) {
 
 TEST_F(FuzzCommand, EndsAKernelThatHangs) {
   const std::string library = ATTNSPEC_FOREIGN_DIR "/hangs_in_call.so";
-  const Outcome found = run("replay 'dense(lens=5)' --kernel " + library + " --patience 1");
+  const Outcome found = run("replay 'dense(lens=5)' --kernel " + library + " --timeout 1");
   EXPECT_EQ(found.code, 1) << found.out << found.err;
-  EXPECT_NE(found.out.find("call => did not return from the forward call within 1 s | "), std::string::npos) << found.out;
+  EXPECT_NE(found.out.find("call => did not return from the forward call within 1 s | "), std::string::npos)
+      << found.out;
 }
 
 TEST_F(FuzzCommand, GoesOnAndTellsSwarms) {
@@ -168,7 +169,7 @@ TEST_F(FuzzCommand, GivesOneLineForBadInput) {
   EXPECT_EQ(run("fuzz model:moba --seconds -1").code, 2);
   EXPECT_EQ(run("fuzz model:moba --seed x").code, 2);
   EXPECT_EQ(run("fuzz model:moba --jobs 0").code, 2);
-  EXPECT_EQ(run("fuzz model:moba --patience 0").code, 2);
+  EXPECT_EQ(run("fuzz model:moba --timeout 0").code, 2);
   EXPECT_EQ(run("defects --cases 0").code, 2);
   EXPECT_NE(run("fuzz --help").out.find("--keep-going"), std::string::npos);
 }

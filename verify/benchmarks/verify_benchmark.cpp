@@ -17,8 +17,8 @@ Case large_case(const benchmark::State& state) {
 }
 
 void count_rows(benchmark::State& state, const Case& c) {
-  state.counters["rows/s"] = benchmark::Counter(static_cast<double>(c.lens[0] * c.heads),
-                                                benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["rows/s"] =
+      benchmark::Counter(static_cast<double>(c.lens[0] * c.heads), benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void reference_forward(benchmark::State& state) {

@@ -253,14 +253,14 @@ std::optional<int> AttentionJudge::key_part(const Sequence& sequence, const Quer
 std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
   const double q = longest_row(stage_.q), k = longest_row(stage_.k), sigma = std::abs(stage_.problem.scale);
   const double exp_limit = std::log(largest_finite(Format::fp32));
-  double least_lse = HUGE_VAL;
-#pragma omp parallel for reduction(min : least_lse)
+  double min_lse = HUGE_VAL;
+#pragma omp parallel for reduction(min : min_lse)
   for (std::int64_t token = 0; token < stage_.q.tokens; ++token)
     for (std::int64_t head = 0; head < stage_.problem.heads; ++head)
-      if (const double lse = stage_.lse.load(token, head, 0); std::isfinite(lse)) least_lse = std::min(least_lse, lse);
+      if (const double lse = stage_.lse.load(token, head, 0); std::isfinite(lse)) min_lse = std::min(min_lse, lse);
   const bool may_err =
       sigma * q * k * (static_cast<double>(stage_.problem.dk) + 16) * accumulator_roundoff(arithmetic_) > kFirstOrder;
-  if (!may_err && sigma * q * k - least_lse < exp_limit) return "";
+  if (!may_err && sigma * q * k - min_lse < exp_limit) return "";
   const double d_p = 2 * longest_row(d_o) * longest_row(stage_.v);
   const double terms = static_cast<double>(stage_.q.tokens * stage_.problem.heads + stage_.k.tokens);
   const double sums = std::max(1.0, d_p) * std::max({1.0, q, k, longest_row(d_o)}) * std::max(1.0, sigma) * terms;

@@ -16,7 +16,7 @@ namespace {
 using namespace reference;
 
 /// Selections that a kernel which does not export its own is judged on, at most.
-constexpr std::size_t kMostSelections = 16;
+constexpr std::size_t kMaxSelections = 16;
 
 /// The case's problem, inputs and calls.
 class AttentionCase {
@@ -47,7 +47,7 @@ class AttentionCase {
             judge_selection(problem_.attention, case_.block, rule, stage.queries, stage.selection, observe_, result_);
       } else {
         candidates = [rule](const Sequence& sequence, std::int64_t token, std::int64_t head) {
-          return admissible_selections(rule(sequence, token, head), kMostSelections);
+          return admissible_selections(rule(sequence, token, head), kMaxSelections);
         };
       }
     }

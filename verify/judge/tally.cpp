@@ -87,14 +87,14 @@ void Tally::fail(Finding finding) {
   summary_.sum_r_squared += finding.r * finding.r;
   finding.output = summary_.output;
   findings_.push_back(std::move(finding));
-  if (findings_.size() > 4 * kMostFindings) keep_first();
+  if (findings_.size() > 4 * kMaxFindings) keep_first();
 }
 
 void Tally::finish(CaseResult& result) {
   keep_first();
   for (Finding& finding : findings_) {
     result.verdict = std::max(result.verdict, finding.verdict);
-    if (result.findings.size() < kMostFindings) result.findings.push_back(std::move(finding));
+    if (result.findings.size() < kMaxFindings) result.findings.push_back(std::move(finding));
   }
   if (summary_.undecided > 0) result.verdict = std::max(result.verdict, Verdict::undecided);
   result.outputs.push_back(std::move(summary_));
@@ -104,7 +104,7 @@ void Tally::keep_first() {
   const auto position = [](const Finding& f) { return std::tuple(f.sequence, f.token, f.head); };
   std::sort(findings_.begin(), findings_.end(),
             [&](const Finding& a, const Finding& b) { return position(a) < position(b); });
-  if (findings_.size() > kMostFindings) findings_.resize(kMostFindings);
+  if (findings_.size() > kMaxFindings) findings_.resize(kMaxFindings);
 }
 
 }  // namespace attnspec::verify

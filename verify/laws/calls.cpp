@@ -85,28 +85,29 @@ bool is_equal(double number, double x, int exponent, Format format) {
   return number == expected;
 }
 
-/// The rows of one output, and where the packed rows of a twin begin.
+/// The rows of one output, and where the packed rows of a follow_up begin.
 class Comparison {
  public:
-  Comparison(const FirstCall& first, const Twin& twin, const char* law, std::string output, RowsOf of,
+  Comparison(const SourceCall& source, const FollowUp& follow_up, const char* law, std::string output, RowsOf of,
              std::int64_t tokens)
-      : first_(first), twin_(twin), law_(law), offsets_(row_offsets(twin.c, of, tokens)), of_(of) {
+      : source_(source), follow_up_(follow_up), law_(law), offsets_(row_offsets(follow_up.c, of, tokens)), of_(of) {
     summary_.output = std::move(output);
   }
 
-  /// differs(token, head, twin's token, twin's head): of a packed row; the text and d of a finding, or nothing.
+  /// differs(token, head, follow_up's token, follow_up's head): of a packed row; the text and d of a finding, or
+  /// nothing.
   template <class Differs>
   void run(std::int64_t tokens, std::int64_t heads, const Differs& differs, CaseResult& result) {
-    for_each_row(first_.c, of_, tokens, heads, [&](const RowPlace& row, std::int64_t token) {
-      const auto place = twin_.move(row);
-      if (!place || !twin_.speaks_of(summary_.output, row)) return;
+    for_each_row(source_.c, of_, tokens, heads, [&](const RowPlace& row, std::int64_t token) {
+      const auto place = follow_up_.move(row);
+      if (!place || !follow_up_.speaks_of(summary_.output, row)) return;
       ++summary_.rows;
       const std::int64_t there = offsets_[static_cast<std::size_t>(place->sequence)] + place->token;
       const auto [text, d] = differs(token, row.head, there, place->head);
       if (text.empty()) return;
       ++summary_.findings;
       result.verdict = std::max(result.verdict, Verdict::law_broken);
-      if (result.findings.size() < kMostFindings)
+      if (result.findings.size() < kMaxFindings)
         result.findings.push_back({.verdict = Verdict::law_broken,
                                    .output = summary_.output,
                                    .sequence = of_ == RowsOf::parameters ? -1 : row.sequence,
@@ -119,7 +120,7 @@ class Comparison {
   }
 
  private:
-  /// Rows of several twins are counted together.
+  /// Rows of several follow_ups are counted together.
   void add_to(CaseResult& result) {
     auto& all = result.outputs;
     const auto same = std::find_if(all.begin(), all.end(), [&](const auto& o) { return o.output == summary_.output; });
@@ -128,8 +129,8 @@ class Comparison {
     same->findings += summary_.findings;
   }
 
-  const FirstCall& first_;
-  const Twin& twin_;
+  const SourceCall& source_;
+  const FollowUp& follow_up_;
   const char* law_;
   std::vector<std::int64_t> offsets_;
   RowsOf of_;
@@ -141,13 +142,13 @@ struct Difference {
   std::int64_t d = -1;
 };
 
-Difference difference(const Output& first, std::int64_t token, std::int64_t head, const Output& other,
+Difference difference(const Output& source, std::int64_t token, std::int64_t head, const Output& other,
                       std::int64_t there, std::int64_t other_head, int exponent) {
-  const double *x = first.values.at(token, head), *y = other.values.at(there, other_head);
-  for (std::int64_t d = 0; d < first.values.dim; ++d)
-    if (!is_equal(y[d], x[d], exponent, first.format))
-      return {fmt::format("{} where the first call has {}{}", with_bits(y[d], other.format),
-                          with_bits(x[d], first.format), exponent == 0 ? "" : fmt::format(" times 2^{}", exponent)),
+  const double *x = source.values.at(token, head), *y = other.values.at(there, other_head);
+  for (std::int64_t d = 0; d < source.values.dim; ++d)
+    if (!is_equal(y[d], x[d], exponent, source.format))
+      return {fmt::format("{} where the source call has {}{}", with_bits(y[d], other.format),
+                          with_bits(x[d], source.format), exponent == 0 ? "" : fmt::format(" times 2^{}", exponent)),
               d};
   return {};
 }
@@ -160,19 +161,20 @@ std::vector<std::int32_t> blocks_of(std::span<const std::int32_t> row) {
   return blocks;
 }
 
-Difference difference(std::span<const std::int32_t> first, std::span<const std::int32_t> other) {
-  const auto before = blocks_of(first), now = blocks_of(other);
+Difference difference(std::span<const std::int32_t> source, std::span<const std::int32_t> other) {
+  const auto before = blocks_of(source), now = blocks_of(other);
   if (before == now) return {};
-  return {fmt::format("blocks {} where the first call has {}", fmt::join(now, " "), fmt::join(before, " ")), -1};
+  return {fmt::format("blocks {} where the source call has {}", fmt::join(now, " "), fmt::join(before, " ")), -1};
 }
 
 }  // namespace
 
-void compare(const FirstCall& first, const Twin& twin, const Outputs& outputs, const char* law, CaseResult& result) {
-  for (std::size_t i = 0; i < first.outputs.tensors.size(); ++i) {
-    const Output &before = first.outputs.tensors[i], &now = outputs.tensors[i];
-    const int exponent = twin.exponent ? twin.exponent(before.name) : 0;
-    Comparison(first, twin, law, before.name, before.rows, now.values.tokens)
+void compare(const SourceCall& source, const FollowUp& follow_up, const Outputs& outputs, const char* law,
+             CaseResult& result) {
+  for (std::size_t i = 0; i < source.outputs.tensors.size(); ++i) {
+    const Output &before = source.outputs.tensors[i], &now = outputs.tensors[i];
+    const int exponent = follow_up.exponent ? follow_up.exponent(before.name) : 0;
+    Comparison(source, follow_up, law, before.name, before.rows, now.values.tokens)
         .run(
             before.values.tokens, before.values.heads,
             [&](std::int64_t token, std::int64_t head, std::int64_t there, std::int64_t other_head) {
@@ -180,9 +182,9 @@ void compare(const FirstCall& first, const Twin& twin, const Outputs& outputs, c
             },
             result);
   }
-  const Selection& before = first.outputs.selection;
+  const Selection& before = source.outputs.selection;
   if (before.blocks.empty()) return;
-  Comparison(first, twin, law, "selection", RowsOf::queries, 0)
+  Comparison(source, follow_up, law, "selection", RowsOf::queries, 0)
       .run(
           before.tokens, before.heads,
           [&](std::int64_t token, std::int64_t head, std::int64_t there, std::int64_t other_head) {

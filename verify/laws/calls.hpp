@@ -2,7 +2,7 @@
 #pragma once
 
 #include "verify/kernel.hpp"
-#include "verify/laws/twin.hpp"
+#include "verify/laws/follow_up.hpp"
 #include "verify/result.hpp"
 
 namespace attnspec::verify {
@@ -12,6 +12,7 @@ namespace attnspec::verify {
 Outputs call_once(const Kernel& kernel, const Case& c, const Inputs& inputs, bool with_backward, CaseResult& result);
 
 /// Adds the rows compared to the result, and a finding for each that differs. law: begins their text.
-void compare(const FirstCall& first, const Twin& twin, const Outputs& outputs, const char* law, CaseResult& result);
+void compare(const SourceCall& source, const FollowUp& follow_up, const Outputs& outputs, const char* law,
+             CaseResult& result);
 
 }  // namespace attnspec::verify

@@ -9,7 +9,7 @@ namespace attnspec::verify {
 namespace {
 
 /// Twins of one case that change other blocks.
-constexpr std::uint64_t kMostTwins = 2;
+constexpr std::uint64_t kMaxFollowUps = 2;
 
 std::optional<RowPlace> stay(const RowPlace& row) { return row; }
 
@@ -51,24 +51,24 @@ std::vector<std::int64_t> draw_below(const Random& random, const std::vector<std
 
 }  // namespace
 
-std::vector<Twin> future_twins(const FirstCall& first) {
-  const Case& c = first.c;
+std::vector<FollowUp> future_follow_ups(const SourceCall& source) {
+  const Case& c = source.c;
   std::vector<std::int64_t> choices = c.lens;
   for (std::int64_t& n : choices) n = std::max<std::int64_t>(0, n - 1);  // something must come after it
   const std::vector<std::int64_t> last = draw_below(Random(c.seed, "future"), choices);
   const auto is_later = [&c, last](const RowPlace& row) { return position(c, row) > at(last, row); };
-  Twin twin{c, first.inputs, stay, {}};
-  for (const auto& [tensor, rows] : input_tensors(c)) change_rows(c, twin.inputs.*tensor, rows, is_later);
-  reference::Selection& selection = twin.inputs.selection;
+  FollowUp follow_up{c, source.inputs, stay, {}};
+  for (const auto& [tensor, rows] : input_tensors(c)) change_rows(c, follow_up.inputs.*tensor, rows, is_later);
+  reference::Selection& selection = follow_up.inputs.selection;
   if (!selection.blocks.empty())
     for_each_row(c, RowsOf::queries, selection.tokens, selection.heads, [&](const RowPlace& row, std::int64_t token) {
       if (is_later(row)) std::ranges::fill(selection.row(token, row.head), -1);
     });
-  twin.speaks_of = [is_later](const std::string& output, const RowPlace& row) {  // not of sums over later queries
+  follow_up.speaks_of = [is_later](const std::string& output, const RowPlace& row) {  // not of sums over later queries
     const bool is_compressed_row = output == "rows" || output == "k_compressed" || output == "v_compressed";
     return (row.of == RowsOf::queries || is_compressed_row) && !is_later(row);
   };
-  return {twin};
+  return {follow_up};
 }
 
 namespace {
@@ -83,27 +83,28 @@ bool selects_block(const Case& c, const reference::Selection& selection, const s
 
 }  // namespace
 
-std::vector<Twin> unselected_twins(const FirstCall& first) {
-  const Case& c = first.c;
+std::vector<FollowUp> unselected_follow_ups(const SourceCall& source) {
+  const Case& c = source.c;
   const bool has_blocks = c.op != Operator::window, has_window = !has_blocks || c.op == Operator::nsa;
-  const reference::Selection& selection = c.op == Operator::selected ? first.inputs.selection : first.outputs.selection;
+  const reference::Selection& selection =
+      c.op == Operator::selected ? source.inputs.selection : source.outputs.selection;
   if (has_blocks && selection.blocks.empty()) return {};
   if (c.shared_kv) return {};  // the compressed branch reads all values
   std::vector<std::int64_t> blocks = c.lens;
   for (std::int64_t& n : blocks) n = (n + c.block - 1) / c.block;
-  std::vector<Twin> twins;
-  for (std::uint64_t i = 0; i < kMostTwins; ++i) {
+  std::vector<FollowUp> follow_ups;
+  for (std::uint64_t i = 0; i < kMaxFollowUps; ++i) {
     const auto block = draw_below(Random(c.seed + i, "block"), blocks),
                key = draw_below(Random(c.seed + i, "key"), c.lens);
-    Twin twin{c, first.inputs, stay, {}};
+    FollowUp follow_up{c, source.inputs, stay, {}};
     if (has_blocks)
-      change_rows(c, c.op == Operator::nsa ? twin.inputs.v_selected : twin.inputs.v, RowsOf::keys,
+      change_rows(c, c.op == Operator::nsa ? follow_up.inputs.v_selected : follow_up.inputs.v, RowsOf::keys,
                   [&](const RowPlace& row) { return row.token / c.block == at(block, row); });
     if (has_window)
-      change_rows(c, c.op == Operator::nsa ? twin.inputs.v_window : twin.inputs.v, RowsOf::keys,
+      change_rows(c, c.op == Operator::nsa ? follow_up.inputs.v_window : follow_up.inputs.v, RowsOf::keys,
                   [&](const RowPlace& row) { return row.token == at(key, row); });
     const auto offsets = row_offsets(c, RowsOf::queries, 0);
-    twin.speaks_of = [=, &c, &selection](const std::string& output, const RowPlace& row) {
+    follow_up.speaks_of = [=, &c, &selection](const std::string& output, const RowPlace& row) {
       if (output == "selection" || output.ends_with("lse")) return true;
       if (row.of == RowsOf::keys && output.ends_with("dv")) return true;
       if (row.of == RowsOf::compressed_rows || row.of == RowsOf::parameters) return true;  // of the compressed branch
@@ -114,9 +115,9 @@ std::vector<Twin> unselected_twins(const FirstCall& first) {
       const bool sees_block = has_blocks && selects_block(c, selection, offsets, row, at(block, row));
       return !(sees_key && output != "selected.o") && !(sees_block && output != "window.o");
     };
-    twins.push_back(std::move(twin));
+    follow_ups.push_back(std::move(follow_up));
   }
-  return twins;
+  return follow_ups;
 }
 
 }  // namespace attnspec::verify

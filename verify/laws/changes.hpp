@@ -3,13 +3,13 @@
 
 #include <vector>
 
-#include "verify/laws/twin.hpp"
+#include "verify/laws/follow_up.hpp"
 
 namespace attnspec::verify {
 
 /// Everything after a position of each sequence is another.
-std::vector<Twin> future_twins(const FirstCall& first);
+std::vector<FollowUp> future_follow_ups(const SourceCall& source);
 /// The values of one block of each sequence are others; of one key outside the window.
-std::vector<Twin> unselected_twins(const FirstCall& first);
+std::vector<FollowUp> unselected_follow_ups(const SourceCall& source);
 
 }  // namespace attnspec::verify

@@ -37,22 +37,22 @@ std::string names_where(const Predicate& holds) {
 const LawInfo& info(Law law) {
   static const LawInfo all[] = {
       {Law::repeat, "the same call gives the same bits, however often it is launched", kAll, EqualBits::same_call,
-       repeat_twins, nullptr},
+       repeat_follow_ups, nullptr},
       {Law::future, "a row keeps its bits when everything after its position changes", kAll, EqualBits::same_shape,
-       future_twins, nullptr},
+       future_follow_ups, nullptr},
       {Law::unselected,
        "a row keeps its bits when values change in blocks that it has not selected, or outside its window", kHaveUnread,
-       EqualBits::same_shape, unselected_twins, nullptr},
-      {Law::heads, "heads in another order give the same rows in that order", kAll, EqualBits::same_shape, heads_twins,
-       nullptr},
+       EqualBits::same_shape, unselected_follow_ups, nullptr},
+      {Law::heads, "heads in another order give the same rows in that order", kAll, EqualBits::same_shape,
+       heads_follow_ups, nullptr},
       {Law::strides, "a row's bits do not depend on where its tensors have gaps", kAll, EqualBits::same_shape,
-       strides_twins, nullptr},
+       strides_follow_ups, nullptr},
       {Law::packing, "a sequence has the same bits packed with others, in another order and alone", kAll,
-       EqualBits::any_batch, packing_twins, nullptr},
+       EqualBits::any_batch, packing_follow_ups, nullptr},
       {Law::decode, "the last queries, or compressed rows, alone have the bits that they have among all of them", kAll,
-       EqualBits::any_batch, decode_twins, nullptr},
+       EqualBits::any_batch, decode_follow_ups, nullptr},
       {Law::power, "values, or gradients, times a power of two give the same digits times that power",
-       kAll & ~bit(Operator::moba_select), EqualBits::same_call, power_twins, prepare_power},
+       kAll & ~bit(Operator::moba_select), EqualBits::same_call, power_follow_ups, prepare_power},
   };
   return *std::find_if(std::begin(all), std::end(all), [&](const LawInfo& one) { return one.law == law; });
 }
@@ -85,14 +85,14 @@ void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
   const Outputs outputs = call_once(kernel, c, inputs, with_backward, result);
   if (is_finding(result.verdict)) return;
   result.launches = c.law == Law::repeat ? kLaunches : 0;
-  const FirstCall first{kernel, c, inputs, outputs};
-  for (const Twin& twin : law.twins(first)) {
-    if (kernel.unsupported(twin.c)) continue;
-    for (int time = 0; time < twin.times; ++time) {
-      const Outputs others = call_once(kernel, twin.c, twin.inputs, with_backward, result);
+  const SourceCall source{kernel, c, inputs, outputs};
+  for (const FollowUp& follow_up : law.follow_ups(source)) {
+    if (kernel.unsupported(follow_up.c)) continue;
+    for (int time = 0; time < follow_up.times; ++time) {
+      const Outputs others = call_once(kernel, follow_up.c, follow_up.inputs, with_backward, result);
       if (is_finding(result.verdict)) return;
       if (c.law == Law::repeat) result.launches += kLaunches;
-      compare(first, twin, others, name(c.law), result);
+      compare(source, follow_up, others, name(c.law), result);
       if (is_finding(result.verdict)) return;
     }
   }

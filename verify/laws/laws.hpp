@@ -1,6 +1,6 @@
 // Laws: relations between calls of a kernel that hold to the bit, so that no tolerance and no reference is needed. A
-// case with a law is judged by that law alone: the kernel runs on the case and on its twins, in which something was
-// changed or moved that the law says some rows do not depend on; these rows must have equal bits.
+// case with a law is judged by that law alone: the kernel runs on the case and on its follow_ups, in which something
+// was changed or moved that the law says some rows do not depend on; these rows must have equal bits.
 #pragma once
 
 #include <span>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "verify/kernel.hpp"
-#include "verify/laws/twin.hpp"
+#include "verify/laws/follow_up.hpp"
 #include "verify/result.hpp"
 
 namespace attnspec::verify {
@@ -18,8 +18,9 @@ struct LawInfo {
   const char* sentence;  // that can be false of a kernel
   unsigned operators;    // bits 1 << Operator of those that have it
   EqualBits promise;     // a kernel without it may break the law and yet be right
-  std::vector<Twin> (*twins)(const FirstCall& first);
-  void (*prepare)(const Case& c, Inputs& inputs);  // what the first call is given instead of the case's inputs, or null
+  std::vector<FollowUp> (*follow_ups)(const SourceCall& source);
+  void (*prepare)(const Case& c,
+                  Inputs& inputs);  // what the source call is given instead of the case's inputs, or null
 };
 
 /// Of the law, which is not Law::none.
@@ -31,8 +32,8 @@ bool has_law(Operator op, Law law);
 /// Throws reference::InvalidProblem for a case with a law that its operator does not have, or that needs causality.
 void validate_law(const Case& c);
 
-/// Runs the kernel on the case and its twins. result: a finding of Verdict::law_broken for each row that differs, or
-/// Verdict::not_supported with the reason why the law says nothing.
+/// Runs the kernel on the case and its follow_ups. result: a finding of Verdict::law_broken for each row that differs,
+/// or Verdict::not_supported with the reason why the law says nothing.
 void judge_law(const Kernel& kernel, const Case& c, CaseResult& result);
 
 /// Lines that name the laws which the kernel, or its backward, is not held to because it does not promise enough; empty

@@ -12,15 +12,15 @@ namespace {
 /// Calls of `repeat` beside the first. Each is launched twice.
 constexpr int kRepeats = 9;
 /// Sequences of `packing` that are called alone.
-constexpr std::size_t kMostAlone = 3;
+constexpr std::size_t kMaxAlone = 3;
 
 std::optional<RowPlace> stay(const RowPlace& row) { return row; }
 
 bool always(const std::string&, const RowPlace&) { return true; }
 
-Twin moved_twin(const FirstCall& first, const Case& to, const Move& move,
-                std::function<bool(const std::string&, const RowPlace&)> speaks_of) {
-  return {to, moved(first.c, first.inputs, to, move), move, std::move(speaks_of)};
+FollowUp moved_follow_up(const SourceCall& source, const Case& to, const Move& move,
+                         std::function<bool(const std::string&, const RowPlace&)> speaks_of) {
+  return {to, moved(source.c, source.inputs, to, move), move, std::move(speaks_of)};
 }
 
 /// Whether rows of parameters are those of one kv head.
@@ -30,15 +30,15 @@ bool has_phi_per_head(const Case& c) { return c.kv_heads == 1 || !c.shared_phi; 
 bool is_of_one_head(const Case& c, const RowPlace& row) { return row.of != RowsOf::parameters || has_phi_per_head(c); }
 
 /// The sequences of `order`, in that order.
-Twin packed(const FirstCall& first, const std::vector<std::size_t>& order) {
-  Case to = first.c;
+FollowUp packed(const SourceCall& source, const std::vector<std::size_t>& order) {
+  Case to = source.c;
   to.lens.clear();
   to.q_lens.clear();
-  std::vector<std::optional<std::int64_t>> places(first.c.lens.size());
+  std::vector<std::optional<std::int64_t>> places(source.c.lens.size());
   for (const std::size_t s : order) {
     places[s] = std::ssize(to.lens);
-    to.lens.push_back(first.c.lens[s]);
-    to.q_lens.push_back(first.c.q_lens[s]);
+    to.lens.push_back(source.c.lens[s]);
+    to.q_lens.push_back(source.c.q_lens[s]);
   }
   const Move move = [places](const RowPlace& row) -> std::optional<RowPlace> {
     RowPlace place = row;
@@ -48,8 +48,8 @@ Twin packed(const FirstCall& first, const std::vector<std::size_t>& order) {
     place.sequence = *sequence;
     return place;
   };
-  return moved_twin(first, to, move,
-                    [](const std::string&, const RowPlace& row) { return row.of != RowsOf::parameters; });
+  return moved_follow_up(source, to, move,
+                         [](const std::string&, const RowPlace& row) { return row.of != RowsOf::parameters; });
 }
 
 /// The rows that a decoding step asks for: queries; of `nsa_compress` compressed rows.
@@ -63,8 +63,8 @@ std::vector<std::int64_t> num_decoded_rows(const Case& c) {
 }
 
 /// The last of these rows of each sequence, at most so many; compressed rows with their tokens and those behind alone.
-Twin decoded(const FirstCall& first, std::int64_t rows) {
-  Case to = first.c;
+FollowUp decoded(const SourceCall& source, std::int64_t rows) {
+  Case to = source.c;
   const RowsOf of = decoded_rows(to);
   const bool is_compress = of == RowsOf::compressed_rows;
   const std::int64_t tokens = is_compress ? to.compress_stride : 0;  // that are left out with a row
@@ -82,19 +82,19 @@ Twin decoded(const FirstCall& first, std::int64_t rows) {
     if (place.token < 0) return {};
     return place;
   };
-  return moved_twin(first, to, move, [of](const std::string&, const RowPlace& row) { return row.of == of; });
+  return moved_follow_up(source, to, move, [of](const std::string&, const RowPlace& row) { return row.of == of; });
 }
 
 }  // namespace
 
-std::vector<Twin> repeat_twins(const FirstCall& first) {
-  return {{.c = first.c, .inputs = first.inputs, .move = stay, .speaks_of = always, .times = kRepeats}};
+std::vector<FollowUp> repeat_follow_ups(const SourceCall& source) {
+  return {{.c = source.c, .inputs = source.inputs, .move = stay, .speaks_of = always, .times = kRepeats}};
 }
 
-std::vector<Twin> heads_twins(const FirstCall& first) {
-  const Case& c = first.c;
+std::vector<FollowUp> heads_follow_ups(const SourceCall& source) {
+  const Case& c = source.c;
   const std::int64_t heads = c.op == Operator::nsa_compress ? c.kv_heads : c.heads, group = heads / c.kv_heads;
-  std::vector<Twin> twins;
+  std::vector<FollowUp> follow_ups;
   if (c.kv_heads > 1) {
     const Move move = [&c, heads, group](const RowPlace& row) -> std::optional<RowPlace> {
       RowPlace place = row;
@@ -102,49 +102,50 @@ std::vector<Twin> heads_twins(const FirstCall& first) {
       if (row.heads == heads) place.head = (c.kv_heads - 1 - row.head / group) * group + row.head % group;
       return place;
     };
-    twins.push_back(
-        moved_twin(first, c, move, [&c](const std::string&, const RowPlace& row) { return is_of_one_head(c, row); }));
+    follow_ups.push_back(moved_follow_up(
+        source, c, move, [&c](const std::string&, const RowPlace& row) { return is_of_one_head(c, row); }));
   }
-  if (group == 1 || (is_nsa(c.op) && c.op != Operator::window)) return twins;  // importance is a sum over the group
+  if (group == 1 || (is_nsa(c.op) && c.op != Operator::window))
+    return follow_ups;  // importance is a sum over the group
   const Move rotate = [&c, group](const RowPlace& row) -> std::optional<RowPlace> {
     RowPlace place = row;
     if (row.of == RowsOf::queries && row.heads == c.heads)
       place.head = row.head / group * group + (row.head + 1) % group;
     return place;
   };
-  twins.push_back(
-      moved_twin(first, c, rotate, [](const std::string&, const RowPlace& row) { return row.of == RowsOf::queries; }));
-  return twins;
+  follow_ups.push_back(moved_follow_up(
+      source, c, rotate, [](const std::string&, const RowPlace& row) { return row.of == RowsOf::queries; }));
+  return follow_ups;
 }
 
-std::vector<Twin> strides_twins(const FirstCall& first) {
-  Case to = first.c;
-  to.layout = first.c.layout == Layout::strided ? Layout::contiguous : Layout::strided;
-  return {moved_twin(first, to, stay, always)};
+std::vector<FollowUp> strides_follow_ups(const SourceCall& source) {
+  Case to = source.c;
+  to.layout = source.c.layout == Layout::strided ? Layout::contiguous : Layout::strided;
+  return {moved_follow_up(source, to, stay, always)};
 }
 
-std::vector<Twin> packing_twins(const FirstCall& first) {
-  std::vector<std::size_t> all(first.c.lens.size()), alone;
+std::vector<FollowUp> packing_follow_ups(const SourceCall& source) {
+  std::vector<std::size_t> all(source.c.lens.size()), alone;
   std::iota(all.begin(), all.end(), std::size_t{0});
-  std::vector<Twin> twins;
-  if (all.size() < 2) return twins;
-  std::copy_if(all.begin(), all.end(), std::back_inserter(alone), [&](std::size_t s) { return first.c.lens[s] > 0; });
-  const Random random(first.c.seed, "alone");
-  for (std::uint64_t draw = 0; alone.size() > kMostAlone; ++draw)
+  std::vector<FollowUp> follow_ups;
+  if (all.size() < 2) return follow_ups;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(alone), [&](std::size_t s) { return source.c.lens[s] > 0; });
+  const Random random(source.c.seed, "alone");
+  for (std::uint64_t draw = 0; alone.size() > kMaxAlone; ++draw)
     alone.erase(alone.begin() + random.below(std::ssize(alone), draw));
   std::reverse(all.begin(), all.end());
-  twins.push_back(packed(first, all));
-  for (const std::size_t s : alone) twins.push_back(packed(first, {s}));
-  return twins;
+  follow_ups.push_back(packed(source, all));
+  for (const std::size_t s : alone) follow_ups.push_back(packed(source, {s}));
+  return follow_ups;
 }
 
-std::vector<Twin> decode_twins(const FirstCall& first) {
-  const std::vector<std::int64_t> rows = num_decoded_rows(first.c);
+std::vector<FollowUp> decode_follow_ups(const SourceCall& source) {
+  const std::vector<std::int64_t> rows = num_decoded_rows(source.c);
   const std::int64_t most = rows.empty() ? 0 : *std::max_element(rows.begin(), rows.end());
-  std::vector<Twin> twins;
-  if (most > 1) twins.push_back(decoded(first, 1));
-  if (most > 2) twins.push_back(decoded(first, 2 + Random(first.c.seed, "chunk").below(most - 2, 0)));
-  return twins;
+  std::vector<FollowUp> follow_ups;
+  if (most > 1) follow_ups.push_back(decoded(source, 1));
+  if (most > 2) follow_ups.push_back(decoded(source, 2 + Random(source.c.seed, "chunk").below(most - 2, 0)));
+  return follow_ups;
 }
 
 }  // namespace attnspec::verify

@@ -3,20 +3,20 @@
 
 #include <vector>
 
-#include "verify/laws/twin.hpp"
+#include "verify/laws/follow_up.hpp"
 
 namespace attnspec::verify {
 
 /// The same call again.
-std::vector<Twin> repeat_twins(const FirstCall& first);
+std::vector<FollowUp> repeat_follow_ups(const SourceCall& source);
 /// The kv heads with their groups in another order; the query heads of each group in another order.
-std::vector<Twin> heads_twins(const FirstCall& first);
+std::vector<FollowUp> heads_follow_ups(const SourceCall& source);
 /// Memory with gaps for memory without, or the reverse.
-std::vector<Twin> strides_twins(const FirstCall& first);
+std::vector<FollowUp> strides_follow_ups(const SourceCall& source);
 /// The sequences in the reverse order, and some of them alone.
-std::vector<Twin> packing_twins(const FirstCall& first);
+std::vector<FollowUp> packing_follow_ups(const SourceCall& source);
 /// The last query of each sequence alone, and some of the last; of `nsa_compress` the last compressed rows, without the
 /// tokens before theirs.
-std::vector<Twin> decode_twins(const FirstCall& first);
+std::vector<FollowUp> decode_follow_ups(const SourceCall& source);
 
 }  // namespace attnspec::verify

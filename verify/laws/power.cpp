@@ -14,11 +14,11 @@ using reference::Tensor;
 /// Powers of two that values and the given gradient are multiplied by.
 constexpr int kValues = 3, kGradient = 2;
 /// Numbers below this share of a tensor's largest are taken for 0.
-constexpr double kLeast = 0x1p-6;
+constexpr double kMin = 0x1p-6;
 /// Scores of a row may differ by so much: weights are at least 2^-18.
-constexpr double kMostSpread = 12;
+constexpr double kMaxSpread = 12;
 /// Softmax scales below it, but for 0, would make gradients too small.
-constexpr double kLeastScale = 0x1p-10;
+constexpr double kMinScale = 0x1p-10;
 
 double largest(const Tensor& tensor) {
   double most = 0;
@@ -31,7 +31,7 @@ void multiply(const Case& c, Tensor& tensor, double factor) {
 }
 
 void drop_small(Tensor& tensor) {
-  const double least = kLeast * largest(tensor);
+  const double least = kMin * largest(tensor);
   for (double& x : tensor.values)
     if (std::abs(x) < least) x = 0;
 }
@@ -104,33 +104,33 @@ void prepare_power(const Case& c, Inputs& inputs) {
   for (const auto phi : {&Inputs::phi_k, &Inputs::phi_v})
     for (const auto& [name, part] : kPhiParts<Tensor>) drop_small(inputs.*phi.*part);
   if (!attends(c.op)) return;
-  for (double spread = token_spread(c, inputs); spread > kMostSpread; spread = token_spread(c, inputs))
-    multiply(c, inputs.q, reference::power_of_two(-static_cast<int>(std::ceil(std::log2(spread / kMostSpread)))));
+  for (double spread = token_spread(c, inputs); spread > kMaxSpread; spread = token_spread(c, inputs))
+    multiply(c, inputs.q, reference::power_of_two(-static_cast<int>(std::ceil(std::log2(spread / kMaxSpread)))));
 }
 
-std::vector<Twin> power_twins(const FirstCall& first) {
-  const Case& c = first.c;
-  if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kLeastScale) return {};
+std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
+  const Case& c = source.c;
+  if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kMinScale) return {};
   if (c.op == Operator::nsa &&
-      score_spread(c, first.inputs.q, first.outputs.at("k_compressed").values, RowsOf::compressed_rows) > kMostSpread)
+      score_spread(c, source.inputs.q, source.outputs.at("k_compressed").values, RowsOf::compressed_rows) > kMaxSpread)
     return {};
   const bool is_half = c.dtype == Format::fp16;
   const int values = has_linear_values(c) ? kValues : 0, gradient = is_half ? 0 : kGradient;
   if (values == 0 && gradient == 0) return {};
-  Twin twin{c, first.inputs, [](const RowPlace& row) { return row; }, {}};
+  FollowUp follow_up{c, source.inputs, [](const RowPlace& row) { return row; }, {}};
   for (Tensor Inputs::*tensor : {&Inputs::v, &Inputs::v_selected, &Inputs::v_window})
-    multiply(c, twin.inputs.*tensor, reference::power_of_two(values));
-  if (c.op == Operator::nsa_compress) multiply(c, twin.inputs.k, reference::power_of_two(values));
-  multiply(c, twin.inputs.d_o, reference::power_of_two(gradient));
-  twin.exponent = [&c, values, gradient](const std::string& output) {
+    multiply(c, follow_up.inputs.*tensor, reference::power_of_two(values));
+  if (c.op == Operator::nsa_compress) multiply(c, follow_up.inputs.k, reference::power_of_two(values));
+  multiply(c, follow_up.inputs.d_o, reference::power_of_two(gradient));
+  follow_up.exponent = [&c, values, gradient](const std::string& output) {
     const Degrees d = degrees(c, output);
     return d.values * values + d.gradient * gradient;
   };
-  const bool has_half_partials = make_arithmetic(c.dtype, first.kernel.arithmetic).partial == Format::fp16;
-  twin.speaks_of = [&c, is_half, has_half_partials](const std::string& output, const RowPlace&) {
+  const bool has_half_partials = make_arithmetic(c.dtype, source.kernel.arithmetic).partial == Format::fp16;
+  follow_up.speaks_of = [&c, is_half, has_half_partials](const std::string& output, const RowPlace&) {
     return !is_half || scales_in_half(c, output, has_half_partials);
   };
-  return {twin};
+  return {follow_up};
 }
 
 }  // namespace attnspec::verify

@@ -3,13 +3,13 @@
 
 #include <vector>
 
-#include "verify/laws/twin.hpp"
+#include "verify/laws/follow_up.hpp"
 
 namespace attnspec::verify {
 
 /// Numbers so far from the ends of every format that scaling by a power of two is exact all the way.
 void prepare_power(const Case& c, Inputs& inputs);
 /// The values times one power of two, the gradient that the backward is given times another.
-std::vector<Twin> power_twins(const FirstCall& first);
+std::vector<FollowUp> power_follow_ups(const SourceCall& source);
 
 }  // namespace attnspec::verify

@@ -45,10 +45,10 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   std::string names;  // those of this machine
   for (const verify::Kernel& kernel : verify::kernels()) names += kernel.name + ", ";
   expect_one_line("check model:mobba", "kernel 'model:mobba': is not known; there are " + names +
-                                           "defect:NAME (list defects), benign:NAME (list variations), PATH.so and "
+                                           "defect:NAME (list defects), variant:NAME (list variants), PATH.so and "
                                            "FILE.py:FUNCTION");
   if (const std::string why = cuda::find_devices().why_none; !why.empty())
-    expect_one_line("check cuda:thread_per_row", "kernel 'cuda:thread_per_row': needs a CUDA device: " + why);
+    expect_one_line("check cuda:baseline", "kernel 'cuda:baseline': needs a CUDA device: " + why);
   expect_one_line("check ./nowhere.so", "kernel './nowhere.so': there is no such file");
   expect_one_line(
       "check ./nowhere.so+fp32_out",
@@ -187,7 +187,7 @@ TEST(CommandLine, ListsWhatThereIs) {
   EXPECT_NE(run("list regimes").out.find("layer0, layer4"), std::string::npos);
   EXPECT_NE(run("list laws").out.find("needs the promise batch-invariant"), std::string::npos);
   EXPECT_NE(run("list arithmetic").out.find("rounded_partials"), std::string::npos);
-  EXPECT_NE(run("list variations").out.find("benign:exp2"), std::string::npos);
+  EXPECT_NE(run("list variants").out.find("variant:exp2"), std::string::npos);
   EXPECT_NE(run("list defects").out.find("defect:delta_missing"), std::string::npos);
   EXPECT_EQ(run("--help").code, 0);
   EXPECT_NE(run("check --help").out.find("--junit"), std::string::npos);

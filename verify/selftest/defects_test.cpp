@@ -1,4 +1,4 @@
-// Every planted defect is rejected, by the comparison that should see it, and no benign variation is accused.
+// Every planted defect is rejected, by the comparison that should see it, and no equivalent variant is accused.
 
 #include "verify/model/defects.hpp"
 
@@ -12,7 +12,7 @@
 #include "verify/judge.hpp"
 #include "verify/kernel.hpp"
 #include "verify/levels.hpp"
-#include "verify/model/variations.hpp"
+#include "verify/model/variants.hpp"
 #include "verify/report.hpp"
 
 namespace attnspec::verify {
@@ -76,9 +76,9 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"dq_without_compressed", "dq"},
                                                   {"dq_of_the_last_branch", "dq"}};
 
-/// Defects and variations by their index in the list.
+/// Defects and variants by their index in the list.
 class Defects : public testing::TestWithParam<std::size_t> {};
-class Variations : public testing::TestWithParam<std::size_t> {};
+class Variants : public testing::TestWithParam<std::size_t> {};
 
 TEST_P(Defects, AreRejectedByLevelOne) {
   const std::string name = model::defects().at(GetParam()).name;
@@ -123,10 +123,10 @@ TEST(LawDefects, BreakTheirLaw) {
   }
 }
 
-/// Every eighth case of level 1, other ones for the next variation.
-TEST_P(Variations, AreAccepted) {
-  const std::string name = model::variations().at(GetParam()).name;
-  const Kernel kernel = find_kernel("benign:" + name);
+/// Every eighth case of level 1, other ones for the next variant.
+TEST_P(Variants, AreAccepted) {
+  const std::string name = model::variants().at(GetParam()).name;
+  const Kernel kernel = find_kernel("variant:" + name);
   std::size_t i = GetParam();
   for (const Operator op : kernel.operators) {
     for (const Case& c : level_cases(op, 1)) {
@@ -137,8 +137,8 @@ TEST_P(Variations, AreAccepted) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Benign, Variations, testing::Range<std::size_t>(0, model::variations().size()),
-                         [](const auto& instance) { return model::variations().at(instance.param).name; });
+INSTANTIATE_TEST_SUITE_P(Equivalent, Variants, testing::Range<std::size_t>(0, model::variants().size()),
+                         [](const auto& instance) { return model::variants().at(instance.param).name; });
 
 INSTANTIATE_TEST_SUITE_P(Planted, Defects, testing::Range<std::size_t>(0, model::defects().size()),
                          [](const auto& instance) { return model::defects().at(instance.param).name; });

@@ -23,8 +23,8 @@ using namespace std::chrono_literals;
 std::string library(const std::string& name) { return ATTNSPEC_FOREIGN_DIR "/" + name + ".so"; }
 
 /// Why a library is not loaded, without the path that the line begins with.
-std::string refusal(const std::string& path, Seconds patience = kPatience) {
-  const std::string text = message_of<std::invalid_argument>([&] { load_kernel(path, patience); });
+std::string refusal(const std::string& path, Seconds timeout = kTimeout) {
+  const std::string text = message_of<std::invalid_argument>([&] { load_kernel(path, timeout); });
   const std::string prefix = "kernel '" + path + "': ";
   EXPECT_EQ(text.substr(0, prefix.size()), prefix);
   EXPECT_EQ(text.find('\n'), std::string::npos);

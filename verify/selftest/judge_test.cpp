@@ -1,4 +1,4 @@
-// The judge accepts the model kernel and every benign variation of it, and rejects kernels that misbehave.
+// The judge accepts the model kernel and every equivalent variant of it, and rejects kernels that misbehave.
 
 #include "verify/judge.hpp"
 

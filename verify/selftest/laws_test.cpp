@@ -61,7 +61,7 @@ TEST(Laws, NameTheLawThePlaceAndBothBitPatterns) {
   EXPECT_EQ(finding.output, "lse");
   EXPECT_EQ(finding.token, 2);
   EXPECT_NE(finding.detail.find("law future: 0x"), std::string::npos) << finding.detail;
-  EXPECT_NE(finding.detail.find(" where the first call has 0x"), std::string::npos) << finding.detail;
+  EXPECT_NE(finding.detail.find(" where the source call has 0x"), std::string::npos) << finding.detail;
   EXPECT_NE(finding.detail.find(", bits "), std::string::npos);
   EXPECT_NE(failure_line(result, finding).find("FAIL law-broken model:x lse[seq=0,token=2,head=0] => law future"),
             std::string::npos);

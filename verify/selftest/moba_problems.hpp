@@ -14,7 +14,7 @@ namespace attnspec::oracle {
 
 using reference::Selection;
 
-constexpr std::int64_t kMostKeys = 40;  // in a sequence, and so the most blocks
+constexpr std::int64_t kMaxKeys = 40;  // in a sequence, and so the most blocks
 
 struct SmallMoba : SmallAttention {
   std::int64_t block = 1, top_k = 1;
@@ -39,10 +39,10 @@ inline rc::Gen<SmallMoba> small_moba_problems() {
   using rc::gen::set;
   using rc::gen::weightedElement;
   const auto any = rc::gen::build<SmallMoba>(
-      set(&SmallMoba::sequences, sequence_lengths(4, kMostKeys)),
-      set(&SmallMoba::kv_heads, inRange<std::int64_t>(1, 4)), set(&SmallMoba::group, inRange<std::int64_t>(1, 7)),
-      set(&SmallMoba::dk, inRange<std::int64_t>(1, 10)), set(&SmallMoba::dv, inRange<std::int64_t>(1, 10)),
-      set(&SmallMoba::block, inRange<std::int64_t>(1, 21)), set(&SmallMoba::top_k, inRange<std::int64_t>(1, 9)),
+      set(&SmallMoba::sequences, sequence_lengths(4, kMaxKeys)), set(&SmallMoba::kv_heads, inRange<std::int64_t>(1, 4)),
+      set(&SmallMoba::group, inRange<std::int64_t>(1, 7)), set(&SmallMoba::dk, inRange<std::int64_t>(1, 10)),
+      set(&SmallMoba::dv, inRange<std::int64_t>(1, 10)), set(&SmallMoba::block, inRange<std::int64_t>(1, 21)),
+      set(&SmallMoba::top_k, inRange<std::int64_t>(1, 9)),
       set(&SmallMoba::gate, weightedElement<Gate>({{3, Gate::top_k}, {1, Gate::window}, {1, Gate::sink}})),
       set(&SmallMoba::causal, weightedElement<bool>({{3, true}, {1, false}})),
       set(&SmallMoba::relative_scale, weightedElement<double>({{3, 1.0}, {1, 0.0}, {1, -1.0}, {1, 2.5}})),

@@ -253,9 +253,9 @@ double mean_difference(const Tensor& x, const Tensor& y) {
   return sum / static_cast<double>(x.values.size());
 }
 
-/// Variations differ from the model kernel in the same arithmetic by far less than an option changes. Those that are
+/// Variants differ from the model kernel in the same arithmetic by far less than an option changes. Those that are
 /// functions; beside the others roundings fall in another way.
-TEST(ModelArithmetic, VariationsPlayTheOptions) {
+TEST(ModelArithmetic, VariantsPlayTheOptions) {
   for (const char* option : {"scaled_q", "scaled_q_log2", "scaled_k", "scaled_k_log2", "tf32", "tf32_truncated"}) {
     const bool is_tf32 = std::string(option).starts_with("tf32");
     const std::string weights = is_tf32 ? "" : "+fp32_weights+fp32_out";
@@ -263,12 +263,12 @@ TEST(ModelArithmetic, VariationsPlayTheOptions) {
     if (is_tf32) c.dtype = Format::fp32;
     const auto run = [&](const std::string& kernel) { return write(find_kernel(kernel), c, [](Inputs&) {}); };
     const Written plain = run("model:moba" + weights), played = run("model:moba" + weights + "+" + option);
-    for (const char* variation : {"exp2", "key_by_key", "double_precision", "last_block_first", "short_splits"}) {
-      const Written varied = run(std::string("benign:") + variation + weights + "+" + option);
+    for (const char* variant : {"exp2", "key_by_key", "double_precision", "last_block_first", "short_splits"}) {
+      const Written varied = run(std::string("variant:") + variant + weights + "+" + option);
       for (const auto output : {&Written::o, &Written::dq, &Written::dk, &Written::dv})
         EXPECT_LE(mean_difference(varied.*output, played.*output),
                   std::max(1e-6, 0.25 * mean_difference(plain.*output, played.*output)))
-            << variation << " " << option;
+            << variant << " " << option;
     }
   }
 }
@@ -278,7 +278,7 @@ TEST(ModelArithmetic, TheBackwardInDoubleScalesDs) {
   const Case c = parse_case("moba(lens=90,heads=4,kv_heads=2,dk=24,block=16,top_k=3,scale=0.3)");
   for (const char* option : {"scaled_ds", "rounded_p_in_ds"}) {
     const auto run = [&](const std::string& kernel) { return write(find_kernel(kernel + option), c, [](Inputs&) {}); };
-    const Written played = run("model:moba+"), varied = run("benign:double_precision+");
+    const Written played = run("model:moba+"), varied = run("variant:double_precision+");
     expect_close(varied.dq, played.dq, 0.01);
     expect_close(varied.dk, played.dk, 0.01);
   }

@@ -84,8 +84,8 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryArithmetic) {
         attend_backward(r.in.q, r.keys.k, r.keys.v, r.visible, r.in.scale, d_o, r.row.o, r.row.lse);
     const Vector dq = query_gradient(gradient, r.keys.k, r.visible, r.in.scale);
     const GradientTerms terms = gradient_terms(arithmetic, r.in, given, gradient);
-    const GradientNoise dq_noise = query_gradient_noise(arithmetic, r.in, terms, gradient, dq, r.in.scale,
-                                                        std::vector<int>(r.visible.size(), 0));
+    const GradientNoise dq_noise =
+        query_gradient_noise(arithmetic, r.in, terms, gradient, dq, r.in.scale, std::vector<int>(r.visible.size(), 0));
     expect_consistent({dq_noise.errors, r.keys.k, r.visible, dq, dq_noise.noise.rounding}, dq_noise.noise.variance);
 
     const KeyRange range = r.visible.front(), one{0, 1};

@@ -10,9 +10,9 @@
 
 namespace attnspec::oracle {
 
-constexpr std::int64_t kMostNsaKeys = 20;  // in a sequence, and so the most blocks
-constexpr std::int64_t kMostCompressBlock = 6;
-constexpr std::int64_t kMostGateFeatures = 5;
+constexpr std::int64_t kMaxNsaKeys = 20;  // in a sequence, and so the most blocks
+constexpr std::int64_t kMaxCompressBlock = 6;
+constexpr std::int64_t kMaxGateFeatures = 5;
 
 struct SmallNsa : SmallAttention {
   std::int64_t compress_stride = 1, compress_strides = 1, more_strides = 0;  // l and l' - l in units of d
@@ -50,7 +50,7 @@ inline NsaProblem nsa_problem(const SmallNsa& small) {
   return problem;
 }
 
-/// Problems that `validate` accepts, with l <= kMostCompressBlock, and sizes small enough for the roundings counted in
+/// Problems that `validate` accepts, with l <= kMaxCompressBlock, and sizes small enough for the roundings counted in
 /// nsa_oracle.hpp: with three sequences of 20 keys, three kv heads of three query heads, and 4 features everywhere, at
 /// most 650.
 inline rc::Gen<SmallNsa> small_nsa_problems() {
@@ -58,7 +58,7 @@ inline rc::Gen<SmallNsa> small_nsa_problems() {
   using rc::gen::set;
   using rc::gen::weightedElement;
   const auto any = rc::gen::build<SmallNsa>(
-      set(&SmallNsa::sequences, sequence_lengths(3, kMostNsaKeys)),
+      set(&SmallNsa::sequences, sequence_lengths(3, kMaxNsaKeys)),
       set(&SmallNsa::kv_heads, inRange<std::int64_t>(1, 4)), set(&SmallNsa::group, inRange<std::int64_t>(1, 4)),
       set(&SmallNsa::dk, inRange<std::int64_t>(1, 5)), set(&SmallNsa::dv, inRange<std::int64_t>(1, 5)),
       set(&SmallNsa::compress_stride, weightedElement<std::int64_t>({{4, 1}, {3, 2}, {2, 3}, {1, 4}, {1, 5}, {1, 6}})),
@@ -71,12 +71,12 @@ inline rc::Gen<SmallNsa> small_nsa_problems() {
       set(&SmallNsa::local_blocks, weightedElement<std::int64_t>({{4, 1}, {2, 2}, {1, 3}})),
       set(&SmallNsa::free_blocks, weightedElement<std::int64_t>({{1, 0}, {3, 1}, {2, 2}, {1, 3}})),
       set(&SmallNsa::window, rc::gen::weightedOneOf<std::int64_t>({{1, rc::gen::just<std::int64_t>(1)},
-                                                                   {4, inRange<std::int64_t>(1, kMostNsaKeys + 3)}})),
+                                                                   {4, inRange<std::int64_t>(1, kMaxNsaKeys + 3)}})),
       set(&SmallNsa::relative_scale, weightedElement<double>({{5, 1.0}, {1, 0.0}, {1, -1.0}, {1, 2.5}})),
       set(&SmallNsa::is_dyadic, weightedElement<bool>({{4, false}, {1, true}})),
       set(&SmallNsa::seed, rc::gen::arbitrary<std::uint64_t>()));
   return rc::gen::map(rc::gen::resize(rc::kNominalSize, any), [](SmallNsa small) {
-    while (small.compress_stride * small.compress_strides > kMostCompressBlock) --small.compress_strides;
+    while (small.compress_stride * small.compress_strides > kMaxCompressBlock) --small.compress_strides;
     return small;
   });
 }
@@ -121,7 +121,7 @@ inline NsaTensors<Real> nsa_inputs(const SmallNsa& small, const std::string& pur
 
 inline GateLayer<Real> gate_layer(const SmallNsa& small, const std::string& purpose = "") {
   const AttentionProblem problem = attention_problem(small);
-  const std::int64_t features = 1 + static_cast<std::int64_t>(small.seed % kMostGateFeatures);
+  const std::int64_t features = 1 + static_cast<std::int64_t>(small.seed % kMaxGateFeatures);
   return {draw(problem.q_offsets.back(), 1, features, small, purpose + "x"),
           draw(features, problem.heads, 3, small, purpose + "w"), draw(1, problem.heads, 3, small, purpose + "b")};
 }

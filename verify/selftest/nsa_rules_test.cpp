@@ -176,8 +176,8 @@ TEST(NsaRules, BranchesThatSeeEverythingAreDense) {
   expect_on_small_nsa(1, [](SmallNsa small) {
     small.compress_stride = small.compress_strides = 1;
     small.phi = Phi::mean;
-    small.window = kMostNsaKeys;
-    small.free_blocks = kMostNsaKeys;
+    small.window = kMaxNsaKeys;
+    small.free_blocks = kMaxNsaKeys;
     const FrozenNsa frozen = freeze(small);
     const Lists keys = dense_keys(frozen.problem.attention);
     const auto dense = [&](const KeyValues<Real>& branch) {
@@ -285,8 +285,8 @@ TEST(NsaRules, GroupsOfHeadsStandAlone) {
 TEST(NsaRules, WithoutCompressedRowsTheirBranchIsEmpty) {
   expect_on_small_nsa(1, [](SmallNsa small) {
     small.compress_stride = 1;
-    small.compress_strides = kMostCompressBlock;
-    for (SequenceLengths& lengths : small.sequences) lengths.keys %= kMostCompressBlock;
+    small.compress_strides = kMaxCompressBlock;
+    for (SequenceLengths& lengths : small.sequences) lengths.keys %= kMaxCompressBlock;
     const FrozenNsa frozen = freeze(small);
     const auto is_zero = [](const Tensor<Sum<Real>>& x) { return equal(x, {x.tokens, x.heads, x.dim}); };
     RC_ASSERT(frozen.rows.k.values.empty());

@@ -85,7 +85,7 @@ TEST(Oracle, AgreesWithTheReferenceOnRandomSmallProblems) {
 /// head or, for odd seeds, shared by the heads of a group.
 Selection random_selection(const SmallMoba& small) {
   const AttentionProblem problem = moba_problem(small).attention;
-  const std::int64_t heads = small.seed % 2 == 0 ? problem.heads : problem.kv_heads, slots = kMostKeys;
+  const std::int64_t heads = small.seed % 2 == 0 ? problem.heads : problem.kv_heads, slots = kMaxKeys;
   const verify::Random random(small.seed, "selection");
   Selection selection(problem.q_offsets.back(), heads, slots);
   for (std::int64_t token = 0; token < selection.tokens; ++token)

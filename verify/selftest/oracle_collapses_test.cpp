@@ -10,7 +10,7 @@ namespace {
 TEST(Oracle, MobaOfAsManyBlocksAsTheSequenceHasIsDense) {
   Comparison comparison(kDoubleTolerance);
   expect_on_small_moba(1, [&](SmallMoba small) {
-    small.top_k = kMostKeys + 2;
+    small.top_k = kMaxKeys + 2;
     const ReferenceRun run = run_moba(small).attention;
     RC_ASSERT(difference(comparison, run, dense_keys(run.problem)) == "");
   });
@@ -20,7 +20,7 @@ TEST(Oracle, AttentionOverEveryVisibleBlockIsDense) {
   Comparison comparison(kDoubleTolerance);
   expect_on_small_moba(1, [&](const SmallMoba& small) {
     const AttentionProblem problem = moba_problem(small).attention;
-    Selection all(problem.q_offsets.back(), problem.kv_heads, kMostKeys);
+    Selection all(problem.q_offsets.back(), problem.kv_heads, kMaxKeys);
     for (std::int64_t token = 0; token < all.tokens; ++token) {
       const Place place = locate(problem, token);
       const std::int64_t num_visible = small.causal ? place.t + 1 : place.num_keys;
@@ -35,7 +35,7 @@ TEST(Oracle, AttentionOverEveryVisibleBlockIsDense) {
 TEST(Oracle, MobaWithABlockLongerThanTheSequenceIsDense) {
   Comparison comparison(kDoubleTolerance);
   expect_on_small_moba(1, [&](SmallMoba small) {
-    small.block = kMostKeys + 1;
+    small.block = kMaxKeys + 1;
     const ReferenceRun run = run_moba(small).attention;
     RC_ASSERT(difference(comparison, run, dense_keys(run.problem)) == "");
   });

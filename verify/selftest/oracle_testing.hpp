@@ -60,15 +60,15 @@ inline AttentionProblem attention_problem(const SmallAttention& small) {
   return problem;
 }
 
-/// 1 to most_sequences sequences of 0 to most_keys keys, three in four of them with as many queries.
-inline rc::Gen<std::vector<SequenceLengths>> sequence_lengths(std::size_t most_sequences, std::int64_t most_keys) {
-  const auto count = rc::gen::resize(rc::kNominalSize, rc::gen::inRange<std::int64_t>(0, most_keys + 1));
+/// 1 to max_sequences sequences of 0 to max_keys keys, three in four of them with as many queries.
+inline rc::Gen<std::vector<SequenceLengths>> sequence_lengths(std::size_t max_sequences, std::int64_t max_keys) {
+  const auto count = rc::gen::resize(rc::kNominalSize, rc::gen::inRange<std::int64_t>(0, max_keys + 1));
   const auto surplus_or_own = rc::gen::weightedOneOf<std::int64_t>({{3, rc::gen::just<std::int64_t>(-1)}, {1, count}});
   const auto lengths =
       rc::gen::map(rc::gen::pair(count, surplus_or_own), [](const std::pair<std::int64_t, std::int64_t>& drawn) {
         return SequenceLengths{drawn.second < 0 ? drawn.first : drawn.second, drawn.first};
       });
-  return rc::gen::mapcat(rc::gen::inRange<std::size_t>(1, most_sequences + 1), [lengths](std::size_t num_sequences) {
+  return rc::gen::mapcat(rc::gen::inRange<std::size_t>(1, max_sequences + 1), [lengths](std::size_t num_sequences) {
     return rc::gen::container<std::vector<SequenceLengths>>(num_sequences, lengths);
   });
 }

@@ -35,7 +35,7 @@ class Missing(unittest.TestCase):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATTNSPEC_PUBLIC")}
         environment["ATTNSPEC_PYTHON"] = sys.executable
         program = os.environ["ATTNSPEC_PROGRAM"]
-        patience = [run_all.program_options([program]), "300"]  # PyTorch takes its time on a busy machine
+        timeout = [run_all.program_options([program]), "300"]  # PyTorch takes its time on a busy machine
         with tempfile.TemporaryDirectory() as empty:
             for project in ("moba", "flash_moba", "fla", "xunhaolai", "fsa", "mdy666"):
                 environment["ATTNSPEC_PUBLIC_" + project.upper()] = empty
@@ -46,7 +46,7 @@ class Missing(unittest.TestCase):
             for name, kernel in first.items():
                 if name == "torch_attention.py" and torch is not None:
                     continue  # it needs nothing else
-                done = subprocess.run([program, "check", f"{kernel.path}:{kernel.function}", *patience], env=environment,
+                done = subprocess.run([program, "check", f"{kernel.path}:{kernel.function}", *timeout], env=environment,
                                       capture_output=True, text=True)
                 self.assertEqual((done.returncode, done.stdout), (2, ""), name)
                 self.assertEqual(done.stderr.count("\n"), 1, done.stderr)

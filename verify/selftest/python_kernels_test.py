@@ -443,14 +443,14 @@ class Program(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "bad.py"
             file.write_text(BAD_KERNELS)
-            for name, patience, failure in [
+            for name, timeout, failure in [
                 ("crashes", 60, "crash {0} call => ended by signal SIGSEGV in the forward call"),
                 ("ends", 60, "crash {0} call => ended with exit code 0 in the forward call"),
                 ("hangs", 10, "hang {0} call => did not return from the forward call within 10 s"),
                 ("raises", 60, "call-failed {0} call => bad.py:20: RuntimeError: no memory"),
             ]:
                 kernel = f"{file}:{name}"
-                done = run("replay", "dense(lens=7)", "--kernel", kernel, "--patience", str(patience))
+                done = run("replay", "dense(lens=7)", "--kernel", kernel, "--timeout", str(timeout))
                 self.assertEqual(done.returncode, 1, done.stderr)
                 self.assertIn(f"\nFAIL {failure.format(kernel)} | ", done.stdout)
                 self.assertNotIn("never among", done.stdout)

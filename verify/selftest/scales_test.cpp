@@ -40,7 +40,7 @@ TEST_P(Scales, AccuseNoCorrectKernel) {
                                   ",regime=" + regime + ",seed=" + std::to_string(seed++ % 7) + ")");
         const std::string model = is_nsa(c.op) ? "model:nsa" : "model:moba";
         std::vector<std::string> kernels{model, model + "+rounded_sum+fp32_out"};
-        for (const char* variant : {"benign:short_splits", "benign:exp2", "benign:double_precision"})
+        for (const char* variant : {"variant:short_splits", "variant:exp2", "variant:double_precision"})
           if (!is_nsa(c.op)) kernels.push_back(variant);
         const CaseResult result = judge(find_kernel(kernels[seed % kernels.size()]), c);
         ASSERT_FALSE(is_finding(result.verdict)) << failure_line(result, result.findings.front());

@@ -20,7 +20,7 @@ namespace {
 constexpr std::size_t kAlignment = 256;
 
 /// Bytes that stay the arena's when everything was given back; more go to the machine.
-constexpr std::size_t kMostKept = std::size_t{256} << 20;
+constexpr std::size_t kMaxKept = std::size_t{256} << 20;
 
 std::runtime_error no_memory() {
   return std::runtime_error(fmt::format("no memory to share with a kernel: {}", std::strerror(errno)));
@@ -65,7 +65,7 @@ void* Arena::do_allocate(std::size_t bytes, std::size_t alignment) {
 
 void Arena::do_deallocate(void*, std::size_t, std::size_t) {
   if (--allocations_ > 0) return;
-  if (used_ > kMostKept) madvise(memory_.bytes().data(), memory_.bytes().size(), MADV_REMOVE);
+  if (used_ > kMaxKept) madvise(memory_.bytes().data(), memory_.bytes().size(), MADV_REMOVE);
   used_ = 0;
 }
 

@@ -13,7 +13,7 @@ namespace attnspec::verify {
 namespace {
 
 /// Of a message; more is taken for noise.
-constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
+constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 30;
 
 /// As poll takes it; -1: for ever.
 int milliseconds_until(Clock::time_point deadline) {
@@ -54,7 +54,7 @@ Channel::Result Channel::receive(std::vector<std::byte>& message, Clock::time_po
   const auto read = [&](std::byte* to, std::size_t bytes) { return recv(socket_, to, bytes, MSG_DONTWAIT); };
   const Result result = transfer(std::as_writable_bytes(std::span(&size, 1)), POLLIN, deadline, read);
   if (result != Result::done) return result;
-  if (size > kMostBytes) return Result::ended;
+  if (size > kMaxBytes) return Result::ended;
   message.resize(size);
   return transfer(std::span(message), POLLIN, deadline, read);
 }

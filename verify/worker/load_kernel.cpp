@@ -49,7 +49,7 @@ bool is_foreign(std::string_view name) {
   return name.ends_with(".so") || name.ends_with(".py") || name.find(".py:") != std::string_view::npos;
 }
 
-Kernel load_kernel(const std::string& name, Seconds patience) {
+Kernel load_kernel(const std::string& name, Seconds timeout) {
   const std::size_t function = name.rfind(".py:");
   const bool is_python = !name.ends_with(".so");
   const std::string file = function == std::string::npos ? name : name.substr(0, function + 3);
@@ -60,7 +60,7 @@ Kernel load_kernel(const std::string& name, Seconds patience) {
     command.insert(command.end(),
                    {"-u", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py", "serve", ATTNSPEC_C_LIBRARY});
   command.push_back(name);
-  const auto worker = std::make_shared<Worker>(command, name, patience);
+  const auto worker = std::make_shared<Worker>(command, name, timeout);
   Kernel kernel =
       make_kernel(worker->declaration(), name,
                   {[worker](const AnyCall& call) { worker->run(call); },

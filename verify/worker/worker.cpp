@@ -15,9 +15,7 @@ namespace attnspec::verify {
 
 namespace {
 
-Clock::time_point after(Seconds patience) {
-  return Clock::now() + std::chrono::duration_cast<Clock::duration>(patience);
-}
+Clock::time_point after(Seconds timeout) { return Clock::now() + std::chrono::duration_cast<Clock::duration>(timeout); }
 
 std::string how_load_ended(int status) {
   if (WIFSIGNALED(status))
@@ -42,8 +40,8 @@ std::string name_of(Ask what, const AnyCall& call) {
 
 }  // namespace
 
-Worker::Worker(std::vector<std::string> command, std::string name, Seconds patience)
-    : command_(std::move(command)), name_(std::move(name)), patience_(patience) {
+Worker::Worker(std::vector<std::string> command, std::string name, Seconds timeout)
+    : command_(std::move(command)), name_(std::move(name)), timeout_(timeout) {
   start();
 }
 
@@ -59,7 +57,7 @@ void Worker::start() {
   close(ends[1]);
 
   std::vector<std::byte> message;
-  const Channel::Result result = running_->channel.receive(message, after(patience_));
+  const Channel::Result result = running_->channel.receive(message, after(timeout_));
   Hello hello;
   if (result == Channel::Result::done) {
     Reader reader(message);
@@ -69,7 +67,7 @@ void Worker::start() {
     hello.refusal =
         fmt::format("kernel '{}': {}", name_,
                     result == Channel::Result::ended ? how_load_ended(status)
-                                                     : fmt::format("did not load within {} s", patience_.count()));
+                                                     : fmt::format("did not load within {} s", timeout_.count()));
   }
   if (hello.refusal.empty()) {
     declaration_ = std::move(hello.declaration);
@@ -89,7 +87,7 @@ Reply Worker::ask(Ask what, const AnyCall& call, const TimingPlan& plan) {
     const std::string why = error.what(), prefix = fmt::format("kernel '{}': ", name_);
     throw CallFailed(why.starts_with(prefix) ? why.substr(prefix.size()) : why, Verdict::crash);
   }
-  const Clock::time_point deadline = after(patience_);
+  const Clock::time_point deadline = after(timeout_);
   std::vector<std::byte> message;
   Channel::Result result = running_->channel.send(request.bytes(), deadline);
   if (result == Channel::Result::done) result = running_->channel.receive(message, deadline);
@@ -117,7 +115,7 @@ void Worker::fail(Channel::Result how, Ask what, const AnyCall& call) {
   const int status = running_->process.end();
   running_.reset();
   if (how == Channel::Result::late)
-    throw CallFailed(fmt::format("did not return from the {} call within {} s", name_of(what, call), patience_.count()),
+    throw CallFailed(fmt::format("did not return from the {} call within {} s", name_of(what, call), timeout_.count()),
                      Verdict::hang);
   throw CallFailed(fmt::format("{} in the {} call", how_call_ended(status), name_of(what, call)), Verdict::crash);
 }

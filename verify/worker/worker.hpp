@@ -21,9 +21,9 @@ namespace attnspec::verify {
 class Worker {
  public:
   /// command: the program and its arguments, to which those of `serve` are added: the descriptors of a socket and of
-  /// the memory. patience: how long it may take to load the kernel, and for a call. Throws std::invalid_argument, one
+  /// the memory. timeout: how long it may take to load the kernel, and for a call. Throws std::invalid_argument, one
   /// line that names the kernel: why it has none, or how it ended.
-  Worker(std::vector<std::string> command, std::string name, Seconds patience);
+  Worker(std::vector<std::string> command, std::string name, Seconds timeout);
 
   const Declaration& declaration() const { return declaration_; }
   /// Where the tensors of calls must lie.
@@ -55,7 +55,7 @@ class Worker {
 
   std::vector<std::string> command_;
   std::string name_;
-  Seconds patience_;
+  Seconds timeout_;
   Arena arena_;
   std::optional<Running> running_;
   Declaration declaration_;

@@ -197,7 +197,7 @@ TEST(Launch, AShapeThatNoGpuLaunchesIsRefused) {
 
 TEST(Launch, AGpuMayHaveLessSharedMemory) {
   const simulator::SharedMemoryLimit limit(99 * 1024);
-  EXPECT_EQ(most_shared_bytes(), 99 * 1024);
+  EXPECT_EQ(max_shared_bytes(), 99 * 1024);
   EXPECT_THROW(launch(fill_dynamic, {{}, {32}, 100 * 1024}, nullptr), std::invalid_argument);
 }
 

@@ -232,8 +232,8 @@ static const AttnspecKernel kernel = {
     .summary = "dense attention and MoBA, one row after the other",
     .arithmetic = "fp32_weights",
     .operators = ATTNSPEC_DENSE | ATTNSPEC_MOBA,
-    .promises = ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT |
-                ATTNSPEC_BATCH_INVARIANT,
+    .promises =
+        ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT,
     .workspace_bytes = workspace_bytes,
     .dense = dense,
     .dense_backward = dense_backward,

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int kLanes = 32, kMostDim = 256, kOwned = kMostDim / kLanes;
+constexpr int kLanes = 32, kMaxDim = 256, kOwned = kMaxDim / kLanes;
 
 /// A tensor [tokens, heads, dim] as kernels take it: DLTensor's shape and strides are in host memory.
 template <class T>
@@ -108,7 +108,7 @@ const AttnspecKernel* attnspec_kernel() {
     k.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
     k.dense = dense;
     k.limits.dtypes = ATTNSPEC_BF16 | ATTNSPEC_FP32;
-    k.limits.dk.largest = k.limits.dv.largest = kMostDim;
+    k.limits.dk.largest = k.limits.dv.largest = kMaxDim;
     return k;
   }();
   return &kernel;

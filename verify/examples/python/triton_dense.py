@@ -27,9 +27,9 @@ def dense(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
     q_packed, k_packed, v_packed = (as_tensor(x).to(DEVICE).contiguous() for x in (q, k, v))
     o_packed, lse_packed = (torch.empty_like(as_tensor(x), device=DEVICE).contiguous() for x in (o, lse))
     offsets = [torch.from_numpy(x).to(DEVICE) for x in (q_offsets, k_offsets)]
-    most_queries = max(q_offsets[1:] - q_offsets[:-1], default=0)
-    if most_queries > 0:
-        grid = (triton.cdiv(int(most_queries), TILE), len(q_offsets) - 1, q.shape[1])
+    max_queries = max(q_offsets[1:] - q_offsets[:-1], default=0)
+    if max_queries > 0:
+        grid = (triton.cdiv(int(max_queries), TILE), len(q_offsets) - 1, q.shape[1])
         attend[grid](q_packed, k_packed, v_packed, o_packed, lse_packed, *offsets, scale, q.shape[1], k.shape[1],
                      q.shape[2], v.shape[2], causal, TILE, *(max(16, triton.next_power_of_2(x.shape[2])) for x in (q, v)))
     as_tensor(o).copy_(o_packed)

@@ -1,9 +1,9 @@
 // What joins the branches of NSA, each number in fp32 and rounded once: o = sum_b g_b o_b; in the backward do_b = g_b
 // do, dg_b = <do, o_b>, and dq = sum_b dq_b. A thread owns one number of what is written.
-#include "cuda/thread_per_row/nsa.hpp"
-#include "cuda/thread_per_row/visit.cuh"
+#include "cuda/baseline/nsa.hpp"
+#include "cuda/baseline/visit.cuh"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -79,4 +79,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

@@ -1,4 +1,4 @@
-// Benign variations: the model kernel with a stage done in another way that is as right. None may be accused.
+// Equivalent variants: the model kernel with a stage done in another way that is as right. None may be accused.
 #pragma once
 
 #include <vector>
@@ -7,12 +7,12 @@
 
 namespace attnspec::verify::model {
 
-struct Variation {
+struct Variant {
   const char* name;
   const char* what;  // one sentence: what is done differently
   Stages stages;     // the model kernel's, some of them replaced
 };
 
-const std::vector<Variation>& variations();
+const std::vector<Variant>& variants();
 
 }  // namespace attnspec::verify::model

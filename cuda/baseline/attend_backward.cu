@@ -3,9 +3,9 @@
 // dv and goes through all queries of its sequence and group that may see it, so that sums have an order.
 #include <cmath>
 
-#include "cuda/thread_per_row/visit.cuh"
+#include "cuda/baseline/visit.cuh"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -30,7 +30,7 @@ __global__ void query_gradients(Attention a, Blocks blocks, BackwardRows<T> rows
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
   const KeyRange visible = visible_keys(a, s, token - s.q_begin);
   const float delta = dot(rows.d_o.at(token, h), rows.o.at(token, h), a.dv);
-  float sums[kMostFeatures];
+  float sums[kMaxFeatures];
   for (int d = 0; d < a.dk; ++d) sums[d] = 0;
   for_each_key(blocks, token, h, a, visible, [&](std::int64_t j) {
     const float d_score = weight(a, rows, token, h, s.k_begin + j, g, delta).d_score;
@@ -58,7 +58,7 @@ __global__ void key_gradients(Attention a, Blocks blocks, BackwardRows<T> rows, 
   const int g = static_cast<int>(row % a.kv_heads), group = a.heads / a.kv_heads;
   const Sequence s = sequence_of(a.sequences, a.sequences.k_offsets, key);
   const std::int64_t j = key - s.k_begin, block = j / blocks.tokens;
-  float dk_sums[kMostFeatures], dv_sums[kMostFeatures];
+  float dk_sums[kMaxFeatures], dv_sums[kMaxFeatures];
   for (int d = 0; d < a.dk; ++d) dk_sums[d] = 0;
   for (int d = 0; d < a.dv; ++d) dv_sums[d] = 0;
   for (std::int64_t i = 0; i < s.num_queries; ++i) {
@@ -93,4 +93,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

@@ -1,9 +1,9 @@
 // phi: one compressed row of the l tokens x_i of each compression block. The mean of them; W^T z, z the rows x_i +
 // position_i side by side; or b2 + W2^T activation(h), h = b1 + W1^T z. A thread owns one number of a compressed row,
 // or one hidden unit of a block.
-#include "cuda/thread_per_row/phi.cuh"
+#include "cuda/baseline/phi.cuh"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -82,4 +82,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

@@ -3,12 +3,12 @@
 
 #include <cstdint>
 
+#include "cuda/baseline/rows.hpp"
 #include "cuda/primitives/launch.cuh"
 #include "cuda/primitives/numbers.cuh"
 #include "cuda/primitives/thread.cuh"
-#include "cuda/thread_per_row/rows.hpp"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 inline constexpr int kThreads = 128;  // of a thread block
 
@@ -96,4 +96,4 @@ struct Candidate {
   }
 };
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

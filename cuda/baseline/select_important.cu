@@ -4,10 +4,10 @@
 // of equal ones the earlier. A thread owns one query and kv head: it keeps those it has seen in order.
 #include <cmath>
 
-#include "cuda/thread_per_row/nsa.hpp"
-#include "cuda/thread_per_row/visit.cuh"
+#include "cuda/baseline/nsa.hpp"
+#include "cuda/baseline/visit.cuh"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -87,4 +87,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

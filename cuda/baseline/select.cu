@@ -5,10 +5,10 @@
 // list.
 #include <cmath>
 
-#include "cuda/thread_per_row/visit.cuh"
+#include "cuda/baseline/visit.cuh"
 #include "verify/kernel_abi.h"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -87,4 +87,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

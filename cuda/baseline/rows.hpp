@@ -1,4 +1,4 @@
-// The first rung: every stage with one thread for each row or number it writes, no shared memory, all of it in fp32.
+// The baseline: every stage with one thread for each row or number it writes, no shared memory, all of it in fp32.
 #pragma once
 
 #include <cstdint>
@@ -6,10 +6,10 @@
 
 #include "cuda/tensors.cuh"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 /// Features that a thread can keep of a row.
-inline constexpr int kMostFeatures = 256;
+inline constexpr int kMaxFeatures = 256;
 
 /// Which keys a query sees, whatever its blocks. A key is a token; or it is a compressed row, key j of a sequence made
 /// of its tokens j stride .. j stride + tokens - 1, and seen where all of these are. Of those it sees the last ones.
@@ -70,4 +70,4 @@ template <class T>
 void select_blocks(const Attention&, const Choice&, const std::int64_t* mean_offsets, Rows<const T> q,
                    const float* means, std::int32_t* selection, void* stream);
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
+#include "cuda/baseline/nsa.hpp"
+#include "cuda/baseline/rows.hpp"
 #include "cuda/calls.hpp"
-#include "cuda/thread_per_row/nsa.hpp"
-#include "cuda/thread_per_row/rows.hpp"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 /// The sequences of a call, whose offsets it fills.
 inline Sequences sequences_of(const AttnspecCall& call, const Offsets& offsets) {
@@ -82,4 +82,4 @@ void backward(const Params& p, const Blocks& blocks, const Attention& a) {
                      p.forward->call.stream);
 }
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

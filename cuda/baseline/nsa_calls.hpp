@@ -6,7 +6,7 @@
 #include "cuda/primitives/qualifiers.cuh"
 #include "verify/kernel_abi.h"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 const char* nsa_compress(const AttnspecNsaCompress*);
 const char* nsa_compress_backward(const AttnspecNsaCompressBackward*);
@@ -20,4 +20,4 @@ const char* nsa_backward(const AttnspecNsaBackward*);
 /// What a call of one of them needs of a workspace.
 std::int64_t nsa_workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params);
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

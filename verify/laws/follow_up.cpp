@@ -1,4 +1,4 @@
-#include "verify/laws/twin.hpp"
+#include "verify/laws/follow_up.hpp"
 
 #include <algorithm>
 #include <numeric>
@@ -40,7 +40,7 @@ std::vector<InputTensor> input_tensors(const Case& c) {
 
 namespace {
 
-/// Calls copy(from token, from head, to token, to head) for every row that is in the twin.
+/// Calls copy(from token, from head, to token, to head) for every row that is in the follow_up.
 template <class Copy>
 void copy_rows(const Case& from, const Case& to, RowsOf of, std::int64_t tokens, std::int64_t heads, const Move& move,
                const Copy& copy) {

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "cuda/thread_per_row/rows.hpp"
+#include "cuda/baseline/rows.hpp"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 /// What phi knows of the rows that it makes.
 struct Compression {
@@ -76,4 +76,4 @@ void gate_gradients(const Attention&, const PerBranch<const T>& o_branches, Rows
 template <class T>
 void add_branches(const Attention&, const PerBranch<const T>& dq_branches, Rows<T> dq, void* stream);
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

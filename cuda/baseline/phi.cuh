@@ -4,11 +4,11 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cuda/thread_per_row/nsa.hpp"
-#include "cuda/thread_per_row/visit.cuh"
+#include "cuda/baseline/nsa.hpp"
+#include "cuda/baseline/visit.cuh"
 #include "verify/kernel_abi.h"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 /// A compression block: its compressed row, and its first token.
 struct CompressionBlock {
@@ -59,4 +59,4 @@ __device__ __forceinline__ float activation_slope(int kind, float x) {
 template <class T>
 void find_hidden(const Compression&, Rows<const T> tokens, const Phi<const T>&, Rows<float> hidden, void* stream);
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

@@ -1,4 +1,4 @@
-// What a law compares: the rows of a first call with those of its twins.
+// What a law compares: the rows of a source call with those of its follow_ups.
 #pragma once
 
 #include <cstdint>
@@ -40,24 +40,24 @@ struct Outputs {
   const Output& at(const std::string& name) const;
 };
 
-struct FirstCall {
+struct SourceCall {
   const Kernel& kernel;
   const Case& c;
   const Inputs& inputs;
   const Outputs& outputs;
 };
 
-/// Where a row of the first call is in a twin; none where it is not there.
+/// Where a row of the source call is in a follow_up; none where it is not there.
 using Move = std::function<std::optional<RowPlace>(const RowPlace&)>;
 
 /// Another call, and what the law says of it.
-struct Twin {
+struct FollowUp {
   Case c;
   Inputs inputs;
   Move move;
-  /// Whether the law speaks of a row of this output; "selection" is one. Asked of rows that the twin has.
+  /// Whether the law speaks of a row of this output; "selection" is one. Asked of rows that the follow_up has.
   std::function<bool(const std::string& output, const RowPlace&)> speaks_of;
-  /// The output is that of the first call times 2^exponent. Empty: 0.
+  /// The output is that of the source call times 2^exponent. Empty: 0.
   std::function<int(const std::string& output)> exponent{};
   int times = 1;  // that it is called
 };
@@ -83,7 +83,7 @@ struct InputTensor {
 /// All of them, but for the parameters of phi.
 std::vector<InputTensor> input_tensors(const Case& c);
 
-/// The inputs of a twin: every row of the first call's that is in it.
+/// The inputs of a follow_up: every row of the source call's that is in it.
 Inputs moved(const Case& from, const Inputs& inputs, const Case& to, const Move& move);
 
 }  // namespace attnspec::verify

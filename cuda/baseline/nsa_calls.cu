@@ -4,10 +4,10 @@
 #include <array>
 #include <string>
 
-#include "cuda/thread_per_row/calls.hpp"
-#include "cuda/thread_per_row/nsa_calls.hpp"
+#include "cuda/baseline/calls.hpp"
+#include "cuda/baseline/nsa_calls.hpp"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -25,8 +25,8 @@ struct Scratch {
   std::int64_t bytes;
 };
 
-/// How many numbers the pieces have.
-struct Pieces {
+/// How many numbers the parts have.
+struct Parts {
   std::int64_t importances = 0, hidden = 0, d_hidden = 0, d_o = 0, dq = 0;
 };
 
@@ -37,18 +37,18 @@ std::int64_t num_hidden(const AttnspecCall& call, const AttnspecNsaSizes& sizes,
   return sizes.row_offsets[call.num_sequences] * tokens.shape[1] * phi.w1.shape[2];
 }
 
-Pieces pieces_of(const AttnspecNsaCompress& p, bool is_backward) {
+Parts parts_of(const AttnspecNsaCompress& p, bool is_backward) {
   const std::int64_t hidden = num_hidden(p.call, p.sizes, p.tokens, p.phi);
   return {.hidden = hidden, .d_hidden = is_backward ? hidden : 0};
 }
 
-Pieces pieces_of(const AttnspecNsaCompressed& p, bool is_backward) {
+Parts parts_of(const AttnspecNsaCompressed& p, bool is_backward) {
   return {.importances = is_backward ? 0 : p.q.shape[0] * p.k.shape[1] * p.selection.shape[2]};
 }
 
-Pieces pieces_of(const AttnspecWindow&, bool) { return {}; }
+Parts parts_of(const AttnspecWindow&, bool) { return {}; }
 
-Pieces pieces_of(const AttnspecNsa& p, bool is_backward) {
+Parts parts_of(const AttnspecNsa& p, bool is_backward) {
   const std::int64_t hidden = std::max(num_hidden(p.call, p.sizes, p.compressed.k, p.phi_k),
                                        num_hidden(p.call, p.sizes, p.compressed.v, p.phi_v));
   const std::int64_t rows = p.q.shape[0] * p.q.shape[1];
@@ -58,16 +58,16 @@ Pieces pieces_of(const AttnspecNsa& p, bool is_backward) {
 }
 
 template <class T>
-Scratch<T> lay_out(const AttnspecCall& call, const Pieces& pieces) {
+Scratch<T> lay_out(const AttnspecCall& call, const Parts& parts) {
   Workspace workspace(call.workspace);
   Scratch<T> scratch{};
   scratch.offsets = take_offsets(workspace, call);
   scratch.row_offsets = workspace.take<std::int64_t>(call.num_sequences + 1);
-  scratch.importances = workspace.take<float>(pieces.importances);
-  scratch.hidden = workspace.take<float>(pieces.hidden);
-  scratch.d_hidden = workspace.take<float>(pieces.d_hidden);
-  scratch.d_o = workspace.take<T>(pieces.d_o);
-  for (T*& dq : scratch.dq) dq = workspace.take<T>(pieces.dq);
+  scratch.importances = workspace.take<float>(parts.importances);
+  scratch.hidden = workspace.take<float>(parts.hidden);
+  scratch.d_hidden = workspace.take<float>(parts.d_hidden);
+  scratch.d_o = workspace.take<T>(parts.d_o);
+  for (T*& dq : scratch.dq) dq = workspace.take<T>(parts.dq);
   scratch.bytes = workspace.bytes();
   return scratch;
 }
@@ -82,8 +82,8 @@ struct Stages {
   Scratch<T> scratch;
   Sequences sequences;  // tokens as keys
 
-  Stages(const AttnspecCall& c, const AttnspecNsaSizes& s, const Pieces& pieces)
-      : call(c), sizes(s), scratch(lay_out<T>(c, pieces)), sequences(sequences_of(c, scratch.offsets)) {
+  Stages(const AttnspecCall& c, const AttnspecNsaSizes& s, const Parts& parts)
+      : call(c), sizes(s), scratch(lay_out<T>(c, parts)), sequences(sequences_of(c, scratch.offsets)) {
     copy_offsets(call, scratch.row_offsets, sizes.row_offsets);
   }
 
@@ -101,17 +101,17 @@ struct Stages {
 
   void compress(const DLTensor& tokens, const AttnspecPhi& phi, const DLTensor& rows) const {
     const Compression c = compression(tokens, phi);
-    thread_per_row::compress<T>(c, rows_of<const T>(tokens), parameters_of<const T>(phi),
-                                packed(scratch.hidden, c.kv_heads, c.hidden), rows_of<T>(rows), call.stream);
+    baseline::compress<T>(c, rows_of<const T>(tokens), parameters_of<const T>(phi),
+                          packed(scratch.hidden, c.kv_heads, c.hidden), rows_of<T>(rows), call.stream);
   }
 
   void compress_backward(const DLTensor& tokens, const AttnspecPhi& phi, const DLTensor& d_rows,
                          const DLTensor& d_tokens, const AttnspecPhi& d_phi) const {
     const Compression c = compression(tokens, phi);
-    thread_per_row::compress_backward<T>(c, rows_of<const T>(tokens), parameters_of<const T>(phi),
-                                         packed(scratch.hidden, c.kv_heads, c.hidden),
-                                         packed(scratch.d_hidden, c.kv_heads, c.hidden), rows_of<const T>(d_rows),
-                                         rows_of<T>(d_tokens), parameters_of<T>(d_phi), call.stream);
+    baseline::compress_backward<T>(c, rows_of<const T>(tokens), parameters_of<const T>(phi),
+                                   packed(scratch.hidden, c.kv_heads, c.hidden),
+                                   packed(scratch.d_hidden, c.kv_heads, c.hidden), rows_of<const T>(d_rows),
+                                   rows_of<T>(d_tokens), parameters_of<T>(d_phi), call.stream);
   }
 
   /// The blocks that attention `a` to compressed rows k says are important.
@@ -151,7 +151,7 @@ PerBranch<const T> outputs_of(const std::array<Branch, kBranches>& branches) {
 
 template <class T>
 void run(const AttnspecNsa& p) {
-  const Stages<T> stages(p.call, p.sizes, pieces_of(p, false));
+  const Stages<T> stages(p.call, p.sizes, parts_of(p, false));
   const auto branches = branches_of(p, stages);
   const auto attend_to = [&](const Branch& b) {
     attend<T>(b.attention, b.blocks, rows_of<const T>(p.q), rows_of<const T>(b.k), rows_of<const T>(b.v),
@@ -170,7 +170,7 @@ void run(const AttnspecNsa& p) {
 template <class T>
 void run(const AttnspecNsaBackward& p) {
   const AttnspecNsa& f = *p.forward;
-  const Stages<T> stages(f.call, f.sizes, pieces_of(f, true));
+  const Stages<T> stages(f.call, f.sizes, parts_of(f, true));
   const auto branches = branches_of(f, stages);
   const AttnspecBranchGradients gradients[kBranches] = {{p.dk_compressed, p.dv_compressed}, p.d_selected, p.d_window};
   const Attention& a = branches[0].attention;
@@ -233,7 +233,7 @@ std::int64_t bytes_of(const void* params, bool is_backward, DLTensor Params::*gi
   Params p = *static_cast<const Params*>(params);
   p.call.workspace = nullptr;
   std::int64_t bytes = 0;
-  with_dtype(p.*given, [&](auto zero) { bytes = lay_out<decltype(zero)>(p.call, pieces_of(p, is_backward)).bytes; });
+  with_dtype(p.*given, [&](auto zero) { bytes = lay_out<decltype(zero)>(p.call, parts_of(p, is_backward)).bytes; });
   return bytes;
 }
 
@@ -247,7 +247,7 @@ const char* nsa_compress(const AttnspecNsaCompress* p) {
     add_tensors(*p, buffers);
     buffers.add("rows", p->rows);
     with_dtype(p->tokens, [&](auto zero) {
-      Stages<decltype(zero)>(p->call, p->sizes, pieces_of(*p, false)).compress(p->tokens, p->phi, p->rows);
+      Stages<decltype(zero)>(p->call, p->sizes, parts_of(*p, false)).compress(p->tokens, p->phi, p->rows);
     });
   });
 }
@@ -259,7 +259,7 @@ const char* nsa_compress_backward(const AttnspecNsaCompressBackward* p) {
     add_tensors(f, buffers);
     buffers.add("d_rows", p->d_rows), buffers.add("d_tokens", p->d_tokens), add_phi("d_phi", p->d_phi, buffers);
     with_dtype(f.tokens, [&](auto zero) {
-      Stages<decltype(zero)>(f.call, f.sizes, pieces_of(f, true))
+      Stages<decltype(zero)>(f.call, f.sizes, parts_of(f, true))
           .compress_backward(f.tokens, f.phi, p->d_rows, p->d_tokens, p->d_phi);
     });
   });
@@ -272,7 +272,7 @@ const char* nsa_compressed(const AttnspecNsaCompressed* p) {
     buffers.add("selection", p->selection);
     with_dtype(p->q, [&](auto zero) {
       using T = decltype(zero);
-      const Stages<T> stages(p->call, p->sizes, pieces_of(*p, false));
+      const Stages<T> stages(p->call, p->sizes, parts_of(*p, false));
       const Attention a = stages.compressed_attention(p->q, p->k, p->v.shape[2]);
       forward<T>(*p, kAllKeys, a);
       stages.select(a, p->q, p->k, p->lse, p->selection);
@@ -288,7 +288,7 @@ const char* nsa_compressed_backward(const AttnspecNsaCompressedBackward* p) {
     add_gradients(*p, buffers);
     with_dtype(f.q, [&](auto zero) {
       using T = decltype(zero);
-      const Stages<T> stages(f.call, f.sizes, pieces_of(f, true));
+      const Stages<T> stages(f.call, f.sizes, parts_of(f, true));
       backward<T>(*p, kAllKeys, stages.compressed_attention(f.q, f.k, f.v.shape[2]));
     });
   });
@@ -337,4 +337,4 @@ std::int64_t nsa_workspace_bytes(std::uint32_t op, std::int32_t is_backward, con
   return bytes_of(params, of_backward, &AttnspecNsa::q);
 }
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

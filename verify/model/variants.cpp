@@ -1,4 +1,4 @@
-#include "verify/model/variations.hpp"
+#include "verify/model/variants.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -149,8 +149,8 @@ void attend_backward_in_double(const Stages& stages, const Work& work, const Blo
 
 }  // namespace
 
-const std::vector<Variation>& variations() {
-  static const std::vector<Variation> all{
+const std::vector<Variant>& variants() {
+  static const std::vector<Variant> all{
       {"oldest_of_a_tie", "of tied blocks the oldest is taken",
        with([](Stages& s) { s.choose = choose_the_oldest_of_a_tie; })},
       {"exp2", "exp is exp2 of the score times log2 e", with([](Stages& s) { s.exp = exp_by_exp2; })},

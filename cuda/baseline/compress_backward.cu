@@ -3,9 +3,9 @@
 // encoding those of all blocks; dW = z dr^T, or dW1 = z dh^T, db1 = dh, dW2 = activation(h) dr^T, db2 = dr, summed over
 // all blocks and over the kv heads that share the parameters. A thread owns one number of a gradient, so that sums have
 // an order.
-#include "cuda/thread_per_row/phi.cuh"
+#include "cuda/baseline/phi.cuh"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -120,4 +120,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

@@ -2,9 +2,9 @@
 // thread owns one query row: it goes through its keys twice, for the largest score and then for weights and their sum.
 #include <cmath>
 
-#include "cuda/thread_per_row/visit.cuh"
+#include "cuda/baseline/visit.cuh"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -18,7 +18,7 @@ __global__ void attend_rows(Attention a, Blocks blocks, Rows<const T> q, Rows<co
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
   const KeyRange visible = visible_keys(a, s, token - s.q_begin);
   const T* query = q.at(token, h);
-  float largest = -INFINITY, sum = 0, sums[kMostFeatures];
+  float largest = -INFINITY, sum = 0, sums[kMaxFeatures];
   for_each_key(blocks, token, h, a, visible,
                [&](std::int64_t j) { largest = fmaxf(largest, a.scale * dot(query, k.at(s.k_begin + j, g), a.dk)); });
   for (int d = 0; d < a.dv; ++d) sums[d] = 0;
@@ -47,4 +47,4 @@ ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

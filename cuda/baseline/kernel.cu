@@ -2,10 +2,10 @@
 // workspace.
 #include <vector>
 
-#include "cuda/thread_per_row/calls.hpp"
-#include "cuda/thread_per_row/nsa_calls.hpp"
+#include "cuda/baseline/calls.hpp"
+#include "cuda/baseline/nsa_calls.hpp"
 
-namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row {
+namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 
 namespace {
 
@@ -140,8 +140,7 @@ std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const v
 }
 
 AttnspecKernel declare() {
-  AttnspecKernel kernel =
-      named_kernel("thread_per_row", "all operators; a thread for each row or number that is written");
+  AttnspecKernel kernel = named_kernel("baseline", "all operators; a thread for each row or number that is written");
   kernel.arithmetic = "fp32_weights";
   kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA | ATTNSPEC_NSA_COMPRESS |
                      ATTNSPEC_NSA_COMPRESSED | ATTNSPEC_WINDOW | ATTNSPEC_NSA;
@@ -163,7 +162,7 @@ AttnspecKernel declare() {
   kernel.window_backward = window_backward;
   kernel.nsa = nsa;
   kernel.nsa_backward = nsa_backward;
-  kernel.limits.dk.largest = kernel.limits.dv.largest = kMostFeatures;
+  kernel.limits.dk.largest = kernel.limits.dv.largest = kMaxFeatures;
   return kernel;
 }
 
@@ -174,4 +173,4 @@ const AttnspecKernel& kernel() {
   return declared;
 }
 
-}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::thread_per_row
+}  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline
