@@ -198,6 +198,7 @@ def run_page(page, program):
 
 class Documentation(unittest.TestCase):
     pages = PAGES
+    maxDiff = None
 
     def for_each_page(self, wrong_of):
         """Fails with everything that wrong_of(page) lists."""
