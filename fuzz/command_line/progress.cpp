@@ -1,4 +1,4 @@
-#include "fuzz/progress.hpp"
+#include "fuzz/command_line/progress.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
