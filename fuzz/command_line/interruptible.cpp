@@ -10,7 +10,7 @@ volatile std::sig_atomic_t was_signalled = 0;
 
 Interruptible::Interruptible() {
   was_signalled = 0;
-  struct sigaction action {};
+  Action action{};
   action.sa_handler = [](int) { was_signalled = 1; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigaction(SIGINT, &action, &interrupt_);

@@ -14,8 +14,8 @@ class Interruptible {
   Interruptible& operator=(const Interruptible&) = delete;
 
  private:
-  struct sigaction interrupt_ {
-  }, terminate_{};
+  using Action = struct sigaction;
+  Action interrupt_{}, terminate_{};
 };
 
 /// Whether such a signal came since the last Interruptible was made.

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
 #include <system_error>
 
@@ -41,9 +43,22 @@ std::vector<Case> find_cases(const std::string& target) {
   return cases;
 }
 
-/// Judges a case, and tells meanwhile how many rows were compared.
+std::int64_t sum(const std::vector<std::int64_t>& lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+}
+
+/// The rows of a case that are compared: of o, lse, dq, dk and dv. 0: it has others, and nobody counts them.
+std::int64_t num_rows(const Kernel& kernel, const Case& c) {
+  if (!attends(c.op) || c.op == Operator::nsa || c.law != Law::none || c.sample > 0 || !c.session.empty()) return 0;
+  const bool is_forward_only =
+      !kernel.backward || std::count(kernel.forward_only.begin(), kernel.forward_only.end(), c.op);
+  const std::int64_t queries = sum(query_rows(c)) * c.heads, keys = sum(key_rows(c)) * c.kv_heads;
+  return is_forward_only ? 2 * queries : 3 * queries + 2 * keys;
+}
+
+/// Judges a case, and tells meanwhile how many of its rows were compared.
 CaseResult judge_with_progress(const Kernel& kernel, const Case& c) {
-  Progress progress(0, "rows of " + kernel.name);
+  Progress progress(static_cast<std::size_t>(num_rows(kernel, c)), "rows of " + kernel.name);
   std::mutex mutex;
   return judge(kernel, c, [&](const ObservedRow&) {
     const std::lock_guard lock(mutex);

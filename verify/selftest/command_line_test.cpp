@@ -205,7 +205,8 @@ TEST(CommandLine, PrintsTheTableSoFarWhenItIsTerminated) {
 TEST(CommandLine, TellsHowFarALargeCaseIs) {
   const Outcome result = run("replay 'dense(lens=5000,heads=4)' --kernel model:moba");
   EXPECT_EQ(result.code, 0) << result.out;
-  EXPECT_NE(result.err.find(" rows of model:moba, "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("/100000 rows of model:moba, "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find(" s left\n"), std::string::npos) << result.err;
 }
 
 /// The commands of the program, as --help lists them: "check", "list kernels".
