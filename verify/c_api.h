@@ -28,6 +28,9 @@ ATTNSPEC_EXPORT void attnspec_serve(const AttnspecKernel* kernel, const char* na
 /* Tells that judge in one line why there is no kernel. */
 ATTNSPEC_EXPORT void attnspec_refuse(int socket, const char* why);
 
+/* Tells that judge the names of the kernels of a file that has several, one a line. */
+ATTNSPEC_EXPORT void attnspec_offer(int socket, const char* names);
+
 #ifdef __cplusplus
 }
 #endif

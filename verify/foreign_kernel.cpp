@@ -1,6 +1,7 @@
 #include "verify/foreign_kernel.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstring>
 #include <memory>
@@ -191,6 +192,11 @@ void check(const AttnspecKernel& kernel, const std::string& name) {
 }
 
 }  // namespace
+
+SeveralKernels::SeveralKernels(const std::string& file, std::vector<std::string> all)
+    : std::invalid_argument(
+          fmt::format("kernel '{}': the file has several kernels, name one: {}", file, fmt::join(all, ", "))),
+      names(std::move(all)) {}
 
 Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name) {
   check(kernel, name);

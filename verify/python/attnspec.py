@@ -379,29 +379,41 @@ def find_function(text):
     return fn
 
 
+class SeveralKernels(ValueError):
+    """A file has several kernels where one is wanted; names: FILE.py:FUNCTION of each, in the order of the file."""
+
+    def __init__(self, text, names):
+        super().__init__(f"kernel '{text}': the file has several kernels, name one: {', '.join(names)}")
+        self.names = names
+
+
 def only_kernel(module, text):
-    """The only decorated function of a module. Raises ValueError in one line that lists them if there are several."""
-    kernels = {id(value): (name, value) for name, value in reversed(vars(module).items())
-               if isinstance(getattr(value, "attnspec", None), Declaration) and getattr(value, "__module__", None) == module.__name__}
+    """The only decorated function of a module. Raises SeveralKernels, or ValueError in one line if there is none."""
+    kernels = {}  # a function with two names has the first
+    for name, value in vars(module).items():
+        if isinstance(getattr(value, "attnspec", None), Declaration) and getattr(value, "__module__", None) == module.__name__:
+            kernels.setdefault(id(value), (name, value))
     if len(kernels) == 1:
         return kernels.popitem()[1][1]
-    names = sorted(name for name, _ in kernels.values())
+    names = [f"{text}:{name}" for name, _ in kernels.values()]
     if not names:
         raise ValueError(f"kernel '{text}': the file has no function that is decorated with attnspec.kernel")
-    raise ValueError(f"kernel '{text}': the file has several kernels, name one: "
-                     + ", ".join(f"{text}:{name}" for name in names))
+    raise SeveralKernels(text, names)
 
 
 def serve(path, text, socket, memory):
     """Serves the function FILE.py:FUNCTION to the judge at the other end of a socket; path: libattnspec_c.so."""
-    refusal = None
+    fn, error = None, None
     try:
         fn = find_function(text)  # first, for what it imports: PyTorch wants its libraries loaded before others
-    except ValueError as error:
-        refusal = str(error)
+    except ValueError as raised:
+        error = raised
     judge = ctypes.CDLL(path)
-    if refusal is not None:
-        judge.attnspec_refuse(int(socket), refusal.encode())
+    if isinstance(error, SeveralKernels):
+        judge.attnspec_offer(int(socket), "\n".join(error.names).encode())
+        return
+    if error is not None:
+        judge.attnspec_refuse(int(socket), str(error).encode())
         return
     judge.attnspec_serve.argtypes = [POINTER(Kernel), c_char_p, c_int, c_int]
     bridge = Bridge(fn, fn.attnspec, prints=False)
