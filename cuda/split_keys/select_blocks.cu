@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kMeanThreads, kMeanBlocks)
       const Words4 vector = load_128_constant(q.at(token, head) + feature);
 #pragma unroll
       for (int n = 0; n < kVectorFeatures; ++n)
-        score += mean[n] * (n % 2 == 0 ? unpack_low<T>(vector.words[n / 2]) : unpack_high<T>(split.words[n / 2]));
+        score += mean[n] * (n % 2 == 0 ? unpack_low<T>(vector.words[n / 2]) : unpack_high<T>(vector.words[n / 2]));
     }
     for (int flip = lanes / 2; flip > 0; flip /= 2) score += shuffle_xor(score, flip);
     if (row < rows && feature == 0) scores.row(p, token - tokens.first, head)[block] = score;
