@@ -20,6 +20,7 @@ int run(int argc, char** argv) {
   using namespace attnspec;
   CLI::App app{"Executable specification of block-sparse attention, and the judge of its kernels.", "attnspec"};
   app.footer("Exit codes: 0 all judged and passed, 1 a finding, 2 could not run, 3 inconclusive.");
+  app.set_version_flag("--version", "attnspec " ATTNSPEC_VERSION);
   app.require_subcommand(1);
 
   fuzz::CheckOptions check_options;
@@ -127,7 +128,7 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     fmt::print(stderr, "{}", attnspec::verify::error_line(error));
     return kCouldNotRun;
   }
