@@ -1,6 +1,7 @@
 # What `cmake --install` puts where. The program finds its files relative to itself, so the folders below the prefix are
 # the same on every system. PREFIX/lib/cmake/attnspec makes find_package(attnspec) work; verify/examples/find_package/
 # uses it.
+include(CheckCXXSourceCompiles)
 include(CMakePackageConfigHelpers)
 
 install(TARGETS attnspec RUNTIME DESTINATION bin)
@@ -35,6 +36,14 @@ install_library(fuzz attnspec_cxx PUBLIC ${fuzz_headers})
 # fuse a product and a sum, so that inputs and expected values stay the same with every -march.
 target_compile_options(attnspec_reference INTERFACE
   $<INSTALL_INTERFACE:$<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>>)
+# Eigen's memory is freed by whoever has it last, so a program must align it as the libraries do, whatever its -march.
+set(CMAKE_REQUIRED_LIBRARIES Eigen3::Eigen)
+check_cxx_source_compiles("#include <Eigen/Core>\nstatic_assert(EIGEN_MAX_ALIGN_BYTES == 16);\nint main() {}"
+  ATTNSPEC_ALIGNS_TO_16)
+unset(CMAKE_REQUIRED_LIBRARIES)
+if(ATTNSPEC_ALIGNS_TO_16)
+  target_compile_definitions(attnspec_reference INTERFACE $<INSTALL_INTERFACE:EIGEN_MAX_ALIGN_BYTES=16>)
+endif()
 if(CMAKE_CUDA_COMPILER)
   target_link_libraries(attnspec_cuda INTERFACE $<INSTALL_INTERFACE:CUDA::cudart_static>)
 endif()
