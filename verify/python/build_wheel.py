@@ -19,6 +19,7 @@ import zipfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parents[1]
+TAG = "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform())
 OF_GLIBC = re.compile(r"(ld-linux|libc|libm|libdl|libpthread|librt|linux-vdso)\b")
 
 PROGRAMS = {  # in the build: in the package
@@ -36,8 +37,7 @@ DATA = {  # in the sources: in the package
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     """Writes the wheel and returns its name."""
     build, version = built(), version_of_project()
-    tag = "py3-none-" + re.sub(r"[-.]", "_", sysconfig.get_platform())
-    name = f"attnspec-{version}-{tag}.whl"
+    name = f"attnspec-{version}-{TAG}.whl"
     records = []
     with zipfile.ZipFile(pathlib.Path(wheel_directory) / name, "w", zipfile.ZIP_DEFLATED) as wheel:
 
@@ -60,19 +60,29 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
                 add(f"attnspec/{target}/{file.name}", file.read_bytes())
         info = f"attnspec-{version}.dist-info"
         add(f"{info}/licenses/LICENSE", (TOP / "LICENSE").read_bytes())
-        for file, text in metadata(version, tag).items():
+        for file, text in metadata(version).items():
             add(f"{info}/{file}", text.encode())
         wheel.writestr(f"{info}/RECORD", "\n".join([*records, f"{info}/RECORD,,"]) + "\n")
     return name
 
 
-def metadata(version, tag):
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    """Writes what pip reads before there is a wheel, and returns its folder."""
+    version = version_of_project()
+    info = pathlib.Path(metadata_directory) / f"attnspec-{version}.dist-info"
+    info.mkdir()
+    for file, text in metadata(version).items():
+        (info / file).write_text(text)
+    return info.name
+
+
+def metadata(version):
     """The files of .dist-info."""
     return {
         "METADATA": f"Metadata-Version: 2.1\nName: attnspec\nVersion: {version}\n"
                     "Summary: Tells you whether a block-sparse attention kernel is correct\n"
                     "Requires-Python: >=3.9\nRequires-Dist: numpy\n",
-        "WHEEL": f"Wheel-Version: 1.0\nGenerator: attnspec\nRoot-Is-Purelib: false\nTag: {tag}\n",
+        "WHEEL": f"Wheel-Version: 1.0\nGenerator: attnspec\nRoot-Is-Purelib: false\nTag: {TAG}\n",
         "entry_points.txt": "[console_scripts]\nattnspec = attnspec.program:main\n\n"
                             "[pytest11]\nattnspec = attnspec.pytest_plugin\n",
     }
