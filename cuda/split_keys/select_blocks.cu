@@ -21,7 +21,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
 using gathered_queries::kMeanBlocks;
 using gathered_queries::kMeanThreads;
 using gathered_queries::kMeanWarps;
-using gathered_queries::kSplitFeatures;
+using gathered_queries::kVectorFeatures;
 using gathered_queries::lanes_of_key;
 using gathered_queries::mean_of_keys;
 using gathered_queries::WarpKeySums;
@@ -48,22 +48,22 @@ __global__ void __launch_bounds__(kMeanThreads, kMeanBlocks)
   if (first >= last) return;
 
   // phase 2 - its mean
-  float mean[kSplitFeatures];
+  float mean[kVectorFeatures];
   mean_of_keys(k, s.k_begin + begin, s.k_begin + least(behind, s.num_keys), kv_head, p.dk, lanes, shared, mean);
 
   // phase 3 - the scores of the tokens' rows
   const int rows = static_cast<int>(last - first) * p.group, rows_of_warp = kWarpLanes / lanes;
-  const int feature = lane_index() % lanes * kSplitFeatures;
+  const int feature = lane_index() % lanes * kVectorFeatures;
   for (int of_warp = warp_index() * rows_of_warp; of_warp < rows; of_warp += kMeanWarps * rows_of_warp) {
     const int row = of_warp + lane_index() / lanes, of_first = p.by_group.of(row);
     const std::int64_t token = first + of_first;
     const int head = kv_head * p.group + (row - of_first * p.group);
     float score = 0;
     if (row < rows && feature < p.dk) {
-      const Words4 split = load_128_constant(q.at(token, head) + feature);
+      const Words4 vector = load_128_constant(q.at(token, head) + feature);
 #pragma unroll
-      for (int n = 0; n < kSplitFeatures; ++n)
-        score += mean[n] * (n % 2 == 0 ? unpack_low<T>(split.words[n / 2]) : unpack_high<T>(split.words[n / 2]));
+      for (int n = 0; n < kVectorFeatures; ++n)
+        score += mean[n] * (n % 2 == 0 ? unpack_low<T>(vector.words[n / 2]) : unpack_high<T>(vector.words[n / 2]));
     }
     for (int flip = lanes / 2; flip > 0; flip /= 2) score += shuffle_xor(score, flip);
     if (row < rows && feature == 0) scores.row(p, token - tokens.first, head)[block] = score;

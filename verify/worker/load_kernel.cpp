@@ -55,11 +55,11 @@ Kernel load_kernel(const std::string& name, Seconds timeout) {
   const std::string file = function == std::string::npos ? name : name.substr(0, function + 3);
   if (std::error_code error; !std::filesystem::exists(file, error))
     throw std::invalid_argument(fmt::format("kernel '{}': there is no such file", name));
-  std::vector<std::string> command{is_python ? find_python(name) : find_worker(name)};
-  if (is_python)
-    command.insert(command.end(),
-                   {"-u", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py", "serve", ATTNSPEC_C_LIBRARY});
-  command.push_back(name);
+  using Command = std::vector<std::string>;
+  const Command command =
+      is_python ? Command{find_python(name),  "-u", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py", "serve",
+                          ATTNSPEC_C_LIBRARY, name}
+                : Command{find_worker(name), name};
   const auto worker = std::make_shared<Worker>(command, name, timeout);
   Kernel kernel =
       make_kernel(worker->declaration(), name,
