@@ -22,6 +22,7 @@ int run(int argc, char** argv) {
       "attnspec COMMAND --help shows the options of a command, and an example.\n"
       "Exit codes: 0 all judged and passed, 1 a finding, 2 could not run, 3 inconclusive.\n"
       "In the repository, ./attnspec selftest builds and runs the project's own tests.");
+  program.set_version_flag("--version", "attnspec " ATTNSPEC_VERSION);
   program.require_subcommand(1);
   std::vector<fuzz::Command> commands;
   for (const auto add : {fuzz::add_check, fuzz::add_fuzz, fuzz::add_bench, fuzz::add_defects, fuzz::add_replay,
@@ -30,7 +31,7 @@ int run(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return program.exit(error);  // --help
+    if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
     fmt::print(stderr, "{}", verify::error_line(error));
     return kCouldNotRun;
   }

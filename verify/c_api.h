@@ -1,5 +1,5 @@
 /* The judge as a C library, for kernels that live in the calling process, and the worker, for a judge that lives in
- * another: verify/python/attnspec.py is its user. */
+ * another: verify/python/attnspec/ is its user. */
 #ifndef ATTNSPEC_C_API_H
 #define ATTNSPEC_C_API_H
 

@@ -164,7 +164,7 @@ TEST(Case, RejectsInvalidProblems) {
   EXPECT_EQ(rejection("selected(lens=1000000,top_k=1000000)"),
             "top_k=1000000: the selection would have 1e+12 entries, more than 2^36");
   EXPECT_EQ(rejection("moba(causal=0,gate=sink)"),
-            "causal=0: the window and sink gates choose recent blocks and need causality");
+            "causal=0: the window and sink gates select recent blocks and need causality");
 }
 
 TEST(Case, RejectsCapturedSlicesThatDoNotFit) {

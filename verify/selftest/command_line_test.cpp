@@ -88,6 +88,13 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   EXPECT_EQ(run("replay").code, 2);
 }
 
+TEST(CommandLine, TellsItsVersion) {
+  const Outcome result = run("--version");
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.out, "attnspec " ATTNSPEC_VERSION "\n");
+  EXPECT_EQ(result.err, "");
+}
+
 TEST(CommandLine, NamesATruncatedGoldenFile) {
   const TemporaryPath directory("golden");
   std::filesystem::create_directory(directory.path());

@@ -2,7 +2,7 @@
 
 Read this if you doubt the reference or the judge, or if you want to see each operator as a few plain lines. It was
 written from docs/specification.md and verify/kernel_abi.h alone (and from the two pages on declaring a kernel and the
-module attnspec.py): its author had not seen the reference, the judge, the model kernel, or any other kernel of this
+module attnspec): its author had not seen the reference, the judge, the model kernel, or any other kernel of this
 project. So where this file and the judge agree, the specification said the same to two readers.
 
     ./attnspec check verify/selftest/independent/numpy_all.py:nsa
