@@ -20,7 +20,7 @@ namespace {
 constexpr std::string_view kScript =
     R"(# Completion of attnspec for bash. Load it with: source <(./attnspec completion bash)
 _attnspec() {{
-  local line=${{COMP_LINE:0:COMP_POINT}} path= option= current= before= values= sums= typed cut= separator word
+  local line=${{COMP_LINE:0:COMP_POINT}} path='' option='' current='' before='' values='' sums='' typed cut separator word
   local -a words
   read -ra words <<<"$line"
   if [[ $line != *[[:space:]] ]]; then

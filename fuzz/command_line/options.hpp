@@ -39,8 +39,9 @@ CLI::Validator in_range(Number min, Number max = std::numeric_limits<Number>::ma
     const auto [end, error] = std::from_chars(begin, text.data() + text.size(), value);
     if (error == std::errc::invalid_argument || end != text.data() + text.size() || value != value)
       return fmt::format("{} is not a {}number", text, std::integral<Number> ? "whole " : "");
-    const bool is_below = begin != text.data() || value < min || (error != std::errc() && is_negative);
-    if (!is_below && error == std::errc() && value <= max) return "";
+    const bool is_beyond = error != std::errc();  // what Number holds
+    const bool is_below = is_beyond || begin != text.data() ? is_negative : value < min;
+    if (!is_below && !is_beyond && value <= max) return "";
     if (max != std::numeric_limits<Number>::max()) return fmt::format("{} is not from {} to {}", text, min, max);
     return is_below ? fmt::format("{} is below {}", text, min) : fmt::format("{} is too large", text);
   };
