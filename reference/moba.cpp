@@ -20,18 +20,18 @@ std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector
   if (num_blocks == 0 || (causal && t < 0)) return {};
   const std::int64_t own = causal ? t / problem.block : num_blocks;  // without causality no block is the query's own
   const std::int64_t wanted = std::min(causal ? problem.top_k - 1 : problem.top_k, own);
-  std::vector<std::int32_t> chosen(static_cast<std::size_t>(own));
-  std::iota(chosen.begin(), chosen.end(), 0);
-  if (problem.gate == Gate::window) chosen.erase(chosen.begin(), chosen.end() - wanted);
-  if (problem.gate == Gate::sink && wanted > 0) chosen.erase(chosen.begin() + 1, chosen.end() - (wanted - 1));
+  std::vector<std::int32_t> selected(static_cast<std::size_t>(own));
+  std::iota(selected.begin(), selected.end(), 0);
+  if (problem.gate == Gate::window) selected.erase(selected.begin(), selected.end() - wanted);
+  if (problem.gate == Gate::sink && wanted > 0) selected.erase(selected.begin() + 1, selected.end() - (wanted - 1));
   if (problem.gate == Gate::top_k) {
-    std::stable_sort(chosen.begin(), chosen.end(),
+    std::stable_sort(selected.begin(), selected.end(),
                      [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; });
-    chosen.resize(static_cast<std::size_t>(wanted));
-    std::sort(chosen.begin(), chosen.end());
+    selected.resize(static_cast<std::size_t>(wanted));
+    std::sort(selected.begin(), selected.end());
   }
-  if (causal) chosen.push_back(static_cast<std::int32_t>(own));
-  return chosen;
+  if (causal) selected.push_back(static_cast<std::int32_t>(own));
+  return selected;
 }
 
 std::int64_t selection_slots(const MobaProblem& problem) {

@@ -69,15 +69,15 @@ bool is_forced(const NsaProblem& problem, std::int64_t j, std::int64_t c) {
 
 std::vector<std::int32_t> select_blocks(const NsaProblem& problem, const Vector& importance) {
   const std::int64_t blocks = importance.size(), c = blocks - 1;
-  std::vector<std::int32_t> chosen(static_cast<std::size_t>(blocks));
-  std::iota(chosen.begin(), chosen.end(), 0);
-  std::stable_sort(chosen.begin(), chosen.end(), [&](std::int32_t a, std::int32_t b) {
+  std::vector<std::int32_t> selected(static_cast<std::size_t>(blocks));
+  std::iota(selected.begin(), selected.end(), 0);
+  std::stable_sort(selected.begin(), selected.end(), [&](std::int32_t a, std::int32_t b) {
     if (is_forced(problem, a, c) != is_forced(problem, b, c)) return is_forced(problem, a, c);
     return importance[a] > importance[b];
   });
-  chosen.resize(static_cast<std::size_t>(std::min(problem.top_n, blocks)));
-  std::sort(chosen.begin(), chosen.end());
-  return chosen;
+  selected.resize(static_cast<std::size_t>(std::min(problem.top_n, blocks)));
+  std::sort(selected.begin(), selected.end());
+  return selected;
 }
 
 std::int64_t selection_slots(const NsaProblem& problem) {

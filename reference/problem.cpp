@@ -54,7 +54,7 @@ void validate(const MobaProblem& problem) {
   require_at_least_one("block", problem.block);
   require_at_least_one("top_k", problem.top_k);
   if (problem.gate != Gate::top_k && !problem.attention.causal)
-    throw InvalidProblem("causal", "0", "the window and sink gates choose recent blocks and need causality");
+    throw InvalidProblem("causal", "0", "the window and sink gates select recent blocks and need causality");
   if (problem.gate == Gate::sink && problem.top_k < 2)
     throw InvalidProblem("top_k", std::to_string(problem.top_k),
                          "the sink gate needs at least 2, for the first block and the query's own");

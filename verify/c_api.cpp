@@ -77,3 +77,5 @@ void attnspec_serve(const AttnspecKernel* kernel, const char* name, int socket, 
 }
 
 void attnspec_refuse(int socket, const char* why) { attnspec::verify::refuse(socket, why); }
+
+void attnspec_offer(int socket, const char* names) { attnspec::verify::offer(socket, names); }

@@ -1,5 +1,5 @@
 /* The judge as a C library, for kernels that live in the calling process, and the worker, for a judge that lives in
- * another: verify/python/attnspec.py is its user. */
+ * another: verify/python/attnspec/ is its user. */
 #ifndef ATTNSPEC_C_API_H
 #define ATTNSPEC_C_API_H
 
@@ -27,6 +27,9 @@ ATTNSPEC_EXPORT void attnspec_serve(const AttnspecKernel* kernel, const char* na
 
 /* Tells that judge in one line why there is no kernel. */
 ATTNSPEC_EXPORT void attnspec_refuse(int socket, const char* why);
+
+/* Tells that judge the names of the kernels of a file that has several, one a line. */
+ATTNSPEC_EXPORT void attnspec_offer(int socket, const char* names);
 
 #ifdef __cplusplus
 }

@@ -26,7 +26,7 @@ Operator parse_operator(std::string_view text);
 
 /// Whether the operator attends (o, lse and gradients).
 inline bool attends(Operator op) { return op != Operator::moba_select && op != Operator::nsa_compress; }
-/// Whether the kernel chooses the blocks that it attends to.
+/// Whether the kernel selects the blocks that it attends to.
 inline bool selects(Operator op) { return op == Operator::moba_select || op == Operator::moba; }
 /// Whether it is NSA or a part of it, with an NsaProblem.
 inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }

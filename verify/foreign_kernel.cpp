@@ -1,6 +1,7 @@
 #include "verify/foreign_kernel.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstring>
 #include <memory>
@@ -87,7 +88,7 @@ std::string outside(const char* size, std::int64_t value, const AttnspecLimit& l
 /// The first limit that excludes the case.
 std::optional<std::string> unsupported(const AttnspecLimits& limits, const Case& c) {
   const bool queries = c.op != Operator::nsa_compress, nsa = c.op == Operator::nsa;
-  const bool chooses = c.op == Operator::nsa_compressed || nsa;
+  const bool has_importance = c.op == Operator::nsa_compressed || nsa;
   if (limits.dtypes != 0 && (limits.dtypes & bit_of(c.dtype)) == 0)
     return fmt::format("dtype {} is none of its own", reference::name(c.dtype));
   if (selects(c.op) && limits.gates != 0 && (limits.gates & bit_of(c.gate)) == 0) return "the gate is none of its own";
@@ -99,11 +100,12 @@ std::optional<std::string> unsupported(const AttnspecLimits& limits, const Case&
   std::vector<std::string> reasons{outside("dk", c.dk, limits.dk)};
   if (attends(c.op)) reasons.push_back(outside("dv", c.dv, limits.dv));
   if (queries) reasons.push_back(outside("group", c.heads / c.kv_heads, limits.group));
-  if (selects(c.op) || c.op == Operator::selected || chooses) {
+  if (selects(c.op) || c.op == Operator::selected || has_importance) {
     reasons.push_back(outside("block", c.block, limits.block));
-    reasons.push_back(chooses ? outside("top_n", c.top_n, limits.top_k) : outside("top_k", c.top_k, limits.top_k));
+    reasons.push_back(has_importance ? outside("top_n", c.top_n, limits.top_k)
+                                     : outside("top_k", c.top_k, limits.top_k));
   }
-  if (compresses(c.op) || chooses)
+  if (compresses(c.op) || has_importance)
     reasons.push_back(outside("compress_block", c.compress_block, limits.compress_block));
   if (c.op == Operator::window || nsa) reasons.push_back(outside("window", c.window, limits.window_size));
   for (std::string& reason : reasons)
@@ -191,6 +193,11 @@ void check(const AttnspecKernel& kernel, const std::string& name) {
 }
 
 }  // namespace
+
+SeveralKernels::SeveralKernels(const std::string& file, std::vector<std::string> all)
+    : std::invalid_argument(
+          fmt::format("kernel '{}': the file has several kernels, name one: {}", file, fmt::join(all, ", "))),
+      names(std::move(all)) {}
 
 Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name) {
   check(kernel, name);

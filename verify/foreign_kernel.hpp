@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,14 @@
 
 namespace attnspec::verify {
 
+/// A file has several kernels where one is wanted; names: of each, FILE.py:FUNCTION.
+class SeveralKernels : public std::invalid_argument {
+ public:
+  SeveralKernels(const std::string& file, std::vector<std::string> all);
+
+  std::vector<std::string> names;
+};
+
 /// Whether the name is somebody else's kernel: PATH.so, FILE.py:FUNCTION, or FILE.py with one kernel in it.
 bool is_foreign(std::string_view name);
 
@@ -20,7 +29,7 @@ bool is_foreign(std::string_view name);
 /// of its own (worker/), which is killed where it takes longer than `timeout`. Its calls throw CallFailed.
 ///
 /// Throws std::invalid_argument, one line that names the kernel: no such file, not a library, no attnspec_kernel, what
-/// declaration_of throws, or how the process ended.
+/// declaration_of throws, or how the process ended. Throws SeveralKernels for a FILE.py with more than one.
 Kernel load_kernel(const std::string& name, Seconds timeout = kTimeout);
 
 /// What a kernel declares, without its functions.

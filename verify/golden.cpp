@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "verify/golden_file.hpp"
+#include "verify/paths.hpp"
 #include "verify/safetensors.hpp"
 
 namespace attnspec::verify {
@@ -34,7 +35,7 @@ std::vector<GoldenComparison> compare_golden(const std::string& path) {
 
 std::string golden_directory() {
   const char* given = std::getenv("ATTNSPEC_GOLDEN_DIR");
-  return given != nullptr && *given != '\0' ? given : ATTNSPEC_SOURCE_DIR "/verify/golden";
+  return given != nullptr && *given != '\0' ? given : paths::golden();
 }
 
 std::vector<std::string> golden_files() {

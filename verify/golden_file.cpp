@@ -113,9 +113,9 @@ GoldenComparison GoldenFile::compare(const Selection& computed) const {
   double worst = 0;
   for (std::int64_t token = 0; token < computed.tokens; ++token) {
     for (std::int64_t head = 0; head < computed.heads; ++head) {
-      const auto chosen = blocks(computed.row(token, head)), expected = blocks(recorded.row(token, head));
+      const auto selected = blocks(computed.row(token, head)), expected = blocks(recorded.row(token, head));
       std::vector<std::int32_t> different;
-      std::set_symmetric_difference(chosen.begin(), chosen.end(), expected.begin(), expected.end(),
+      std::set_symmetric_difference(selected.begin(), selected.end(), expected.begin(), expected.end(),
                                     std::back_inserter(different));
       if (!different.empty())
         worst = std::max(worst, static_cast<double>(different.size()) / static_cast<double>(expected.size()));

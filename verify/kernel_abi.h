@@ -1,6 +1,6 @@
 /* The C interface of kernels that attnspec judges: a shared library exports one function, attnspec_kernel.
  *
- * docs/how_to_verify_your_kernel.md leads through it, docs/specification.md says what each operator computes. This file
+ * docs/check_your_kernel.md leads through it, docs/specification.md says what each operator computes. This file
  * is C99 and C++, and needs DLPack's header alone.
  *
  * Tensors are DLPack's DLTensor with ndim 3: [tokens, heads, dim], the tokens of all sequences packed one after the

@@ -116,6 +116,9 @@ Kernel find_kernel(std::string_view text, Seconds timeout) {
       return model::make_kernel(std::string(text), variant.what, all_operators(), variant.stages, options);
   if (const std::string why = cuda::find_devices().why_none; name.starts_with("cuda:") && !why.empty())
     throw std::invalid_argument(fmt::format("kernel '{}': needs a CUDA device: {}", name, why));
+  if (name.starts_with("sim:") && cuda::simulated_kernels().empty())
+    throw std::invalid_argument(fmt::format(
+        "kernel '{}': this build has no simulated kernels; ./attnspec builds them for a command that names one", name));
   throw std::invalid_argument(fmt::format(
       "kernel '{}': is not known; there are {}, defect:NAME (list defects), variant:NAME (list variants), PATH.so "
       "and FILE.py:FUNCTION",

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <numeric>
 
+#include "verify/paths.hpp"
 #include "verify/random.hpp"
 #include "verify/safetensors.hpp"
 
@@ -469,7 +470,7 @@ CapturedSizes captured_sizes(const std::string& file) {
 
 std::string activations_directory() {
   const char* given = std::getenv("ATTNSPEC_ACTIVATIONS_DIR");
-  return given != nullptr && *given != '\0' ? given : ATTNSPEC_SOURCE_DIR "/verify/activations";
+  return given != nullptr && *given != '\0' ? given : paths::activations();
 }
 
 std::vector<std::string> captured_names() {

@@ -14,6 +14,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "verify/laws/laws.hpp"
+
 namespace attnspec::verify {
 
 namespace {
@@ -32,14 +34,27 @@ std::vector<std::pair<Line, std::vector<const CaseResult*>>> grouped(const std::
   return groups;
 }
 
+/// The promise that a kernel lacks to be judged on the case; empty where it lacks none.
+std::string needed_promise(const CaseResult& result) {
+  const Law law = result.c.law;
+  const bool lacks =
+      result.verdict == Verdict::not_supported && law != Law::none && result.reason == promise_missing(law);
+  return lacks ? name(info(law).promise) : "";
+}
+
+/// "12 pass, 15 law cases need row-independent"
 std::string counts(const std::vector<const CaseResult*>& results) {
-  std::string text;
-  for (const Verdict verdict : kVerdicts) {
-    const auto n =
-        std::count_if(results.begin(), results.end(), [&](const CaseResult* r) { return r->verdict == verdict; });
-    if (n > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", n, name(verdict));
+  std::map<Verdict, std::int64_t> verdicts;
+  std::map<std::string, std::int64_t> needed;
+  for (const CaseResult* result : results) {
+    const std::string promise = needed_promise(*result);
+    promise.empty() ? ++verdicts[result->verdict] : ++needed[promise];
   }
-  return text;
+  std::vector<std::string> parts;
+  for (const auto& [verdict, cases] : verdicts) parts.push_back(fmt::format("{} {}", cases, name(verdict)));
+  for (const auto& [promise, cases] : needed)
+    parts.push_back(fmt::format("{} law case{} {}", cases, cases == 1 ? " needs" : "s need", promise));
+  return fmt::format("{}", fmt::join(parts, ", "));
 }
 
 double worst_r(const CaseResult& result) {
@@ -77,6 +92,8 @@ std::string error_line(const std::exception& error) {
   }
   return line + "\n";
 }
+
+std::string short_number(double x) { return std::abs(x) < 9.995 ? fmt::format("{:.2f}", x) : fmt::format("{:.3g}", x); }
 
 std::string replay_command(const std::string& kernel, const Case& c) {
   return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
@@ -117,8 +134,8 @@ std::string details(const CaseResult& result) {
     const double rms = output.rows > 0 ? std::sqrt(output.sum_r_squared / static_cast<double>(output.rows)) : 0;
     const bool has_r = output.output != "selection" && result.c.law == Law::none;
     text += fmt::format("  {:<18} {:>9} {:>9} {:>9} {:>9} {:>9}\n", output.output, output.rows,
-                        has_r ? fmt::format("{:.2f}", output.worst_r) : "-", has_r ? fmt::format("{:.2f}", rms) : "-",
-                        output.undecided, output.findings);
+                        has_r ? short_number(output.worst_r) : "-", has_r ? short_number(rms) : "-", output.undecided,
+                        output.findings);
   }
   if (const auto judged = samples(result); !judged.empty())
     text += fmt::format("  a sample: judged {}\n", fmt::join(judged, ", "));
@@ -163,8 +180,8 @@ std::string table(const std::vector<CaseResult>& results) {
       all.push_back(result);
     }
     rows.push_back({line.first, line.second, std::to_string(group.size()), std::to_string(judged),
-                    line.second == name(Operator::moba_select) ? "-" : fmt::format("{:.2f}", worst),
-                    std::to_string(undecided), counts(group)});
+                    line.second == name(Operator::moba_select) ? "-" : short_number(worst), std::to_string(undecided),
+                    counts(group)});
   }
   return aligned(rows, {0, 1, rows[0].size() - 1}) + fmt::format("{} cases: {}\n", all.size(), counts(all));
 }

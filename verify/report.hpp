@@ -14,6 +14,9 @@ namespace attnspec::verify {
 /// An error as the one line that a user is given, "attnspec: ...": control characters that it quotes become escapes.
 std::string error_line(const std::exception& error);
 
+/// A number for a column: two decimals below 10, else three significant digits, "1.23e+105", "inf".
+std::string short_number(double x);
+
 /// The one command that repeats a case alone: judges it again, or times and judges it.
 std::string replay_command(const std::string& kernel, const Case& c);
 std::string bench_command(const std::string& kernel, const Case& c);

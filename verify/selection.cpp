@@ -61,17 +61,17 @@ std::string malformed(std::span<const std::int32_t> row, std::int64_t num_blocks
 }
 
 std::string inadmissible(const SelectionRule& rule, std::span<const std::int32_t> row) {
-  std::int64_t chosen = 0;
+  std::int64_t selected = 0;
   double weakest = std::numeric_limits<double>::infinity(), strongest = -std::numeric_limits<double>::infinity();
   std::int32_t weakest_block = -1, strongest_block = -1;
   for (const std::int32_t b : row) {
     if (b == -1) continue;
     if (b >= rule.num_blocks) return fmt::format("block {} is not visible", b);
-    ++chosen;
+    ++selected;
   }
   for (const std::int32_t b : rule.forced)
     if (!contains(row, b)) return fmt::format("forced block {} is missing", b);
-  if (chosen != rule.wanted) return fmt::format("{} blocks where {} belong", chosen, rule.wanted);
+  if (selected != rule.wanted) return fmt::format("{} blocks where {} belong", selected, rule.wanted);
   for (std::int32_t b = 0; b < rule.num_blocks; ++b) {
     const auto at = static_cast<std::size_t>(b);
     if (contains(rule.forced, b)) continue;

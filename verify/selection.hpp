@@ -36,7 +36,7 @@ SelectionRule importance_rule(const reference::NsaProblem& problem, std::int64_t
 std::string malformed(std::span<const std::int32_t> row, std::int64_t num_blocks_of_sequence);
 
 /// Empty when the selection is admissible; otherwise what is wrong, in a few words. Admissible: exactly `wanted`
-/// blocks, every forced one, none invisible, and min over chosen of (s + e) >= max over unchosen of (s - e).
+/// blocks, every forced one, none invisible, and min over selected of (s + e) >= max over unselected of (s - e).
 std::string inadmissible(const SelectionRule& rule, std::span<const std::int32_t> row);
 
 /// Every admissible selection of the row, if there are at most `most`; empty when there are more.

@@ -43,10 +43,10 @@ __global__ void query_gradients(Attention a, Blocks blocks, BackwardRows<T> rows
 /// Whether a query row attends to a block.
 __device__ __forceinline__ bool attends_to(const Blocks& blocks, std::int64_t token, int h, const Attention& a,
                                            std::int64_t block) {
-  const std::int32_t* chosen = blocks_of(blocks, token, h, a);
-  if (chosen == nullptr) return true;
+  const std::int32_t* selected = blocks_of(blocks, token, h, a);
+  if (selected == nullptr) return true;
   for (std::int64_t slot = 0; slot < blocks.slots; ++slot)
-    if (chosen[slot] == block) return true;
+    if (selected[slot] == block) return true;
   return false;
 }
 

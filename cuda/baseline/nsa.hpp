@@ -35,8 +35,8 @@ template <class T>
 void compress_backward(const Compression&, Rows<const T> tokens, const Phi<const T>&, Rows<float> hidden,
                        Rows<float> d_hidden, Rows<const T> d_rows, Rows<T> d_tokens, const Phi<T>& d_phi, void* stream);
 
-/// How NSA chooses.
-struct ImportanceChoice {
+/// How NSA selects.
+struct ImportanceRule {
   std::int64_t block;  // tokens
   std::int64_t top_n, initial_blocks, local_blocks;
   std::int64_t slots;
@@ -45,7 +45,7 @@ struct ImportanceChoice {
 /// The blocks of each query and kv head, [query tokens, Hkv, slots], by what its attention to compressed rows k says of
 /// them. importances: room for as many numbers.
 template <class T>
-void select_important_blocks(const Attention&, const ImportanceChoice&, Rows<const T> q, Rows<const T> k,
+void select_important_blocks(const Attention&, const ImportanceRule&, Rows<const T> q, Rows<const T> k,
                              Rows<const float> lse, float* importances, std::int32_t* selection, void* stream);
 
 /// The branches of NSA, in the order of the gates of a row.

@@ -36,8 +36,8 @@ struct Blocks {
   std::int64_t tokens;  // in a block
 };
 
-/// How MoBA chooses.
-struct Choice {
+/// How MoBA selects.
+struct SelectionRule {
   std::int64_t block, top_k, slots;
   int gate;  // of ATTNSPEC_GATE_
 };
@@ -67,7 +67,7 @@ void pool_keys(const Attention&, std::int64_t block, std::int64_t num_means, con
 
 /// The blocks of each query, by its scores against mean keys.
 template <class T>
-void select_blocks(const Attention&, const Choice&, const std::int64_t* mean_offsets, Rows<const T> q,
+void select_blocks(const Attention&, const SelectionRule&, const std::int64_t* mean_offsets, Rows<const T> q,
                    const float* means, std::int32_t* selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

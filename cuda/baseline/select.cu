@@ -28,7 +28,7 @@ __global__ void pool_features(Attention a, std::int64_t block, std::int64_t num_
 }
 
 template <class T>
-__global__ void select_rows(Attention a, Choice choice, const std::int64_t* mean_offsets, Rows<const T> q,
+__global__ void select_rows(Attention a, SelectionRule rule, const std::int64_t* mean_offsets, Rows<const T> q,
                             const float* means, std::int32_t* selection) {
   const std::int64_t row = global_thread();
   if (row >= a.num_queries * a.heads) return;
@@ -36,20 +36,20 @@ __global__ void select_rows(Attention a, Choice choice, const std::int64_t* mean
   const int h = static_cast<int>(row % a.heads), g = h / (a.heads / a.kv_heads);
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
   const std::int64_t visible = num_visible_keys(a.sequences, s, token - s.q_begin);
-  const std::int64_t num_blocks = (visible + choice.block - 1) / choice.block;
+  const std::int64_t num_blocks = (visible + rule.block - 1) / rule.block;
   const std::int64_t candidates = a.sequences.is_causal ? num_blocks - 1 : num_blocks;  // the others than the own one
-  std::int32_t* chosen = selection + row * choice.slots;
+  std::int32_t* selected = selection + row * rule.slots;
   std::int64_t taken = 0;
-  if (a.sequences.is_causal && visible > 0) chosen[taken++] = static_cast<std::int32_t>(num_blocks - 1);
-  const std::int64_t wanted = visible == 0 ? 0 : choice.top_k < candidates + taken ? choice.top_k : candidates + taken;
+  if (a.sequences.is_causal && visible > 0) selected[taken++] = static_cast<std::int32_t>(num_blocks - 1);
+  const std::int64_t wanted = visible == 0 ? 0 : rule.top_k < candidates + taken ? rule.top_k : candidates + taken;
   Candidate last{INFINITY, -1};
   for (; taken < wanted; ++taken) {
-    if (choice.gate == ATTNSPEC_GATE_WINDOW || (choice.gate == ATTNSPEC_GATE_SINK && taken > 1)) {
-      chosen[taken] = chosen[choice.gate == ATTNSPEC_GATE_SINK && taken == 2 ? 0 : taken - 1] - 1;
+    if (rule.gate == ATTNSPEC_GATE_WINDOW || (rule.gate == ATTNSPEC_GATE_SINK && taken > 1)) {
+      selected[taken] = selected[rule.gate == ATTNSPEC_GATE_SINK && taken == 2 ? 0 : taken - 1] - 1;
       continue;
     }
-    if (choice.gate == ATTNSPEC_GATE_SINK) {
-      chosen[taken] = 0;
+    if (rule.gate == ATTNSPEC_GATE_SINK) {
+      selected[taken] = 0;
       continue;
     }
     Candidate best{-INFINITY, candidates};
@@ -58,10 +58,10 @@ __global__ void select_rows(Attention a, Choice choice, const std::int64_t* mean
       const Candidate candidate{dot(q.at(token, h), mean, a.dk), b};
       if (last.is_before(candidate) && candidate.is_before(best)) best = candidate;
     }
-    chosen[taken] = static_cast<std::int32_t>(best.block);
+    selected[taken] = static_cast<std::int32_t>(best.block);
     last = best;
   }
-  for (; taken < choice.slots; ++taken) chosen[taken] = -1;
+  for (; taken < rule.slots; ++taken) selected[taken] = -1;
 }
 
 }  // namespace
@@ -73,16 +73,16 @@ void pool_keys(const Attention& a, std::int64_t block, std::int64_t num_means, c
 }
 
 template <class T>
-void select_blocks(const Attention& a, const Choice& choice, const std::int64_t* mean_offsets, Rows<const T> q,
+void select_blocks(const Attention& a, const SelectionRule& rule, const std::int64_t* mean_offsets, Rows<const T> q,
                    const float* means, std::int32_t* selection, void* stream) {
-  launch_rows(select_rows<T>, a.num_queries * a.heads, stream, a, choice, mean_offsets, q, means, selection);
+  launch_rows(select_rows<T>, a.num_queries * a.heads, stream, a, rule, mean_offsets, q, means, selection);
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                                        \
   template void pool_keys<T>(const Attention&, std::int64_t, std::int64_t, const std::int64_t*, Rows<const T>, float*, \
                              void*);                                                                                   \
-  template void select_blocks<T>(const Attention&, const Choice&, const std::int64_t*, Rows<const T>, const float*,    \
-                                 std::int32_t*, void*);
+  template void select_blocks<T>(const Attention&, const SelectionRule&, const std::int64_t*, Rows<const T>,           \
+                                 const float*, std::int32_t*, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)

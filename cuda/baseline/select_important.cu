@@ -12,61 +12,59 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 namespace {
 
 /// How many tokens compressed row i and a block have in common.
-__device__ __forceinline__ std::int64_t num_shared_tokens(const Attention& a, const ImportanceChoice& choice,
+__device__ __forceinline__ std::int64_t num_shared_tokens(const Attention& a, const ImportanceRule& rule,
                                                           std::int64_t i, std::int64_t block) {
   const std::int64_t row_begin = i * a.reach.stride, row_end = row_begin + a.reach.tokens;
-  const std::int64_t begin = block * choice.block, end = begin + choice.block;
+  const std::int64_t begin = block * rule.block, end = begin + rule.block;
   return (row_end < end ? row_end : end) - (row_begin > begin ? row_begin : begin);
 }
 
 template <class T>
-__device__ __forceinline__ float importance(const Attention& a, const ImportanceChoice& choice, const Sequence& s,
+__device__ __forceinline__ float importance(const Attention& a, const ImportanceRule& rule, const Sequence& s,
                                             std::int64_t token, int g, Rows<const T> q, Rows<const T> k,
                                             Rows<const float> lse, std::int64_t block) {
-  const std::int64_t visible = visible_keys(a, s, token - s.q_begin).end, begin = block * choice.block;
+  const std::int64_t visible = visible_keys(a, s, token - s.q_begin).end, begin = block * rule.block;
   const std::int64_t first = begin < a.reach.tokens ? 0 : (begin - a.reach.tokens) / a.reach.stride + 1;
   const int group = a.heads / a.kv_heads;
   float sum = 0;
   for (int h = g * group; h < (g + 1) * group; ++h) {
-    for (std::int64_t i = first; i < visible && i * a.reach.stride < begin + choice.block; ++i) {
+    for (std::int64_t i = first; i < visible && i * a.reach.stride < begin + rule.block; ++i) {
       const float p = expf(a.scale * dot(q.at(token, h), k.at(s.k_begin + i, g), a.dk) - *lse.at(token, h));
-      sum += static_cast<float>(num_shared_tokens(a, choice, i, block) / a.reach.stride) * p;
+      sum += static_cast<float>(num_shared_tokens(a, rule, i, block) / a.reach.stride) * p;
     }
   }
   return sum;
 }
 
 template <class T>
-__global__ void select_rows(Attention a, ImportanceChoice choice, Rows<const T> q, Rows<const T> k,
-                            Rows<const float> lse, float* importances, std::int32_t* selection) {
+__global__ void select_rows(Attention a, ImportanceRule rule, Rows<const T> q, Rows<const T> k, Rows<const float> lse,
+                            float* importances, std::int32_t* selection) {
   const std::int64_t row = global_thread();
   if (row >= a.num_queries * a.kv_heads) return;
   const std::int64_t token = row / a.kv_heads;
   const int g = static_cast<int>(row % a.kv_heads);
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
   const std::int64_t num_blocks =
-      (num_visible_tokens(a, s, token - s.q_begin) + choice.block - 1) / choice.block;  // with the query's own
-  const std::int64_t wanted = choice.top_n < num_blocks ? choice.top_n : num_blocks;
-  const auto is_forced = [&](std::int64_t b) {
-    return b < choice.initial_blocks || b >= num_blocks - choice.local_blocks;
-  };
-  std::int32_t* chosen = selection + row * choice.slots;
-  float* scores = importances + row * choice.slots;
+      (num_visible_tokens(a, s, token - s.q_begin) + rule.block - 1) / rule.block;  // with the query's own
+  const std::int64_t wanted = rule.top_n < num_blocks ? rule.top_n : num_blocks;
+  const auto is_forced = [&](std::int64_t b) { return b < rule.initial_blocks || b >= num_blocks - rule.local_blocks; };
+  std::int32_t* selected = selection + row * rule.slots;
+  float* scores = importances + row * rule.slots;
   std::int64_t forced = 0;
   for (std::int64_t b = 0; b < num_blocks; ++b)
-    if (is_forced(b)) chosen[forced++] = static_cast<std::int32_t>(b);
-  for (std::int64_t slot = forced; slot < choice.slots; ++slot) {
-    chosen[slot] = -1;
+    if (is_forced(b)) selected[forced++] = static_cast<std::int32_t>(b);
+  for (std::int64_t slot = forced; slot < rule.slots; ++slot) {
+    selected[slot] = -1;
     scores[slot] = -INFINITY;
   }
   for (std::int64_t b = 0; b < num_blocks; ++b) {
     if (is_forced(b)) continue;
-    Candidate moved{importance(a, choice, s, token, g, q, k, lse, b), b};
+    Candidate moved{importance(a, rule, s, token, g, q, k, lse, b), b};
     for (std::int64_t slot = forced; slot < wanted; ++slot) {
-      const Candidate held{scores[slot], chosen[slot]};
+      const Candidate held{scores[slot], selected[slot]};
       if (!moved.is_before(held)) continue;
       scores[slot] = moved.score;
-      chosen[slot] = static_cast<std::int32_t>(moved.block);
+      selected[slot] = static_cast<std::int32_t>(moved.block);
       moved = held;
     }
   }
@@ -75,13 +73,13 @@ __global__ void select_rows(Attention a, ImportanceChoice choice, Rows<const T> 
 }  // namespace
 
 template <class T>
-void select_important_blocks(const Attention& a, const ImportanceChoice& choice, Rows<const T> q, Rows<const T> k,
+void select_important_blocks(const Attention& a, const ImportanceRule& rule, Rows<const T> q, Rows<const T> k,
                              Rows<const float> lse, float* importances, std::int32_t* selection, void* stream) {
-  launch_rows(select_rows<T>, a.num_queries * a.kv_heads, stream, a, choice, q, k, lse, importances, selection);
+  launch_rows(select_rows<T>, a.num_queries * a.kv_heads, stream, a, rule, q, k, lse, importances, selection);
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                                     \
-  template void select_important_blocks<T>(const Attention&, const ImportanceChoice&, Rows<const T>, Rows<const T>, \
+#define ATTNSPEC_INSTANTIATE(T)                                                                                   \
+  template void select_important_blocks<T>(const Attention&, const ImportanceRule&, Rows<const T>, Rows<const T>, \
                                            Rows<const float>, float*, std::int32_t*, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

@@ -77,9 +77,9 @@ __device__ __forceinline__ KeyRange visible_keys(const Attention& a, const Seque
 template <class Visit>
 __device__ __forceinline__ void for_each_key(const Blocks& blocks, std::int64_t token, int h, const Attention& a,
                                              const KeyRange& visible, const Visit& visit) {
-  const std::int32_t* chosen = blocks_of(blocks, token, h, a);
+  const std::int32_t* selected = blocks_of(blocks, token, h, a);
   for (std::int64_t slot = 0; slot < blocks.slots; ++slot) {
-    const std::int64_t block = chosen == nullptr ? 0 : chosen[slot];
+    const std::int64_t block = selected == nullptr ? 0 : selected[slot];
     if (block < 0) continue;
     const std::int64_t begin = block * blocks.tokens, end = begin + blocks.tokens;
     for (std::int64_t j = begin < visible.begin ? visible.begin : begin; j < end && j < visible.end; ++j) visit(j);

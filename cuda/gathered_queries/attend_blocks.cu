@@ -1,6 +1,6 @@
 // Attention of queries to single key blocks: for each assignment of query t and block b, o = softmax(scale q k^T) v
 // over the keys of b that t sees, normalised, and lse = log2 sum exp2(scale log2(e) q k^T). Blocks are gone through key
-// by key block: what a block's keys and values are read for is all queries that chose it, whose rows are gathered.
+// by key block: what a block's keys and values are read for is all queries that selected it, whose rows are gathered.
 //
 // q [query tokens, H, dk], k and v [key tokens, Hkv, dim], any token and head strides that keep rows on multiples of 16
 // bytes; assignments of each (list head, block) as in query_lists.hpp; partials as in forward.hpp.

@@ -65,7 +65,7 @@ void attend_backward_by_rows(const BackwardProblem& p, std::int64_t num_keys, co
                              const Gradients<T>& to, void* stream) {
   const Selection& s = p.selection;
   baseline::attend_backward<T>({s.sequences, s.num_queries, num_keys, p.heads, p.kv_heads, p.dk, p.dv, p.scale},
-                               {s.chosen, s.heads, s.slots, s.block}, rows, to.dq, to.dk, to.dv, stream);
+                               {s.selected, s.heads, s.slots, s.block}, rows, to.dq, to.dk, to.dv, stream);
 }
 
 template <class Params>
@@ -79,7 +79,7 @@ void backward(const Params& params, QueryGradients dq, const MakeQueryGradients&
   BackwardProblem p = sizes_of(f, block_offsets, dq);
   const CallScratch scratch = lay_out(f.call.workspace, f.call, f.q, p);
   copy_all_offsets(f.call, block_offsets, scratch, p);
-  p.selection.chosen = static_cast<const std::int32_t*>(f.selection.data);
+  p.selection.selected = static_cast<const std::int32_t*>(f.selection.data);
   with_dtype(f.q, [&](auto zero) {
     using T = decltype(zero);
     const auto rows = baseline::backward_rows<T>(params);

@@ -26,8 +26,8 @@ inline constexpr int kSegmentAssignments = 8192;
 /// head and block.
 struct Segments {
   const std::int64_t* offsets;  // [kv_heads * num_blocks + 1]: segments of all long lists before
-  float* sums;                  // [most, key tiles of a block, keys of a tile, dk + dv], of the chunk: dS^T q, P^T do
-  std::int64_t most;            // in a chunk; 0: no list can be long, and there are no offsets
+  float* sums;                  // [max, key tiles of a block, keys of a tile, dk + dv], of the chunk: dS^T q, P^T do
+  std::int64_t max;             // in a chunk; 0: no list can be long, and there are no offsets
 };
 
 /// What a thread block goes through: for a key tile, the lists of its block or a segment of them.

@@ -11,7 +11,7 @@
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 
 using baseline::Attention;
-using baseline::Choice;
+using baseline::SelectionRule;
 
 /// Features of a row are taken eight at a time.
 inline constexpr int kVectorFeatures = 8;
@@ -33,8 +33,9 @@ inline constexpr int kSelectQueries = 128;
 /// The blocks of each query by the gate top_k: its own first under causality, then by score, earlier blocks first among
 /// equal scores; -1 in the slots that are left. [query tokens, H, slots]
 template <class T>
-void select_blocks(const Attention&, const Choice&, const std::int64_t* block_offsets, const std::int64_t* tile_offsets,
-                   std::int64_t num_tiles, Rows<const T> q, const MeanKeys&, std::int32_t* selection, void* stream);
+void select_blocks(const Attention&, const SelectionRule&, const std::int64_t* block_offsets,
+                   const std::int64_t* tile_offsets, std::int64_t num_tiles, Rows<const T> q, const MeanKeys&,
+                   std::int32_t* selection, void* stream);
 
 /// Attention of some heads' queries to single blocks, for each assignment: o normalised, and its lse to base 2. Of
 /// each 16 features of o lane t of four has 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, which lie together.

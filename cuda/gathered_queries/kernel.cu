@@ -113,15 +113,14 @@ void copy_all_offsets(const AttnspecCall& call, const Forward& f) {
 /// Pools and selects, for moba and moba_select. The gates window and sink read no means.
 template <class T, class Params>
 void select(const Params& p, const Forward& f) {
-  const Choice choice{p.block, p.top_k, p.selection.shape[2], p.gate};
+  const SelectionRule rule{p.block, p.top_k, p.selection.shape[2], p.gate};
   const auto q = rows_of<const T>(p.q), k = rows_of<const T>(p.k);
   auto* selection = static_cast<std::int32_t*>(p.selection.data);
   if (p.gate != ATTNSPEC_GATE_TOP_K)
-    return baseline::select_blocks<T>(f.attention, choice, f.block_offsets_global, q, nullptr, selection,
-                                      p.call.stream);
+    return baseline::select_blocks<T>(f.attention, rule, f.block_offsets_global, q, nullptr, selection, p.call.stream);
   pool_keys<T>(f.attention, p.block, f.block_offsets_global, f.selection.num_blocks, k, f.means, p.call.stream);
-  select_blocks<T>(f.attention, choice, f.block_offsets_global, f.tile_offsets_global, f.tile_offsets.back(), q,
-                   f.means, selection, p.call.stream);
+  select_blocks<T>(f.attention, rule, f.block_offsets_global, f.tile_offsets_global, f.tile_offsets.back(), q, f.means,
+                   selection, p.call.stream);
 }
 
 /// Lists, attends and merges, for moba and selected.

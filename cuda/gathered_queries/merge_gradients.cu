@@ -79,10 +79,11 @@ __global__ void merge_segment_rows(Problem p, Rows<T> dk, Rows<T> dv) {
   }
 }
 
-/// Whether a part of a query row was written: its block was chosen, and not all of its key tile is in the future.
-__device__ __forceinline__ bool has_part(const Problem& p, const std::int32_t* chosen, std::int64_t visible, int part) {
+/// Whether a part of a query row was written: its block was selected, and not all of its key tile is in the future.
+__device__ __forceinline__ bool has_part(const Problem& p, const std::int32_t* selected, std::int64_t visible,
+                                         int part) {
   if (part >= p.sizes.selection.slots * p.tiles) return false;
-  const std::int64_t block = load_constant(chosen + part / p.tiles);
+  const std::int64_t block = load_constant(selected + part / p.tiles);
   return block >= 0 && block * p.sizes.selection.block + std::int64_t{part % p.tiles} * p.tile_keys < visible;
 }
 
@@ -94,14 +95,14 @@ __global__ void merge_query_rows(Problem p, Rows<T> dq) {
   if (token >= s.num_queries) return;
   const Sequence sequence = sequence_of(s.sequences, s.sequences.q_offsets, token);
   const std::int64_t visible = num_visible_keys(s.sequences, sequence, token - sequence.q_begin);
-  const std::int32_t* chosen = s.chosen + (std::int64_t{token} * s.heads + p.list_head(h)) * s.slots;
+  const std::int32_t* selected = s.selected + (std::int64_t{token} * s.heads + p.list_head(h)) * s.slots;
   const int num_parts = static_cast<int>(s.slots) * p.tiles;
   for (int features = 0; features < p.sizes.dk; features += 4 * kWarpLanes) {
     const int d = features + 4 * lane_index();
     const float* parts = p.dq_parts_of(h) + std::int64_t{token} * num_parts * p.sizes.dk + d;
     Four sum{};
     for (int first = 0; first < num_parts; first += kWarpLanes) {
-      std::uint32_t there = ballot(has_part(p, chosen, visible, first + lane_index()));
+      std::uint32_t there = ballot(has_part(p, selected, visible, first + lane_index()));
       if (d < p.sizes.dk)
         add_parts(sum, [&]() -> const float* {
           const int part = lowest_bit(there);

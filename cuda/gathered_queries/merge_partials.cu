@@ -21,10 +21,10 @@ constexpr int kWarps = 8;
 constexpr int kSlotsAtOnce = 8;  // whose partials are loaded before they are summed
 
 /// The lse of the block in a slot; -infinity for a slot that is in no list.
-__device__ __forceinline__ float lse_of_slot(const Selection& selection, const std::int32_t* chosen, const float* lse,
+__device__ __forceinline__ float lse_of_slot(const Selection& selection, const std::int32_t* selected, const float* lse,
                                              std::int64_t slot, std::int64_t visible) {
   if (slot >= selection.slots) return -INFINITY;
-  const std::int64_t block = chosen[slot];
+  const std::int64_t block = selected[slot];
   return block < 0 || block * selection.block >= visible ? -INFINITY : lse[slot];
 }
 
@@ -39,13 +39,14 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
   const std::int64_t row = block_index().y * selection.num_queries + token;  // of the partials
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
   const std::int64_t visible = num_visible_keys(a.sequences, s, token - s.q_begin);
-  const std::int32_t* chosen = selection.chosen + (token * selection.heads + head / heads_per_list) * selection.slots;
+  const std::int32_t* selected =
+      selection.selected + (token * selection.heads + head / heads_per_list) * selection.slots;
   const float* row_lse = partials.lse + row * selection.slots;
 
   // phase 2 - the largest lse
   float largest = -INFINITY;
   for (std::int64_t slot = lane; slot < selection.slots; slot += kWarpLanes)
-    largest = fmaxf(largest, lse_of_slot(selection, chosen, row_lse, slot, visible));
+    largest = fmaxf(largest, lse_of_slot(selection, selected, row_lse, slot, visible));
   largest = max_lanes(largest);
 
   // phase 3 - the sums, slot by slot
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
   const float* row_o = partials.o + row * selection.slots * features;
   float sums[parts][4] = {}, total = 0;
   for (std::int64_t first = 0; first < selection.slots; first += kWarpLanes) {
-    const float mine = lse_of_slot(selection, chosen, row_lse, first + lane, visible);
+    const float mine = lse_of_slot(selection, selected, row_lse, first + lane, visible);
     const float weight = mine == -INFINITY ? 0 : exp2_approx(mine - largest);
     for (int slot = 0; slot < kWarpLanes && first + slot < selection.slots; slot += kSlotsAtOnce) {
       Words4 x[kSlotsAtOnce][parts];  // all loads at once; those of no slot, or no list, are not used

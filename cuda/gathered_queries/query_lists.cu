@@ -31,14 +31,15 @@ std::int64_t chunk_tokens(const Selection& s) {
 
 std::int64_t num_chunks(const Selection& s) { return (s.num_queries + chunk_tokens(s) - 1) / chunk_tokens(s); }
 
-/// The number of the block that a assignment chose; -1 for none, or one wholly in the future.
+/// The number of the block that a assignment selected; -1 for none, or one wholly in the future.
 __device__ __forceinline__ std::int64_t block_of_assignment(const Selection& s, int head, std::int64_t assignment) {
   const auto number = static_cast<std::uint32_t>(assignment), slots = static_cast<std::uint32_t>(s.slots);
   const std::int64_t token = number / slots, slot = number % slots;
-  const std::int64_t chosen = load_constant(s.chosen + (token * s.heads + head) * s.slots + slot);
+  const std::int64_t selected = load_constant(s.selected + (token * s.heads + head) * s.slots + slot);
   const Sequence sequence = sequence_of(s.sequences, s.sequences.q_offsets, token);
-  if (chosen < 0 || chosen * s.block >= num_visible_keys(s.sequences, sequence, token - sequence.q_begin)) return -1;
-  return s.block_offsets[sequence.index] + chosen;
+  if (selected < 0 || selected * s.block >= num_visible_keys(s.sequences, sequence, token - sequence.q_begin))
+    return -1;
+  return s.block_offsets[sequence.index] + selected;
 }
 
 /// The assignments of a chunk: [begin, end).

@@ -12,7 +12,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 struct Selection {
   Sequences sequences;
   const std::int64_t* block_offsets;  // [count + 1], on the device: run_offsets of the keys
-  const std::int32_t* chosen;         // [num_queries, heads, slots]: blocks, counted within their sequence; -1 is none
+  const std::int32_t* selected;       // [num_queries, heads, slots]: blocks, counted within their sequence; -1 is none
   std::int64_t num_queries;           // of all sequences
   std::int64_t num_blocks;            // of all sequences, numbered one after the other
   std::int64_t block;                 // tokens in a block
@@ -20,7 +20,7 @@ struct Selection {
   int heads;  // query heads, or key/value heads, whose lists then serve all query heads of the group
 };
 
-/// For every head h and block b the assignments that chose it, in ascending order:
+/// For every head h and block b the assignments that selected it, in ascending order:
 /// assignments[offsets[h * num_blocks + b]] .. assignments[offsets[h * num_blocks + b + 1] - 1]. The lists lie one
 /// after the other. A assignment of a block that lies wholly in the query's future is in no list: whoever is in a list
 /// sees at least the block's first key.

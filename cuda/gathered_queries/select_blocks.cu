@@ -43,7 +43,7 @@ struct SharedMeans {
 template <class T>
 struct Inputs {
   Attention a;
-  Choice choice;
+  SelectionRule rule;
   const std::int64_t *block_offsets, *tile_offsets;
   Rows<const T> q;
   MeanKeys means;
@@ -103,7 +103,7 @@ struct BestList {
   }
 };
 
-/// A query row: what it may choose from. Rows behind the sequence's end have no token and choose nothing.
+/// A query row: what it may select from. Rows behind the sequence's end have no token and select nothing.
 struct QueryRow {
   std::int64_t token;           // -1: none
   int candidates, wanted, own;  // own: -1 without causality, and where no key is seen
@@ -112,12 +112,12 @@ struct QueryRow {
 template <class T>
 __device__ __forceinline__ QueryRow query_row(const Inputs<T>& in, const Sequence& s, std::int64_t query) {
   if (query >= s.num_queries) return {-1, 0, 0, -1};
-  const Choice& choice = in.choice;
-  const auto blocks = static_cast<int>((num_visible_keys(in.a.sequences, s, query) + choice.block - 1) / choice.block);
+  const SelectionRule& rule = in.rule;
+  const auto blocks = static_cast<int>((num_visible_keys(in.a.sequences, s, query) + rule.block - 1) / rule.block);
   const bool has_own = in.a.sequences.is_causal && blocks > 0;
   const int candidates = has_own ? blocks - 1 : blocks;
   return {s.q_begin + query, candidates,
-          static_cast<int>(min_of<std::int64_t>(choice.top_k - (has_own ? 1 : 0), candidates)),
+          static_cast<int>(min_of<std::int64_t>(rule.top_k - (has_own ? 1 : 0), candidates)),
           has_own ? blocks - 1 : -1};
 }
 
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
   Shared& shared = *dynamic_shared<Shared>();
   const int lane = lane_index(), first_row = warp_index() * 16 * kRowTiles;
 
-  // phase 1 - the thread block's queries, and the most that any of them, the last, may choose from
+  // phase 1 - the thread block's queries, and the most that any of them, the last, may select from
   const int h = block_index().y, g = h / (in.a.heads / in.a.kv_heads);
   const Sequence s = sequence_of(in.a.sequences, in.tile_offsets, block_index().x);
   const std::int64_t first_query = (block_index().x - in.tile_offsets[s.index]) * kSelectQueries;
@@ -245,11 +245,11 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const QueryRow& row = rows[tile][half];
-        std::int32_t* chosen =
-            in.selection + ((row.token < 0 ? 0 : row.token) * in.a.heads + h) * in.choice.slots + (row.own < 0 ? 0 : 1);
+        std::int32_t* selected =
+            in.selection + ((row.token < 0 ? 0 : row.token) * in.a.heads + h) * in.rule.slots + (row.own < 0 ? 0 : 1);
         for (int place = taken; place < taken + Sizes::kList && place < last.wanted; ++place) {
           taken_last[tile][half] = lists[tile][half].take_best_of_four();
-          if (lane % 4 == 0 && place < row.wanted) chosen[place] = taken_last[tile][half].block;
+          if (lane % 4 == 0 && place < row.wanted) selected[place] = taken_last[tile][half].block;
         }
       }
   }
@@ -261,10 +261,10 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
     for (int half = 0; half < 2; ++half) {
       const QueryRow& row = rows[tile][half];
       if (row.token < 0) continue;
-      std::int32_t* chosen = in.selection + (row.token * in.a.heads + h) * in.choice.slots;
+      std::int32_t* selected = in.selection + (row.token * in.a.heads + h) * in.rule.slots;
       const int used = row.wanted + (row.own < 0 ? 0 : 1);
-      if (lane % 4 == 0 && row.own >= 0) chosen[0] = row.own;
-      for (std::int64_t slot = used + lane % 4; slot < in.choice.slots; slot += 4) chosen[slot] = -1;
+      if (lane % 4 == 0 && row.own >= 0) selected[0] = row.own;
+      for (std::int64_t slot = used + lane % 4; slot < in.rule.slots; slot += 4) selected[slot] = -1;
     }
 }
 
@@ -284,21 +284,21 @@ void with_sizes(int dk, std::int64_t wanted, const Use& use) {
 }  // namespace
 
 template <class T>
-void select_blocks(const Attention& a, const Choice& choice, const std::int64_t* block_offsets,
+void select_blocks(const Attention& a, const SelectionRule& rule, const std::int64_t* block_offsets,
                    const std::int64_t* tile_offsets, std::int64_t num_tiles, Rows<const T> q, const MeanKeys& means,
                    std::int32_t* selection, void* stream) {
   if (num_tiles == 0) return;
-  with_sizes(a.dk, choice.top_k - (a.sequences.is_causal ? 1 : 0), [&]<class Sizes>(Sizes) {
+  with_sizes(a.dk, rule.top_k - (a.sequences.is_causal ? 1 : 0), [&]<class Sizes>(Sizes) {
     LaunchShape shape;
     shape.grid = {static_cast<int>(num_tiles), a.heads, 1};
     shape.block.x = Sizes::kThreads;
     shape.shared_bytes = sizeof(SharedMeans<T, Sizes>);
-    launch(select_tile<T, Sizes>, shape, stream, {a, choice, block_offsets, tile_offsets, q, means, selection});
+    launch(select_tile<T, Sizes>, shape, stream, {a, rule, block_offsets, tile_offsets, q, means, selection});
   });
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                             \
-  template void select_blocks<T>(const Attention&, const Choice&, const std::int64_t*, const std::int64_t*, \
+#define ATTNSPEC_INSTANTIATE(T)                                                                                    \
+  template void select_blocks<T>(const Attention&, const SelectionRule&, const std::int64_t*, const std::int64_t*, \
                                  std::int64_t, Rows<const T>, const MeanKeys&, std::int32_t*, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

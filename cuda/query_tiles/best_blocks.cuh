@@ -103,14 +103,14 @@ __device__ __forceinline__ void insert_better(Scored* best, int count, Scored mi
 }
 
 /// Stores the blocks of a query: forced ones, then its list. All lanes of a warp call it.
-__device__ __forceinline__ void store_selection(const ImportanceChoice& choice, const Candidates& candidates,
-                                                const Scored* best, std::int32_t* chosen) {
-  for (int slot = lane_index(); slot < choice.slots; slot += kWarpLanes) {
+__device__ __forceinline__ void store_selection(const ImportanceRule& rule, const Candidates& candidates,
+                                                const Scored* best, std::int32_t* selected) {
+  for (int slot = lane_index(); slot < rule.slots; slot += kWarpLanes) {
     const int listed = slot - candidates.forced;
     if (listed < 0)
-      chosen[slot] = forced_block(choice, candidates, slot);
+      selected[slot] = forced_block(rule, candidates, slot);
     else
-      chosen[slot] = listed < candidates.wanted ? best[listed].block : -1;
+      selected[slot] = listed < candidates.wanted ? best[listed].block : -1;
   }
 }
 

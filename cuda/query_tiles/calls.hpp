@@ -65,7 +65,7 @@ inline Reach reach_of(const AttnspecNsaCompressed& p, const std::int64_t* token_
   return {token_offsets, p.sizes.compress_block, stride, Divider(stride), std::numeric_limits<std::int64_t>::max()};
 }
 
-inline ImportanceChoice choice_of(const AttnspecNsaSizes& sizes, std::int64_t slots) {
+inline ImportanceRule rule_of(const AttnspecNsaSizes& sizes, std::int64_t slots) {
   const int rows = countable(sizes.block / sizes.compress_stride);
   return {Divider(countable(sizes.block)),
           rows,

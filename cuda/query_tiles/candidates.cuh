@@ -1,4 +1,4 @@
-// Which of a query's blocks NSA forces, how many their importance chooses, and what that is.
+// Which of a query's blocks NSA forces, how many their importance selects, and what that is.
 #pragma once
 
 #include <cmath>
@@ -9,32 +9,32 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles {
 
-/// The blocks of a query, with its own. Importance chooses `wanted` of [initial_blocks, end), beside the forced ones.
+/// The blocks of a query, with its own. Importance selects `wanted` of [initial_blocks, end), beside the forced ones.
 struct Candidates {
   int blocks, end, forced, wanted;
 };
 
-__device__ __forceinline__ Candidates candidates_of(const ImportanceChoice& choice, std::int64_t visible_tokens) {
-  const int blocks = visible_tokens > 0 ? choice.by_block.of(static_cast<int>(visible_tokens - 1)) + 1 : 0;
-  const int end = blocks - choice.local_blocks;
-  const int forced = end > choice.initial_blocks ? choice.initial_blocks + choice.local_blocks : blocks;
-  return {blocks, end, forced, (choice.top_n < blocks ? choice.top_n : blocks) - forced};
+__device__ __forceinline__ Candidates candidates_of(const ImportanceRule& rule, std::int64_t visible_tokens) {
+  const int blocks = visible_tokens > 0 ? rule.by_block.of(static_cast<int>(visible_tokens - 1)) + 1 : 0;
+  const int end = blocks - rule.local_blocks;
+  const int forced = end > rule.initial_blocks ? rule.initial_blocks + rule.local_blocks : blocks;
+  return {blocks, end, forced, (rule.top_n < blocks ? rule.top_n : blocks) - forced};
 }
 
 /// The forced block in a slot, of as many as there are: the first of the sequence, then the last.
-__device__ __forceinline__ int forced_block(const ImportanceChoice& choice, const Candidates& candidates, int slot) {
-  return slot < choice.initial_blocks ? slot : candidates.blocks - candidates.forced + slot;
+__device__ __forceinline__ int forced_block(const ImportanceRule& rule, const Candidates& candidates, int slot) {
+  return slot < rule.initial_blocks ? slot : candidates.blocks - candidates.forced + slot;
 }
 
 /// The sum over the compressed rows [begin, end) that overlap a block, in order, of weight_of(row) times the strides in
 /// both.
 template <class WeightOf>
-__device__ __forceinline__ float importance(const ImportanceChoice& choice, int block, int begin, int end,
+__device__ __forceinline__ float importance(const ImportanceRule& rule, int block, int begin, int end,
                                             const WeightOf& weight_of) {
-  const int block_begin = block * choice.rows, block_end = block_begin + choice.rows, strides = choice.strides;
+  const int block_begin = block * rule.rows, block_end = block_begin + rule.rows, strides = rule.strides;
   const int first = block_begin - strides + 1 > begin ? block_begin - strides + 1 : begin;
   const int last = block_end < end ? block_end : end;
-  const float most = static_cast<float>(strides < choice.rows ? strides : choice.rows);
+  const float most = static_cast<float>(strides < rule.rows ? strides : rule.rows);
   float from_begin = static_cast<float>(first + strides - block_begin), to_end = static_cast<float>(block_end - first);
   float sum = 0;
   for (int i = first; i < last; ++i, from_begin += 1, to_end -= 1)

@@ -27,7 +27,7 @@ struct OwnStages {
   static void attend_backward(const Arguments&... arguments) {
     query_tiles::attend_backward<T>(arguments...);
   }
-  static int select_tile_rows(const Problem&, const ImportanceChoice&) { return kSelectRows; }
+  static int select_tile_rows(const Problem&, const ImportanceRule&) { return kSelectRows; }
   template <class T, class... Arguments>
   static void select_important_blocks(const Arguments&... arguments) {
     query_tiles::select_important_blocks<T>(arguments...);
@@ -73,7 +73,7 @@ Layout lay_out(const Forward& f, bool is_backward) {
     l.terms = workspace.take<RowTerms>(f.q.shape[0] * f.q.shape[1]);
   } else if constexpr (is_compressed) {
     l.select_tiles = take_tiles(workspace, f.call, f.call.q_offsets, select_rows_of_query(group),
-                                Stages::select_tile_rows(l.problem, choice_of(f.sizes, f.selection.shape[2])));
+                                Stages::select_tile_rows(l.problem, rule_of(f.sizes, f.selection.shape[2])));
   }
   l.bytes = workspace.bytes();
   return l;
@@ -131,7 +131,7 @@ const char* nsa_compressed(const AttnspecNsaCompressed* f) {
       using T = decltype(zero);
       attend<Stages, T>(*f, l);
       Stages::template select_important_blocks<T>(l.problem, l.select_tiles.tiles(),
-                                                  choice_of(f->sizes, f->selection.shape[2]), rows_of<const T>(f->q),
+                                                  rule_of(f->sizes, f->selection.shape[2]), rows_of<const T>(f->q),
                                                   rows_of<const T>(f->k), rows_of<const float>(f->lse),
                                                   static_cast<std::int32_t*>(f->selection.data), f->call.stream);
     });

@@ -87,8 +87,8 @@ template <class T>
 void merge_segments(const Problem&, const Tiles& key_tiles, int keys, const RowSegments&, Rows<T> dk, Rows<T> dv,
                     void* stream);
 
-/// How NSA chooses.
-struct ImportanceChoice {
+/// How NSA selects.
+struct ImportanceRule {
   Divider by_block;  // its tokens
   int rows;          // compressed rows that begin in a block
   Divider by_rows;
@@ -100,7 +100,7 @@ struct ImportanceChoice {
 /// selection [query tokens, Hkv, slots]: the blocks that attention to compressed rows k, with this lse, says are
 /// important; for groups of at most kSelectRows heads, and slots that fit into shared memory.
 template <class T>
-void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceChoice&, Rows<const T> q,
+void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceRule&, Rows<const T> q,
                              Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles

@@ -61,10 +61,10 @@ struct QueryRoom {
 
 /// Adds the compressed rows [key, key + kKeys) of a query, which sees those before seen_end, to its blocks. sums:
 /// parts of their weights, `parts` rows.
-__device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, const Candidates& candidates,
+__device__ __forceinline__ void add_to_blocks(const ImportanceRule& rule, const Candidates& candidates,
                                               const float* sums, int parts, int key, int seen_end, float* carried,
                                               Scored* best) {
-  const int end = key + kKeys, first_block = choice.by_rows.of(key), next_first = choice.by_rows.of(end);
+  const int end = key + kKeys, first_block = rule.by_rows.of(key), next_first = rule.by_rows.of(end);
   const bool is_last = seen_end <= end;
   const auto weight_of = [&](int row) {  // of all parts
     float sum = sums[row - key];
@@ -78,9 +78,9 @@ __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, co
     const float score = (place == 0   ? before[0]
                          : place == 1 ? before[1]
                                       : 0) +
-                        importance(choice, block, key, end, weight_of);
+                        importance(rule, block, key, end, weight_of);
     if (left == 0 || left == 1) carried[left] = score;
-    const bool is_candidate = (is_last || left < 0) && choice.initial_blocks <= block && block < candidates.end;
+    const bool is_candidate = (is_last || left < 0) && rule.initial_blocks <= block && block < candidates.end;
     insert_better(best, candidates.wanted, {score, block}, is_candidate);
   }
   sync_warp();
@@ -88,11 +88,11 @@ __device__ __forceinline__ void add_to_blocks(const ImportanceChoice& choice, co
 
 template <class T, int dk>
 __global__ void __launch_bounds__(kThreads, 3)
-    select_tile(Problem p, Tiles tiles, ImportanceChoice choice, int heads_of_group, Rows<const T> q, Rows<const T> k,
+    select_tile(Problem p, Tiles tiles, ImportanceRule rule, int heads_of_group, Rows<const T> q, Rows<const T> k,
                 Rows<const float> lse, std::int32_t* selection) {
   auto& shared = *dynamic_shared<SharedTiles<T, dk>>();
   const int rows_of_query = p.group;
-  const QueryRoom of_queries(rows_of_query, choice.slots);
+  const QueryRoom of_queries(rows_of_query, rule.slots);
   void* room = &shared + 1;
 
   // phase 1 - what the thread block and the warp own
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   };
   const SharedTile<T, dk> query_rows{shared.q};
   copy_rows<kThreads, kSelectRows, dk>(query_rows, p.dk, [&](int row) { return row_at(q, row); });
-  for (int place = thread_number(); place < of_queries.queries * choice.slots; place += kThreads)
+  for (int place = thread_number(); place < of_queries.queries * rule.slots; place += kThreads)
     of_queries.best(room, 0)[place] = {};
   for (int place = thread_number(); place < of_queries.queries * 2; place += kThreads)
     of_queries.carried(room, 0)[place] = 0;
@@ -152,9 +152,9 @@ __global__ void __launch_bounds__(kThreads, 3)
     for (int query = first_query; query < end_query; ++query) {
       const std::int64_t i = tile.query(p, query * rows_of_query);
       const int seen_end = keys_of(p, tile.sequence, i).end;
-      const Candidates candidates = candidates_of(choice, num_visible_tokens(p, tile.sequence, i));
+      const Candidates candidates = candidates_of(rule, num_visible_tokens(p, tile.sequence, i));
       if (key < seen_end && candidates.wanted > 0)
-        add_to_blocks(choice, candidates, of_queries.sums(room, query), of_queries.sums_of_query, key, seen_end,
+        add_to_blocks(rule, candidates, of_queries.sums(room, query), of_queries.sums_of_query, key, seen_end,
                       of_queries.carried(room, query), of_queries.best(room, query));
     }
   };
@@ -164,9 +164,9 @@ __global__ void __launch_bounds__(kThreads, 3)
   // phase 3 - the blocks of each query: forced ones, then its list
   for (int query = warp_index(); query * rows_of_query < tile.count; query += kWarps) {
     const int row = query * rows_of_query;
-    const Candidates candidates = candidates_of(choice, num_visible_tokens(p, tile.sequence, tile.query(p, row)));
-    store_selection(choice, candidates, of_queries.best(room, query),
-                    selection + (tile.token(p, row) * p.kv_heads + tile.kv_head) * choice.slots);
+    const Candidates candidates = candidates_of(rule, num_visible_tokens(p, tile.sequence, tile.query(p, row)));
+    store_selection(rule, candidates, of_queries.best(room, query),
+                    selection + (tile.token(p, row) * p.kv_heads + tile.kv_head) * rule.slots);
   }
 }
 
@@ -185,7 +185,7 @@ std::size_t select_shared_bytes(int dk, int group, int slots) {
 }
 
 template <class T>
-void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceChoice& choice, Rows<const T> q,
+void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceRule& rule, Rows<const T> q,
                              Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream) {
   if (row_tiles.count == 0) return;
   Problem rows = p;
@@ -193,14 +193,13 @@ void select_important_blocks(const Problem& p, const Tiles& row_tiles, const Imp
   rows.by_group = Divider(rows.group);
   with_features(p.dk, 1, [&]<class Features>(Features) {
     constexpr int kDk = Features::kDk;
-    const LaunchShape shape{
-        {row_tiles.count * p.kv_heads}, {kThreads}, select_shared_bytes(p.dk, p.group, choice.slots)};
-    launch(select_tile<T, kDk>, shape, stream, rows, row_tiles, choice, p.group, q, k, lse, selection);
+    const LaunchShape shape{{row_tiles.count * p.kv_heads}, {kThreads}, select_shared_bytes(p.dk, p.group, rule.slots)};
+    launch(select_tile<T, kDk>, shape, stream, rows, row_tiles, rule, p.group, q, k, lse, selection);
   });
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                                  \
-  template void select_important_blocks<T>(const Problem&, const Tiles&, const ImportanceChoice&, Rows<const T>, \
+#define ATTNSPEC_INSTANTIATE(T)                                                                                \
+  template void select_important_blocks<T>(const Problem&, const Tiles&, const ImportanceRule&, Rows<const T>, \
                                            Rows<const T>, Rows<const float>, std::int32_t*, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

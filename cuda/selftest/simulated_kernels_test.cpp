@@ -265,7 +265,7 @@ TEST(AMillionTokens, MobaIsTheEndOfThem) {
   expect_pass(kernel, "moba(lens=400,q_lens=20,dk=16,block=128,top_k=2,gate=window)");
 }
 
-/// Query t points along feature t % 8, and three blocks of keys do, the later the farther: it must choose them.
+/// Query t points along feature t % 8, and three blocks of keys do, the later the farther: it must select them.
 TEST(AMillionTokens, BlocksAreFoundAmongThem) {
   constexpr std::int64_t kBlock = 128, kFeatures = 8, kQueries = 24;
   const Case c = parse_case("moba_select(lens=1048576,q_lens=24,dk=8,block=128,top_k=4)");
@@ -284,11 +284,11 @@ TEST(AMillionTokens, BlocksAreFoundAmongThem) {
   for (const char* name : {"sim:baseline", "sim:gathered_queries"}) {
     const Kernel kernel = find_kernel(name);
     std::vector<std::byte> workspace(static_cast<std::size_t>(kernel.workspace_bytes(c)));
-    std::vector<std::int32_t> chosen(kQueries * 4);
+    std::vector<std::int32_t> selected(kQueries * 4);
     kernel.forward(
-        {c.op, problem_of(c), nsa_problem_of(c), q, k, none, {chosen.data(), kQueries, 1, 4}, none, none, workspace});
+        {c.op, problem_of(c), nsa_problem_of(c), q, k, none, {selected.data(), kQueries, 1, 4}, none, none, workspace});
     for (std::int64_t t = 0; t < kQueries; ++t) {
-      const auto* row = chosen.data() + 4 * t;
+      const auto* row = selected.data() + 4 * t;
       EXPECT_EQ(row[0], kMillion / kBlock - 1) << name;
       for (std::int64_t nearness = 0; nearness < 3; ++nearness)
         EXPECT_EQ(row[3 - nearness], planted(t % kFeatures, nearness)) << name << ", query " << t;

@@ -114,8 +114,8 @@ Lists lists_of(const Forward& f) {
   }
 }
 
-/// How the blocks of MoBA are chosen, whose offsets are on the device.
-BlockChoice choice_of(const AttnspecMoba& f, const Layout& l) {
+/// How the blocks of MoBA are selected, whose offsets are on the device.
+BlockSelectionRule rule_of(const AttnspecMoba& f, const Layout& l) {
   const int block = countable(f.block);
   return {block,
           Divider(block),
@@ -159,14 +159,14 @@ const char* forward(const Forward* f) {
         const auto q = rows_of<const T>(f->q), k = rows_of<const T>(f->k), v = rows_of<const T>(f->v);
         Scores kept = l.scores;
         if constexpr (std::is_same_v<Forward, AttnspecMoba>) {
-          select_blocks<T>(p, choice_of(*f, l), tokens, q, k, l.scores, static_cast<std::int32_t*>(f->selection.data),
+          select_blocks<T>(p, rule_of(*f, l), tokens, q, k, l.scores, static_cast<std::int32_t*>(f->selection.data),
                            stream);
           kept = {};
         }
         attend_splits<T>(p, lists, tokens, q, k, v, l.partials, kept, stream);
         merge_splits<T>(p, tokens, l.partials, rows_of<T>(f->o), rows_of<float>(f->lse), stream);
         if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>)
-          select_important_blocks(p, query_tiles::choice_of(f->sizes, f->selection.shape[2]), tokens, l.scores,
+          select_important_blocks(p, query_tiles::rule_of(f->sizes, f->selection.shape[2]), tokens, l.scores,
                                   rows_of<const float>(f->lse), l.importances, l.blocks,
                                   static_cast<std::int32_t*>(f->selection.data), stream);
       }

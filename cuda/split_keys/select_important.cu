@@ -31,7 +31,7 @@ using query_tiles::num_visible_tokens;
 
 namespace {
 
-constexpr int kThreads = kChoiceThreads;
+constexpr int kThreads = kBestThreads;
 constexpr int kHeadsAtOnce = 16;        // whose scores are loaded before they are added
 constexpr int kRunRows = 2 * kThreads;  // compressed rows of a thread block
 
@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    choose_blocks(Problem p, ImportanceChoice choice, Tokens tokens, Scores scores, float* importances, int blocks,
-                  std::int32_t* selection) {
+    select_by_importance(Problem p, ImportanceRule rule, Tokens tokens, Scores scores, float* importances, int blocks,
+                         std::int32_t* selection) {
   auto& shared = static_shared<BestRanks>();
 
   // phase 1 - the importance of each block
@@ -77,39 +77,39 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t token = tokens.first + place.row;
   const TokenSequence s = sequence_of_token(p, token);
   const std::int64_t i = token - s.q_begin;
-  const Candidates candidates = candidates_of(choice, num_visible_tokens(p, s, i));
+  const Candidates candidates = candidates_of(rule, num_visible_tokens(p, s, i));
   const int rows = keys_of(p, s, i).end;
   const float* weights = scores.row(p, place.row, place.kv_head * p.group);
   const auto weight_of = [&](int row) { return weights[row]; };
   float* mine = importances + std::int64_t{block_index().x} * blocks;
   if (candidates.wanted > 0)
-    for (int block = choice.initial_blocks + thread_number(); block < candidates.end; block += kThreads)
-      mine[block] = importance(choice, block, 0, rows, weight_of);
+    for (int block = rule.initial_blocks + thread_number(); block < candidates.end; block += kThreads)
+      mine[block] = importance(rule, block, 0, rows, weight_of);
 
   // phase 2 - forced blocks, and the slots of none
-  std::int32_t* chosen = selection + (token * p.kv_heads + place.kv_head) * choice.slots;
-  for (int slot = thread_number(); slot < choice.slots; slot += kThreads) {
-    if (slot < candidates.forced) chosen[slot] = forced_block(choice, candidates, slot);
-    if (slot >= candidates.forced + candidates.wanted) chosen[slot] = -1;
+  std::int32_t* selected = selection + (token * p.kv_heads + place.kv_head) * rule.slots;
+  for (int slot = thread_number(); slot < rule.slots; slot += kThreads) {
+    if (slot < candidates.forced) selected[slot] = forced_block(rule, candidates, slot);
+    if (slot >= candidates.forced + candidates.wanted) selected[slot] = -1;
   }
 
   // phase 3 - the most important ones
   take_best_blocks(
-      shared, choice.initial_blocks, candidates.end, candidates.wanted,
+      shared, rule.initial_blocks, candidates.end, candidates.wanted,
       [&](int block) { return rank_of(mine[block], block); },
-      [&](int n, int block) { chosen[candidates.forced + n] = block; });
+      [&](int n, int block) { selected[candidates.forced + n] = block; });
 }
 
 }  // namespace
 
-void select_important_blocks(const Problem& p, const ImportanceChoice& choice, const Tokens& tokens,
-                             const Scores& scores, Rows<const float> lse, float* importances, int blocks,
-                             std::int32_t* selection, void* stream) {
+void select_important_blocks(const Problem& p, const ImportanceRule& rule, const Tokens& tokens, const Scores& scores,
+                             Rows<const float> lse, float* importances, int blocks, std::int32_t* selection,
+                             void* stream) {
   if (tokens.count == 0) return;
   const int runs = (scores.stride + kRunRows - 1) / kRunRows;
   if (runs > 0)
     launch(sum_weights, {{tokens.count * p.kv_heads * runs}, {kThreads}}, stream, p, tokens, scores, lse, runs);
-  launch(choose_blocks, {{tokens.count * p.kv_heads}, {kThreads}}, stream, p, choice, tokens, scores, importances,
+  launch(select_by_importance, {{tokens.count * p.kv_heads}, {kThreads}}, stream, p, rule, tokens, scores, importances,
          blocks, selection);
 }
 

@@ -11,7 +11,7 @@
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
 
-using query_tiles::ImportanceChoice;
+using query_tiles::ImportanceRule;
 using query_tiles::Problem;
 
 /// The splits of a list are of equal length, all but the last; at least kMinKeys keys, a multiple of kKeyStep, and
@@ -31,12 +31,12 @@ struct Tokens {
 };
 
 /// A query token has a list of keys for each key/value head or for each query head: all keys in its reach; or those
-/// of them in the blocks that it chose, in ascending order.
+/// of them in the blocks that it selected, in ascending order.
 struct Lists {
-  int count;                   // of a token: Hkv or H
-  const std::int32_t* chosen;  // [query tokens, count, slots], -1 is none; nullptr: all keys in reach
+  int count;                     // of a token: Hkv or H
+  const std::int32_t* selected;  // [query tokens, count, slots], -1 is none; nullptr: all keys in reach
   int slots;
-  int block;  // keys in a block; where none are chosen, more than any list has
+  int block;  // keys in a block; where none are selected, more than any list has
   Divider by_block;
 };
 
@@ -74,12 +74,11 @@ void merge_splits(const Problem&, const Tokens&, const Partials&, Rows<T> o, Row
 
 /// selection [query tokens, Hkv, slots] of the tokens, from their scores against compressed rows, which it overwrites.
 /// importances: room for [tokens, Hkv, blocks], as many blocks as any sequence has.
-void select_important_blocks(const Problem&, const ImportanceChoice&, const Tokens&, const Scores&,
-                             Rows<const float> lse, float* importances, int blocks, std::int32_t* selection,
-                             void* stream);
+void select_important_blocks(const Problem&, const ImportanceRule&, const Tokens&, const Scores&, Rows<const float> lse,
+                             float* importances, int blocks, std::int32_t* selection, void* stream);
 
-/// How MoBA chooses.
-struct BlockChoice {
+/// How MoBA selects.
+struct BlockSelectionRule {
   int block;  // keys in a block
   Divider by_block;
   const std::int64_t* block_offsets;  // [sequences + 1], on the device: run_offsets of the keys
@@ -91,7 +90,7 @@ struct BlockChoice {
 /// selection [query tokens, H, slots] of the tokens. scores: room for [tokens, H, stride], as many blocks as any
 /// sequence has.
 template <class T>
-void select_blocks(const Problem&, const BlockChoice&, const Tokens&, Rows<const T> q, Rows<const T> k,
+void select_blocks(const Problem&, const BlockSelectionRule&, const Tokens&, Rows<const T> q, Rows<const T> k,
                    const Scores& scores, std::int32_t* selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys

@@ -15,7 +15,7 @@ using query_tiles::Problem;
 
 /// The key blocks that queries attend to: [query tokens, Hkv, slots], counted within their sequence; -1 is none.
 struct Selection {
-  const std::int32_t* chosen;
+  const std::int32_t* selected;
   std::int64_t num_queries;  // of all sequences
   std::int64_t slots;
   std::int64_t block;  // tokens in a block

@@ -66,7 +66,7 @@ class KeyCursor {
   __device__ __forceinline__ KeyCursor(const Selection& s, const TokenTile& tile)
       : block_(s.block),
         visible_(tile.visible),
-        slots_(s.chosen + (tile.token * s.kv_heads + tile.kv_head) * s.slots),
+        slots_(s.selected + (tile.token * s.kv_heads + tile.kv_head) * s.slots),
         num_slots_(static_cast<int>(s.slots)) {
     advance();
   }
@@ -88,12 +88,12 @@ class KeyCursor {
         return;
       }
       const int slot = next_slot_ + lane_index();
-      chosen_ = slot < num_slots_ ? load_constant(slots_ + slot) : -1;
-      left_ = ballot(chosen_ >= 0 && chosen_ * block_ < visible_);
+      selected_ = slot < num_slots_ ? load_constant(slots_ + slot) : -1;
+      left_ = ballot(selected_ >= 0 && selected_ * block_ < visible_);
       next_slot_ += kWarpLanes;
     }
     const int lane = lowest_bit(left_);
-    const std::int64_t begin = shuffle(chosen_, lane) * block_, end = begin + block_;
+    const std::int64_t begin = shuffle(selected_, lane) * block_, end = begin + block_;
     left_ &= left_ - 1;
     slot_ = next_slot_ - kWarpLanes + lane;
     key_ = begin_ = static_cast<int>(begin), end_ = end < visible_ ? static_cast<int>(end) : visible_;
@@ -104,7 +104,7 @@ class KeyCursor {
   int visible_;
   const std::int32_t* slots_;
   int num_slots_, next_slot_ = 0;  // next: to be looked at
-  std::int32_t chosen_ = -1;       // what the lane looked at,
+  std::int32_t selected_ = -1;     // what the lane looked at,
   std::uint32_t left_ = 0;         // and the lanes whose blocks are still to come
   int slot_ = 0, begin_ = 0, key_ = 0, end_ = 0;
 };

@@ -33,14 +33,14 @@ struct Stages : query_tiles::OwnStages {
     if (can_differentiate(p)) return warpgroup_tiles::attend_backward<T>(p, arguments...);
     OwnStages::attend_backward<T>(p, arguments...);
   }
-  static int select_tile_rows(const Problem& p, const ImportanceChoice& choice) {
-    return can_select(p, choice) ? kImportanceRows : OwnStages::select_tile_rows(p, choice);
+  static int select_tile_rows(const Problem& p, const ImportanceRule& rule) {
+    return can_select(p, rule) ? kImportanceRows : OwnStages::select_tile_rows(p, rule);
   }
   template <class T, class... Arguments>
-  static void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceChoice& choice,
+  static void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceRule& rule,
                                       const Arguments&... arguments) {
-    if (can_select(p, choice)) return warpgroup_tiles::select_important_blocks<T>(p, row_tiles, choice, arguments...);
-    OwnStages::select_important_blocks<T>(p, row_tiles, choice, arguments...);
+    if (can_select(p, rule)) return warpgroup_tiles::select_important_blocks<T>(p, row_tiles, rule, arguments...);
+    OwnStages::select_important_blocks<T>(p, row_tiles, rule, arguments...);
   }
 };
 

@@ -7,7 +7,7 @@
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles {
 
 using query_tiles::BackwardRows;
-using query_tiles::ImportanceChoice;
+using query_tiles::ImportanceRule;
 using query_tiles::Problem;
 using query_tiles::RowSegments;
 using query_tiles::RowTerms;
@@ -52,9 +52,9 @@ void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_ti
                      const BackwardRows<T>&, RowTerms* terms, Rows<T> dq, Rows<T> dk, Rows<T> dv, void* stream);
 
 /// Whether a selection is for tiles of warpgroups: what their shared memory holds.
-bool can_select(const Problem&, const ImportanceChoice&);
+bool can_select(const Problem&, const ImportanceRule&);
 template <class T>
-void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceChoice&, Rows<const T> q,
+void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceRule&, Rows<const T> q,
                              Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles

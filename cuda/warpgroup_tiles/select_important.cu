@@ -71,8 +71,8 @@ struct QueryRoom {
 };
 
 /// Compressed rows before a tile that overlap blocks which it completes.
-__host__ __device__ constexpr std::int64_t kept_of(const ImportanceChoice& choice) {
-  return std::int64_t{choice.strides} - 1 + (kKeys % choice.rows == 0 ? 0 : choice.rows - 1);
+__host__ __device__ constexpr std::int64_t kept_of(const ImportanceRule& rule) {
+  return std::int64_t{rule.strides} - 1 + (kKeys % rule.rows == 0 ? 0 : rule.rows - 1);
 }
 
 /// Named barriers: for every stage, what the producers have copied, and what is free again; for every consuming
@@ -117,7 +117,7 @@ __device__ __forceinline__ void copy_tiles(const Work& w, SharedTiles<T, dk>& sh
 
 /// Adds the blocks [first_block, end_block), to which compressed rows from `key` on are the last, to the list of a
 /// query, and keeps the sums that the next tile needs. sums: parts of the weights, `parts` rows.
-__device__ __forceinline__ void add_blocks(const ImportanceChoice& choice, int wanted, int first_block, int end_block,
+__device__ __forceinline__ void add_blocks(const ImportanceRule& rule, int wanted, int first_block, int end_block,
                                            float* sums, int parts, int kept, int key, Scored* best) {
   const auto weight_of = [&](int row) {  // of all parts
     float sum = sums[kMaxKept + row - key];
@@ -126,8 +126,8 @@ __device__ __forceinline__ void add_blocks(const ImportanceChoice& choice, int w
   };
   for (int base = first_block; base < end_block; base += kWarpLanes) {
     const int block = base + lane_index();
-    const float score = importance(choice, block, 0, key + kKeys, weight_of);
-    query_tiles::insert_better(best, wanted, {score, block}, choice.initial_blocks <= block && block < end_block);
+    const float score = importance(rule, block, 0, key + kKeys, weight_of);
+    query_tiles::insert_better(best, wanted, {score, block}, rule.initial_blocks <= block && block < end_block);
   }
   sync_warp();
   if (const int place = kMaxKept - 1 - lane_index(); lane_index() < kept)
@@ -136,14 +136,15 @@ __device__ __forceinline__ void add_blocks(const ImportanceChoice& choice, int w
 
 /// The consumers' part: the lists of the queries whose first rows a warp has.
 template <class T, int dk>
-__device__ __forceinline__ void choose_blocks(const Work& w, SharedTiles<T, dk>& shared, const ImportanceChoice& choice,
-                                              const Rows<const float>& lse, std::int32_t* selection) {
+__device__ __forceinline__ void select_by_importance(const Work& w, SharedTiles<T, dk>& shared,
+                                                     const ImportanceRule& rule, const Rows<const float>& lse,
+                                                     std::int32_t* selection) {
   const Problem& p = w.p;
   const int first_row = warp_index() * kWarpRows, warpgroup = first_row / kWarpgroupRows;
   const int end_row = first_row + kWarpRows < w.tile.count ? first_row + kWarpRows : w.tile.count;
   const Panels<T, kImportanceRows> queries{shared.q};
   const int rows_of_query = p.group, rows_of_sum = rows_of_query < kWarpRows ? rows_of_query : kWarpRows;
-  const QueryRoom of_queries(rows_of_query, choice.slots);
+  const QueryRoom of_queries(rows_of_query, rule.slots);
   void* room = &shared + 1;
   float* my_sums = of_queries.sums(room, 0) + first_row / rows_of_sum * kSumStride;
 
@@ -152,7 +153,7 @@ __device__ __forceinline__ void choose_blocks(const Work& w, SharedTiles<T, dk>&
   const int end_query = (end_row + rows_of_query - 1) / rows_of_query;
   const auto candidates_at = [&](int query) {
     const std::int64_t i = w.tile.query(p, query * rows_of_query);
-    return candidates_of(choice, num_visible_tokens(p, w.tile.sequence, i));
+    return candidates_of(rule, num_visible_tokens(p, w.tile.sequence, i));
   };
   Wish lane_wish{0, 0, 0};  // of a lane's query
   if (const int query = first_query + lane_index(); query < end_query) {
@@ -161,7 +162,7 @@ __device__ __forceinline__ void choose_blocks(const Work& w, SharedTiles<T, dk>&
                  candidates.wanted};
   }
   for (int query = first_query; query < end_query; ++query)
-    for (int place = lane_index(); place < choice.slots; place += kWarpLanes) of_queries.best(room, query)[place] = {};
+    for (int place = lane_index(); place < rule.slots; place += kWarpLanes) of_queries.best(room, query)[place] = {};
   float row_lse[2];  // to base 2
   int row_end[2];    // of what the row sees
 #pragma unroll
@@ -176,7 +177,7 @@ __device__ __forceinline__ void choose_blocks(const Work& w, SharedTiles<T, dk>&
 
   // phase 2 - the compressed rows that they see
   const float to_log2 = p.scale * kLog2E;
-  const int kept = static_cast<int>(kept_of(choice));
+  const int kept = static_cast<int>(kept_of(rule));
   const auto sync_sums = [&] {
     if (rows_of_query > kWarpRows)
       barrier_sync(kSums + warpgroup, kWarpgroupThreads);
@@ -209,13 +210,13 @@ __device__ __forceinline__ void choose_blocks(const Work& w, SharedTiles<T, dk>&
     sync_sums();
   };
   const auto add_to_lists = [&](int key) {
-    const int first_block = choice.by_rows.of(key), complete = choice.by_rows.of(key + kKeys);
+    const int first_block = rule.by_rows.of(key), complete = rule.by_rows.of(key + kKeys);
     for (int query = first_query; query < end_query; ++query) {
       const int from = query - first_query;
       const Wish wish{shuffle(lane_wish.seen_end, from), shuffle(lane_wish.end, from), shuffle(lane_wish.wanted, from)};
       const bool is_last = wish.seen_end <= key + kKeys;
       if (key < wish.seen_end && wish.wanted > 0)
-        add_blocks(choice, wish.wanted, first_block, is_last || wish.end < complete ? wish.end : complete,
+        add_blocks(rule, wish.wanted, first_block, is_last || wish.end < complete ? wish.end : complete,
                    of_queries.sums(room, query), of_queries.sums_of_query, kept, key, of_queries.best(room, query));
     }
     sync_sums();
@@ -239,14 +240,14 @@ __device__ __forceinline__ void choose_blocks(const Work& w, SharedTiles<T, dk>&
   // phase 3 - the blocks of each query
   for (int query = first_query; query < end_query; ++query) {
     const std::int64_t token = w.tile.token(p, query * rows_of_query);
-    query_tiles::store_selection(choice, candidates_at(query), of_queries.best(room, query),
-                                 selection + (token * p.kv_heads + w.tile.kv_head) * choice.slots);
+    query_tiles::store_selection(rule, candidates_at(query), of_queries.best(room, query),
+                                 selection + (token * p.kv_heads + w.tile.kv_head) * rule.slots);
   }
 }
 
 template <class T, int dk>
 __global__ void __launch_bounds__(kThreads, 1)
-    select_tile(Problem p, Tiles tiles, ImportanceChoice choice, int heads_of_group, Rows<const T> q, Rows<const T> k,
+    select_tile(Problem p, Tiles tiles, ImportanceRule rule, int heads_of_group, Rows<const T> q, Rows<const T> k,
                 Rows<const float> lse, std::int32_t* selection) {
   auto& shared = *dynamic_shared<SharedTiles<T, dk>>();
   const RowTile tile = query_tiles::row_tile<kImportanceRows>(p, tiles, block_index().x);
@@ -256,38 +257,38 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (work.end_key > 0) copy_tiles<T, dk>(work, shared, q, k);
   } else {
     take_registers<kConsumerRegisters>();
-    choose_blocks<T, dk>(work, shared, choice, lse, selection);
+    select_by_importance<T, dk>(work, shared, rule, lse, selection);
   }
 }
 
-std::size_t shared_bytes(const Problem& p, const ImportanceChoice& choice) {
-  std::size_t bytes = QueryRoom(query_tiles::select_rows_of_query(p.group), choice.slots).bytes();
+std::size_t shared_bytes(const Problem& p, const ImportanceRule& rule) {
+  std::size_t bytes = QueryRoom(query_tiles::select_rows_of_query(p.group), rule.slots).bytes();
   with_gradient_features(p.dk, 1, [&]<class Features>(Features) { bytes += sizeof(SharedTiles<bf16, Features::kDk>); });
   return bytes;
 }
 
 }  // namespace
 
-bool can_select(const Problem& p, const ImportanceChoice& choice) {
-  return has_warpgroups() && p.dk <= kMaxSelectDk && p.group <= kWarpgroupRows && kept_of(choice) <= kMaxKept &&
-         shared_bytes(p, choice) <= max_shared_bytes();
+bool can_select(const Problem& p, const ImportanceRule& rule) {
+  return has_warpgroups() && p.dk <= kMaxSelectDk && p.group <= kWarpgroupRows && kept_of(rule) <= kMaxKept &&
+         shared_bytes(p, rule) <= max_shared_bytes();
 }
 
 template <class T>
-void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceChoice& choice, Rows<const T> q,
+void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceRule& rule, Rows<const T> q,
                              Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream) {
   if (row_tiles.count == 0) return;
   Problem rows = p;
   rows.group = query_tiles::select_rows_of_query(p.group);
   rows.by_group = Divider(rows.group);
   with_gradient_features(p.dk, 1, [&]<class Features>(Features) {
-    launch(select_tile<T, Features::kDk>, {{row_tiles.count * p.kv_heads}, {kThreads}, shared_bytes(p, choice)}, stream,
-           rows, row_tiles, choice, p.group, q, k, lse, selection);
+    launch(select_tile<T, Features::kDk>, {{row_tiles.count * p.kv_heads}, {kThreads}, shared_bytes(p, rule)}, stream,
+           rows, row_tiles, rule, p.group, q, k, lse, selection);
   });
 }
 
-#define ATTNSPEC_INSTANTIATE(T)                                                                                  \
-  template void select_important_blocks<T>(const Problem&, const Tiles&, const ImportanceChoice&, Rows<const T>, \
+#define ATTNSPEC_INSTANTIATE(T)                                                                                \
+  template void select_important_blocks<T>(const Problem&, const Tiles&, const ImportanceRule&, Rows<const T>, \
                                            Rows<const T>, Rows<const float>, std::int32_t*, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)

@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "reference/format.hpp"
+#include "verify/paths.hpp"
 #include "verify/worker/process.hpp"
 
 namespace attnspec::fuzz {
@@ -55,7 +56,7 @@ std::optional<std::string> dense_shape(const verify::Case& c) {
 
 std::vector<DenseTimes> dense_baselines(const std::vector<verify::Case>& cases, const verify::TimingPlan& plan) {
   const TemporaryFile out;
-  std::vector<std::string> command{find_python(), ATTNSPEC_SOURCE_DIR "/fuzz/bench/dense_baselines.py",
+  std::vector<std::string> command{find_python(), verify::paths::dense_baselines(),
                                    out.path.string(), std::to_string(plan.repetitions), std::to_string(plan.seconds)};
   const auto shapes = command.size();
   for (const verify::Case& c : cases)

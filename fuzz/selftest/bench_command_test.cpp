@@ -52,7 +52,10 @@ TEST(BenchCommand, GivesOneLineForBadInput) {
   expect_one_line(ATTNSPEC_EXAMPLE " --case 'dense(lens=20)' --json /nonexistent/x.json",
                   "--json /nonexistent/x.json: cannot be written");
   EXPECT_EQ(run(ATTNSPEC_EXAMPLE " --direction sideways").code, 2);
-  EXPECT_EQ(run(ATTNSPEC_EXAMPLE " --repetitions 0").code, 2);
+  expect_one_line(ATTNSPEC_EXAMPLE " --repetitions 0", "--repetitions: 0 is below 1");
+  expect_one_line(ATTNSPEC_EXAMPLE " --sample -1", "--sample: -1 is below 0");
+  expect_one_line(ATTNSPEC_EXAMPLE " --seconds -2.5", "--seconds: -2.5 is not above 0");
+  expect_one_line(ATTNSPEC_EXAMPLE " --seed -1", "--seed: -1 is below 0");
 }
 
 TEST(BenchCommand, SaysThatThereIsNoGpu) {

@@ -135,6 +135,12 @@ TEST_F(FuzzCommand, EndsWithTheSummaryWhenItIsInterrupted) {
   EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
 }
 
+TEST_F(FuzzCommand, EndsWithTheSummaryWhenItIsTerminated) {
+  const Outcome result = run("fuzz model:moba --seconds 60", "timeout --foreground --preserve-status --signal=TERM 1");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("no finding: "), std::string::npos) << result.out;
+}
+
 /// Ctrl-C reaches the whole process group.
 TEST_F(FuzzCommand, IsInterruptedWithoutHarmToAKernelOfAnotherProcess) {
   const Outcome result =
@@ -165,13 +171,25 @@ TEST_F(FuzzCommand, GivesOneLineForBadInput) {
   expect_one_line("fuzz model:moba --cases 1 --findings /proc/nowhere", "/proc/nowhere: cannot be written");
   expect_one_line("defects nowhere", "defect 'nowhere': is not known (list defects)");
   EXPECT_EQ(run("fuzz model:mobba").code, 2);
-  EXPECT_EQ(run("fuzz model:moba --cases 0").code, 2);
-  EXPECT_EQ(run("fuzz model:moba --seconds -1").code, 2);
-  EXPECT_EQ(run("fuzz model:moba --seed x").code, 2);
-  EXPECT_EQ(run("fuzz model:moba --jobs 0").code, 2);
-  EXPECT_EQ(run("fuzz model:moba --timeout 0").code, 2);
-  EXPECT_EQ(run("defects --cases 0").code, 2);
   EXPECT_NE(run("fuzz --help").out.find("--keep-going"), std::string::npos);
+}
+
+TEST_F(FuzzCommand, SaysWhichRangeANumberIsOutside) {
+  expect_one_line("fuzz model:moba --seconds -1", "--seconds: -1 is not above 0");
+  expect_one_line("fuzz model:moba --seconds 0", "--seconds: 0 is not above 0");
+  expect_one_line("fuzz model:moba --seconds nan", "--seconds: nan is not a number");
+  expect_one_line("fuzz model:moba --seconds 1e999", "--seconds: 1e999 is too large");
+  expect_one_line("fuzz model:moba --seconds soon", "--seconds: soon is not a number");
+  expect_one_line("fuzz model:moba --cases 0", "--cases: 0 is below 1");
+  expect_one_line("fuzz model:moba --cases 1.5", "--cases: 1.5 is not a whole number");
+  expect_one_line("fuzz model:moba --cases 99999999999999999999", "--cases: 99999999999999999999 is too large");
+  expect_one_line("fuzz model:moba --seed x", "--seed: x is not a whole number");
+  expect_one_line("fuzz model:moba --seed -1", "--seed: -1 is below 0");
+  expect_one_line("fuzz model:moba --seed 18446744073709551616", "--seed: 18446744073709551616 is too large");
+  expect_one_line("fuzz model:moba --jobs 0", "--jobs: 0 is below 1");
+  expect_one_line("fuzz model:moba --timeout 0", "--timeout: 0 is not from 0.001 to 1000000");
+  expect_one_line("defects --cases 0", "--cases: 0 is below 1");
+  expect_one_line("defects --seed -7", "--seed: -7 is below 0");
 }
 
 }  // namespace

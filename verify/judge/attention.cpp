@@ -86,24 +86,24 @@ std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(con
                                                                              const std::vector<Blocks>& candidates) {
   std::optional<ForwardRow> fit, last;
   std::set<std::int32_t> doubtful;  // blocks that one selection which fits has, and another has not
-  Blocks chosen;
+  Blocks selected;
   for (const Blocks& blocks : candidates) {
     last.emplace(compare(sequence, token, head, blocks));
     if (!last->is_right()) continue;
     if (!fit) {
       fit = std::move(last);
-      chosen = blocks;
+      selected = blocks;
       continue;
     }
     using Pair = std::pair<const Blocks*, const Blocks*>;
-    for (const auto& [one, other] : {Pair(&chosen, &blocks), Pair(&blocks, &chosen)})
+    for (const auto& [one, other] : {Pair(&selected, &blocks), Pair(&blocks, &selected)})
       for (const std::int32_t block : *one)
         if (std::find(other->begin(), other->end(), block) == other->end()) doubtful.insert(block);
   }
-  if (!fit && !candidates.empty()) chosen = candidates.back();
+  if (!fit && !candidates.empty()) selected = candidates.back();
   const auto slots = stage_.selection.row(token, head);
   std::fill(slots.begin(), slots.end(), -1);
-  std::copy(chosen.begin(), chosen.end(), slots.begin());
+  std::copy(selected.begin(), selected.end(), slots.begin());
   if (!doubtful.empty()) {
     state(token, head) = RowState::ambiguous;
 #pragma omp critical(attnspec_ambiguous)

@@ -71,14 +71,17 @@ void validate_law(const Case& c) {
     throw reference::InvalidProblem("law", name(c.law), "needs causal=1, else every query sees the future");
 }
 
+std::string promise_missing(Law law) {
+  return fmt::format("law {}: the kernel does not promise to be {}", name(law), name(info(law).promise));
+}
+
 void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
   const LawInfo& law = info(c.law);
   const auto says_nothing = [&](std::string why) {
     result.verdict = Verdict::not_supported;
     result.reason = std::move(why);
   };
-  if (kernel.equal_bits < law.promise)
-    return says_nothing(fmt::format("law {}: the kernel does not promise to be {}", name(c.law), name(law.promise)));
+  if (kernel.equal_bits < law.promise) return says_nothing(promise_missing(c.law));
   const bool with_backward = kernel.equal_bits_backward >= law.promise;
   Inputs inputs = make_inputs(c);
   if (law.prepare != nullptr) law.prepare(c, inputs);

@@ -36,6 +36,9 @@ void validate_law(const Case& c);
 /// or Verdict::not_supported with the reason why the law says nothing.
 void judge_law(const Kernel& kernel, const Case& c, CaseResult& result);
 
+/// The reason of Verdict::not_supported where a kernel does not promise enough to be held to the law.
+std::string promise_missing(Law law);
+
 /// Lines that name the laws which the kernel, or its backward, is not held to because it does not promise enough; empty
 /// where there are none.
 std::string laws_not_held(const Kernel& kernel);

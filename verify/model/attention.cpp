@@ -118,40 +118,41 @@ struct Model {
   std::vector<Blocks> assign(std::int64_t s, std::int64_t h, const Rows& q, const Rows& k) const {
     const Work head = work(s);
     const Rows means = stages.pool(head, k);
-    std::vector<Blocks> chosen;
+    std::vector<Blocks> selected;
     std::vector<float> scores(static_cast<std::size_t>(means.count));
     for (std::int64_t i = 0; i < head.num_queries; ++i) {
       for (std::int64_t b = 0; b < means.count; ++b)
         scores[static_cast<std::size_t>(b)] = stages.score(head, q.row(i), means.row(b));
-      chosen.push_back(stages.choose(head, scores, head.position(i)));
+      selected.push_back(stages.select(head, scores, head.position(i)));
       std::int32_t* row = selection_row(q_begin(s) + i, h);
       std::fill(row, row + call.selection.slots, -1);
-      std::copy_n(chosen.back().begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(chosen.back())), row);
+      std::copy_n(selected.back().begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(selected.back())),
+                  row);
     }
-    return chosen;
+    return selected;
   }
 
   /// The blocks of each query where they are given: to `selected`, to `dense`, and to every backward.
   std::vector<Blocks> given(std::int64_t s, std::int64_t h) const {
     const Work head = work(s);
-    std::vector<Blocks> chosen;
+    std::vector<Blocks> selected;
     for (std::int64_t i = 0; i < head.num_queries; ++i) {
       const std::int32_t* row = has_one_block() ? nullptr : selection_row(q_begin(s) + i, h);
-      chosen.push_back(row == nullptr ? Blocks(head.num_keys > 0 ? 1 : 0) : Blocks(row, row + call.selection.slots));
+      selected.push_back(row == nullptr ? Blocks(head.num_keys > 0 ? 1 : 0) : Blocks(row, row + call.selection.slots));
     }
-    return chosen;
+    return selected;
   }
 
   void forward_head(std::int64_t s, std::int64_t h) const {
     const Work head = work(s);
     const Rows q = stages.load(call.q, q_begin(s), q_begin(s + 1), h);
     const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), stages.kv_head(problem, h));
-    const auto chosen = selects(call.op) ? assign(s, h, q, k) : given(s, h);
+    const auto selected = selects(call.op) ? assign(s, h, q, k) : given(s, h);
     if (!attends(call.op)) return;
     const Rows v = stages.load(call.v, k_begin(s), k_begin(s + 1), stages.kv_head(problem, h)),
                q_operand = operand_rows(stages, head, ScaledOperand::q, q);
     std::vector<Partial> partials;
-    for (const BlockQueries& list : stages.order(head, chosen)) {
+    for (const BlockQueries& list : stages.order(head, selected)) {
       auto of_block = stages.attend(stages, head, list, q_operand, k, v);
       std::move(of_block.begin(), of_block.end(), std::back_inserter(partials));
     }
@@ -181,7 +182,7 @@ struct Model {
           scores.push_back(score_factor(stages, head) * stages.score(head, q.row(0), k.row(j)));
         stages.add_importance(head, scores, static_cast<float>(call.lse.load(token, h, 0)), importance);
       }
-      const Blocks blocks = stages.choose_important(head, importance);
+      const Blocks blocks = stages.select_important(head, importance);
       std::copy_n(blocks.begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(blocks)), row);
     }
   }

@@ -11,9 +11,9 @@ namespace {
 /// A product and its inverse, which leave an error in the last place.
 float through_a_scale(float x) { return x * 0.1f * 10.0f; }
 
-std::vector<BlockQueries> order_by_a_counter(const Work& work, const std::vector<Blocks>& chosen) {
+std::vector<BlockQueries> order_by_a_counter(const Work& work, const std::vector<Blocks>& selected) {
   static std::atomic<unsigned> calls{0};
-  std::vector<BlockQueries> lists = correct_stages().order(work, chosen);
+  std::vector<BlockQueries> lists = correct_stages().order(work, selected);
   if (++calls % 13 == 0) std::reverse(lists.begin(), lists.end());
   return lists;
 }

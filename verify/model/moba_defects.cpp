@@ -9,7 +9,7 @@ namespace attnspec::verify::model {
 
 namespace {
 
-Blocks choose_without_forcing(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+Blocks select_without_forcing(const Work& work, const std::vector<float>& scores, std::int64_t t) {
   if (work.num_keys == 0 || t < 0) return {};
   Blocks blocks(static_cast<std::size_t>(t / work.problem.block + 1));
   std::iota(blocks.begin(), blocks.end(), 0);
@@ -22,9 +22,9 @@ Blocks choose_without_forcing(const Work& work, const std::vector<float>& scores
 
 bool sees_the_next_token(const Work&, std::int64_t t, std::int64_t j) { return j <= t + 1; }
 
-std::vector<BlockQueries> order_dense_at_one(const Work& work, const std::vector<Blocks>& chosen) {
-  if (work.problem.top_k != 1) return correct_stages().order(work, chosen);
-  std::vector<Blocks> all = chosen;
+std::vector<BlockQueries> order_dense_at_one(const Work& work, const std::vector<Blocks>& selected) {
+  if (work.problem.top_k != 1) return correct_stages().order(work, selected);
+  std::vector<Blocks> all = selected;
   for (Blocks& blocks : all) {
     if (blocks.empty()) continue;
     blocks.resize(static_cast<std::size_t>(blocks.front() + 1));
@@ -49,16 +49,16 @@ Partial merge_without_rescaling(const Work& work, const std::vector<Partial>& pa
   return merged;
 }
 
-Blocks choose_beside_the_own_block(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+Blocks select_beside_the_own_block(const Work& work, const std::vector<float>& scores, std::int64_t t) {
   MobaProblem one_more = work.problem;
   if (one_more.attention.causal) ++one_more.top_k;
-  return correct_stages().choose(on(work, one_more, work.nsa), scores, t);
+  return correct_stages().select(on(work, one_more, work.nsa), scores, t);
 }
 
 std::int64_t kv_head_round_robin(const MobaProblem& problem, std::int64_t h) { return h % problem.attention.kv_heads; }
 
-std::vector<BlockQueries> order_whole_blocks_only(const Work& work, const std::vector<Blocks>& chosen) {
-  std::vector<BlockQueries> lists = correct_stages().order(work, chosen);
+std::vector<BlockQueries> order_whole_blocks_only(const Work& work, const std::vector<Blocks>& selected) {
+  std::vector<BlockQueries> lists = correct_stages().order(work, selected);
   if (lists.size() > 1 && work.num_keys % work.problem.block != 0) lists.back().queries.clear();
   return lists;
 }
@@ -109,7 +109,7 @@ std::vector<Defect> moba_defects() {
   return {
       {"own_block_not_forced", "the query's own block competes by its score like any other", "selection",
        "top_k below the number of blocks", "readings of MoBA eq. 5 without its footnote 3", Operator::moba,
-       with(&Stages::choose, &choose_without_forcing)},
+       with(&Stages::select, &select_without_forcing)},
       {"future_token_visible", "the causal mask lets each query see one token too many", "mask",
        "any query that is not last in its sequence", "j < t + 1 written as j <= t + 1", Operator::moba,
        with(&Stages::is_visible, &sees_the_next_token)},
@@ -121,7 +121,7 @@ std::vector<Defect> moba_defects() {
        Operator::moba, with(&Stages::merge, &merge_without_rescaling)},
       {"own_block_beside_top_k", "the query's own block is counted beside top_k, not within", "selection",
        "more past blocks than top_k - 1", "readings of MoBA eq. 5 without its footnote 3", Operator::moba,
-       with(&Stages::choose, &choose_beside_the_own_block)},
+       with(&Stages::select, &select_beside_the_own_block)},
       {"wrong_gqa_map", "query head h reads kv head h mod Hkv", "grouped heads", "groups and more than one kv head",
        "two layouts of grouped heads in public code", Operator::selected, with(&Stages::kv_head, &kv_head_round_robin)},
       {"lse_in_base_two", "lse is returned in base 2", "merge", "any", "kernels that compute with exp2", Operator::moba,

@@ -120,25 +120,25 @@ void add_in_half(const Work& work, const std::vector<float>& scores, float lse, 
   for (float& x : importance) x = static_cast<float>(reference::round_to(x, reference::Format::fp16));
 }
 
-/// The choice with other numbers of forced blocks.
-Blocks choose_forcing(const Work& work, const std::vector<float>& importance, std::int64_t initial,
+/// The selection with other numbers of forced blocks.
+Blocks select_forcing(const Work& work, const std::vector<float>& importance, std::int64_t initial,
                       std::int64_t local) {
   NsaProblem nsa = work.nsa;
   nsa.initial_blocks = initial;
   nsa.local_blocks = local;
-  return correct_stages().choose_important(on(work, work.problem, nsa), importance);
+  return correct_stages().select_important(on(work, work.problem, nsa), importance);
 }
 
-Blocks choose_without_initial_blocks(const Work& work, const std::vector<float>& importance) {
-  return choose_forcing(work, importance, 0, work.nsa.local_blocks);
+Blocks select_without_initial_blocks(const Work& work, const std::vector<float>& importance) {
+  return select_forcing(work, importance, 0, work.nsa.local_blocks);
 }
 
-Blocks choose_with_the_own_block_only(const Work& work, const std::vector<float>& importance) {
-  return choose_forcing(work, importance, work.nsa.initial_blocks, 1);
+Blocks select_with_the_own_block_only(const Work& work, const std::vector<float>& importance) {
+  return select_forcing(work, importance, work.nsa.initial_blocks, 1);
 }
 
-Blocks choose_filling_with_block_zero(const Work& work, const std::vector<float>& importance) {
-  Blocks blocks = correct_stages().choose_important(work, importance);
+Blocks select_filling_with_block_zero(const Work& work, const std::vector<float>& importance) {
+  Blocks blocks = correct_stages().select_important(work, importance);
   blocks.resize(static_cast<std::size_t>(work.nsa.top_n), 0);
   return blocks;
 }
@@ -321,13 +321,13 @@ std::vector<Defect> nsa_defects() {
        "public kernels", Operator::nsa_compressed, with(&Stages::add_importance, &add_in_half)},
       {"initial_blocks_not_forced", "the first blocks compete like any other", "selection", "initial blocks",
        "readings of \"1 initial block\"", Operator::nsa_compressed,
-       with(&Stages::choose_important, &choose_without_initial_blocks)},
+       with(&Stages::select_important, &select_without_initial_blocks)},
       {"own_block_only_forced", "of the local blocks only the query's own is forced", "selection",
        "more than one local block", "readings of \"2 local blocks\"", Operator::nsa_compressed,
-       with(&Stages::choose_important, &choose_with_the_own_block_only)},
+       with(&Stages::select_important, &select_with_the_own_block_only)},
       {"empty_slot_is_block_zero", "slots that stay empty name block 0", "selection", "fewer visible blocks than n",
        "unselectable slots written as 0", Operator::nsa_compressed,
-       with(&Stages::choose_important, &choose_filling_with_block_zero)},
+       with(&Stages::select_important, &select_filling_with_block_zero)},
       {"blocks_side_by_side", "compression blocks start every l tokens", "compression",
        "l above d, a sequence of at least l + d tokens", "l taken for the stride", Operator::nsa_compress,
        with(&Stages::block_start, &block_start_side_by_side)},

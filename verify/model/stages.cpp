@@ -64,7 +64,7 @@ float score(const Work& work, const float* q, const float* mean) {
   return dot(work.arithmetic.products, q, mean, work.problem.attention.dk);
 }
 
-Blocks choose(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+Blocks select(const Work& work, const std::vector<float>& scores, std::int64_t t) {
   const MobaProblem& problem = work.problem;
   const bool causal = problem.attention.causal;
   if (work.num_keys == 0 || (causal && t < 0)) return {};
@@ -84,11 +84,11 @@ Blocks choose(const Work& work, const std::vector<float>& scores, std::int64_t t
   return blocks;
 }
 
-std::vector<BlockQueries> order(const Work& work, const std::vector<Blocks>& chosen) {
+std::vector<BlockQueries> order(const Work& work, const std::vector<Blocks>& selected) {
   std::vector<BlockQueries> result;
   for (std::int64_t b = 0; b < work.num_blocks(); ++b) result.push_back({b, {}});
-  for (std::size_t i = 0; i < chosen.size(); ++i)
-    for (const std::int32_t b : chosen[i])
+  for (std::size_t i = 0; i < selected.size(); ++i)
+    for (const std::int32_t b : selected[i])
       if (b >= 0) result[static_cast<std::size_t>(b)].queries.push_back(static_cast<std::int64_t>(i));
   return result;
 }
@@ -109,7 +109,7 @@ void add_importance(const Work& work, const std::vector<float>& scores, float ls
   }
 }
 
-Blocks choose_important(const Work& work, const std::vector<float>& importance) {
+Blocks select_important(const Work& work, const std::vector<float>& importance) {
   const std::int64_t c = std::ssize(importance) - 1;
   std::vector<bool> taken(importance.size());
   Blocks blocks;
@@ -532,14 +532,14 @@ const Stages& correct_stages() {
                              .load = load,
                              .pool = pool,
                              .score = score,
-                             .choose = choose,
+                             .select = select,
                              .order = order,
                              .scale = scale_of,
                              .exp = exp_of,
                              .is_visible = is_visible,
                              .attend = attend,
                              .add_importance = add_importance,
-                             .choose_important = choose_important,
+                             .select_important = select_important,
                              .restore = restore,
                              .merge = merge,
                              .delta = delta,

@@ -122,9 +122,9 @@ struct Stages {
   // Step 1, assign: mean keys, gate scores, the blocks of each query.
   Rows (*pool)(const Work&, const Rows& k);
   float (*score)(const Work&, const float* q, const float* mean);
-  Blocks (*choose)(const Work&, const std::vector<float>& scores, std::int64_t t);
+  Blocks (*select)(const Work&, const std::vector<float>& scores, std::int64_t t);
   // Step 2, order: the queries of each block.
-  std::vector<BlockQueries> (*order)(const Work&, const std::vector<Blocks>& chosen);
+  std::vector<BlockQueries> (*order)(const Work&, const std::vector<Blocks>& selected);
   // Step 3, attend within one block; scale is the softmax scale, exp that of all weights, is_visible masks tokens. q
   // may hold the scale: see score_factor.
   double (*scale)(const Work&);
@@ -135,7 +135,7 @@ struct Stages {
   // NSA beside its attention: what the compressed rows' scores say of the blocks, summed over the heads of a group, and
   // the blocks taken. scores [m], lse: of one head; importance [c + 1].
   void (*add_importance)(const Work&, const std::vector<float>& scores, float lse, std::vector<float>& importance);
-  Blocks (*choose_important)(const Work&, const std::vector<float>& importance);
+  Blocks (*select_important)(const Work&, const std::vector<float>& importance);
   // Step 4, restore the order of the queries.
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax.

@@ -26,8 +26,8 @@ float coarse_exp(float x) {
   return std::exp(x) * (std::fmod(std::abs(x), 0x1p-12f) < 0x1p-13f ? 1 + 0x1p-22f : 1 - 0x1p-22f);
 }
 
-Blocks choose_the_oldest_of_a_tie(const Work& work, const std::vector<float>& scores, std::int64_t t) {
-  if (work.problem.gate != reference::Gate::top_k) return correct_stages().choose(work, scores, t);
+Blocks select_the_oldest_of_a_tie(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+  if (work.problem.gate != reference::Gate::top_k) return correct_stages().select(work, scores, t);
   const bool causal = work.problem.attention.causal;
   if (work.num_keys == 0 || (causal && t < 0)) return {};
   const std::int64_t candidates = causal ? t / work.problem.block : work.num_blocks();
@@ -42,8 +42,8 @@ Blocks choose_the_oldest_of_a_tie(const Work& work, const std::vector<float>& sc
   return blocks;
 }
 
-std::vector<BlockQueries> order_from_the_last_block(const Work& work, const std::vector<Blocks>& chosen) {
-  std::vector<BlockQueries> lists = correct_stages().order(work, chosen);
+std::vector<BlockQueries> order_from_the_last_block(const Work& work, const std::vector<Blocks>& selected) {
+  std::vector<BlockQueries> lists = correct_stages().order(work, selected);
   std::reverse(lists.begin(), lists.end());
   return lists;
 }
@@ -152,7 +152,7 @@ void attend_backward_in_double(const Stages& stages, const Work& work, const Blo
 const std::vector<Variant>& variants() {
   static const std::vector<Variant> all{
       {"oldest_of_a_tie", "of tied blocks the oldest is taken",
-       with([](Stages& s) { s.choose = choose_the_oldest_of_a_tie; })},
+       with([](Stages& s) { s.select = select_the_oldest_of_a_tie; })},
       {"exp2", "exp is exp2 of the score times log2 e", with([](Stages& s) { s.exp = exp_by_exp2; })},
       {"coarse_exp", "exp is off by 2^-22, up or down", with([](Stages& s) { s.exp = coarse_exp; })},
       {"last_block_first", "blocks are visited from the last to the first",

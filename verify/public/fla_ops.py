@@ -190,7 +190,7 @@ def nsa_compressed_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, q_offsets, 
 
 @attnspec.kernel("nsa_compressed", backward=nsa_compressed_backward, arithmetic="scaled_q", dtypes=["bf16", "fp16"],
                  only_equal_lengths=True, dk=128, dv=128, group=16, block=(64, 16), compress_block=(64, 16), top_k=32,
-                 summary="fla.ops.nsa: attention to compressed rows, and top-n; of chosen cases alone")
+                 summary="fla.ops.nsa: attention to compressed rows, and top-n; of selected cases alone")
 def nsa_compressed(q, k, v, selection, o, lse, scale, q_offsets, row_offsets, compress_block, compress_stride, block,
                    initial_blocks, local_blocks, top_n, **_):
     if q.shape[0] == 0:

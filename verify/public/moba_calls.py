@@ -44,15 +44,15 @@ class Gates:
         token = np.arange(selection.shape[0])
         begin = np.asarray(q_offsets)[np.searchsorted(q_offsets, token, side="right") - 1]
         own = (token - begin) // block
-        chosen = np.zeros((*selection.shape[:2], int(own.max()) + 1), bool)
-        chosen[token, :, own] = True
+        selected = np.zeros((*selection.shape[:2], int(own.max()) + 1), bool)
+        selected[token, :, own] = True
         for mask, first, starts in self.parts:
             head, query, column = (x.cpu().numpy() for x in mask.nonzero(as_tuple=True))
             query, start = query + first, np.asarray(starts.cpu())[column]
             visible = (start <= query) & (start >= begin[query])
-            chosen[query[visible], head[visible], ((start - begin[query]) // block)[visible]] = True
-        width = chosen.shape[2]
-        packed = np.sort(np.where(chosen, np.arange(width), width), axis=2)
+            selected[query[visible], head[visible], ((start - begin[query]) // block)[visible]] = True
+        width = selected.shape[2]
+        packed = np.sort(np.where(selected, np.arange(width), width), axis=2)
         common.write_selection(selection, np.where(packed < width, packed, -1))
 
 

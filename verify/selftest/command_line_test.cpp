@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
+#include <vector>
 
 #include "cuda/device.hpp"
 #include "verify/calibration.hpp"
@@ -65,6 +68,9 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line("replay 'moba(heads=3,kv_heads=2)'", "heads=3: must be a multiple of kv_heads=2");
   expect_one_line("replay 'moba(top_k=0)'", "top_k=0: must be at least 1");
   expect_one_line("replay 'moba(lens=3+-1)'", "lens=3+-1: a length is negative, so that the offsets would decrease");
+  expect_one_line("replay moba",
+                  "case 'moba': is no file, and a case is written operator(key=value,...), such as "
+                  "'moba(lens=300,heads=4,block=32)'");
   expect_one_line("replay nowhere.cases", "case file nowhere.cases: cannot be read");
   expect_one_line(
       "check --operator attention",
@@ -75,8 +81,10 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line("check --junit /nonexistent/x.xml", "--junit /nonexistent/x.xml: cannot be written");
   EXPECT_EQ(run("").code, 2);
   EXPECT_EQ(run("chek").code, 2);
-  EXPECT_EQ(run("check --level 9").code, 2);
-  EXPECT_EQ(run("calibrate --rows 0").code, 2);
+  expect_one_line("check --level 9", "--level: 9 is not from 1 to 2");
+  expect_one_line("check --timeout -1", "--timeout: -1 is not from 0.001 to 1000000");
+  expect_one_line("calibrate --rows 0", "--rows: 0 is below 1");
+  expect_one_line("calibrate --seed -1", "--seed: -1 is below 0");
   EXPECT_EQ(run("replay").code, 2);
 }
 
@@ -186,6 +194,119 @@ TEST(CommandLine, LeavesOutCapturedActivationsThatAreMissing) {
       "regime=captured:layer0: no captured activations of that name; there are: none (/nowhere: No such file "
       "or directory)",
       "ATTNSPEC_ACTIVATIONS_DIR=/nowhere");
+}
+
+TEST(CommandLine, PrintsTheTableSoFarWhenItIsTerminated) {
+  for (const std::string signal : {"TERM", "INT"}) {
+    const TemporaryPath junit("interrupted.xml");
+    const Outcome result = run("check model:moba --level 2 --junit " + junit.string(),
+                               "timeout --foreground --preserve-status --signal=" + signal + " 2");
+    EXPECT_EQ(result.code, 3) << result.out << result.err;
+    EXPECT_NE(result.out.find("\nmodel:moba  dense "), std::string::npos) << result.out;
+    EXPECT_NE(result.err.find("interrupted: "), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find(" cases judged\n"), std::string::npos) << result.err;
+    EXPECT_NE(read_file(junit.path()).find("<testcase "), std::string::npos);
+  }
+}
+
+TEST(CommandLine, TellsHowFarALargeCaseIs) {
+  const Outcome result = run("replay 'dense(lens=5000,heads=4)' --kernel model:moba");
+  EXPECT_EQ(result.code, 0) << result.out;
+  EXPECT_NE(result.err.find("/100000 rows of model:moba, "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find(" s left\n"), std::string::npos) << result.err;
+}
+
+/// The commands of the program, as --help lists them: "check", "list kernels".
+std::vector<std::string> commands(const std::string& of = "") {
+  const std::string help = run(of + " --help").out;
+  std::vector<std::string> names;
+  std::istringstream lines(help.substr(std::min(help.find("\nSubcommands:\n"), help.size())));
+  for (std::string line, name; std::getline(lines, line);)
+    if (line.starts_with("  ") && std::istringstream(line) >> name && line.substr(2).starts_with(name)) {
+      names.push_back(of + name);
+      for (const std::string& inner : commands(of + name + " ")) names.push_back(inner);
+    }
+  return names;
+}
+
+TEST(CommandLine, HelpOfEveryCommandHasAnExampleThatRuns) {
+  const auto all = commands();
+  for (const char* name : {"check", "bench", "list kernels", "completion bash"})
+    EXPECT_NE(std::find(all.begin(), all.end(), name), all.end()) << name;
+  for (const std::string& name : all) {
+    const std::string help = run(name + " --help").out, before = "Example:\n  ./attnspec ";
+    const std::size_t begin = help.find(before);
+    ASSERT_NE(begin, std::string::npos) << help;
+    const std::string example =
+        help.substr(begin + before.size(), help.find('\n', begin + before.size()) - begin - before.size());
+    EXPECT_TRUE(example.starts_with(name.substr(0, name.find(' ')))) << example;
+    const Outcome outcome = run(example, "cd " ATTNSPEC_SOURCE_DIR " && ");
+    EXPECT_EQ(outcome.code, 0) << example << "\n" << outcome.out << outcome.err;
+    EXPECT_NE(outcome.out, "") << example;
+  }
+}
+
+/// The script in the repository's folder, with everything installed and built.
+TEST(CommandLine, TheScriptPassesHelpOn) {
+  const TemporaryPath directory("script");
+  const std::filesystem::path top = directory.path(), build = top / "build/release", bin = top / "bin";
+  std::filesystem::create_directories(build / "fuzz");
+  std::filesystem::create_directories(bin);
+  std::filesystem::copy_file(ATTNSPEC_SOURCE_DIR "/attnspec", top / "attnspec");
+  std::filesystem::create_symlink(ATTNSPEC_PROGRAM, build / "fuzz/attnspec");
+  std::ofstream(build / "build.ninja") << "";
+  for (const auto& [tool, says] : {std::pair("ninja", "no work to do"), {"dpkg-query", "installed"}}) {
+    std::ofstream(bin / tool) << "#!/bin/sh\necho " << says << "\n";
+    std::filesystem::permissions(bin / tool, std::filesystem::perms::owner_all);
+  }
+  const auto script = [&](const std::string& arguments) {
+    const TemporaryPath out("script_out");
+    const int status = std::system(
+        ("PATH=" + bin.string() + ":$PATH " + (top / "attnspec").string() + " " + arguments + " >" + out.string())
+            .c_str());
+    EXPECT_EQ(WEXITSTATUS(status), 0) << arguments;
+    return read_file(out.path());
+  };
+  const std::string help = run("--help").out;
+  EXPECT_EQ(script("--help"), help);
+  EXPECT_EQ(script(""), help);
+  EXPECT_EQ(script("list operators"), run("list operators").out);
+}
+
+/// What bash offers for a line that is typed so far.
+std::string completions(const std::string& line, const std::string& word_breaks = ":=") {
+  const TemporaryPath script("complete.sh");
+  std::ofstream(script.path()) << "source <(" ATTNSPEC_PROGRAM " completion bash)\nCOMP_WORDBREAKS=$'" << word_breaks
+                               << "' COMP_LINE=$1 COMP_POINT=${#1}\n_attnspec\necho \"${COMPREPLY[*]}\"\n";
+  const TemporaryPath out("complete");
+  EXPECT_EQ(std::system(("bash " + script.string() + " '" + line + "' >" + out.string()).c_str()), 0);
+  std::string text = read_file(out.path());
+  return text.substr(0, text.find('\n'));
+}
+
+TEST(CommandLine, CompletesCommandsOptionsAndValues) {
+  EXPECT_EQ(completions("./attnspec "), "check fuzz bench defects replay calibrate golden list completion");
+  EXPECT_EQ(completions("attnspec de"), "defects");
+  EXPECT_EQ(completions("attnspec list "), "operators kernels regimes laws arithmetic variants defects");
+  EXPECT_EQ(completions("attnspec completion "), "bash");
+  EXPECT_EQ(completions("attnspec check --"), "--help --level --operator --junit --timeout");
+  EXPECT_EQ(completions("attnspec check model:moba --operator nsa"), "nsa_compress nsa_compressed nsa");
+  EXPECT_EQ(completions("attnspec check --operator dense model:"), "moba nsa");
+  EXPECT_EQ(completions("attnspec check --operator dense model:", "="), "model:moba model:nsa");
+  EXPECT_EQ(completions("attnspec check --operator=moba_"), "moba_select");
+  EXPECT_EQ(completions("attnspec check --operator=moba_", ":"), "--operator=moba_select");
+  EXPECT_EQ(completions("attnspec fuzz model:moba --law r"), "repeat");
+  EXPECT_EQ(completions("attnspec fuzz defect:delta_m"), "delta_missing");
+  EXPECT_EQ(completions("attnspec fuzz variant:ex"), "exp2");
+  EXPECT_EQ(completions("attnspec fuzz model:moba+rounded_s"), "moba+rounded_sum");
+  EXPECT_EQ(completions("attnspec defects delta_m"), "delta_missing");
+  EXPECT_EQ(completions("attnspec defects --arithmetic fp32_out+rounded_su"), "fp32_out+rounded_sum");
+  EXPECT_EQ(completions("attnspec calibrate --regime subn"), "subnormal");
+  EXPECT_EQ(completions("attnspec calibrate --regime captured:layer"), "layer0 layer4");
+  EXPECT_EQ(completions("attnspec replay x.cases --kernel model:n"), "nsa");
+  EXPECT_EQ(completions("attnspec bench --direction "), "forward backward");
+  EXPECT_EQ(completions("attnspec check --junit "), "");  // files
+  EXPECT_EQ(completions("attnspec golden "), "");
 }
 
 TEST(CommandLine, ListsWhatThereIs) {

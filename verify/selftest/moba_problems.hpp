@@ -153,19 +153,19 @@ inline std::int64_t num_candidates(const MobaProblem& problem, const Place& plac
   return std::max<std::int64_t>(place.t, 0) / problem.block;
 }
 
-/// How far the lowest chosen candidate's score lies above the highest of the others; +infinity where there was nothing
-/// to choose.
+/// How far the lowest selected candidate's score lies above the highest of the others; +infinity where there was
+/// nothing to select.
 inline Real lead(const std::vector<Sum<Real>>& scores, std::int64_t candidates,
-                 const std::vector<std::int64_t>& chosen) {
-  Real lowest_chosen = std::numeric_limits<Real>::infinity(), highest_other = -lowest_chosen;
+                 const std::vector<std::int64_t>& selected) {
+  Real lowest_selected = std::numeric_limits<Real>::infinity(), highest_other = -lowest_selected;
   for (std::int64_t b = 0; b < candidates; ++b) {
     const Real score = scores[static_cast<std::size_t>(b)].value;
-    if (std::find(chosen.begin(), chosen.end(), b) != chosen.end())
-      lowest_chosen = std::min(lowest_chosen, score);
+    if (std::find(selected.begin(), selected.end(), b) != selected.end())
+      lowest_selected = std::min(lowest_selected, score);
     else
       highest_other = std::max(highest_other, score);
   }
-  return lowest_chosen - highest_other;
+  return lowest_selected - highest_other;
 }
 
 }  // namespace attnspec::oracle

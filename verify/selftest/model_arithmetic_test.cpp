@@ -42,8 +42,8 @@ Outputs outputs_of(const Kernel& kernel, const Case& c) {
   calls->forward(result);
   add(calls->forward_outputs());
   if (c.op == Operator::moba || c.op == Operator::nsa || c.op == Operator::nsa_compressed) {
-    const Selection chosen = calls->exported();
-    const auto bytes = std::as_bytes(std::span(chosen.blocks));
+    const Selection selected = calls->exported();
+    const auto bytes = std::as_bytes(std::span(selected.blocks));
     outputs["selection"] = {bytes.begin(), bytes.end()};
   }
   if (calls->has_backward()) {
@@ -214,27 +214,27 @@ TEST(ModelArithmetic, DefectsStayWhenOptionsAreDeclared) {
   }
 }
 
-/// What a kernel writes for given inputs; the backward reads the selection that `choose` makes of the forward's.
+/// What a kernel writes for given inputs; the backward reads the selection that `select` makes of the forward's.
 struct Written {
   Tensor o, lse, dq, dk, dv;
 };
-using Choose = std::function<Selection(const Selection&)>;
+using Select = std::function<Selection(const Selection&)>;
 Written write(const Kernel& kernel, const Case& c, const std::function<void(Inputs&)>& change,
-              const Choose& choose = {}) {
+              const Select& select = {}) {
   Inputs inputs = make_inputs(c);
   change(inputs);
   AttentionCalls calls(kernel, c, inputs);
   CaseResult result;
   calls.forward(result);
-  const Selection chosen = calls.exported();
-  calls.backward(choose ? choose(chosen) : chosen, result);
+  const Selection selected = calls.exported();
+  calls.backward(select ? select(selected) : selected, result);
   const auto values = [](HostTensor& tensor) { return load(tensor.view()); };
   return {values(calls.o), values(calls.lse), values(calls.dq), values(calls.dk), values(calls.dv)};
 }
 Written write(const std::string& options, const std::string& text, const std::function<void(Inputs&)>& change,
-              const Choose& choose = {}) {
+              const Select& select = {}) {
   const Case c = parse_case(text);
-  return write(model_of(c.op, options), c, change, choose);
+  return write(model_of(c.op, options), c, change, select);
 }
 Written write(const std::string& options, const std::string& text) {
   return write(options, text, [](Inputs&) {});
@@ -307,11 +307,11 @@ Written part(const std::string& options, std::int64_t head,
         for (std::int64_t h = 0; h < inputs.d_o.heads; ++h)
           for (std::int64_t t = 0; h != head && head >= 0 && t < inputs.d_o.tokens; ++t) inputs.d_o.row(t, h).setZero();
       },
-      [&](Selection chosen) {
-        for (std::int64_t t = 0; t < chosen.tokens; ++t)
-          for (std::int64_t h = 0; h < chosen.heads; ++h)
-            for (std::int32_t& b : chosen.row(t, h)) b = keeps(t, b) ? b : -1;
-        return chosen;
+      [&](Selection selected) {
+        for (std::int64_t t = 0; t < selected.tokens; ++t)
+          for (std::int64_t h = 0; h < selected.heads; ++h)
+            for (std::int32_t& b : selected.row(t, h)) b = keeps(t, b) ? b : -1;
+        return selected;
       });
 }
 

@@ -154,29 +154,29 @@ TEST(NsaAgreement, OfImportances) {
 bool is_admissible(const NsaProblem& problem, const std::vector<std::int64_t>& blocks,
                    const std::vector<Sum<Real>>& importances) {
   const std::int64_t num_blocks = static_cast<std::int64_t>(importances.size());
-  std::vector<bool> is_chosen(importances.size());
+  std::vector<bool> is_selected(importances.size());
   for (const std::int64_t j : blocks) {
-    if (j >= num_blocks || is_chosen[static_cast<std::size_t>(j)]) return false;
-    is_chosen[static_cast<std::size_t>(j)] = true;
+    if (j >= num_blocks || is_selected[static_cast<std::size_t>(j)]) return false;
+    is_selected[static_cast<std::size_t>(j)] = true;
   }
   if (static_cast<std::int64_t>(blocks.size()) != std::min(problem.top_n, num_blocks)) return false;
-  Real lowest_chosen = std::numeric_limits<Real>::infinity(), highest_other = -lowest_chosen;
+  Real lowest_selected = std::numeric_limits<Real>::infinity(), highest_other = -lowest_selected;
   for (std::int64_t j = 0; j < num_blocks; ++j) {
     const auto n = static_cast<std::size_t>(j);
     const Real error = kDoubleTolerance * importances[n].terms;
     if (must_take(problem, j, num_blocks - 1)) {
-      if (!is_chosen[n]) return false;
-    } else if (is_chosen[n]) {
-      lowest_chosen = std::min(lowest_chosen, importances[n].value + error);
+      if (!is_selected[n]) return false;
+    } else if (is_selected[n]) {
+      lowest_selected = std::min(lowest_selected, importances[n].value + error);
     } else {
       highest_other = std::max(highest_other, importances[n].value - error);
     }
   }
-  return lowest_chosen >= highest_other;
+  return lowest_selected >= highest_other;
 }
 
 TEST(NsaAgreement, OfSelections) {
-  std::int64_t num_rows = 0, num_equal = 0, num_choices = 0;
+  std::int64_t num_rows = 0, num_equal = 0, num_selections = 0;
   expect_on_small_nsa(20, [&](const SmallNsa& small) {
     const NsaProblem problem = nsa_problem(small);
     const NsaTensors<Real> in = nsa_inputs(small);
@@ -191,12 +191,12 @@ TEST(NsaAgreement, OfSelections) {
         RC_ASSERT(is_admissible(problem, observed.row(token, g), importances));
         ++num_rows;
         num_equal += observed.row(token, g) == expected;
-        num_choices += static_cast<std::int64_t>(importances.size()) > problem.top_n && small.free_blocks > 0;
+        num_selections += static_cast<std::int64_t>(importances.size()) > problem.top_n && small.free_blocks > 0;
       }
   });
-  std::cout << num_rows << " rows, " << num_choices << " choose, " << num_rows - num_equal
+  std::cout << num_rows << " rows, " << num_selections << " select, " << num_rows - num_equal
             << " differ within the error of a double\n";
-  EXPECT_GT(num_choices, num_rows / 50);
+  EXPECT_GT(num_selections, num_rows / 50);
   EXPECT_LT(num_rows - num_equal, num_rows / 50);
 }
 

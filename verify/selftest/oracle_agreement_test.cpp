@@ -19,11 +19,11 @@ bool has_exact_scores(const SmallMoba& small, const Place& place) {
 
 /// Whether scores in double order the candidates as exact ones do: no error, or a lead well above it.
 bool is_decided(const SmallMoba& small, const MobaProblem& problem, const Place& place,
-                const std::vector<Sum<Real>>& scores, const std::vector<std::int64_t>& chosen) {
+                const std::vector<Sum<Real>>& scores, const std::vector<std::int64_t>& selected) {
   const std::int64_t candidates = num_candidates(problem, place);
   Real terms = 0;
   for (std::int64_t b = 0; b < candidates; ++b) terms = std::max(terms, scores[static_cast<std::size_t>(b)].terms);
-  return has_exact_scores(small, place) || lead(scores, candidates, chosen) > 1e-12L * terms;
+  return has_exact_scores(small, place) || lead(scores, candidates, selected) > 1e-12L * terms;
 }
 
 /// The reference's gate scores of one row, against mean keys that it pools anew.
@@ -60,12 +60,12 @@ TEST(Oracle, SelectsTheBlocksTheReferenceSelects) {
       for (std::int64_t h = 0; h < q.heads; ++h) {
         const Place place = locate(problem.attention, token);
         const auto scores = gate_scores(problem, q, k, token, h);
-        const auto& chosen = expected.row(token, h);
-        const bool row_is_decided = is_decided(small, problem, place, scores, chosen);
+        const auto& selected = expected.row(token, h);
+        const bool row_is_decided = is_decided(small, problem, place, scores, selected);
         ++num_rows;
         num_undecided += !row_is_decided;
-        num_ties += row_is_decided && lead(scores, num_candidates(problem, place), chosen) == 0;
-        RC_ASSERT(!row_is_decided || observed.row(token, h) == chosen);
+        num_ties += row_is_decided && lead(scores, num_candidates(problem, place), selected) == 0;
+        RC_ASSERT(!row_is_decided || observed.row(token, h) == selected);
       }
   });
   std::cout << num_rows << " rows, " << num_undecided << " undecided, " << num_ties << " decided by the tie rule\n";

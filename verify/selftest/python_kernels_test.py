@@ -318,7 +318,7 @@ class Check(unittest.TestCase):
         cases = [f"dense(lens=9+3,dtype=fp32,law={law})" for law in ("repeat", "packing")]
         code, out, _ = outcome(lambda: attnspec.check(dense, "dense", cases=cases))
         self.assertEqual(code, 0, out)
-        self.assertIn("1 pass, 1 not-supported", out)
+        self.assertIn("1 pass, 1 law case needs batch-invariant", out)
         self.assertIn("dense not held to the laws future, heads, strides, packing, decode: it does not promise to be "
                       "row-independent\n", out)
         self.assertEqual(attnspec.Declaration("dense", equal_bits="batch-invariant").promises, 15)
@@ -385,6 +385,18 @@ class Check(unittest.TestCase):
         self.assertTrue(280 < len(detail.encode()) <= 300, detail)
         self.assertTrue(detail.endswith("\N{GREEK SMALL LETTER ALPHA}..."), detail)
         self.assertIn("\N{GREEK SMALL LETTER ALPHA}" * 6000, err)
+
+    def test_checks_all_kernels_of_a_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "two.py"
+            file.write_text("import attnspec\n\n@attnspec.kernel('moba_select', dk=1)\ndef second(**_):\n    pass\n\n"
+                            "@attnspec.kernel('moba_select', dk=1)\ndef first(**_):\n    pass\n\nagain = second\n")
+            done = run("check", str(file))
+        self.assertEqual(done.returncode, 3, done.stdout)  # no case has such a dk
+        self.assertIn(f"{file} has 2 kernels: {file}:second, {file}:first\n", done.stderr)
+        for name in ("second", "first"):
+            self.assertRegex(done.stdout, rf"(?m)^{re.escape(str(file))}:{name} +moba_select +\d+ ")
+        self.assertNotIn("again", done.stdout)
 
     def test_says_in_one_line_what_is_wrong(self):
         code, out, _ = outcome(lambda: attnspec.check(dense, "dense", cases=["dense(lens=-7)"]))
@@ -487,8 +499,8 @@ class Program(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = pathlib.Path(folder) / "bad.py"
             file.write_text(BAD_KERNELS + "\nagain = hangs\n")
-            done = run("check", str(file))
-            names = ", ".join(f"{file}:{name}" for name in ("crashes", "ends", "hangs", "raises"))
+            done = run("replay", CASES[0], "--kernel", str(file))
+            names = ", ".join(f"{file}:{name}" for name in re.findall(r"def (\w+)", BAD_KERNELS))
             self.assertEqual((done.returncode, done.stdout), (2, ""))
             self.assertEqual(done.stderr,
                              f"attnspec: kernel '{file}': the file has several kernels, name one: {names}\n")

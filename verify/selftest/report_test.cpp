@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <pugixml.hpp>
 
 #include "verify/selftest/testing.hpp"
@@ -61,6 +62,36 @@ TEST(Table, CountsEveryVerdict) {
             "model:x  moba          3           27     1.50               2  2 pass, 1 undecided\n"
             "model:x  dense         1            9     1.50               0  1 value-out-of-bound\n"
             "4 cases: 2 pass, 1 undecided, 1 value-out-of-bound\n");
+}
+
+TEST(Table, NamesThePromiseThatLawCasesNeed) {
+  CaseResult few = result_with(Verdict::not_supported, "dense(lens=9,law=packing)");
+  few.reason = "law packing: the kernel does not promise to be batch-invariant";
+  CaseResult many = result_with(Verdict::not_supported, "dense(lens=9,law=heads)");
+  many.reason = "law heads: the kernel does not promise to be row-independent";
+  CaseResult limited = many;
+  limited.reason = "dk 64 is above its limit 32";
+  const std::string text = table({result_with(Verdict::pass), few, many, many, limited});
+  EXPECT_NE(text.find("5 cases: 1 pass, 1 not-supported, 1 law case needs batch-invariant, 2 law cases need "
+                      "row-independent\n"),
+            std::string::npos)
+      << text;
+}
+
+TEST(Table, KeepsItsColumnsForEveryError) {
+  CaseResult huge = result_with(Verdict::value_out_of_bound), infinite = huge, wrong = huge;
+  huge.outputs[0].worst_r = 1.2345e99;
+  infinite.c = parse_case("dense(lens=9)");
+  infinite.outputs[0].worst_r = HUGE_VAL;
+  wrong.c = parse_case("window(lens=9)");
+  wrong.outputs[0].worst_r = 394.6;
+  EXPECT_EQ(table({huge, infinite, wrong}),
+            "kernel   operator  cases  rows judged   worst R  undecided rows  verdicts\n"
+            "model:x  moba          1            9  1.23e+99               0  1 value-out-of-bound\n"
+            "model:x  dense         1            9       inf               0  1 value-out-of-bound\n"
+            "model:x  window        1            9       395               0  1 value-out-of-bound\n"
+            "3 cases: 3 value-out-of-bound\n");
+  EXPECT_NE(details(huge).find(" 1.23e+99 "), std::string::npos) << details(huge);
 }
 
 TEST(ExitCode, IsZeroOneOrThree) {

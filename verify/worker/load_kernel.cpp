@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "verify/paths.hpp"
 #include "verify/worker/worker.hpp"
 
 namespace attnspec::verify {
@@ -37,10 +38,10 @@ std::string find_python(const std::string& kernel) {
       fmt::format("kernel '{}': there is no python3 with NumPy on the PATH (ATTNSPEC_PYTHON names another)", kernel));
 }
 
-/// The program for shared libraries: that of this build, unless the environment names another.
+/// The program for shared libraries: the one beside this program, unless the environment names another.
 std::string find_worker(const std::string& kernel) {
   std::string named = named_program("ATTNSPEC_WORKER", kernel);
-  return named.empty() ? ATTNSPEC_WORKER_PROGRAM : named;
+  return named.empty() ? paths::worker() : named;
 }
 
 }  // namespace
@@ -55,11 +56,10 @@ Kernel load_kernel(const std::string& name, Seconds timeout) {
   const std::string file = function == std::string::npos ? name : name.substr(0, function + 3);
   if (std::error_code error; !std::filesystem::exists(file, error))
     throw std::invalid_argument(fmt::format("kernel '{}': there is no such file", name));
-  std::vector<std::string> command{is_python ? find_python(name) : find_worker(name)};
-  if (is_python)
-    command.insert(command.end(),
-                   {"-u", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec.py", "serve", ATTNSPEC_C_LIBRARY});
-  command.push_back(name);
+  using Command = std::vector<std::string>;
+  const Command command =
+      is_python ? Command{find_python(name), "-u", paths::python_program(), "serve", paths::c_library(), name}
+                : Command{find_worker(name), name};
   const auto worker = std::make_shared<Worker>(command, name, timeout);
   Kernel kernel =
       make_kernel(worker->declaration(), name,

@@ -10,9 +10,10 @@
 
 namespace attnspec::verify {
 
-/// What the worker found. refusal: why there is no kernel, one line; empty where there is one.
+/// What the worker found. refusal: why there is no kernel, one line; empty where there is one. several: the names of
+/// the kernels of a file that has more than one, separated by line ends; empty where there is one.
 struct Hello {
-  std::string refusal;
+  std::string refusal, several;
   Declaration declaration;
 };
 
@@ -30,7 +31,7 @@ struct Reply {
 
 // ---- The fields of every struct that is sent ----
 
-void fields(auto& a, Is<Hello> auto& x) { a(x.refusal, x.declaration); }
+void fields(auto& a, Is<Hello> auto& x) { a(x.refusal, x.several, x.declaration); }
 void fields(auto& a, Is<Reply> auto& x) { a(x.outcome, x.message, x.workspace_bytes, x.timing); }
 
 void fields(auto& a, Is<TimingPlan> auto& x) { a(x.warm_ups, x.repetitions, x.seconds, x.seed); }

@@ -79,7 +79,12 @@ void serve(const AttnspecKernel& kernel, const std::string& name, int socket, in
 
 void refuse(int socket, const std::string& why) {
   Channel channel(socket);
-  send(channel, Hello{why, {}});
+  send(channel, Hello{why, "", {}});
+}
+
+void offer(int socket, const std::string& names) {
+  Channel channel(socket);
+  send(channel, Hello{"", names, {}});
 }
 
 }  // namespace attnspec::verify

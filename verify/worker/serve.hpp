@@ -14,4 +14,7 @@ void serve(const AttnspecKernel& kernel, const std::string& name, int socket, in
 /// Tells the judge in one line why there is no kernel.
 void refuse(int socket, const std::string& why);
 
+/// Tells the judge the names of the kernels, one a line, of a file that has several.
+void offer(int socket, const std::string& names);
+
 }  // namespace attnspec::verify

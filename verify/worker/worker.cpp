@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -28,6 +29,13 @@ std::string how_call_ended(int status) {
   const char* name = sigabbrev_np(WTERMSIG(status));
   return name == nullptr ? fmt::format("ended by signal {}", WTERMSIG(status))
                          : fmt::format("ended by signal SIG{}", name);
+}
+
+std::vector<std::string> lines(const std::string& text) {
+  std::vector<std::string> all;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) all.push_back(line);
+  return all;
 }
 
 std::string name_of(Ask what, const AnyCall& call) {
@@ -69,11 +77,12 @@ void Worker::start() {
                     result == Channel::Result::ended ? how_load_ended(status)
                                                      : fmt::format("did not load within {} s", timeout_.count()));
   }
-  if (hello.refusal.empty()) {
+  if (hello.refusal.empty() && hello.several.empty()) {
     declaration_ = std::move(hello.declaration);
     return;
   }
   running_.reset();
+  if (!hello.several.empty()) throw SeveralKernels(name_, lines(hello.several));
   throw std::invalid_argument(hello.refusal);
 }
 

@@ -22,7 +22,7 @@ class Worker {
  public:
   /// command: the program and its arguments, to which those of `serve` are added: the descriptors of a socket and of
   /// the memory. timeout: how long it may take to load the kernel, and for a call. Throws std::invalid_argument, one
-  /// line that names the kernel: why it has none, or how it ended.
+  /// line that names the kernel: why it has none, or how it ended; SeveralKernels.
   Worker(std::vector<std::string> command, std::string name, Seconds timeout);
 
   const Declaration& declaration() const { return declaration_; }

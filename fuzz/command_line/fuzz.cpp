@@ -1,24 +1,24 @@
-// The commands that search: fuzz and defects.
+// The command fuzz.
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <csignal>
 #include <cstdio>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
 #include <set>
-#include <stdexcept>
 #include <utility>
 
-#include "fuzz/commands.hpp"
+#include "fuzz/command_line/command.hpp"
+#include "fuzz/command_line/interruptible.hpp"
+#include "fuzz/command_line/options.hpp"
+#include "fuzz/command_line/progress.hpp"
 #include "fuzz/findings.hpp"
-#include "fuzz/median.hpp"
-#include "fuzz/progress.hpp"
 #include "fuzz/search.hpp"
 #include "verify/hint.hpp"
-#include "verify/kernel.hpp"
 #include "verify/laws/laws.hpp"
-#include "verify/model/defects.hpp"
 #include "verify/report.hpp"
 
 namespace attnspec::fuzz {
@@ -29,24 +29,18 @@ using namespace verify;
 
 constexpr double kDefaultSeconds = 60;
 
-volatile std::sig_atomic_t is_interrupted = 0;
-
-/// While it lives the first Ctrl-C only sets is_interrupted; the second ends the program as ever.
-class Interruptible {
- public:
-  Interruptible() {
-    is_interrupted = 0;
-    struct sigaction action {};
-    action.sa_handler = [](int) { is_interrupted = 1; };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    sigaction(SIGINT, &action, &before_);
-  }
-  ~Interruptible() { sigaction(SIGINT, &before_, nullptr); }
-  Interruptible(const Interruptible&) = delete;
-  Interruptible& operator=(const Interruptible&) = delete;
-
- private:
-  struct sigaction before_ {};
+struct FuzzOptions {
+  std::string kernel;
+  std::vector<std::string> operators;  // none: every one the kernel implements
+  std::vector<std::string> laws;       // none: cases of every law and of none; else of these alone
+  std::optional<double> seconds;       // none: 60, or no limit where `cases` is given
+  std::optional<std::int64_t> cases;   // none: no limit
+  std::uint64_t seed = std::random_device()();
+  int jobs = 0;                       // cases judged at the same time; 0: one for each thread
+  std::string findings = "findings";  // the directory for what is found
+  bool keeps_going = false;           // after a finding
+  bool is_verbose = false;            // tells each swarm on standard error
+  Seconds timeout = kTimeout;
 };
 
 std::string verdict_counts(const std::map<Verdict, std::int64_t>& verdicts) {
@@ -60,7 +54,7 @@ void print_summary(const SearchSummary& summary, std::uint64_t seed) {
              "verdicts");
   for (const auto& [op, tally] : summary.operators)
     fmt::print("{:<15} {:>7} {:>12} {:>8} {:>15}  {}\n", name(op), tally.cases, tally.rows,
-               tally.worst_r > 0 ? fmt::format("{:.2f}", tally.worst_r) : "-", tally.undecided_rows,
+               tally.worst_r > 0 ? short_number(tally.worst_r) : "-", tally.undecided_rows,
                verdict_counts(tally.verdicts));
   const std::int64_t cases = summary.cases(), passed = summary.count(Verdict::pass);
   fmt::print("{} cases and {} rows in {:.1f} s, {:.1f} cases a second; seed {}\n", cases, summary.rows(),
@@ -86,8 +80,6 @@ void report(const Found& found, const std::string& directory) {
   std::fflush(stdout);
 }
 
-}  // namespace
-
 int fuzz(const FuzzOptions& given) {
   const Interruptible interruptible;  // from the beginning: loading a kernel can take a while
   const Kernel kernel = find_kernel(given.kernel, given.timeout);
@@ -99,7 +91,7 @@ int fuzz(const FuzzOptions& given) {
   options.jobs = given.jobs;
   if (given.cases) options.cases = *given.cases;
   if (given.seconds || !given.cases) options.seconds = given.seconds.value_or(kDefaultSeconds);
-  options.is_stopped = [] { return is_interrupted != 0; };
+  options.is_stopped = is_interrupted;
   require_writable_directory(given.findings);
 
   Progress progress(static_cast<std::size_t>(given.cases.value_or(0)));
@@ -130,56 +122,31 @@ int fuzz(const FuzzOptions& given) {
   return exit_code(summary);
 }
 
-namespace {
-
-std::vector<const model::Defect*> find_defects(const std::vector<std::string>& names) {
-  std::vector<const model::Defect*> found;
-  for (const model::Defect& defect : model::defects())
-    if (names.empty() || std::find(names.begin(), names.end(), defect.name) != names.end()) found.push_back(&defect);
-  for (const std::string& name : names)
-    if (std::none_of(found.begin(), found.end(), [&](const model::Defect* defect) { return name == defect->name; }))
-      throw std::invalid_argument(fmt::format("defect '{}': is not known (list defects)", name));
-  return found;
-}
-
 }  // namespace
 
-int defects(const DefectsOptions& given) {
-  const auto planted = find_defects(given.names);
-  const Interruptible interruptible;
-  SearchOptions options;
-  options.seed = given.seed;
-  options.cases = given.cases;
-  options.is_stopped = [] { return is_interrupted != 0; };
-  std::vector<std::int64_t> numbers;
-  fmt::print("{:<28} {:<20} {:<11} {:<15} {:>6} {:>8}  {}\n", "defect", "verdict", "law", "output", "cases", "seconds",
-             "shrunk case");
-  for (const model::Defect* defect : planted) {
-    bool is_caught = false;
-    SearchObserver observer;
-    observer.found = [&](const Found& found) {
-      is_caught = true;
-      numbers.push_back(found.number);
-      const Law law = found.shrunk.c.law;
-      fmt::print("{:<28} {:<20} {:<11} {:<15} {:>6} {:>8.2f}  {}\n", defect->name, name(found.shrunk.verdict),
-                 law == Law::none ? "-" : name(law), main_finding(found.shrunk).output, found.number, found.seconds,
-                 print(found.shrunk.c));
-    };
-    const SearchSummary summary = search(
-        find_kernel(fmt::format("defect:{}{}{}", defect->name, given.arithmetic.empty() ? "" : "+", given.arithmetic)),
-        options, observer);
-    if (!is_caught)
-      fmt::print("{:<28} {:<20} {:<11} {:<15} {:>6} {:>8.2f}\n", defect->name, "NOT CAUGHT", "-", "-", summary.cases(),
-                 summary.seconds);
-    std::fflush(stdout);
-    if (is_interrupted) break;
-  }
-  fmt::print("{} of {} defects caught; seed {}", numbers.size(), planted.size(), given.seed);
-  if (!numbers.empty())
-    fmt::print("; cases until then: median {}, most {}", median(numbers),
-               *std::max_element(numbers.begin(), numbers.end()));
-  fmt::print("\n");
-  return numbers.size() == planted.size() ? 0 : 1;
+Command add_fuzz(CLI::App& program) {
+  const auto options = std::make_shared<FuzzOptions>();
+  CLI::App* app = program.add_subcommand("fuzz", "search for a case on which a kernel fails, and shrink it");
+  app->add_option(kKernelValue, options->kernel, "the kernel to judge")->required()->type_name("");
+  app->add_option("--operator", options->operators, "only these operators (default: all of the kernel's)")
+      ->type_name(kOperatorValue);
+  app->add_option("--law", options->laws, "only cases of these laws (default: some of each, most of none)")
+      ->type_name(kLawValue);
+  app->add_option("--seconds", options->seconds, "how long (default: 60, or no limit with --cases)")
+      ->check(above_zero());
+  app->add_option("--cases", options->cases, "how many cases (default: no limit)")->check(positive<std::int64_t>());
+  app->add_option("--seed", options->seed, "which cases; the same seed draws the same (default: another every time)")
+      ->check(in_range<std::uint64_t>(0));
+  app->add_option("--jobs", options->jobs, "cases judged at the same time (default: one for each core)")
+      ->check(positive<int>());
+  app->add_option("--findings", options->findings, "directory for the cases and tensors of findings")
+      ->type_name(kDirectoryValue)
+      ->capture_default_str();
+  app->add_flag("--keep-going", options->keeps_going, "search on after a finding");
+  app->add_flag("--verbose", options->is_verbose, "tell on standard error which features each swarm has");
+  add_timeout(*app, options->timeout);
+  add_example(*app, "./attnspec fuzz model:moba --cases 40 --seed 1");
+  return {app, [options] { return fuzz(*options); }};
 }
 
 }  // namespace attnspec::fuzz

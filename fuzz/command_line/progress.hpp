@@ -16,7 +16,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   /// One more is done; findings so far. On a terminal at most ten times a second, elsewhere every five seconds and
-  /// at the end.
+  /// at the end of what took as long.
   void step(std::size_t findings);
 
   /// Clears the bar, so that a line can be printed to standard output.

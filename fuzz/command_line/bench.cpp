@@ -4,12 +4,16 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <memory>
+#include <optional>
+#include <random>
 #include <stdexcept>
 #include <utility>
 
 #include "cuda/device.hpp"
 #include "fuzz/bench/report.hpp"
-#include "fuzz/commands.hpp"
+#include "fuzz/command_line/command.hpp"
+#include "fuzz/command_line/options.hpp"
 #include "verify/report.hpp"
 
 namespace attnspec::fuzz {
@@ -44,6 +48,20 @@ constexpr const char* kDefaultCases[] = {
 };
 /// Rows of every output of the others that are judged.
 constexpr std::int64_t kDefaultSample = 2048;
+
+struct BenchOptions {
+  std::vector<std::string> kernels;    // none: every built-in one for a GPU but the baseline
+  std::vector<std::string> cases;      // none: MoBA as it is used, beside attention to given blocks and dense attention
+  std::optional<std::int64_t> sample;  // rows of every output that are judged, as in a case; none: what the cases say
+  std::string direction;               // forward or backward; empty: both
+  std::int64_t repetitions = TimingPlan{}.repetitions;  // timed runs of each call
+  double seconds = TimingPlan{}.seconds;                // that they may take
+  std::uint64_t seed = std::random_device()();  // of the inputs of the cases that are not given, and of which runs are
+                                                // judged
+  bool has_baselines = false;                   // dense attention in PyTorch, too
+  std::string json;                             // a file to write; empty: none
+  Seconds timeout = kTimeout;
+};
 
 std::vector<Kernel> bench_kernels(const BenchOptions& options) {
   std::vector<Kernel> timed;
@@ -83,8 +101,6 @@ std::vector<Case> bench_cases(const BenchOptions& options) {
   return cases;
 }
 
-}  // namespace
-
 int bench(const BenchOptions& options) {
   const std::vector<Kernel> timed = bench_kernels(options);
   std::vector<Case> cases = bench_cases(options);
@@ -119,6 +135,41 @@ int bench(const BenchOptions& options) {
     if (!options.json.empty()) write_file("--json", options.json, bench_json(report));
   }
   return exit_code(judged);
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& program) {
+  const auto options = std::make_shared<BenchOptions>();
+  CLI::App* app = program.add_subcommand("bench", "time kernels, and judge what they wrote meanwhile");
+  app->add_option(kKernelValue, options->kernels,
+                  "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one but the baseline)")
+      ->type_name("");
+  app->add_option("--case", options->cases,
+                  "cases (default: moba of 8k to 128k tokens, 16 heads, d 128, block 128 top_k 8 and block 512 "
+                  "top_k 3; selected; dense; window)")
+      ->type_name(kCaseValue);
+  app->add_option("--sample", options->sample,
+                  "rows of every output that are judged, 0: all (default: what a case says; of the default ones 2048)")
+      ->check(in_range<std::int64_t>(0));
+  app->add_option("--direction", options->direction, "time only the forward or the backward")
+      ->check(CLI::IsMember(values_of(kDirectionValue)))
+      ->type_name(kDirectionValue);
+  app->add_option("--repetitions", options->repetitions, "timed runs of each call, at most")
+      ->check(positive<std::int64_t>())
+      ->capture_default_str();
+  app->add_option("--seconds", options->seconds, "that they may take; at least three are made")
+      ->check(above_zero())
+      ->capture_default_str();
+  app->add_option("--seed", options->seed,
+                  "inputs of the default cases, and which runs are judged (default: another every time)")
+      ->check(in_range<std::uint64_t>(0));
+  app->add_flag("--baselines", options->has_baselines, "also time dense attention in PyTorch, on the GPU");
+  app->add_option("--json", options->json, "also write everything, every run included, to a JSON file")
+      ->type_name(kFileValue);
+  add_timeout(*app, options->timeout);
+  add_example(*app, "./attnspec bench sim:baseline --case 'dense(lens=20,heads=2,dk=16)' --repetitions 3");
+  return {app, [options] { return bench(*options); }};
 }
 
 }  // namespace attnspec::fuzz

@@ -1,4 +1,4 @@
-#include "fuzz/progress.hpp"
+#include "fuzz/command_line/progress.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -19,9 +19,9 @@ Progress::~Progress() { clear(); }
 void Progress::step(std::size_t findings) {
   ++done_;
   const auto now = Clock::now();
-  const bool is_last = done_ == total_;
-  if (!is_last && now - last_ < (is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000)))
-    return;
+  const auto pause = is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000);
+  const bool ends_a_long_run = done_ == total_ && now - start_ >= pause;
+  if (!ends_a_long_run && now - last_ < pause) return;
   last_ = now;
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double rate = seconds > 0 ? static_cast<double>(done_) / seconds : 0;

@@ -1,0 +1,146 @@
+// The command check.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include "cuda/device.hpp"
+#include "fuzz/command_line/command.hpp"
+#include "fuzz/command_line/interruptible.hpp"
+#include "fuzz/command_line/judged_kernels.hpp"
+#include "fuzz/command_line/options.hpp"
+#include "fuzz/command_line/progress.hpp"
+#include "fuzz/judging.hpp"
+#include "verify/laws/laws.hpp"
+#include "verify/levels.hpp"
+#include "verify/report.hpp"
+
+namespace attnspec::fuzz {
+
+namespace {
+
+using namespace verify;
+
+/// Failure lines printed before the rest are only counted.
+constexpr std::size_t kMaxLines = 20;
+/// The exit code where nothing is wrong and something was not judged.
+constexpr int kInconclusive = 3;
+
+struct CheckOptions {
+  std::vector<std::string> kernels;    // none: every built-in one
+  std::vector<std::string> operators;  // none: every one the kernel implements
+  int level = 1;
+  std::string junit;  // a file to write; empty: none
+  Seconds timeout = kTimeout;
+};
+
+/// Prints the failure lines of results as they come, and keeps the results.
+class Results {
+ public:
+  explicit Results(std::size_t total) : progress_(total) {}
+
+  void add(CaseResult result) {
+    if (is_finding(result.verdict)) ++failed_;
+    if (!result.findings.empty() && lines_++ < kMaxLines) {
+      progress_.clear();
+      fmt::print("{}\n", failure_line(result, result.findings.front()));
+      std::fflush(stdout);
+    }
+    progress_.step(failed_);
+    all_.push_back(std::move(result));
+  }
+
+  std::vector<CaseResult> finish() {
+    progress_.clear();
+    if (lines_ > kMaxLines) fmt::print("... and {} more cases with findings\n", lines_ - kMaxLines);
+    return std::move(all_);
+  }
+
+ private:
+  Progress progress_;
+  std::vector<CaseResult> all_;
+  std::size_t lines_ = 0, failed_ = 0;
+};
+
+/// Judges the jobs until the program is interrupted. Failure lines are printed in the order of the jobs.
+std::vector<CaseResult> judge_jobs(const std::vector<Job>& jobs) {
+  std::vector<std::optional<CaseResult>> done(jobs.size());
+  Results results(jobs.size());
+  std::size_t next = 0;
+  judge_all(
+      jobs, jobs_at_once(0, jobs), [](std::size_t) { return is_interrupted(); },
+      [&](std::size_t i, CaseResult result) {
+        done[i] = std::move(result);
+        for (; next < jobs.size() && done[next]; ++next) results.add(std::move(*done[next]));
+      });
+  for (; next < jobs.size(); ++next)  // those after one that was left out
+    if (done[next]) results.add(std::move(*done[next]));
+  return results.finish();
+}
+
+std::vector<Job> make_jobs(const std::vector<Kernel>& judged, const CheckOptions& options) {
+  std::vector<Operator> operators;
+  for (const std::string& name : options.operators) operators.push_back(parse_operator(name));
+  std::vector<Job> jobs;
+  for (const Kernel& kernel : judged)
+    for (const Operator op : kernel.operators)
+      if (operators.empty() || std::find(operators.begin(), operators.end(), op) != operators.end())
+        for (const Case& c : level_cases(op, options.level)) jobs.push_back({&kernel, c});
+  if (jobs.empty()) throw std::invalid_argument("no kernel given implements an operator given");
+  return jobs;
+}
+
+int check(const CheckOptions& options) {
+  const Interruptible interruptible;  // from the beginning: loading a kernel can take a while
+  std::vector<Kernel> judged;
+  for (const std::string& name : options.kernels)
+    for (Kernel& kernel : find_kernels(name, options.timeout)) judged.push_back(std::move(kernel));
+  if (judged.empty()) judged = default_kernels();
+  const std::vector<Job> jobs = make_jobs(judged, options);
+  if (!options.junit.empty()) require_writable("--junit", options.junit);
+  if (const std::string why = cuda::find_devices().why_none; options.kernels.empty() && !why.empty())
+    fmt::print(stderr, "no cuda: kernels: {}\n", why);
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<CaseResult> results = judge_jobs(jobs);
+  fmt::print("{}", table(results));
+  for (const Kernel& kernel : judged) {
+    print_hints(kernel, results);
+    fmt::print("{}", laws_not_held(kernel));
+  }
+  if (!options.junit.empty()) write_junit(options.junit, results);
+  const int code = exit_code(results);
+  if (results.size() < jobs.size()) {
+    fmt::print(stderr, "interrupted: {} of {} cases judged\n", results.size(), jobs.size());
+    return code == 0 ? kInconclusive : code;
+  }
+  fmt::print(stderr, "level {} in {:.1f} s\n", options.level,
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return code;
+}
+
+}  // namespace
+
+Command add_check(CLI::App& program) {
+  const auto options = std::make_shared<CheckOptions>();
+  CLI::App* app = program.add_subcommand("check", "judge kernels on the fixed levels");
+  app->add_option("KERNEL", options->kernels,
+                  "built-in ones, PATH.so, FILE.py:FUNCTION, FILE.py for all of its kernels (default: every built-in "
+                  "one but those in the simulator)")
+      ->type_name("");
+  app->add_option("--level", options->level, "1: within a minute; 2: some minutes")
+      ->check(in_range(1, kMaxLevel))
+      ->capture_default_str();
+  app->add_option("--operator", options->operators, "only these operators")->type_name(kOperatorValue);
+  app->add_option("--junit", options->junit, "also write a JUnit XML file")->type_name(kFileValue);
+  add_timeout(*app, options->timeout);
+  add_example(*app, "./attnspec check model:moba --operator moba_select");
+  return {app, [options] { return check(*options); }};
+}
+
+}  // namespace attnspec::fuzz

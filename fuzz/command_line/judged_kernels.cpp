@@ -1,0 +1,41 @@
+#include "fuzz/command_line/judged_kernels.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <iterator>
+
+#include "verify/foreign_kernel.hpp"
+#include "verify/hint.hpp"
+
+namespace attnspec::fuzz {
+
+using namespace verify;
+
+std::vector<Kernel> default_kernels() {
+  std::vector<Kernel> judged;
+  std::copy_if(kernels().begin(), kernels().end(), std::back_inserter(judged),
+               [](const Kernel& kernel) { return !kernel.is_simulated; });
+  return judged;
+}
+
+std::vector<Kernel> find_kernels(const std::string& name, Seconds timeout) try {
+  return {find_kernel(name, timeout)};
+} catch (const SeveralKernels& several) {
+  fmt::print(stderr, "{} has {} kernels: {}\n", name, several.names.size(), fmt::join(several.names, ", "));
+  std::vector<Kernel> kernels;
+  for (const std::string& one : several.names) kernels.push_back(find_kernel(one, timeout));
+  return kernels;
+}
+
+void print_hints(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  std::vector<CaseResult> results;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(results),
+               [&](const CaseResult& result) { return result.kernel == kernel.name; });
+  for (const std::string& line : {hint(kernel, results), over_declaration(kernel, results)})
+    if (!line.empty()) fmt::print("{}\n", line);
+}
+
+}  // namespace attnspec::fuzz
