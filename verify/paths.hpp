@@ -11,6 +11,9 @@
 
 namespace attnspec::verify::paths {
 
+/// How a user starts this program: "./attnspec" in the sources, "python -m attnspec" of a wheel, else "attnspec".
+std::string command();
+
 /// The program that a shared library's kernel runs in.
 std::string worker();
 

@@ -14,6 +14,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "verify/paths.hpp"
+
 namespace attnspec::verify {
 
 namespace {
@@ -79,11 +81,11 @@ std::string error_line(const std::exception& error) {
 }
 
 std::string replay_command(const std::string& kernel, const Case& c) {
-  return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
+  return fmt::format("{} replay '{}' --kernel {}", paths::command(), print(c), kernel);
 }
 
 std::string bench_command(const std::string& kernel, const Case& c) {
-  return fmt::format("./attnspec bench {} --case '{}'", kernel, print(c));
+  return fmt::format("{} bench {} --case '{}'", paths::command(), kernel, print(c));
 }
 
 std::string failure_line(const CaseResult& result, const Finding& f, Command command) {
