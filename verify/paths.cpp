@@ -53,7 +53,8 @@ std::string c_library() { return either("lib/libattnspec_c.so", ATTNSPEC_C_LIBRA
 
 std::string python_program() {
   if (is_package()) return (prefix() / "__main__.py").string();
-  return either("share/attnspec/python/attnspec/__main__.py", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec/__main__.py");
+  return either("share/attnspec/python/attnspec/__main__.py",
+                ATTNSPEC_SOURCE_DIR "/verify/python/attnspec/__main__.py");
 }
 
 std::string golden() { return either("share/attnspec/golden", ATTNSPEC_SOURCE_DIR "/verify/golden"); }
