@@ -46,8 +46,9 @@ def test_installed_files(prefix):
 def test_program(prefix, binary):
     program = prefix / "bin/attnspec"
     assert run(program, "--version") == f"attnspec {version}\n"
-    table = run(program, "check", binary / "kernel.so", "--operator", "dense")
-    assert " pass" in table and "0 cases" not in table, table
+    cases = pathlib.Path(source) / "verify/examples/c/dense_moba.cases"
+    judged = run(program, "replay", cases, "--kernel", binary / "kernel.so")
+    assert judged.count("verdict: pass") == 12, judged
 
 
 def test_example(prefix, binary):
