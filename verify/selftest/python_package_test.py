@@ -51,7 +51,8 @@ class Installed(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = pathlib.Path(tempfile.mkdtemp())
-        cls.environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATTNSPEC", "PYTHON"))}
+        cls.environment = {name: value for name, value in os.environ.items()
+                           if not name.startswith(("ATTNSPEC", "PYTHON"))}
         subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", cls.folder / "venv"], check=True)
         cls.python = cls.folder / "venv/bin/python"
         done = cls.install(ATTNSPEC_BUILD=os.environ["ATTNSPEC_BUILD"])

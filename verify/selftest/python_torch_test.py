@@ -73,7 +73,8 @@ class Tensors(unittest.TestCase):
             seen = []
 
             def look(q, k, v, o, lse, q_offsets, **_):
-                seen.append((q.dtype, tuple(q.shape), tuple(lse.shape), q.is_contiguous(), lse.dtype, q_offsets.tolist()))
+                seen.append((q.dtype, tuple(q.shape), tuple(lse.shape), q.is_contiguous(), lse.dtype,
+                             q_offsets.tolist()))
 
             with CopiesOnTheCpu() if copies else contextlib.nullcontext():
                 for case in CASES:
@@ -87,8 +88,9 @@ class Tensors(unittest.TestCase):
         for copies in (False, True):
             seen = {}
             with CopiesOnTheCpu() if copies else contextlib.nullcontext():
-                quietly(lambda: attnspec.check(lambda **fields: seen.update(fields), "nsa_compress", tensors="torch", name="f",
-                                               cases=["nsa_compress(lens=3,kv_heads=2,dk=6,compress_block=8,compress_stride=4,phi=linear)"]))
+                quietly(lambda: attnspec.check(
+                    lambda **fields: seen.update(fields), "nsa_compress", tensors="torch", name="f",
+                    cases=["nsa_compress(lens=3,kv_heads=2,dk=6,compress_block=8,compress_stride=4,phi=linear)"]))
             self.assertEqual((tuple(seen["rows"].shape), seen["rows"].dtype), ((0, 2, 6), torch.bfloat16))
             self.assertEqual(tuple(seen["phi"].w.shape), (48, 2, 6))
             self.assertIsNone(seen["phi"].w1)

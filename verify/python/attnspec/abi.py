@@ -65,14 +65,16 @@ FORWARD: dict[str, type[Structure]] = {
     "nsa": struct("Nsa", CALL, SIZES, "q", *[(b, Branch) for b in BRANCHES], "gates", ("phi_k", Phi), ("phi_v", Phi),
                   "k_compressed", "v_compressed", "selection", "o"),
 }
-GRADIENTS: dict[str, tuple[Any, ...]] = {op: ("d_o", "dq", "dk", "dv") for op in ("dense", "selected", "moba", "nsa_compressed", "window")}
+GRADIENTS: dict[str, tuple[Any, ...]] = {
+    op: ("d_o", "dq", "dk", "dv") for op in ("dense", "selected", "moba", "nsa_compressed", "window")}
 GRADIENTS["nsa_compress"] = ("d_rows", "d_tokens", ("d_phi", Phi))
 GRADIENTS["nsa"] = ("d_o", "dq", *[("d_" + b, BranchGradients) for b in BRANCHES], "d_gates", "dk_compressed",
                     "dv_compressed", ("d_phi_k", Phi), ("d_phi_v", Phi))
 BACKWARD = {op: struct(op + "_backward", ("struct_size", c_uint64), ("forward", POINTER(FORWARD[op])), *fields)
             for op, fields in GRADIENTS.items()}
 
-FUNCTIONS: dict[str, tuple[str, Any, type[Structure]]] = {}  # name -> (operator, function pointer type, struct), in the order of the header
+# name -> (operator, function pointer type, struct), in the order of the header
+FUNCTIONS: dict[str, tuple[str, Any, type[Structure]]] = {}
 for op in OPERATORS:
     FUNCTIONS[op] = (op, CFUNCTYPE(c_void_p, POINTER(FORWARD[op])), FORWARD[op])
     if op in BACKWARD:

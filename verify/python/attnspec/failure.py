@@ -47,7 +47,8 @@ def blocks(said: str) -> list[list[str]]:
 
 def common(block: list[str]) -> list[str]:
     """What all errors of an output have in common: the directions that they add up in, a pattern of the rows."""
-    return [line for line in block if ", in deviations: " in line or line.strip().startswith("pattern")]
+    return [line for line in block if line.strip().startswith("pattern")
+            or ", in deviations: " in line and re.search(r" -?(?!0\.0\b)\d+\.\d", line)]
 
 
 def repeat(command: str, function: str | None) -> str:

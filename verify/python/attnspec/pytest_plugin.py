@@ -38,14 +38,12 @@ class KernelItem(pytest.Item):
     def __init__(self, *, fn: Callable[..., Any], level: int, **rest: Any):
         super().__init__(**rest)
         self.fn, self.level = fn, level
-
-    def setup(self) -> None:
-        declared = declaration_of(self.fn)
+        declared = declaration_of(fn)
         assert declared is not None
         try:
             memory_of_calls(declared.tensors, declared.device)
         except ValueError as error:
-            pytest.skip(str(error))
+            self.add_marker(pytest.mark.skip(reason=str(error)))
 
     def runtest(self) -> None:
         assert_correct(self.fn, self.level)
