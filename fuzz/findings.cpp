@@ -7,6 +7,7 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "verify/paths.hpp"
 #include "verify/regimes.hpp"
 #include "verify/report.hpp"
 #include "verify/safetensors.hpp"
@@ -99,7 +100,7 @@ std::string write_finding(const std::string& directory, const Found& found) {
 }
 
 std::string replay_file_command(const std::string& case_file, const std::string& kernel) {
-  return fmt::format("./attnspec replay '{}' --kernel {}", case_file, kernel);
+  return fmt::format("{} replay '{}' --kernel {}", paths::command(), case_file, kernel);
 }
 
 }  // namespace attnspec::fuzz

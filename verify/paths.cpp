@@ -27,24 +27,34 @@ const fs::path& prefix() {
   return found;
 }
 
+bool is_below_prefix(const char* path) {
+  std::error_code error;
+  return fs::exists(prefix() / path, error);
+}
+
+/// Whether the prefix is the Python package.
+bool is_package() { return is_below_prefix("bin/attnspec") && is_below_prefix("__main__.py"); }
+
 /// The path below the prefix where it was installed, else that of the build.
 std::string either(const char* installed, const char* built) {
-  std::error_code error;
-  const fs::path path = prefix() / installed;
-  return fs::exists(path, error) ? path.string() : built;
+  return is_below_prefix(installed) ? (prefix() / installed).string() : built;
 }
 
 }  // namespace
+
+std::string command() {
+  if (is_package()) return "python -m attnspec";
+  return is_below_prefix("bin/attnspec") ? "attnspec" : "./attnspec";
+}
 
 std::string worker() { return either("libexec/attnspec_worker", ATTNSPEC_WORKER_PROGRAM); }
 
 std::string c_library() { return either("lib/libattnspec_c.so", ATTNSPEC_C_LIBRARY); }
 
 std::string python_program() {
-  constexpr const char* kInPackage = "__main__.py";
-  if (std::error_code error; fs::exists(prefix() / "bin/attnspec", error) && fs::exists(prefix() / kInPackage, error))
-    return (prefix() / kInPackage).string();
-  return either("share/attnspec/python/attnspec/__main__.py", ATTNSPEC_SOURCE_DIR "/verify/python/attnspec/__main__.py");
+  if (is_package()) return (prefix() / "__main__.py").string();
+  return either("share/attnspec/python/attnspec/__main__.py",
+                ATTNSPEC_SOURCE_DIR "/verify/python/attnspec/__main__.py");
 }
 
 std::string golden() { return either("share/attnspec/golden", ATTNSPEC_SOURCE_DIR "/verify/golden"); }

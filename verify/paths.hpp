@@ -1,4 +1,5 @@
-// Where the files of the program are: those beside it where it was installed, else those of the build and of the sources.
+// Where the files of the program are: those beside it where it was installed, else those of the build and of the
+// sources.
 //
 //   PREFIX/bin/attnspec, PREFIX/libexec/attnspec_worker, PREFIX/lib/libattnspec_c.so,
 //   PREFIX/share/attnspec/{python,golden,activations,bench}
@@ -10,6 +11,9 @@
 #include <string>
 
 namespace attnspec::verify::paths {
+
+/// How a user starts this program: "./attnspec" in the sources, "python -m attnspec" of a wheel, else "attnspec".
+std::string command();
 
 /// The program that a shared library's kernel runs in.
 std::string worker();

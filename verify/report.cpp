@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "verify/laws/laws.hpp"
+#include "verify/paths.hpp"
 
 namespace attnspec::verify {
 
@@ -96,11 +97,11 @@ std::string error_line(const std::exception& error) {
 std::string short_number(double x) { return std::abs(x) < 9.995 ? fmt::format("{:.2f}", x) : fmt::format("{:.3g}", x); }
 
 std::string replay_command(const std::string& kernel, const Case& c) {
-  return fmt::format("./attnspec replay '{}' --kernel {}", print(c), kernel);
+  return fmt::format("{} replay '{}' --kernel {}", paths::command(), print(c), kernel);
 }
 
 std::string bench_command(const std::string& kernel, const Case& c) {
-  return fmt::format("./attnspec bench {} --case '{}'", kernel, print(c));
+  return fmt::format("{} bench {} --case '{}'", paths::command(), kernel, print(c));
 }
 
 std::string failure_line(const CaseResult& result, const Finding& f, Command command) {

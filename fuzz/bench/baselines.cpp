@@ -56,8 +56,8 @@ std::optional<std::string> dense_shape(const verify::Case& c) {
 
 std::vector<DenseTimes> dense_baselines(const std::vector<verify::Case>& cases, const verify::TimingPlan& plan) {
   const TemporaryFile out;
-  std::vector<std::string> command{find_python(), verify::paths::dense_baselines(),
-                                   out.path.string(), std::to_string(plan.repetitions), std::to_string(plan.seconds)};
+  std::vector<std::string> command{find_python(), verify::paths::dense_baselines(), out.path.string(),
+                                   std::to_string(plan.repetitions), std::to_string(plan.seconds)};
   const auto shapes = command.size();
   for (const verify::Case& c : cases)
     if (const auto shape = dense_shape(c); shape && std::find(command.begin() + static_cast<std::ptrdiff_t>(shapes),

@@ -110,7 +110,8 @@ int check(const CheckOptions& options) {
   const std::vector<CaseResult> results = judge_jobs(jobs);
   fmt::print("{}", table(results));
   for (const Kernel& kernel : judged) {
-    print_hints(kernel, results);
+    print_hint(kernel, results);
+    print_over_declaration(kernel, results);
     fmt::print("{}", laws_not_held(kernel));
   }
   if (!options.junit.empty()) write_junit(options.junit, results);

@@ -30,12 +30,27 @@ std::vector<Kernel> find_kernels(const std::string& name, Seconds timeout) try {
   return kernels;
 }
 
-void print_hints(const Kernel& kernel, const std::vector<CaseResult>& all) {
+namespace {
+
+void print_line(const std::string& line) {
+  if (!line.empty()) fmt::print("{}\n", line);
+}
+
+std::vector<CaseResult> results_of(const Kernel& kernel, const std::vector<CaseResult>& all) {
   std::vector<CaseResult> results;
   std::copy_if(all.begin(), all.end(), std::back_inserter(results),
                [&](const CaseResult& result) { return result.kernel == kernel.name; });
-  for (const std::string& line : {hint(kernel, results), over_declaration(kernel, results)})
-    if (!line.empty()) fmt::print("{}\n", line);
+  return results;
+}
+
+}  // namespace
+
+void print_hint(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  print_line(hint(kernel, results_of(kernel, all)));
+}
+
+void print_over_declaration(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  print_line(over_declaration(kernel, results_of(kernel, all)));
 }
 
 }  // namespace attnspec::fuzz

@@ -15,7 +15,10 @@ std::vector<verify::Kernel> default_kernels();
 /// The kernels of that name: one, or every decorated function of FILE.py. Throws what find_kernel throws.
 std::vector<verify::Kernel> find_kernels(const std::string& name, verify::Seconds timeout);
 
-/// Prints what the declared arithmetic of a kernel has to do with its results.
-void print_hints(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
+/// Prints which arithmetic would explain the findings of a kernel among these results, if one does.
+void print_hint(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
+
+/// Prints which declared options a kernel does not need, if there are any. It judges many cases.
+void print_over_declaration(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
 }  // namespace attnspec::fuzz

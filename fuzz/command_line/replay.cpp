@@ -79,7 +79,7 @@ int replay(const ReplayOptions& options) {
       for (const Finding& finding : result.findings) fmt::print("{}\n", failure_line(result, finding));
     }
   }
-  for (const Kernel& kernel : judged) print_hints(kernel, results);
+  for (const Kernel& kernel : judged) print_hint(kernel, results);
   return exit_code(results);
 }
 

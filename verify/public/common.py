@@ -16,6 +16,8 @@ except ImportError as error:
     raise ImportError(f"needs PyTorch 2.11 and NumPy in the python3 that runs it ({error}); ATTNSPEC_PYTHON names "
                       "another") from None
 
+from attnspec.torch_tensors import as_tensor
+
 # The tests of the adapters set this to "cpu", where PyTorch has the operator without a GPU.
 DEVICE = os.environ.get("ATTNSPEC_PUBLIC_DEVICE", "cuda")
 
@@ -96,13 +98,6 @@ def version(project, package=""):
 
 
 # ---- Arrays and tensors ----
-
-
-def as_tensor(array):
-    """A tensor over an array's memory, with its strides; uint16 holds bf16."""
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def to_gpu(array):

@@ -21,6 +21,8 @@ KERNELS = """
 import numpy as np
 import attnspec
 
+SMALL = {"dk": 64, "dtypes": ["bf16"], "only_causal": True, "only_equal_lengths": True}
+
 def attend(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
     q, k, v = (attnspec.to_float32(x).astype(float) for x in (q, k, v))
     group = q.shape[1] // k.shape[1]
@@ -40,11 +42,11 @@ def attend(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
             lse[rows, h] = total
             attnspec.store(o[rows, h], weights @ v[keys, h // group])
 
-@attnspec.kernel("dense", arithmetic="fp32_weights", dk=64)
+@attnspec.kernel("dense", arithmetic="fp32_weights", **SMALL)
 def right(**call):
     attend(**call)
 
-@attnspec.kernel("dense", arithmetic="fp32_weights", dk=64)
+@attnspec.kernel("dense", arithmetic="fp32_weights", **SMALL)
 def wrong_scale(scale, **call):
     print("the kernel says hello")
     attend(scale=1.01 * scale, **call)
@@ -87,7 +89,7 @@ class AssertCorrect(unittest.TestCase):
         return str(raised.exception).splitlines()
 
     def test_says_what_was_judged(self):
-        said = attnspec.assert_correct(self.mine.right, cases=["dense(lens=9)", "dense(lens=7,dtype=fp32)"])
+        said = attnspec.assert_correct(self.mine.right, cases=["dense(lens=9)", "dense(lens=7)"])
         self.assertEqual(said, "dense, cases given: 2 cases: 2 pass")
 
     def test_shows_the_failure_what_errors_have_in_common_and_how_to_repeat_it(self):

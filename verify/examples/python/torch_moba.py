@@ -3,7 +3,6 @@
 ./attnspec check verify/examples/python/torch_moba.py:moba
 """
 
-import numpy as np
 import torch
 
 import attnspec
@@ -11,21 +10,14 @@ import attnspec
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def as_tensor(array):
-    """A tensor over an array's memory. NumPy has no bf16: attnspec's arrays of it are uint16."""
-    if array.dtype != np.uint16:
-        return torch.from_numpy(array)
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-
-
-def read(array):
+def read(tensor):
     """The values of an input, [heads, tokens, dim], in fp32."""
-    return as_tensor(array).to(DEVICE, torch.float32).transpose(0, 1)
+    return tensor.float().transpose(0, 1)
 
 
-def write(array, tensor):
+def write(output, values):
     """Writes the values of an output, [heads, tokens, dim], rounded once to its format."""
-    as_tensor(array).copy_(tensor.transpose(0, 1))
+    output.copy_(values.transpose(0, 1))
 
 
 def moba_backward(q, k, v, selection, o, lse, d_o, dq, dk, dv, scale, causal, block, q_offsets, k_offsets, **_):
@@ -41,7 +33,7 @@ def moba_backward(q, k, v, selection, o, lse, d_o, dq, dk, dv, scale, causal, bl
         write(dv[keys], sum_over_group(weights.mT @ d_o_s, group))
 
 
-@attnspec.kernel("moba", backward=moba_backward, arithmetic="fp32_weights", gates=["top_k"],
+@attnspec.kernel("moba", backward=moba_backward, arithmetic="fp32_weights", gates=["top_k"], tensors="torch", device=DEVICE,
                  summary="one sequence after the other")
 def moba(q, k, v, selection, o, lse, block, top_k, scale, causal, q_offsets, k_offsets, **_):
     group = q.shape[1] // k.shape[1]
@@ -52,7 +44,7 @@ def moba(q, k, v, selection, o, lse, block, top_k, scale, causal, q_offsets, k_o
         blocks = chosen(q_s @ mean_keys(k_s, block).mT, k_s.shape[1], block, top_k, causal)
         heads, tokens, indices = blocks.nonzero(as_tuple=True)
         slots = blocks.cumsum(-1)[heads, tokens, indices] - 1
-        as_tensor(selection[queries])[tokens.cpu(), heads.cpu(), slots.cpu()] = indices.int().cpu()
+        selection[queries][tokens, heads, slots] = indices.int()
         scores = (scale * q_s @ k_s.mT).masked_fill(~visible(blocks, k_s.shape[1], block, causal), -torch.inf)
         lse_s = scores.logsumexp(-1, keepdim=True)
         weights = torch.exp(scores - lse_s).masked_fill(lse_s == -torch.inf, 0)
@@ -88,7 +80,7 @@ def chosen(scores, num_keys, block, top_k, causal):
 def attended(selection, num_keys, block):
     """The blocks of a selection [queries, heads, slots] as a mask [heads, queries, blocks]."""
     blocks = torch.arange(-(-num_keys // block), device=DEVICE)
-    return (torch.from_numpy(selection).to(DEVICE)[..., None] == blocks).any(2).transpose(0, 1)
+    return (selection[..., None] == blocks).any(2).transpose(0, 1)
 
 
 def visible(blocks, num_keys, block, causal):

@@ -15,25 +15,25 @@ import triton
 import triton.language as tl
 
 import attnspec
-from torch_moba import DEVICE, as_tensor
 
+DEVICE = "cuda" if HAS_GPU else "cpu"
 TILE = 32  # queries, and keys
 
 
 # The interpreter multiplies the bits of bf16.
-@attnspec.kernel("dense", dtypes=[] if HAS_GPU else ["fp16", "fp32"], dk=128, dv=128,
+@attnspec.kernel("dense", dtypes=[] if HAS_GPU else ["fp16", "fp32"], dk=128, dv=128, tensors="torch", device=DEVICE,
                  summary="online softmax over tiles of keys")
 def dense(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
-    q_packed, k_packed, v_packed = (as_tensor(x).to(DEVICE).contiguous() for x in (q, k, v))
-    o_packed, lse_packed = (torch.empty_like(as_tensor(x), device=DEVICE).contiguous() for x in (o, lse))
-    offsets = [torch.from_numpy(x).to(DEVICE) for x in (q_offsets, k_offsets)]
-    max_queries = max(q_offsets[1:] - q_offsets[:-1], default=0)
+    q_packed, k_packed, v_packed = (x.contiguous() for x in (q, k, v))
+    o_packed, lse_packed = (torch.empty(x.shape, dtype=x.dtype, device=DEVICE) for x in (o, lse))
+    offsets = [x.to(DEVICE) for x in (q_offsets, k_offsets)]
+    max_queries = int(q_offsets.diff().max()) if len(q_offsets) > 1 else 0
     if max_queries > 0:
-        grid = (triton.cdiv(int(max_queries), TILE), len(q_offsets) - 1, q.shape[1])
+        grid = (triton.cdiv(max_queries, TILE), len(q_offsets) - 1, q.shape[1])
         attend[grid](q_packed, k_packed, v_packed, o_packed, lse_packed, *offsets, scale, q.shape[1], k.shape[1],
                      q.shape[2], v.shape[2], causal, TILE, *(max(16, triton.next_power_of_2(x.shape[2])) for x in (q, v)))
-    as_tensor(o).copy_(o_packed)
-    as_tensor(lse).copy_(lse_packed)
+    o.copy_(o_packed)
+    lse.copy_(lse_packed)
 
 
 @triton.jit

@@ -34,7 +34,8 @@ def failure_text(said: str, what: str, function: str | None) -> str:
 
 def blocks(said: str) -> list[list[str]]:
     """The lines of each failing case, from the case itself to its failure line."""
-    found, block = [], []
+    found: list[list[str]] = []
+    block: list[str] = []
     for line in said.splitlines():
         if re.match(r"[a-z_]+\(.*\)$", line):
             block = []

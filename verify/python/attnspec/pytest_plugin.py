@@ -1,7 +1,8 @@
-"""Kernels as tests: pytest mine.py judges every function of a collected file that is decorated with attnspec.kernel.
+"""Kernels as tests: pytest mine.py judges every function of a collected file that is decorated with
+attnspec.kernel.
 
-A kernel is collected from the file that defines it, if pytest collects that file: test_*.py, or any file that is named on
-the command line. --attnspec-level says how much is judged."""
+A kernel is collected from the file that defines it, if pytest collects that file: test_*.py, or any file that is named
+on the command line. --attnspec-level says how much is judged."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import pytest
 
 from .declaration import declaration_of
 from .judging import assert_correct
+from .loading import kernels_of
 from .memory import memory_of_calls
 
 
@@ -22,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: Any) -> pytest.Item | None:
     declared = declaration_of(obj)
-    if declared is None or not isinstance(collector, pytest.Module) or obj.__module__ != collector.obj.__name__:
+    if declared is None or not isinstance(collector, pytest.Module) or name not in kernels_of(collector.obj):
         return None
     level = collector.config.getoption("--attnspec-level")
     item: pytest.Item = KernelItem.from_parent(collector, name=f"{name}[{declared.operator}-level{level}]", fn=obj,
