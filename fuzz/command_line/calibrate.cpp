@@ -98,7 +98,7 @@ Command add_calibrate(CLI::App& program) {
       ->capture_default_str();
   app->add_option("--regime", options->regimes, "only these regimes")->type_name(kRegimeValue);
   app->add_option("--seed", options->seed, "other cases")->check(in_range<std::uint64_t>(0))->capture_default_str();
-  add_example(*app, "./attnspec calibrate --regime subnormal --rows 50");
+  add_example(*app, "./attnspec calibrate --regime subnormal --rows 10");
   return {app, [options] { return calibrate(*options); }};
 }
 
