@@ -8,7 +8,7 @@ namespace attnspec::verify {
 
 namespace {
 
-/// Twins of one case that change other blocks.
+/// Follow-up calls of one case that change other blocks.
 constexpr std::uint64_t kMaxFollowUps = 2;
 
 std::optional<RowPlace> stay(const RowPlace& row) { return row; }
