@@ -25,7 +25,6 @@ PAGES = {"operator": "add_an_operator", "kernel": "add_a_kernel", "law": "add_a_
          "input_pattern": "add_an_input_pattern", "defect": "add_a_defect"}
 COMPILED = ("operator", "law", "input_pattern", "defect")  # a kernel is compiled by cuda/selftest
 MAX_STEPS = 8
-SKIPPED = ("build", "findings", ".git")
 
 
 def page(name):
@@ -73,7 +72,12 @@ class Pages(unittest.TestCase):
 
 
 def copy_with_patches(to):
-    shutil.copytree(TOP, to, ignore=lambda folder, names: [n for n in names if n in SKIPPED and folder == str(TOP)])
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=TOP, text=True,
+                            capture_output=True, check=True).stdout.splitlines()
+    for name in listed:
+        if (TOP / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TOP / name, to / name)
     for name in COMPILED:
         subprocess.run(["git", "apply", str(EXAMPLES / f"{name}.patch")], cwd=to, check=True)
 
