@@ -110,8 +110,10 @@ class Build(unittest.TestCase):
             copy_with_patches(copy)
             update(folder / "tree", copy)
         build = folder / "build"
-        for command in (["cmake", "-S", folder / "tree", "-B", build, "-G", "Ninja", "-DATTNSPEC_TESTS=OFF",
-                         "-DATTNSPEC_SIMULATOR=OFF", "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"], ["ninja", "-C", build, "attnspec"]):
+        options = ["-DATTNSPEC_TESTS=OFF", "-DATTNSPEC_SIMULATOR=OFF", "-DCMAKE_BUILD_TYPE=Release",
+                   "-DCMAKE_CXX_FLAGS_RELEASE=-O1"]
+        for command in (["cmake", "-S", folder / "tree", "-B", build, "-G", "Ninja", *options],
+                        ["ninja", "-C", build, "attnspec"]):
             done = subprocess.run(list(map(str, command)), text=True, capture_output=True)
             self.assertEqual(done.returncode, 0, done.stdout[-6000:] + done.stderr[-2000:])
         for name in COMPILED:
