@@ -221,9 +221,12 @@ TEST(CommandLine, TellsHowFarALargeCaseIs) {
 std::vector<std::string> commands(const std::string& of = "") {
   const std::string help = run(of + " --help").out;
   std::vector<std::string> names;
-  std::istringstream lines(help.substr(std::min(help.find("\nSubcommands:\n"), help.size())));
-  for (std::string line, name; std::getline(lines, line);)
-    if (line.starts_with("  ") && std::istringstream(line) >> name && line.substr(2).starts_with(name)) {
+  const std::string title = "\nSubcommands:\n";
+  const std::size_t place = help.find(title);
+  if (place == std::string::npos) return names;
+  std::istringstream lines(help.substr(place + title.size()));
+  for (std::string line, name; std::getline(lines, line) && !line.empty();)
+    if (std::istringstream(line) >> name && line.substr(2).starts_with(name)) {
       names.push_back(of + name);
       for (const std::string& inner : commands(of + name + " ")) names.push_back(inner);
     }
