@@ -128,7 +128,15 @@ CompressionNoise::CompressionNoise(const Arithmetic& arithmetic, const NsaProble
       phi_(product_operands(arithmetic, std::move(phi))),
       w_(phi_.w),
       w1_(phi_.w1),
-      w2_(phi_.w2) {}
+      w2_(phi_.w2) {
+  if (!has_position_bias(arithmetic, problem)) return;
+  BlockNoise position;
+  position.z = phi_.position.reshaped<Eigen::RowMajor>();
+  position.z_error = input_errors(arithmetic, position.z);
+  position.z_floor = input_floor(position.z);
+  bias_ = phi_.w.transpose() * position.z;
+  bias_noise_ = product_of_inputs(arithmetic, w_, position, static_cast<double>(position.z.size()), bias_);
+}
 
 BlockNoise CompressionNoise::block(const Rows& x) const {
   const CompressedBlock exact = compress_block(problem_, phi_, x);
@@ -190,22 +198,21 @@ PredictedRow CompressionNoise::mean_row(const Rows& x, const Vector& row) const 
   return stored(row, {std::move(errors), std::move(noise)}, arithmetic_.input);
 }
 
+PredictedRow CompressionNoise::row_with_bias(const BlockNoise& block) const {
+  const Vector product = block.row - bias_;
+  const auto n = static_cast<double>(block.z.size());
+  SumNoise sum = sum_of_products(product, product_of_inputs(arithmetic_, w_, block, n, product), bias_, *bias_noise_);
+  add_stored_parts(product, bias_, arithmetic_.input, sum);
+  return stored(block.row, std::move(sum), arithmetic_.input, w_.y);
+}
+
 PredictedRow CompressionNoise::row(const Rows& x) const {
   const BlockNoise block = this->block(x);
   if (problem_.phi == Phi::mean) return mean_row(x, block.row);
   if (problem_.phi == Phi::linear) {
+    if (bias_noise_) return row_with_bias(block);
     const auto n = static_cast<double>(block.z.size());
-    if (!has_position_bias(arithmetic_, problem_))
-      return stored(block.row, product_of_inputs(arithmetic_, w_, block, n, block.row), arithmetic_.input, w_.y);
-    BlockNoise position;
-    position.z = phi_.position.reshaped<Eigen::RowMajor>();
-    position.z_error = input_errors(arithmetic_, position.z);
-    position.z_floor = input_floor(position.z);
-    const Vector bias = phi_.w.transpose() * position.z, product = block.row - bias;
-    SumNoise sum = sum_of_products(product, product_of_inputs(arithmetic_, w_, block, n, product), bias,
-                                   product_of_inputs(arithmetic_, w_, position, n, bias));
-    add_stored_parts(product, bias, arithmetic_.input, sum);
-    return stored(block.row, std::move(sum), arithmetic_.input, w_.y);
+    return stored(block.row, product_of_inputs(arithmetic_, w_, block, n, block.row), arithmetic_.input, w_.y);
   }
   const double n = static_cast<double>(block.act.size()) + 1;
   const RowNoise& act = block.act_noise;

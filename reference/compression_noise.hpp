@@ -3,6 +3,8 @@
 // Letters as in nsa_compression.hpp: l tokens of a block, x its tokens; and z = x + position.
 #pragma once
 
+#include <optional>
+
 #include "reference/nsa_compression.hpp"
 #include "reference/sum_noise.hpp"
 
@@ -56,11 +58,14 @@ class CompressionNoise {
   void add_hidden(BlockNoise& block) const;
   void add_activation(BlockNoise& block) const;
   PredictedRow mean_row(const Rows& x, const Vector& row) const;
+  PredictedRow row_with_bias(const BlockNoise& block) const;
 
   Arithmetic arithmetic_;
   NsaProblem problem_;
   PhiParameters phi_;
   SummedRows w_, w1_, w2_;
+  Vector bias_;  // [features], W^T position, where phi adds it as one row: C1; or empty
+  std::optional<SumNoise> bias_noise_;
 };
 
 }  // namespace attnspec::reference

@@ -141,7 +141,7 @@ int bench(const BenchOptions& options) {
 
 Command add_bench(CLI::App& program) {
   const auto options = std::make_shared<BenchOptions>();
-  CLI::App* app = program.add_subcommand("bench", "time kernels, and judge what they wrote meanwhile");
+  CLI::App* app = program.add_subcommand("bench", "time kernels, and judge the outputs of the timed runs");
   app->add_option(kKernelValue, options->kernels,
                   "built-in ones, PATH.so, FILE.py:FUNCTION (default: every cuda: one but the baseline)")
       ->type_name("");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests the pages docs/add_*.md: what they show is what is compiled, and what is compiled works.
+"""Tests the pages docs/add_*.md: the code that they show is compiled, and it works.
 
     python3 verify/selftest/add_examples_test.py Pages
     ATTNSPEC_ADD_EXAMPLES=FOLDER python3 verify/selftest/add_examples_test.py Build

@@ -21,7 +21,7 @@ class CallMemory(Protocol):
         """Offsets, on the CPU."""
 
     def collect(self) -> None:
-        """The function has returned: what it wrote goes to the judge."""
+        """The function has returned: its outputs go to the judge."""
 
 
 def memory_of_calls(tensors: str, device: str) -> Callable[[], CallMemory]:
