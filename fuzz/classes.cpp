@@ -16,19 +16,13 @@ using namespace verify;
 using reference::Gate;
 using reference::Phi;
 
-bool has_blocks(const Case& c) {
-  return selects(c.op) || c.op == Operator::selected || c.op == Operator::nsa_compressed || c.op == Operator::nsa;
-}
+bool has_blocks(const Case& c) { return selects(c.op) || c.op == Operator::selected || has_importance(c.op); }
 bool compresses_tokens(const Case& c) { return c.op == Operator::nsa_compressed || compresses(c.op); }
-bool has_window(const Case& c) { return c.op == Operator::window || c.op == Operator::nsa; }
-bool has_importance(const Case& c) { return c.op == Operator::nsa_compressed || c.op == Operator::nsa; }
-
-std::int64_t longest(const Case& c) { return c.lens.empty() ? 0 : *std::max_element(c.lens.begin(), c.lens.end()); }
 std::int64_t blocks(const Case& c) { return (longest(c) + c.block - 1) / c.block; }
 /// Blocks per query: slots, top_k or n.
 std::int64_t count(const Case& c) { return is_nsa(c.op) ? c.top_n : c.top_k; }
 /// Blocks of a query that it has in any case.
-std::int64_t forced(const Case& c) { return has_importance(c) ? c.initial + c.local : selects(c.op) ? 1 : 0; }
+std::int64_t forced(const Case& c) { return has_importance(c.op) ? c.initial + c.local : selects(c.op) ? 1 : 0; }
 std::int64_t group(const Case& c) { return c.heads / c.kv_heads; }
 
 template <class Predicate>
@@ -108,7 +102,7 @@ void add_nsa(std::vector<ParameterClass>& all) {
       all.end(),
       {{"l = d", [](const Case& c) { return compresses_tokens(c) && c.compress_block == c.compress_stride; }},
        {"l above d", [](const Case& c) { return compresses_tokens(c) && c.compress_block > c.compress_stride; }},
-       {"l = l'", [](const Case& c) { return has_importance(c) && c.compress_block == c.block; }},
+       {"l = l'", [](const Case& c) { return has_importance(c.op) && c.compress_block == c.block; }},
        {"d = 1", [](const Case& c) { return compresses_tokens(c) && c.compress_stride == 1; }},
        {"no compressed row",
         [](const Case& c) {
@@ -116,19 +110,19 @@ void add_nsa(std::vector<ParameterClass>& all) {
         }},
        {"over 16 compressed rows",
         [](const Case& c) { return compresses_tokens(c) && longest(c) >= c.compress_block + 16 * c.compress_stride; }},
-       {"initial blocks", [](const Case& c) { return has_importance(c) && c.initial > 0; }},
-       {"several local blocks", [](const Case& c) { return has_importance(c) && c.local > 1; }},
-       {"forced blocks only", [](const Case& c) { return has_importance(c) && c.top_n == c.initial + c.local; }},
+       {"initial blocks", [](const Case& c) { return has_importance(c.op) && c.initial > 0; }},
+       {"several local blocks", [](const Case& c) { return has_importance(c.op) && c.local > 1; }},
+       {"forced blocks only", [](const Case& c) { return has_importance(c.op) && c.top_n == c.initial + c.local; }},
        {"phi mean", [](const Case& c) { return compresses(c.op) && c.phi == Phi::mean; }},
        {"phi linear", [](const Case& c) { return compresses(c.op) && c.phi == Phi::linear; }},
        {"phi mlp", [](const Case& c) { return compresses(c.op) && c.phi == Phi::mlp; }},
        {"shared phi", [](const Case& c) { return compresses(c.op) && c.shared_phi; }},
        {"shared k and v", [](const Case& c) { return c.op == Operator::nsa && c.shared_kv; }},
-       {"a window of one key", [](const Case& c) { return has_window(c) && c.window == 1; }},
+       {"a window of one key", [](const Case& c) { return has_window(c.op) && c.window == 1; }},
        {"a window within the sequence",
-        [](const Case& c) { return has_window(c) && c.window > 1 && c.window < longest(c); }},
-       {"a window of the sequence", [](const Case& c) { return has_window(c) && c.window == longest(c); }},
-       {"a longer window", [](const Case& c) { return has_window(c) && c.window > longest(c); }}});
+        [](const Case& c) { return has_window(c.op) && c.window > 1 && c.window < longest(c); }},
+       {"a window of the sequence", [](const Case& c) { return has_window(c.op) && c.window == longest(c); }},
+       {"a longer window", [](const Case& c) { return has_window(c.op) && c.window > longest(c); }}});
 }
 
 void add_numbers(std::vector<ParameterClass>& all) {

@@ -34,7 +34,7 @@ const char* safetensors_dtype(Format format) {
 }
 
 /// What a case is called with, by the names of the fields in kernel_abi.h; tensors without elements are left out.
-std::map<std::string, SafeTensor> input_tensors(const Case& c) {
+std::map<std::string, SafeTensor> tensors_of_call(const Case& c) {
   const Inputs inputs = make_inputs(c);
   std::map<std::string, SafeTensor> tensors;
   const auto add = [&](const std::string& name, const reference::Tensor& tensor) {
@@ -95,7 +95,7 @@ std::string write_finding(const std::string& directory, const Found& found) {
   if (!file) throw cannot_write(path);
   write_safetensors({stem + ".safetensors",
                      {{"case", print(c)}, {"kernel", found.shrunk.kernel}, {"failure", failure}},
-                     input_tensors(c)});
+                     tensors_of_call(c)});
   return path;
 }
 

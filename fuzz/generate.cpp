@@ -37,9 +37,7 @@ T one_of(std::vector<T> values) {
 bool always(Operator) { return true; }
 bool has_queries(Operator op) { return op != Operator::nsa_compress; }
 bool has_slots(Operator op) { return selects(op) || op == Operator::selected; }
-bool has_importance(Operator op) { return op == Operator::nsa_compressed || op == Operator::nsa; }
 bool has_compression(Operator op) { return has_importance(op) || compresses(op); }
-bool has_window(Operator op) { return op == Operator::window || op == Operator::nsa; }
 bool has_gate(Operator op) { return selects(op); }
 bool has_causality(Operator op) { return !is_nsa(op); }
 bool is_selected(Operator op) { return op == Operator::selected; }
@@ -232,8 +230,6 @@ Axis query_axis() {
           false,
           true};
 }
-
-std::int64_t longest(const Case& c) { return *std::max_element(c.lens.begin(), c.lens.end()); }
 
 /// Blocks of the longest sequence.
 std::int64_t max_blocks(const Case& c) { return (longest(c) + c.block - 1) / c.block; }

@@ -422,6 +422,8 @@ std::vector<std::int64_t> compressed_rows(const Case& c) {
   return rows;
 }
 
+std::int64_t longest(const Case& c) { return c.lens.empty() ? 0 : *std::max_element(c.lens.begin(), c.lens.end()); }
+
 std::vector<std::int64_t> key_rows(const Case& c) {
   return c.op == Operator::nsa_compressed ? compressed_rows(c) : c.lens;
 }

@@ -32,6 +32,10 @@ inline bool selects(Operator op) { return op == Operator::moba_select || op == O
 inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }
 /// Whether it makes compressed rows out of tokens, with phi.
 inline bool compresses(Operator op) { return op == Operator::nsa_compress || op == Operator::nsa; }
+/// Whether it selects blocks by their importance.
+inline bool has_importance(Operator op) { return op == Operator::nsa_compressed || op == Operator::nsa; }
+/// Whether it has a window.
+inline bool has_window(Operator op) { return op == Operator::window || op == Operator::nsa; }
 
 /// What a case is judged by instead of the specification: a relation between calls that any kernel keeps to the bit.
 enum class Law { none, repeat, future, unselected, heads, strides, packing, decode, power };
@@ -102,6 +106,9 @@ reference::MobaProblem problem_of(const Case& c);
 /// The same for the operators of NSA. For `nsa_compress`, which has no queries, H = Hkv and a selection block is a
 /// compression block.
 reference::NsaProblem nsa_problem_of(const Case& c);
+
+/// Tokens of the longest sequence; 0 without any.
+std::int64_t longest(const Case& c);
 
 /// Rows of k and v of each sequence: its keys, or for nsa_compressed its compressed rows.
 std::vector<std::int64_t> key_rows(const Case& c);

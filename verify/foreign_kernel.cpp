@@ -107,7 +107,7 @@ std::optional<std::string> unsupported(const AttnspecLimits& limits, const Case&
   }
   if (compresses(c.op) || has_importance)
     reasons.push_back(outside("compress_block", c.compress_block, limits.compress_block));
-  if (c.op == Operator::window || nsa) reasons.push_back(outside("window", c.window, limits.window_size));
+  if (has_window(c.op)) reasons.push_back(outside("window", c.window, limits.window_size));
   for (std::string& reason : reasons)
     if (!reason.empty()) return std::move(reason);
   return std::nullopt;

@@ -33,7 +33,6 @@ constexpr double kManyTerms = 8;                         // n_eff from which R m
 constexpr double kChange = 1.3;                          // of a variance, from which a row can tell
 constexpr double kMinRms = 0.8, kMaxRms = 1.15;
 constexpr double kMinLikelihood = 50;  // gained, as a logarithm
-constexpr std::chrono::seconds kMaxTime{60};
 
 bool has(const ArithmeticOptions& options, std::string_view name) {
   return std::find(options.begin(), options.end(), name) != options.end();
@@ -267,7 +266,7 @@ std::string sum_of(const ArithmeticOptions& options) { return fmt::format("{}", 
 
 }  // namespace
 
-std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results) {
+std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results, std::chrono::seconds max_time) {
   std::vector<const CaseResult*> failing;
   std::set<std::pair<Operator, Format>> of;
   std::set<std::string> names;
@@ -279,7 +278,7 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results) {
     names.insert(print(result.c));
   }
   if (failing.empty()) return "";
-  const auto end = Clock::now() + kMaxTime;
+  const auto end = Clock::now() + max_time;
   std::vector<Trial> evidence;
   for (const Case& c : smallest(failing, kMaxFailing)) {
     evidence.push_back(judge_under(kernel, kernel.arithmetic, c, nullptr));
@@ -350,7 +349,7 @@ std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>
     if (is_finding(result.verdict)) return "";
     if (result.verdict == Verdict::pass) of.emplace(result.c.op, result.c.dtype);
   }
-  const auto end = Clock::now() + kMaxTime;
+  const auto end = Clock::now() + kMaxHintTime;
   const std::vector<Case> cases = passing_cases(kernel, of, {});
   std::vector<std::string> needless;
   for (const std::string& option : kernel.arithmetic) {

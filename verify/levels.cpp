@@ -210,7 +210,7 @@ Axis regime_axis(Operator op) {
   const std::set<std::string> of_nsa{"normal",      "diffuse",         "spiky",      "large",
                                      "head_tagged", "repeated_tokens", "edge_spike", "disagreeing_heads",
                                      "underflow",   "subnormal"};
-  const bool chooses = selects(op) || op == Operator::nsa_compressed || op == Operator::nsa;
+  const bool chooses = selects(op) || has_importance(op);
   Axis axis;
   for (const Regime& regime : regimes())
     if (std::string(regime.name) != "captured" && (chooses || !regime.for_selection) &&

@@ -75,7 +75,7 @@ void Block::copy_async(void* to, const void* from, std::size_t bytes, std::size_
 }
 
 void Block::arrive(const Copy& copy) {
-  std::memcpy(copy.to, copy.from, copy.source_bytes);
+  if (copy.source_bytes > 0) std::memcpy(copy.to, copy.from, copy.source_bytes);
   std::memset(static_cast<char*>(copy.to) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
   shared_.arrive(accessor(thread()), reinterpret_cast<std::uintptr_t>(copy.to), copy.bytes);
 }

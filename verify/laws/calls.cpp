@@ -19,7 +19,7 @@ using reference::Tensor;
 
 /// Whether a kernel writes a selection that is judged.
 bool exports_selection(const Kernel& kernel, Operator op) {
-  return op == Operator::nsa_compressed || op == Operator::nsa || (selects(op) && kernel.exports_selection);
+  return has_importance(op) || (selects(op) && kernel.exports_selection);
 }
 
 void add_outputs(const std::vector<NamedTensor>& tensors, Outputs& outputs) {

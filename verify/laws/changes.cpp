@@ -11,8 +11,6 @@ namespace {
 /// Follow-up calls of one case that change other blocks.
 constexpr std::uint64_t kMaxFollowUps = 2;
 
-std::optional<RowPlace> stay(const RowPlace& row) { return row; }
-
 /// Another finite number, no larger than it or 1.
 double changed(double x, std::int64_t d) { return x == 0 ? 1 : (d % 2 == 0 ? -x : x) / 2; }
 

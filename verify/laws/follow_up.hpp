@@ -50,6 +50,9 @@ struct SourceCall {
 /// Where a row of the source call is in a follow_up; none where it is not there.
 using Move = std::function<std::optional<RowPlace>(const RowPlace&)>;
 
+/// Every row stays where it is.
+inline std::optional<RowPlace> stay(const RowPlace& row) { return row; }
+
 /// Another call, and what the law says of it.
 struct FollowUp {
   Case c;

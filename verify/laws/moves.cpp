@@ -14,8 +14,6 @@ constexpr int kRepeats = 9;
 /// Sequences of `packing` that are called alone.
 constexpr std::size_t kMaxAlone = 3;
 
-std::optional<RowPlace> stay(const RowPlace& row) { return row; }
-
 bool always(const std::string&, const RowPlace&) { return true; }
 
 FollowUp moved_follow_up(const SourceCall& source, const Case& to, const Move& move,
