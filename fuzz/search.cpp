@@ -14,6 +14,7 @@
 #include "fuzz/judging.hpp"
 #include "fuzz/shrink.hpp"
 #include "verify/laws/laws.hpp"
+#include "verify/space/work.hpp"
 
 namespace attnspec::fuzz {
 
@@ -124,7 +125,7 @@ void add(const CaseResult& result, SearchSummary& summary) {
 }  // namespace
 
 CaseSource::CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<Law> laws)
-    : operators_(std::move(operators)), laws_(std::move(laws)), random_(seed) {}
+    : operators_(std::move(operators)), laws_(std::move(laws)), random_(seed), work_(operators_.size()) {}
 
 Case CaseSource::next() {
   if (cases_ % kSwarmCases == 0) {
@@ -132,19 +133,21 @@ Case CaseSource::next() {
     if (!laws_.empty()) keep_laws(laws_, swarm_);
     ++swarms_;
   }
-  const Operator op = operators_[static_cast<std::size_t>(cases_++) % operators_.size()];
-  const rc::Gen<Case> generator = any_case(op, swarm_);
+  ++cases_;
+  const auto turn = std::min_element(work_.begin(), work_.end()) - work_.begin();
+  const rc::Gen<Case> generator = any_case(operators_[static_cast<std::size_t>(turn)], swarm_);
   Case best;
-  std::int64_t most = -1;
+  std::int64_t max = -1;
   for (int i = 0; i < kCandidates; ++i) {
     Case candidate = generator(random_.split()).value();
-    const std::int64_t pairs = kept_.count_new(candidate);
+    const std::int64_t triples = kept_.count_new(candidate);
     drawn_.add(candidate);
-    if (pairs > most) best = std::move(candidate);
-    most = std::max(most, pairs);
+    if (triples > max) best = std::move(candidate);
+    max = std::max(max, triples);
   }
   kept_.add(best);
-  return normalised(best);
+  work_[static_cast<std::size_t>(turn)] += work(best);
+  return best;
 }
 
 SearchSummary search(const Kernel& kernel, const SearchOptions& options, const SearchObserver& observer) {
@@ -181,8 +184,11 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
   }
   summary.seconds = stopwatch.seconds();
   summary.swarms = source.swarms();
-  summary.pairs = source.pairs();
-  summary.drawn_pairs = source.drawn_pairs();
+  summary.triples = source.kept().size();
+  summary.drawn_triples = source.drawn().size();
+  for (const Operator op : operators)
+    for (const std::size_t i : source.kept().never_seen(op))
+      summary.never_drawn[op].push_back(case_classes()[i].name());
   return summary;
 }
 

@@ -12,18 +12,21 @@
 #include <string>
 #include <vector>
 
-#include "fuzz/classes.hpp"
-#include "fuzz/generate.hpp"
+#include "fuzz/swarm.hpp"
 #include "verify/judge.hpp"
+#include "verify/space/coverage.hpp"
 
 namespace attnspec::fuzz {
 
+using verify::Case;
+using verify::Operator;
+
 /// Cases of one swarm. The first swarm has everything.
 inline constexpr int kSwarmCases = 20;
-/// Cases drawn for each one that is kept: the one with the most pairs of classes not seen yet.
+/// Cases drawn for each one that is kept: the one with the most triples of classes not seen yet.
 inline constexpr int kCandidates = 4;
 
-/// An endless sequence of cases, the operators in turn.
+/// An endless sequence of cases. The next one is of the operator that has had the least work so far.
 class CaseSource {
  public:
   /// operators: at least one. laws: all cases are judged by one of them, or none: most by the specification.
@@ -33,9 +36,9 @@ class CaseSource {
 
   const Swarm& swarm() const { return swarm_; }    // of the last case
   std::int64_t swarms() const { return swarms_; }  // so far
-  /// Pairs of classes in the cases given, and in all that were drawn for them: what the operators can show.
-  std::int64_t pairs() const { return kept_.size(); }
-  std::int64_t drawn_pairs() const { return drawn_.size(); }
+  /// Of the cases given, and of all that were drawn for them: what the operators can show.
+  const verify::Coverage& kept() const { return kept_; }
+  const verify::Coverage& drawn() const { return drawn_; }
 
  private:
   std::vector<Operator> operators_;
@@ -43,7 +46,8 @@ class CaseSource {
   rc::Random random_;
   Swarm swarm_;
   std::int64_t cases_ = 0, swarms_ = 0;
-  PairCoverage kept_, drawn_;
+  std::vector<double> work_;  // of each operator
+  verify::Coverage kept_, drawn_;
 };
 
 /// A case on which the kernel failed.
@@ -78,8 +82,9 @@ struct OperatorTally {
 struct SearchSummary {
   std::map<Operator, OperatorTally> operators;
   double seconds = 0;
-  std::int64_t swarms = 0, pairs = 0, drawn_pairs = 0;
-  std::int64_t launches = 0;  // that the law `repeat` found equal
+  std::int64_t swarms = 0, triples = 0, drawn_triples = 0;   // of classes
+  std::map<Operator, std::vector<std::string>> never_drawn;  // classes of cases
+  std::int64_t launches = 0;                                 // that the law `repeat` found equal
 
   std::int64_t cases() const;
   std::int64_t rows() const;

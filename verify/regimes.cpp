@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <numeric>
 
@@ -279,22 +280,27 @@ std::string captured_list() {
 
 std::string captured_name(const Case& c) { return c.regime.substr(std::string(kCaptured).size() + 1); }
 
-/// q, k, v, do [tokens, heads, dim], all of as many tokens.
-Safetensors load_captured(const std::string& name) {
-  Safetensors file = read_safetensors(captured_path(name));
+/// q, k, v, do [tokens, heads, dim], all of as many tokens. A file is read once.
+const Safetensors& load_captured(const std::string& name) {
+  static std::map<std::string, Safetensors> read;
+  static std::mutex guard;
+  const std::lock_guard lock(guard);
+  const std::string path = captured_path(name);
+  if (const auto found = read.find(path); found != read.end()) return found->second;
+  Safetensors file = read_safetensors(path);
   for (const char* key : {"q", "k", "v", "do"}) {
     const auto& shape = file.at(key).shape;
     if (shape.size() != 3 || shape[0] != file.at("q").shape[0] || shape[1] < 1)
       throw std::runtime_error(
           fmt::format("{}: tensor {} is not [tokens, heads, dim] with the tokens of q", file.path, key));
   }
-  return file;
+  return read.emplace(path, std::move(file)).first->second;
 }
 
 /// A case slices a captured file: tokens from a start that the seed chooses (0 for seed 0), the first features, and
 /// heads taken round robin.
 void fill_captured(const Case& c, Inputs& in) {
-  const Safetensors captured = load_captured(captured_name(c));
+  const Safetensors& captured = load_captured(captured_name(c));
   const std::int64_t captured_tokens = captured.at("q").shape[0];
   const Random start(c.seed, "start");
   std::int64_t q_token = 0, k_token = 0, gradient = 0;
@@ -463,7 +469,7 @@ void validate_regime(const Case& c) {
 }
 
 CapturedSizes captured_sizes(const std::string& file) {
-  const Safetensors captured = load_captured(file);
+  const Safetensors& captured = load_captured(file);
   const auto &q = captured.at("q").shape, &v = captured.at("v").shape;
   return {q[0], q[1], v[1], q[2], v[2]};
 }

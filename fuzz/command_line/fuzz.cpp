@@ -49,6 +49,15 @@ std::string verdict_counts(const std::map<Verdict, std::int64_t>& verdicts) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
+/// Classes that no case of the operator was in; the first few by name.
+void print_never_drawn(Operator op, const std::vector<std::string>& classes) {
+  const std::size_t shown = std::min<std::size_t>(classes.size(), 4);
+  fmt::print("{} never had {}", name(op),
+             fmt::join(classes.begin(), classes.begin() + static_cast<std::ptrdiff_t>(shown), "; "));
+  if (classes.size() > shown) fmt::print("; and {} more classes", classes.size() - shown);
+  fmt::print("\n");
+}
+
 void print_summary(const SearchSummary& summary, std::uint64_t seed) {
   fmt::print("{:<15} {:>7} {:>12} {:>8} {:>15}  {}\n", "operator", "cases", "rows judged", "worst R", "undecided rows",
              "verdicts");
@@ -59,8 +68,9 @@ void print_summary(const SearchSummary& summary, std::uint64_t seed) {
   const std::int64_t cases = summary.cases(), passed = summary.count(Verdict::pass);
   fmt::print("{} cases and {} rows in {:.1f} s, {:.1f} cases a second; seed {}\n", cases, summary.rows(),
              summary.seconds, summary.seconds > 0 ? static_cast<double>(cases) / summary.seconds : 0, seed);
-  fmt::print("{} swarms; {} pairs of parameter classes, of {} that were drawn\n", summary.swarms, summary.pairs,
-             summary.drawn_pairs);
+  fmt::print("{} swarms; {} triples of classes, of {} that were drawn\n", summary.swarms, summary.triples,
+             summary.drawn_triples);
+  for (const auto& [op, classes] : summary.never_drawn) print_never_drawn(op, classes);
   if (summary.launches > 0)
     fmt::print("{} launches that were to give equal bits did: at 95 % fewer than {:.2g} of them do not (3 / {})\n",
                summary.launches, 3 / static_cast<double>(summary.launches), summary.launches);

@@ -28,7 +28,7 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"lse_in_base_two", "lse"},
                                                   {"last_short_block_dropped", "o"},
                                                   {"dk_of_one_head", "dk"},
-                                                  {"scale_off", "lse"},
+                                                  {"scale_off", "o"},
                                                   {"one_key_dropped", "o"},
                                                   {"mean_over_block_size", "selection"},
                                                   {"gradients_of_another_head", "dv"},

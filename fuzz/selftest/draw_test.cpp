@@ -1,15 +1,16 @@
 // Generated cases are valid, small, on edges, and the same for the same seed.
 
-#include "fuzz/generate.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <set>
 
-#include "fuzz/classes.hpp"
 #include "fuzz/search.hpp"
+#include "verify/space/coverage.hpp"
+#include "verify/space/space.hpp"
+#include "verify/space/work.hpp"
 
 namespace attnspec::fuzz {
 namespace {
@@ -55,12 +56,12 @@ TEST(Generate, TheSameSeedGivesTheSameCases) {
 TEST(Generate, TheFirstCasesAreKnown) {
   const std::vector<Case> cases = first_cases({Operator::moba, Operator::nsa}, 0, 2);
   EXPECT_EQ(print(cases[0]),
-            "moba(lens=63+1+65+64,q_lens=69+5+41+64,dk=1,dv=7,top_k=1,gate=window,dtype=fp16,regime=head_tagged,"
-            "seed=795480)");
+            "moba(lens=63+1+65+64,q_lens=15+5+60+65,dk=1,dv=7,top_k=1,gate=window,dtype=fp16,regime=near_tie,"
+            "seed=83103)");
   EXPECT_EQ(print(cases[1]),
-            "nsa(lens=115+32+0+16+4+1+9+12,q_lens=115+32+0+16+1+0+9+12,heads=3,kv_heads=1,dk=4,dv=2,block=12,compress_"
-            "block=9,compress_stride=3,top_n=10,initial_blocks=0,local_blocks=1,window=135,shared_kv=1,scale=0.01,"
-            "dtype=fp16,regime=descending_magnitude,seed=551233)");
+            "nsa(lens=115+32+0+16+4+1+9+12,q_lens=115+32+0+23+4+1+9+12,dk=4,dv=2,block=12,compress_block=9,"
+            "compress_stride=3,top_n=10,initial_blocks=0,local_blocks=1,window=135,phi=mlp,hidden=3,shared_phi=1,"
+            "shared_kv=1,scale=0.01,dtype=fp16,regime=descending_magnitude,seed=270815)");
 }
 
 TEST(Generate, KeepsToTheLawsWanted) {
@@ -78,34 +79,31 @@ TEST(Generate, KeepsToTheLawsWanted) {
   EXPECT_GT(kv_heads.size(), 2u);
 }
 
-TEST(Generate, EveryParameterClassOccurs) {
-  std::set<std::size_t> seen;
-  const std::vector<Operator> all(std::begin(kOperators), std::end(kOperators));
-  for (const Case& c : first_cases(all, 5, 3000))
-    for (const std::size_t i : classes_of(c)) seen.insert(i);
-  for (std::size_t i = 0; i < parameter_classes().size(); ++i)
-    EXPECT_TRUE(seen.count(i)) << parameter_classes()[i].name;
+TEST_P(Generated, HaveEveryClass) {
+  Coverage coverage;
+  for (const Case& c : first_cases({GetParam()}, 5, 3000)) coverage.add(c);
+  for (const std::size_t i : coverage.never_seen(GetParam())) ADD_FAILURE() << case_classes()[i].name();
 }
 
 TEST(Swarm, DrawsOnlyWhatItHas) {
   Swarm swarm = whole_swarm();
   for (std::size_t i = 0; i < axes().size(); ++i) {
-    const auto only = [&](const std::string& axis, const std::string& alternative) {
+    const auto only = [&](const std::string& axis, const std::string& value) {
       if (axes()[i].name != axis) return;
-      for (std::size_t k = 0; k < swarm.enabled[i].size(); ++k)
-        swarm.enabled[i][k] = axes()[i].alternatives[k].name == alternative;
+      for (std::size_t k = 0; k < swarm.enabled[i].size(); ++k) swarm.enabled[i][k] = axes()[i].values[k].name == value;
     };
     only("regime", "tie");
     only("heads", "one");
+    only("extreme", "none");
     only("causal", "no");
     only("law", "none");
   }
-  EXPECT_EQ(describe(swarm, {Operator::moba}), "heads: one; causal: no; regime: tie; law: none");
-  EXPECT_EQ(describe(swarm, {Operator::window}), "heads: one; regime: tie; law: none");
+  EXPECT_EQ(describe(swarm, {Operator::moba}), "heads: one; extreme: none; causal: no; regime: tie; law: none");
+  EXPECT_EQ(describe(swarm, {Operator::window}), "heads: one; extreme: none; regime: tie; law: none");
   EXPECT_EQ(describe(whole_swarm(), {Operator::moba}), "everything");
   rc::Random random(6);
   for (int i = 0; i < 100; ++i) {
-    const Case c = normalised(any_case(Operator::moba, swarm)(random.split()).value());
+    const Case c = any_case(Operator::moba, swarm)(random.split()).value();
     EXPECT_EQ(c.regime, "tie");
     EXPECT_EQ(c.heads, 1);
     EXPECT_FALSE(c.causal);
@@ -119,28 +117,39 @@ TEST(Swarm, AlwaysHasSomething) {
       EXPECT_TRUE(std::any_of(enabled.begin(), enabled.end(), [](bool is_enabled) { return is_enabled; }));
 }
 
-TEST(PairCoverage, CountsPairsOnceForEachOperator) {
-  PairCoverage coverage;
+TEST(Coverage, CountsTriplesOnceForEachOperator) {
+  Coverage coverage;
   const Case moba = parse_case("moba(lens=40,block=16)"), dense = parse_case("dense(lens=40)");
-  const auto classes = static_cast<std::int64_t>(classes_of(moba).size());
-  EXPECT_EQ(coverage.count_new(moba), classes * (classes - 1) / 2);
+  const auto n = static_cast<std::int64_t>(classes_of(moba).size());
+  EXPECT_EQ(coverage.count_new(moba), n * (n - 1) * (n - 2) / 6);
   coverage.add(moba);
-  EXPECT_EQ(coverage.size(), classes * (classes - 1) / 2);
+  EXPECT_EQ(coverage.size(), n * (n - 1) * (n - 2) / 6);
   EXPECT_EQ(coverage.count_new(moba), 0);
   EXPECT_GT(coverage.count_new(dense), 0);
   const Case other = parse_case("moba(lens=40,block=16,dtype=fp16)");
-  EXPECT_EQ(coverage.count_new(other), classes - 1);
+  EXPECT_EQ(coverage.count_new(other), (n - 1) * (n - 2) / 2) << "those with its dtype";
 }
 
-TEST(CaseSource, SteersTowardsUnseenPairs) {
+TEST(CaseSource, SharesWorkBetweenOperators) {
+  const std::vector<Operator> all(std::begin(kOperators), std::end(kOperators));
+  std::map<Operator, double> done;
+  double largest = 0;
+  for (const Case& c : first_cases(all, 6, 400)) {
+    done[c.op] += work(c);
+    largest = std::max(largest, work(c));
+  }
+  for (const auto& [op, sum] : done)
+    for (const auto& [other, other_sum] : done) EXPECT_LE(sum - other_sum, largest) << name(op) << ' ' << name(other);
+}
+
+TEST(CaseSource, SteersTowardsUnseenTriples) {
   CaseSource steered({Operator::moba}, 8);
   for (int i = 0; i < 300; ++i) steered.next();
-  PairCoverage unsteered;
+  Coverage unsteered;
   rc::Random random(8);
-  for (int i = 0; i < 300; ++i)
-    unsteered.add(normalised(any_case(Operator::moba, whole_swarm())(random.split()).value()));
-  EXPECT_GT(steered.pairs(), unsteered.size());
-  EXPECT_GT(static_cast<double>(steered.pairs()), 0.9 * static_cast<double>(steered.drawn_pairs()));
+  for (int i = 0; i < 300; ++i) unsteered.add(any_case(Operator::moba, whole_swarm())(random.split()).value());
+  EXPECT_GT(steered.kept().size(), unsteered.size());
+  EXPECT_GT(static_cast<double>(steered.kept().size()), 0.4 * static_cast<double>(steered.drawn().size()));
 }
 
 }  // namespace

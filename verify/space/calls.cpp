@@ -1,0 +1,67 @@
+// Cases of several calls: sessions and laws.
+
+#include <algorithm>
+
+#include "verify/laws/laws.hpp"
+#include "verify/session.hpp"
+#include "verify/space/axes.hpp"
+
+namespace attnspec::verify::space {
+
+namespace {
+
+/// Steps of a session that follow its first call.
+constexpr std::int64_t kMaxSteps = 5;
+
+/// The lengths of the last call of a session.
+std::vector<std::int64_t> last_lengths(const Case& c) { return session_calls(c).back().c.lens; }
+
+/// Steps of any kind; lengths change places only where they differ.
+void draw_session(Draft& draft) {
+  Case& c = draft.c;
+  if (draft.is_extreme) return;
+  for (std::int64_t steps = draft.between(1, kMaxSteps); steps > 0; --steps) {
+    const std::vector<std::int64_t> before = last_lengths(c);
+    c.session.push_back(static_cast<SessionStep>(draft.between(0, std::ssize(kSessionSteps) - 1)));
+    if (c.session.back() == SessionStep::offsets && last_lengths(c) == before) c.session.back() = SessionStep::contents;
+  }
+}
+
+/// A law, and what it needs to have something to say.
+void set_law(Draft& draft, Law law) {
+  Case& c = draft.c;
+  if (draft.is_extreme) return;
+  c.law = law;
+  c.session.clear();  // a law has calls of its own
+  if (law == Law::future) c.causal = true;
+  if (law == Law::unselected) c.shared_kv = false;
+  if (law == Law::heads && c.kv_heads == 1 && (c.heads == 1 || is_nsa(c.op))) c.heads *= 2, c.kv_heads = 2;
+  if (law == Law::packing && c.lens.size() == 1) {
+    c.lens.push_back(c.lens[0]);
+    c.q_lens.push_back(c.q_lens[0]);
+  }
+  if (law == Law::power && compresses(c.op) && c.phi != reference::Phi::mean && c.dtype == Format::fp16)
+    c.dtype = Format::bf16;
+  if (law == Law::decode && c.op != Operator::nsa_compress) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
+  if (law == Law::decode && c.op == Operator::nsa_compress)
+    c.lens[0] = c.q_lens[0] = std::max(c.lens[0], c.compress_block + c.compress_stride);
+}
+
+}  // namespace
+
+Axis session_axis() {
+  return {"calls",
+          always,
+          {{"one", 29, [](Draft&) {}, [](const Case& c) { return c.session.empty(); }},
+           {"several", 1, draw_session, [](const Case& c) { return !c.session.empty(); }}}};
+}
+
+Axis law_axis() {
+  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 40)}, true};
+  for (const Law law : kLaws)
+    axis.values.push_back({name(law), 1, [=](Draft& draft) { set_law(draft, law); },
+                           [=](const Case& c) { return c.law == law; }, [=](Operator op) { return has_law(op, law); }});
+  return axis;
+}
+
+}  // namespace attnspec::verify::space
