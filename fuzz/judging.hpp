@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "verify/judge.hpp"
@@ -15,13 +18,43 @@ struct Job {
 };
 
 /// How many cases to judge at the same time: `wanted`, or one for each thread where it is 0; but one where a kernel may
-/// not be called from several threads.
+/// not be called from several threads and there is not another like it.
 int jobs_at_once(int wanted, const std::vector<Job>& jobs);
+
+/// Kernels like those that are judged, for several threads: each is lent to one of them at a time, and keeps its
+/// process from one loan to the next. The kernels must outlive it.
+class KernelPool {
+ public:
+  /// A kernel to use until this is gone.
+  class Loan {
+   public:
+    Loan(KernelPool& pool, const verify::Kernel& of) : pool_(pool), of_(of), kernel_(pool.take(of)) {}
+    ~Loan() { pool_.put_back(of_, kernel_); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+
+    const verify::Kernel& kernel() const { return kernel_; }
+
+   private:
+    KernelPool& pool_;
+    const verify::Kernel &of_, &kernel_;
+  };
+
+ private:
+  /// Makes another one where none is free. Throws what loading it throws.
+  const verify::Kernel& take(const verify::Kernel& of);
+  void put_back(const verify::Kernel& of, const verify::Kernel& kernel);
+
+  std::mutex mutex_;
+  std::map<const verify::Kernel*, std::vector<const verify::Kernel*>> free_;
+  std::vector<std::shared_ptr<verify::Kernel>> made_;
+};
 
 /// Judges the jobs, so many at the same time; a judgement then keeps to one thread, since cases are too small to share.
 /// skips(i) is asked before each, from any thread; done(i, result) is called after it, from one thread at a time and in
 /// any order. Throws what judge throws.
-void judge_all(const std::vector<Job>& jobs, int at_once, const std::function<bool(std::size_t)>& skips,
+void judge_all(const std::vector<Job>& jobs, int at_once, KernelPool& pool,
+               const std::function<bool(std::size_t)>& skips,
                const std::function<void(std::size_t, verify::CaseResult)>& done);
 
 }  // namespace attnspec::fuzz

@@ -65,12 +65,12 @@ std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vecto
 
 /// Judges the cases at the same time; none of those after the first finding where `only_first`, and none that have not
 /// begun when the search is over.
-std::vector<std::optional<CaseResult>> judge_swarm(const std::vector<Job>& jobs, int at_once, bool only_first,
-                                                   const std::function<bool()>& is_over) {
+std::vector<std::optional<CaseResult>> judge_swarm(const std::vector<Job>& jobs, int at_once, KernelPool& pool,
+                                                   bool only_first, const std::function<bool()>& is_over) {
   std::vector<std::optional<CaseResult>> results(jobs.size());
   std::atomic<std::size_t> last = jobs.size();  // that is judged
   judge_all(
-      jobs, at_once, [&](std::size_t i) { return i > last || is_over(); },
+      jobs, at_once, pool, [&](std::size_t i) { return i > last || is_over(); },
       [&](std::size_t i, CaseResult result) {
         if (only_first && is_finding(result.verdict)) last = std::min<std::size_t>(last, i);
         results[i] = std::move(result);
@@ -83,18 +83,40 @@ CaseResult judge_afresh(const Kernel& kernel, const Case& c) {
   return judge(kernel, c);
 }
 
-/// The case as it fails when it is the kernel's first; or, if it needs a call before it, with a session of which it is
+/// Steps of the sessions that are tried for a failure which needs many calls before it, and seconds that one may take.
+constexpr std::size_t kManyCalls[] = {7, 31, 127};
+constexpr double kMaxSessionSeconds = 30;
+
+/// The session without the calls after the one that failed.
+Case until_failure(const CaseResult& result) {
+  Case c = result.c;
+  const auto calls = static_cast<std::size_t>(result.failing_call);
+  if (calls > 0 && calls <= c.session.size()) c.session.resize(calls - 1);
+  return c;
+}
+
+/// The case as it fails when it is the kernel's first; or, if it needs calls before it, with a session of which it is
 /// the first call. Nothing if none of them fails.
-std::optional<CaseResult> fail_alone(const Kernel& kernel, const Case& drawn) {
+std::optional<CaseResult> fail_alone(const Kernel& kernel, const Case& drawn, const std::function<bool()>& stop) {
   using enum SessionStep;
-  std::vector<std::vector<SessionStep>> sessions{drawn.session};
+  const Stopwatch stopwatch;
+  if (CaseResult result = judge_afresh(kernel, drawn); is_finding(result.verdict)) return result;
+  const double seconds_of_call = stopwatch.seconds() / static_cast<double>(1 + drawn.session.size());
+  std::vector<std::vector<SessionStep>> sessions;
   if (drawn.session.empty())
-    sessions.insert(sessions.end(), {{contents}, {moved, contents}, {shape, contents, again}, {offsets, contents}});
+    sessions = {{contents}, {moved}, {moved, contents}, {shape, contents, again}, {offsets, contents}};
+  for (const std::size_t calls : kManyCalls)
+    if (static_cast<double>(calls) * seconds_of_call < kMaxSessionSeconds)
+      sessions.push_back(std::vector<SessionStep>(calls, again));
   for (const auto& session : sessions) {
+    if (stop && stop()) break;
     Case c = drawn;
+    c.law = Law::none;  // which has calls of its own
     c.session = session;
-    CaseResult result = judge_afresh(kernel, c);
-    if (is_finding(result.verdict)) return result;
+    if (CaseResult result = judge_afresh(kernel, c); is_finding(result.verdict)) {
+      const CaseResult shorter = judge_afresh(kernel, until_failure(result));
+      return is_finding(shorter.verdict) ? shorter : result;
+    }
   }
   return std::nullopt;
 }
@@ -104,8 +126,13 @@ std::optional<CaseResult> fail_alone(const Kernel& kernel, const Case& drawn) {
 Found simplify(const Kernel& kernel, const CaseResult& drawn, const std::function<bool()>& stop) {
   const auto with_history = [&](const Case& c) { return judge(kernel, c); };
   const auto afresh = [&](const Case& c) { return judge_afresh(kernel, c); };
-  const std::optional<CaseResult> alone = kernel.forget ? fail_alone(kernel, drawn.c) : drawn;
+  const std::optional<CaseResult> alone = kernel.forget ? fail_alone(kernel, drawn.c, stop) : drawn;
   if (!alone) return {.drawn = drawn, .shrunk = drawn, .fails_alone = false};
+  const bool remembers = kernel.forget && alone->c.session != drawn.c.session;
+  if (remembers) {
+    const Shrunk shrunk = shrink(afresh, *alone, stop);
+    return {.drawn = drawn, .shrunk = shrunk.result, .judgements = shrunk.judgements};
+  }
   Shrunk shrunk = shrink(with_history, *alone, stop);
   if (kernel.forget && !is_finding(judge_afresh(kernel, shrunk.result.c).verdict))
     shrunk = shrink(afresh, *alone, stop);
@@ -154,6 +181,7 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
   const std::vector<Operator> operators = operators_to_search(kernel, options.operators, options.laws);
   CaseSource source(operators, options.seed, options.laws);
   const int at_once = jobs_at_once(options.jobs, {{&kernel, {}}});
+  KernelPool pool;
   const OneThreadEach one_thread_each;
   const Stopwatch stopwatch;
   const auto is_over = [&] {
@@ -167,7 +195,7 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
     while (std::ssize(jobs) < std::min<std::int64_t>(kSwarmCases, options.cases - begin))
       jobs.push_back({&kernel, source.next()});
     if (observer.swarm) observer.swarm(source.swarm());
-    const auto results = judge_swarm(jobs, at_once, !options.keeps_going, is_over);
+    const auto results = judge_swarm(jobs, at_once, pool, !options.keeps_going, is_over);
     for (std::size_t i = 0; i < results.size() && !has_ended; ++i) {
       if (!results[i]) continue;
       const CaseResult& result = *results[i];

@@ -67,8 +67,7 @@ struct SearchOptions {
   std::int64_t cases = std::numeric_limits<std::int64_t>::max();  // judged, at most
   double seconds = std::numeric_limits<double>::infinity();       // at most, but for the cases under way
   bool keeps_going = false;                                       // after a finding
-  int jobs = 0;                      // cases judged at the same time; 0: one for each thread. 1 for a kernel that
-                                     // may not be called from several threads
+  int jobs = 0;                      // cases judged at the same time; 0: one for each thread. 1 for a kernel on a GPU
   std::function<bool()> is_stopped;  // asked between cases; empty: never
 };
 

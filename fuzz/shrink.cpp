@@ -5,6 +5,8 @@
 
 #include "fuzz/shrink.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <numeric>
@@ -32,6 +34,19 @@ rc::Seq<Case> each(const Case& c, rc::Seq<std::int64_t> numbers, const Set& set)
     return simpler;
   });
 }
+
+/// One parameter at its plainest.
+template <class Value>
+Simpler plain(Value Case::*member, Value value) {
+  return [=](const Case& c) {
+    Case simpler = c;
+    simpler.*member = value;
+    return simpler == c ? rc::Seq<Case>() : rc::seq::just(simpler);
+  };
+}
+
+/// The specification instead of a law.
+rc::Seq<Case> without_law(const Case& c) { return plain(&Case::law, Law::none)(c); }
 
 /// Calls left out, many at once first.
 rc::Seq<Case> fewer_calls(const Case& c) {
@@ -140,16 +155,6 @@ rc::Seq<Case> smaller_stride(const Case& c) {
   });
 }
 
-/// One parameter at its plainest.
-template <class Value>
-Simpler plain(Value Case::*member, Value value) {
-  return [=](const Case& c) {
-    Case simpler = c;
-    simpler.*member = value;
-    return simpler == c ? rc::Seq<Case>() : rc::seq::just(simpler);
-  };
-}
-
 rc::Seq<Case> plain_scale(const Case& c) { return plain(&Case::scale, default_scale(c.dk))(c); }
 
 /// No sample where the whole case is not much more work. A larger case keeps its own.
@@ -166,6 +171,15 @@ rc::Seq<Case> smaller_seed(const Case& c) {
   });
 }
 
+/// One size that does not matter at its default, so that the printed case leaves it out.
+rc::Seq<Case> left_out(const Case& c) {
+  const Case defaults = parse_case(fmt::format("{}()", name(c.op)));
+  rc::Seq<Case> all;
+  for (const auto size : {&Case::top_k, &Case::top_n, &Case::initial, &Case::local, &Case::window, &Case::hidden})
+    all = rc::seq::concat(std::move(all), plain(size, defaults.*size)(c));
+  return all;
+}
+
 bool is_valid(const Case& c) {
   if (c.lens.empty()) return false;
   try {
@@ -179,7 +193,8 @@ bool is_valid(const Case& c) {
 }  // namespace
 
 const std::vector<Simpler>& ways_to_simplify() {
-  static const std::vector<Simpler> all{fewer_calls,
+  static const std::vector<Simpler> all{without_law,
+                                        fewer_calls,
                                         fewer_sequences,
                                         shorter,
                                         shorter_with_other_numbers,
@@ -236,6 +251,7 @@ Shrunk shrink(const Judge& judge, const CaseResult& failing, const std::function
     for (const Simpler& simpler : ways_to_simplify())
       while (step(simpler)) has_changed = true;
   }
+  while (step(left_out)) continue;
   return shrunk;
 }
 

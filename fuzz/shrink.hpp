@@ -12,8 +12,8 @@ namespace attnspec::fuzz {
 /// One way to make a case simpler: cases that are, the simplest first. Some may be invalid.
 using Simpler = std::function<rc::Seq<verify::Case>(const verify::Case&)>;
 
-/// Every way, in the order of what matters: sequences, lengths, queries, heads, features, blocks, the other parameters
-/// to their defaults, the regime, the seed.
+/// Every way, in the order of what matters: the law, calls of a session, sequences, lengths, queries, heads, features,
+/// blocks, the other parameters to their defaults, the regime, the seed.
 const std::vector<Simpler>& ways_to_simplify();
 
 struct Shrunk {
@@ -29,8 +29,9 @@ inline constexpr double kMaxSeconds = 120;
 /// Judges the kernel that is shrunk for on a case.
 using Judge = std::function<verify::CaseResult(const verify::Case&)>;
 
-/// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on. stop: ends
-/// it early, empty: never. The operator and the law never change.
+/// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on; then leaves
+/// out the sizes that may as well be the default ones. stop: ends
+/// it early, empty: never. The operator never changes, and a law only gives way to the specification.
 Shrunk shrink(const Judge& judge, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
 
 }  // namespace attnspec::fuzz

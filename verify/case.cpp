@@ -29,6 +29,7 @@ using reference::Phi;
 
 constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
 constexpr std::int64_t kMaxSequences = std::int64_t{1} << 20;  // of one length
+constexpr std::int64_t kMaxSessionSteps = 1000;
 
 struct OperatorInfo {
   Operator op;
@@ -116,16 +117,33 @@ SessionStep parse_step(const std::string& text, const std::string& name_of_step)
   return static_cast<SessionStep>(step - std::begin(kSessionSteps));
 }
 
+/// "contents+again": the steps one after the other; "24*again" is the step 24 times.
 std::vector<SessionStep> parse_session(const std::string& text) {
   std::vector<SessionStep> steps;
-  for (const std::string& part : split(text)) steps.push_back(parse_step(text, part));
+  for (const std::string& part : split(text)) {
+    const std::size_t star = part.find('*');
+    std::int64_t times = 1;
+    if (star != std::string::npos) times = parse_size("session", part.substr(0, star));
+    const SessionStep step = parse_step(text, star == std::string::npos ? part : part.substr(star + 1));
+    if (times < 1 || times > kMaxSessionSteps - std::ssize(steps))
+      throw InvalidProblem("session", text, fmt::format("has from 1 to {} steps", kMaxSessionSteps));
+    steps.insert(steps.end(), static_cast<std::size_t>(times), step);
+  }
   return steps;
 }
 
+/// A step that is repeated has a factor from four times on.
 std::string print_session(const std::vector<SessionStep>& steps) {
-  std::vector<std::string> names;
-  for (const SessionStep step : steps) names.push_back(name(step));
-  return fmt::format("{}", fmt::join(names, "+"));
+  std::vector<std::string> parts;
+  for (auto begin = steps.begin(); begin != steps.end();) {
+    const auto end = std::find_if(begin, steps.end(), [&](SessionStep step) { return step != *begin; });
+    if (end - begin >= 4)
+      parts.push_back(fmt::format("{}*{}", end - begin, name(*begin)));
+    else
+      parts.insert(parts.end(), static_cast<std::size_t>(end - begin), name(*begin));
+    begin = end;
+  }
+  return fmt::format("{}", fmt::join(parts, "+"));
 }
 
 std::string print_number(double value) {

@@ -3,11 +3,19 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "reference/noise.hpp"
 
 namespace attnspec::verify {
+
+/// Suspected faults, by their place among the directions.
+enum class Suspect { scale, first_key, last_key, first_block, next_key, scaled_output, truncated_weights };
+inline constexpr std::size_t kSuspects = 7;
 
 /// A suspected fault of o, and how far the errors of all rows moved along it.
 struct Direction {
@@ -15,9 +23,12 @@ struct Direction {
   double projection = 0;  // sum over rows of <w, error> / noise of the row
   double variance = 0;    // of it
   double allowance = 0;   // what correct kernels may err in the same direction in every row
+  double observed = 0;    // sum over rows of (<w, error> / noise of the row)^2
 
   /// Deviations beyond the allowance.
   double z() const;
+  /// Deviations of the errors that were observed: what large errors without a common direction keep small.
+  double consistency() const;
 };
 
 class DirectionTest {
@@ -33,14 +44,28 @@ class DirectionTest {
 
   const auto& directions() const { return directions_; }
 
+  /// What the errors add up to, "o scaled by 0.997; 55.8 deviations", where some direction has more than `limit`: the
+  /// one that they follow most, and one that is left when it is taken off. Empty where none has. rows_fail: whether
+  /// rows of o are wrong by themselves; then errors that follow no direction throughout are not explained.
+  std::vector<std::string> faults(double limit, bool rows_fail) const;
+
  private:
+  /// How far a direction is moved by errors along another, for each unit that the other is moved.
+  double share(std::size_t moved, std::size_t by) const { return products_[moved][by] / products_[by][by]; }
+  std::string describe(std::size_t fault) const;
+
   const reference::Arithmetic& arithmetic_;
   std::mutex mutex_;
-  std::array<Direction, 5> directions_{{{"softmax scale off"},
-                                        {"first key dropped or counted twice"},
-                                        {"last key dropped or counted twice"},
-                                        {"first block dropped or counted twice"},
-                                        {"next key leaked"}}};
+  std::array<Direction, kSuspects> directions_{{{"softmax scale off"},
+                                                {"first key dropped or counted twice"},
+                                                {"last key dropped or counted twice"},
+                                                {"first block dropped or counted twice"},
+                                                {"next key leaked"},
+                                                {"o scaled"},
+                                                {"weights truncated"}}};
+  std::int64_t rows_ = 0;
+  double energy_ = 0;                                                // sum over rows of |error|^2 / noise of the row
+  std::array<std::array<double, kSuspects>, kSuspects> products_{};  // sum over rows of <w, w'> / noise of the row
 };
 
 }  // namespace attnspec::verify

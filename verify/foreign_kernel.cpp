@@ -213,6 +213,7 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
   if ((kernel.promises & ATTNSPEC_UNORDERED_BACKWARD) == 0) declared.equal_bits_backward = declared.equal_bits;
   declared.exports_selection = (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
   declared.has_workspace = kernel.workspace_bytes != nullptr;
+  declared.is_on_device = kernel.device_type == kDLCUDA;
   declared.limits = kernel.limits;
   return declared;
 }

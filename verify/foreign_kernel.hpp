@@ -40,6 +40,7 @@ struct Declaration {
   EqualBits equal_bits = EqualBits::none, equal_bits_backward = EqualBits::none;
   bool exports_selection = false;
   bool has_workspace = false;
+  bool is_on_device = false;  // its tensors are in the memory of a GPU
   AttnspecLimits limits{};
 };
 

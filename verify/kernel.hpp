@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <memory_resource>
 #include <optional>
 #include <span>
@@ -142,6 +143,9 @@ struct Kernel {
   bool is_simulated = false;  // a GPU's kernel run on a CPU: slow, so it is judged only where it is named
   /// Makes the next call its first one. Empty: no call leaves anything behind.
   std::function<void()> forget;
+  /// Makes another kernel like it, in a process and memory of its own, which may be called at the same time. Empty:
+  /// there is no more than one.
+  std::function<std::shared_ptr<Kernel>()> another;
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
   std::function<std::optional<std::string>(const Case&)> unsupported;
   std::function<std::int64_t(const Case&)> workspace_bytes;  // of a forward or backward call; empty: none

@@ -59,6 +59,7 @@ struct CaseResult {
   std::vector<Finding> findings;       // the first kMaxFindings, by output and position
   std::vector<Directions> directions;  // of every o that was judged
   std::string arithmetic;              // the arithmetic judged against
+  std::int64_t failing_call = 0;       // of a session: the first that has a finding, from 1; 0: none
   std::int64_t launches = 0;           // of a call that was the same every time, by the law `repeat`
 
   std::int64_t rows() const;

@@ -147,4 +147,27 @@ bool HostTensor::outside_is_intact() const {
   return is_intact;
 }
 
+Strays HostTensor::strays() const {
+  Strays strays;
+  if (outside_is_intact()) return strays;
+  const std::vector<std::byte> repeated = pattern(format_, surroundings_);
+  const auto element = static_cast<std::size_t>(bytes_of(format_));
+  const auto size = static_cast<std::size_t>(dim_) * element;
+  for (std::int64_t row = 0; row <= tokens_ * heads_; ++row) {  // the gap before the row, or after the last
+    const std::size_t begin = row == 0 ? 0 : row_begin(row - 1) + size;
+    const std::size_t end = row == tokens_ * heads_ ? bytes_.size() : row_begin(row);
+    for (std::size_t first = begin; first < end; first += element) {
+      const auto is_as_before = [&](std::size_t i) { return bytes_[i] == repeated[i % repeated.size()]; };
+      std::size_t i = first;
+      while (i < std::min(first + element, end) && is_as_before(i)) ++i;
+      if (i == std::min(first + element, end)) continue;
+      if (strays.elements++ > 0 || row == 0) continue;
+      strays.token = (row - 1) / heads_;
+      strays.head = (row - 1) % heads_;
+      strays.behind = static_cast<std::int64_t>((first - begin) / element) + 1;
+    }
+  }
+  return strays;
+}
+
 }  // namespace attnspec::verify

@@ -95,6 +95,14 @@ enum class Surroundings { nan, numbers };
 /// Elements that are the harness's before the first row of any of its tensors, and after the last.
 inline constexpr std::int64_t kGuardElements = 64;
 
+/// Elements outside the rows of a tensor that were written.
+struct Strays {
+  std::int64_t elements = 0;
+  // Where the first is: so many elements behind the row of a token and head; or before the first row, where token is
+  // -1.
+  std::int64_t token = -1, head = -1, behind = 0;
+};
+
 /// A tensor that the harness owns, between guard bands. What lies outside its rows (bands and gaps) is the harness's: a
 /// kernel must neither write it nor depend on it.
 class HostTensor {
@@ -118,6 +126,8 @@ class HostTensor {
   bool rows_are(const std::vector<std::byte>& bits) const;
   /// Whether everything outside the rows is as `surround` left it.
   bool outside_is_intact() const;
+  /// What outside the rows is not as `surround` left it.
+  Strays strays() const;
 
  private:
   /// visit(first byte, bytes, first byte among the rows one after the other), in parallel; long rows in parts.

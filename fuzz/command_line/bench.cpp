@@ -13,6 +13,8 @@
 #include "cuda/device.hpp"
 #include "fuzz/bench/report.hpp"
 #include "fuzz/command_line/command.hpp"
+#include "fuzz/command_line/interruptible.hpp"
+#include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "verify/report.hpp"
 
@@ -102,6 +104,7 @@ std::vector<Case> bench_cases(const BenchOptions& options) {
 }
 
 int bench(const BenchOptions& options) {
+  const Interruptible interruptible;  // from the beginning: loading a kernel can take a while
   const std::vector<Kernel> timed = bench_kernels(options);
   std::vector<Case> cases = bench_cases(options);
   std::erase_if(cases, [&](const Case& c) {
@@ -123,10 +126,11 @@ int bench(const BenchOptions& options) {
   std::vector<CaseResult> judged;
   for (const Case& c : cases) {
     for (const Kernel& kernel : timed) {
-      if (!implements(kernel, c.op)) continue;
+      if (!implements(kernel, c.op) || is_interrupted()) continue;
       report.results.push_back(bench(kernel, c, report.plan, directions, report.peaks));
       judged.push_back(report.results.back().judged);
     }
+    if (is_interrupted() && (judged.empty() || !(judged.back().c == c))) break;
     fmt::print("\n{}", bench_table(report, c));
     for (const CaseResult& result : judged)
       if (result.c == c && !result.findings.empty())
@@ -134,7 +138,9 @@ int bench(const BenchOptions& options) {
     std::fflush(stdout);
     if (!options.json.empty()) write_file("--json", options.json, bench_json(report));
   }
-  return exit_code(judged);
+  if (!is_interrupted()) return exit_code(judged);
+  fmt::print(stderr, "interrupted: {} calls of kernels timed\n", judged.size());
+  return exit_code_of_part(judged);
 }
 
 }  // namespace

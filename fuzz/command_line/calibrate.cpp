@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "fuzz/command_line/command.hpp"
+#include "fuzz/command_line/interruptible.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
 #include "verify/calibration.hpp"
@@ -18,6 +19,9 @@ namespace attnspec::fuzz {
 namespace {
 
 using namespace verify;
+
+/// The exit code where nothing is bad and something was not calibrated.
+constexpr int kInconclusive = 3;
 
 struct CalibrateOptions {
   std::int64_t rows = 5000;          // of every output, in every regime and arithmetic
@@ -47,13 +51,15 @@ void print_calibrations(const std::vector<Calibration>& all, std::string Calibra
 }
 
 int calibrate(const CalibrateOptions& options) {
+  const Interruptible interruptible;
   const std::vector<CalibrationJob> jobs = calibration_jobs(options.regimes);
   std::vector<std::vector<Calibration>> results(jobs.size());
   std::exception_ptr error;
-  std::size_t bad = 0;
+  std::size_t bad = 0, judged = 0;
   Progress progress(jobs.size(), "regimes and arithmetics");
 #pragma omp parallel for schedule(dynamic)
   for (std::size_t i = 0; i < jobs.size(); ++i) {
+    if (is_interrupted()) continue;
     try {
       results[i] = verify::calibrate(jobs[i], options.rows, options.seed);
     } catch (...) {
@@ -62,6 +68,7 @@ int calibrate(const CalibrateOptions& options) {
     }
 #pragma omp critical
     {
+      ++judged;
       bad += std::any_of(results[i].begin(), results[i].end(), [](const Calibration& c) { return !c.is_good(); });
       progress.step(bad);
     }
@@ -83,8 +90,9 @@ int calibrate(const CalibrateOptions& options) {
     if (!c.first_alarm.empty()) fmt::print(" | {}", c.first_alarm);
     fmt::print("\n");
   }
-  fmt::print("{} rows, {} regimes and arithmetics: {} good, {} bad\n", rows, jobs.size(), jobs.size() - bad, bad);
-  return bad == 0 ? 0 : 1;
+  fmt::print("{} rows, {} regimes and arithmetics: {} good, {} bad\n", rows, judged, judged - bad, bad);
+  if (judged < jobs.size()) fmt::print(stderr, "interrupted: {} of {} calibrated\n", judged, jobs.size());
+  return bad > 0 ? 1 : judged < jobs.size() ? kInconclusive : 0;
 }
 
 }  // namespace

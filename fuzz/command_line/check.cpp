@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -29,13 +30,14 @@ using namespace verify;
 
 /// Failure lines printed before the rest are only counted.
 constexpr std::size_t kMaxLines = 20;
-/// The exit code where nothing is wrong and something was not judged.
-constexpr int kInconclusive = 3;
 
 struct CheckOptions {
   std::vector<std::string> kernels;    // none: every built-in one
   std::vector<std::string> operators;  // none: every one the kernel implements
   int level = 1;
+  std::string cases;  // a file of cases to judge instead of a level; empty: none
+  bool stops_at_first = false;
+  int jobs = 0;       // cases judged at the same time; 0: one for each thread
   std::string junit;  // a file to write; empty: none
   Seconds timeout = kTimeout;
 };
@@ -68,18 +70,22 @@ class Results {
   std::size_t lines_ = 0, failed_ = 0;
 };
 
-/// Judges the jobs until the program is interrupted. Failure lines are printed in the order of the jobs.
-std::vector<CaseResult> judge_jobs(const std::vector<Job>& jobs) {
+/// Judges the jobs until the program is interrupted or, where it stops at the first, one has a finding: then those
+/// before it in the order of the jobs. Failure lines are printed in that order.
+std::vector<CaseResult> judge_jobs(const std::vector<Job>& jobs, const CheckOptions& options) {
   std::vector<std::optional<CaseResult>> done(jobs.size());
   Results results(jobs.size());
   std::size_t next = 0;
+  KernelPool pool;
+  std::atomic<std::size_t> end = jobs.size();  // of those that are judged
   judge_all(
-      jobs, jobs_at_once(0, jobs), [](std::size_t) { return is_interrupted(); },
+      jobs, jobs_at_once(options.jobs, jobs), pool, [&](std::size_t i) { return i >= end || is_interrupted(); },
       [&](std::size_t i, CaseResult result) {
+        if (options.stops_at_first && is_finding(result.verdict)) end = std::min<std::size_t>(end, i + 1);
         done[i] = std::move(result);
-        for (; next < jobs.size() && done[next]; ++next) results.add(std::move(*done[next]));
+        for (; next < end && done[next]; ++next) results.add(std::move(*done[next]));
       });
-  for (; next < jobs.size(); ++next)  // those after one that was left out
+  for (; next < end; ++next)  // those after one that was left out
     if (done[next]) results.add(std::move(*done[next]));
   return results.finish();
 }
@@ -87,11 +93,17 @@ std::vector<CaseResult> judge_jobs(const std::vector<Job>& jobs) {
 std::vector<Job> make_jobs(const std::vector<Kernel>& judged, const CheckOptions& options) {
   std::vector<Operator> operators;
   for (const std::string& name : options.operators) operators.push_back(parse_operator(name));
+  const auto is_wanted = [&](Operator op) {
+    return operators.empty() || std::find(operators.begin(), operators.end(), op) != operators.end();
+  };
+  std::vector<Case> of_file;
+  if (!options.cases.empty()) of_file = cases_of_file(options.cases);
   std::vector<Job> jobs;
   for (const Kernel& kernel : judged)
     for (const Operator op : kernel.operators)
-      if (operators.empty() || std::find(operators.begin(), operators.end(), op) != operators.end())
-        for (const Case& c : level_cases(op, options.level)) jobs.push_back({&kernel, c});
+      if (is_wanted(op))
+        for (const Case& c : options.cases.empty() ? level_cases(op, options.level) : of_file)
+          if (c.op == op) jobs.push_back({&kernel, c});
   if (jobs.empty()) throw std::invalid_argument("no kernel given implements an operator given");
   return jobs;
 }
@@ -107,22 +119,24 @@ int check(const CheckOptions& options) {
   if (const std::string why = cuda::find_devices().why_none; options.kernels.empty() && !why.empty())
     fmt::print(stderr, "no cuda: kernels: {}\n", why);
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<CaseResult> results = judge_jobs(jobs);
+  const std::vector<CaseResult> results = judge_jobs(jobs, options);
   fmt::print("{}", table(results));
   for (const Kernel& kernel : judged) {
-    print_hint(kernel, results);
-    print_over_declaration(kernel, results);
+    if (results.size() == jobs.size()) {
+      print_hint(kernel, results);
+      print_over_declaration(kernel, results);
+    }
     fmt::print("{}", laws_not_held(kernel));
   }
   if (!options.junit.empty()) write_junit(options.junit, results);
-  const int code = exit_code(results);
   if (results.size() < jobs.size()) {
-    fmt::print(stderr, "interrupted: {} of {} cases judged\n", results.size(), jobs.size());
-    return code == 0 ? kInconclusive : code;
+    fmt::print(stderr, "{}: {} of {} cases judged\n", is_interrupted() ? "interrupted" : "stopped at the first finding",
+               results.size(), jobs.size());
+    return exit_code_of_part(results);
   }
-  fmt::print(stderr, "level {} in {:.1f} s\n", options.level,
+  fmt::print(stderr, "{} in {:.1f} s\n", options.cases.empty() ? fmt::format("level {}", options.level) : options.cases,
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  return code;
+  return exit_code(results);
 }
 
 }  // namespace
@@ -134,10 +148,17 @@ Command add_check(CLI::App& program) {
                   "built-in ones, PATH.so, FILE.py:FUNCTION, FILE.py for all of its kernels (default: every built-in "
                   "one but those in the simulator)")
       ->type_name("");
-  app->add_option("--level", options->level, "1: within a minute; 2: some minutes")
-      ->check(in_range(1, kMaxLevel))
-      ->capture_default_str();
+  CLI::Option* level = app->add_option("--level", options->level, "1: within a minute; 2: some minutes")
+                           ->check(in_range(1, kMaxLevel))
+                           ->capture_default_str();
+  app->add_option("--cases", options->cases, "judge the cases of a file instead of a level")
+      ->type_name(kFileValue)
+      ->excludes(level);
   app->add_option("--operator", options->operators, "only these operators")->type_name(kOperatorValue);
+  app->add_flag("--stop-at-first", options->stops_at_first, "stop at the first case with a finding");
+  app->add_option("--jobs", options->jobs,
+                  "cases judged at the same time (default: one for each core; one for a kernel on a GPU)")
+      ->check(positive<int>());
   app->add_option("--junit", options->junit, "also write a JUnit XML file")->type_name(kFileValue);
   add_timeout(*app, options->timeout);
   add_example(*app, "./attnspec check model:moba --operator moba_select");

@@ -83,10 +83,13 @@ void print_summary(const SearchSummary& summary, std::uint64_t seed) {
 void report(const Found& found, const std::string& directory) {
   const std::string path = write_finding(directory, found);
   fmt::print("{}\n", failure_line(found.shrunk, main_finding(found.shrunk)));
-  fmt::print("  case {}, {:.1f} s: {}, shrunk in {} cases\n  {}\n", found.number, found.seconds, print(found.drawn.c),
-             found.judgements, replay_file_command(path, found.shrunk.kernel));
+  fmt::print("  case {}, {:.1f} s: {}, {}\n  {}\n", found.number, found.seconds, print(found.drawn.c),
+             found.fails_alone ? fmt::format("shrunk in {} cases", found.judgements) : "not shrunk",
+             replay_file_command(path, found.shrunk.kernel));
   if (!found.fails_alone)
-    fmt::print("  as the kernel's first case it passed: it failed because of the calls before it, or by chance\n");
+    fmt::print(
+        "  as the kernel's first case it passed, and no session shows it: it failed because of other calls before it, "
+        "or by chance\n");
   std::fflush(stdout);
 }
 
@@ -125,7 +128,7 @@ int fuzz(const FuzzOptions& given) {
   const SearchSummary summary = search(kernel, options, observer);
   progress.clear();
   print_summary(summary, given.seed);
-  if (const std::string line = hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);
+  if (const std::string line = is_interrupted() ? "" : hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);
   fmt::print("{}", laws_not_held(kernel));
   if (found > 0)
     fmt::print("{} case{} with findings, {} after shrinking\n", found, found == 1 ? "" : "s", distinct.size());

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <iterator>
+#include <stdexcept>
 
 #include "verify/foreign_kernel.hpp"
 #include "verify/hint.hpp"
+#include "verify/report.hpp"
 
 namespace attnspec::fuzz {
 
@@ -28,6 +30,18 @@ std::vector<Kernel> find_kernels(const std::string& name, Seconds timeout) try {
   std::vector<Kernel> kernels;
   for (const std::string& one : several.names) kernels.push_back(find_kernel(one, timeout));
   return kernels;
+}
+
+std::vector<Case> cases_of_file(const std::string& path) {
+  std::vector<Case> cases = read_case_file(path);
+  if (cases.empty()) throw std::invalid_argument(fmt::format("case file {}: holds no case", path));
+  return cases;
+}
+
+int exit_code_of_part(const std::vector<CaseResult>& results) {
+  constexpr int kInconclusive = 3;
+  const int code = exit_code(results);
+  return code == 0 ? kInconclusive : code;
 }
 
 namespace {

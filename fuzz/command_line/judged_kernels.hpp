@@ -1,4 +1,4 @@
-// Which kernels a command judges, and what is said of their declarations afterwards.
+// Which kernels and cases a command judges, and what is said of their declarations afterwards.
 #pragma once
 
 #include <string>
@@ -14,6 +14,12 @@ std::vector<verify::Kernel> default_kernels();
 
 /// The kernels of that name: one, or every decorated function of FILE.py. Throws what find_kernel throws.
 std::vector<verify::Kernel> find_kernels(const std::string& name, verify::Seconds timeout);
+
+/// The cases of a file. Throws std::invalid_argument where it holds none.
+std::vector<verify::Case> cases_of_file(const std::string& path);
+
+/// The exit code where a command was stopped before it had judged everything: inconclusive, unless it found something.
+int exit_code_of_part(const std::vector<verify::CaseResult>& results);
 
 /// Prints which arithmetic would explain the findings of a kernel among these results, if one does.
 void print_hint(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);

@@ -3,12 +3,17 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
+#include <optional>
+#include <stdexcept>
 
 #include "cuda/device.hpp"
 #include "fuzz/command_line/command.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "verify/laws/laws.hpp"
+#include "verify/levels.hpp"
 #include "verify/model/defects.hpp"
 #include "verify/model/variants.hpp"
 #include "verify/regimes.hpp"
@@ -70,6 +75,49 @@ void list_defects() {
                defect.kind, defect.trigger, defect.source);
 }
 
+struct CasesOptions {
+  int level = 1;
+  std::string kernel;                  // empty: all cases of the level
+  std::vector<std::string> operators;  // none: every one, or every one the kernel implements
+  Seconds timeout = kTimeout;
+};
+
+/// Prints the cases of a level as a case file. Those that the kernel's limits exclude are counted.
+void list_cases(const CasesOptions& options) {
+  std::vector<Operator> operators(std::begin(kOperators), std::end(kOperators));
+  std::optional<Kernel> kernel;
+  if (!options.kernel.empty()) {
+    kernel = find_kernel(options.kernel, options.timeout);
+    operators = kernel->operators;
+  }
+  if (!options.operators.empty()) {
+    std::vector<Operator> wanted;
+    for (const std::string& name : options.operators) wanted.push_back(parse_operator(name));
+    std::erase_if(operators, [&](Operator op) { return std::find(wanted.begin(), wanted.end(), op) == wanted.end(); });
+    if (operators.empty()) throw std::invalid_argument("the kernel does not implement an operator given");
+  }
+  for (const Operator op : operators) {
+    std::vector<Case> cases = level_cases(op, options.level);
+    const std::size_t all = cases.size();
+    if (kernel) std::erase_if(cases, [&](const Case& c) { return kernel->unsupported(c).has_value(); });
+    fmt::print(
+        "# {}, level {}: {} cases{}\n", name(op), options.level, cases.size(),
+        cases.size() == all ? "" : fmt::format("; the limits of {} exclude {} more", kernel->name, all - cases.size()));
+    for (const Case& c : cases) fmt::print("{}\n", print(c));
+  }
+}
+
+CLI::App* add_list_cases(CLI::App& list, CasesOptions& options) {
+  CLI::App* app = list.add_subcommand("cases", "the cases of a level as a case file, without running them");
+  app->add_option("--level", options.level, "1 or 2")->check(in_range(1, kMaxLevel))->capture_default_str();
+  app->add_option("--kernel", options.kernel, "only cases that this kernel can do (default: all)")
+      ->type_name(kKernelValue);
+  app->add_option("--operator", options.operators, "only these operators")->type_name(kOperatorValue);
+  add_timeout(*app, options.timeout);
+  add_example(*app, "./attnspec list cases --kernel model:moba --operator dense");
+  return app;
+}
+
 /// What can be listed.
 struct List {
   const char* name;
@@ -90,12 +138,15 @@ constexpr List kLists[] = {
 
 Command add_list(CLI::App& program) {
   CLI::App* app = program.add_subcommand(
-      "list", "list operators, kernels, regimes, laws, arithmetic, equivalent variants or planted defects");
+      "list", "list operators, kernels, cases, regimes, laws, arithmetic, equivalent variants or planted defects");
   app->require_subcommand(1);
   for (const List& list : kLists)
     add_example(*app->add_subcommand(list.name, list.what), fmt::format("./attnspec list {}", list.name));
   add_example(*app, "./attnspec list operators");
-  return {app, [app] {
+  const auto options = std::make_shared<CasesOptions>();
+  const CLI::App* cases = add_list_cases(*app, *options);
+  return {app, [app, cases, options] {
+            if (app->got_subcommand(cases)) list_cases(*options);
             for (const List& list : kLists)
               if (app->got_subcommand(list.name)) list.print();
             return 0;

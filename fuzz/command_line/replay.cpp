@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <mutex>
@@ -11,9 +12,11 @@
 #include <system_error>
 
 #include "fuzz/command_line/command.hpp"
+#include "fuzz/command_line/interruptible.hpp"
 #include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
+#include "fuzz/judging.hpp"
 #include "verify/judge.hpp"
 #include "verify/report.hpp"
 
@@ -29,18 +32,18 @@ struct ReplayOptions {
   Seconds timeout = kTimeout;
 };
 
+bool is_case(const std::string& target) { return target.find('(') != std::string::npos; }
+
 /// The case, or the cases of the file. Throws std::invalid_argument.
 std::vector<Case> find_cases(const std::string& target) {
-  if (target.find('(') != std::string::npos) return {parse_case(target)};
+  if (is_case(target)) return {parse_case(target)};
   const bool names_a_file = target.find_first_of("./") != std::string::npos;
   if (std::error_code error; !names_a_file && !std::filesystem::exists(target, error))
     throw std::invalid_argument(
         fmt::format("case '{}': is no file, and a case is written operator(key=value,...), such as "
                     "'moba(lens=300,heads=4,block=32)'",
                     target));
-  std::vector<Case> cases = read_case_file(target);
-  if (cases.empty()) throw std::invalid_argument(fmt::format("case file {}: holds no case", target));
-  return cases;
+  return cases_of_file(target);
 }
 
 std::int64_t sum(const std::vector<std::int64_t>& lengths) {
@@ -67,17 +70,26 @@ CaseResult judge_with_progress(const Kernel& kernel, const Case& c) {
 }
 
 int replay(const ReplayOptions& options) {
+  const Interruptible interruptible;  // from the beginning: loading a kernel can take a while
   const std::vector<Case> cases = find_cases(options.target);
   const std::vector<Kernel> judged =
       options.kernel.empty() ? default_kernels() : std::vector<Kernel>{find_kernel(options.kernel, options.timeout)};
+  std::vector<Job> jobs;
+  for (const Case& c : cases)
+    for (const Kernel& kernel : judged)
+      if (!options.kernel.empty() || implements(kernel, c.op)) jobs.push_back({&kernel, c});
   std::vector<CaseResult> results;
-  for (const Case& c : cases) {
-    for (const Kernel& kernel : judged) {
-      if (options.kernel.empty() && !implements(kernel, c.op)) continue;
-      const CaseResult& result = results.emplace_back(judge_with_progress(kernel, c));
-      fmt::print("{}", details(result));
-      for (const Finding& finding : result.findings) fmt::print("{}\n", failure_line(result, finding));
-    }
+  for (const auto& [kernel, c] : jobs) {
+    if (is_interrupted()) break;
+    const CaseResult& result = results.emplace_back(judge_with_progress(*kernel, c));
+    fmt::print("{}", details(result));
+    for (const Finding& finding : result.findings) fmt::print("{}\n", failure_line(result, finding));
+    std::fflush(stdout);
+  }
+  if (!is_case(options.target)) fmt::print("{}", table(results));
+  if (results.size() < jobs.size()) {
+    fmt::print(stderr, "interrupted: {} of {} cases judged\n", results.size(), jobs.size());
+    return exit_code_of_part(results);
   }
   for (const Kernel& kernel : judged) print_hint(kernel, results);
   return exit_code(results);

@@ -6,6 +6,7 @@
 #include <ostream>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "fuzz/search.hpp"
 #include "verify/foreign_kernel.hpp"
@@ -24,6 +25,7 @@ struct Adversary {
 const Adversary kAdversaries[] = {
     {"keeps_by_address", verify::Operator::dense, {value_out_of_bound, non_finite, law_broken}},
     {"keeps_by_shape", verify::Operator::dense, {value_out_of_bound, non_finite, law_broken}},
+    {"keeps_pointers", verify::Operator::dense, {value_out_of_bound, non_finite, law_broken}},
     {"knows_the_fill", verify::Operator::dense, {value_out_of_bound, nondeterministic, stray_read}},
     {"leaves_early", verify::Operator::dense, {crash}},
     {"writes_outside", verify::Operator::dense, {stray_write}},
@@ -41,6 +43,8 @@ verify::Kernel load(const std::string& name) {
   return verify::load_kernel(std::string(ATTNSPEC_ADVERSARIES_DIR) + "/" + name + ".so");
 }
 
+verify::CaseResult judge_afresh(const std::string& name, const verify::Case& c) { return verify::judge(load(name), c); }
+
 void PrintTo(const Adversary& adversary, std::ostream* out) { *out << adversary.name; }
 
 class Adversaries : public testing::TestWithParam<Adversary> {};
@@ -56,11 +60,32 @@ TEST_P(Adversaries, AreFound) {
   search(load(name), options, observer);
   ASSERT_TRUE(found.has_value());
   EXPECT_TRUE(verdicts.contains(found->drawn.verdict)) << verify::name(found->drawn.verdict);
-  EXPECT_TRUE(found->fails_alone || std::string(name) == "wrong_now_and_then" || std::string(name) == "tires");
+  EXPECT_TRUE(found->fails_alone) << verify::print(found->drawn.c);
+  EXPECT_TRUE(verify::is_finding(judge_afresh(name, found->shrunk.c).verdict)) << verify::print(found->shrunk.c);
 }
 
 INSTANTIATE_TEST_SUITE_P(Hostile, Adversaries, testing::ValuesIn(kAdversaries),
                          [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST(Adversary, ThatIsWrongOnceInFiftyCallsIsShownByTheShortestSession) {
+  SearchOptions options;
+  options.operators = {verify::Operator::dense};
+  std::optional<Found> found;
+  SearchObserver observer;
+  observer.found = [&](const Found& f) { found = f; };
+  search(load("wrong_now_and_then"), options, observer);
+  ASSERT_TRUE(found.has_value());
+  // Each call of a session is launched twice: the 25th holds the fiftieth launch.
+  EXPECT_EQ(found->shrunk.c.session, std::vector<verify::SessionStep>(24, verify::SessionStep::again));
+}
+
+TEST(Adversary, ThatKeepsPointersIsShownByAMove) {
+  EXPECT_EQ(judge_afresh("keeps_pointers", verify::parse_case("dense(lens=9)")).verdict, pass);
+  const verify::CaseResult moved = judge_afresh("keeps_pointers", verify::parse_case("dense(lens=9,session=moved)"));
+  EXPECT_EQ(moved.verdict, non_finite);
+  EXPECT_EQ(moved.failing_call, 2);
+  EXPECT_EQ(judge_afresh("keeps_pointers", verify::parse_case("dense(lens=9,law=repeat)")).verdict, law_broken);
+}
 
 TEST(Adversary, ThatLeavesNothingToJudgeIsNotPassed) {
   SearchOptions options;

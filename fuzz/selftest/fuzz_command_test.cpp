@@ -110,6 +110,28 @@ TEST_F(FuzzCommand, ShrinksACrash) {
   EXPECT_EQ(line_with(again.out, "FAIL "), failure);
 }
 
+TEST_F(FuzzCommand, ListsTheCasesThatAKernelCanDo) {
+  const Outcome listed = run("list cases --kernel " ATTNSPEC_EXAMPLE " --operator dense");
+  EXPECT_EQ(listed.code, 0) << listed.err;
+  EXPECT_NE(listed.out.find("; the limits of " ATTNSPEC_EXAMPLE " exclude "), std::string::npos) << listed.out;
+  EXPECT_EQ(listed.out.find("dtype=fp16"), std::string::npos);
+  EXPECT_NE(listed.out.find("\ndense("), std::string::npos);
+}
+
+/// What the table of a check says of a kernel, without its name.
+std::string row_of(const std::string& table, const std::string& op) {
+  const std::string line = line_with(table, " " + op + " ");
+  return line.substr(line.find(" " + op + " "));
+}
+
+TEST_F(FuzzCommand, JudgesAForeignKernelInSeveralProcessesAsInOne) {
+  std::ofstream(directory / "some.cases") << run("list cases --kernel " ATTNSPEC_EXAMPLE " --operator dense").out;
+  const Outcome one = run("check " ATTNSPEC_EXAMPLE " --operator dense --jobs 1 --cases some.cases"),
+                three = run("check " ATTNSPEC_EXAMPLE " --operator dense --jobs 3 --cases some.cases");
+  EXPECT_EQ(one.code, 0) << one.out << one.err;
+  EXPECT_EQ(row_of(one.out, "dense"), row_of(three.out, "dense"));
+}
+
 TEST_F(FuzzCommand, EndsAKernelThatHangs) {
   const std::string library = ATTNSPEC_FOREIGN_DIR "/hangs_in_call.so";
   const Outcome found = run("replay 'dense(lens=5)' --kernel " + library + " --timeout 1");

@@ -229,6 +229,24 @@ TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
   EXPECT_EQ(c.dtype, Format::bf16);
   EXPECT_EQ(c.layout, Layout::strided);
   EXPECT_EQ(c.scale, default_scale(c.dk));
+  EXPECT_EQ(c.top_k, parse_case("selected()").top_k);  // it does not matter
+}
+
+TEST(Shrink, DropsTheLawWhereTheSpecificationFailsToo) {
+  Kernel kernel = find_kernel("model:moba");
+  kernel.forward = [forward = kernel.forward](const ForwardCall& call) {
+    forward(call);
+    if (call.q.tokens > 4) call.o.store(4, 0, 0, 77);
+  };
+  CaseResult failing = judge(kernel, parse_case("dense(lens=30,law=repeat)"));
+  failing.verdict = Verdict::law_broken;
+  const Shrunk shrunk = shrink([&](const Case& c) { return judge(kernel, c); }, failing);
+  EXPECT_EQ(shrunk.result.c.law, Law::none);
+  EXPECT_EQ(shrunk.result.c.lens, std::vector<std::int64_t>{5});
+  const Kernel only_law = find_kernel("defect:values_centred");
+  const CaseResult broken = judge(only_law, parse_case("selected(lens=40,block=8,law=unselected)"));
+  ASSERT_EQ(broken.verdict, Verdict::law_broken);
+  EXPECT_EQ(shrink([&](const Case& c) { return judge(only_law, c); }, broken).result.c.law, Law::unselected);
 }
 
 TEST(Shrink, LeavesOutASample) {

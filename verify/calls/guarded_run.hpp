@@ -38,8 +38,9 @@ class HostSelection {
 
   /// Fills it before a run: blocks that are read keep their values, all else becomes what no kernel leaves behind.
   void prepare(const reference::Selection& selection, SelectionUse use, Surroundings with);
-  /// Whether nothing but blocks that may be written has changed since.
-  bool is_intact(SelectionUse use) const;
+  /// How many entries that may not be written have changed since.
+  std::int64_t num_strays(SelectionUse use) const;
+  const reference::Selection& shape() const { return shape_; }
 
  private:
   reference::Selection shape_;
@@ -58,16 +59,17 @@ struct GuardedCall {
   std::function<void()> run;
 };
 
-/// What a call did to memory that it must not.
+/// What a call did to memory that it must not, or did not do.
 struct MemoryFault {
-  Verdict verdict;  // stray_write, stray_read, nondeterministic
+  Verdict verdict;  // stray_write, stray_read, nondeterministic; non_finite or selection_mismatch: never written
   std::string tensor;
   std::string what;
 };
 
 /// Runs the call among numbers and then among NaN. The outputs of the last run stay, to be judged: a number that was
 /// made out of NaN is NaN. So what a call reads outside its tensors shows even where bits may differ from run to run;
-/// where they may not, those of both runs are compared.
+/// where they may not, those of both runs are compared. An element that holds after both runs
+/// what was there before was never written. The texts count elements of the packed tensor.
 std::vector<MemoryFault> run_guarded(const GuardedCall& call);
 
 }  // namespace attnspec::verify

@@ -150,11 +150,11 @@ void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, 
   const std::string& output = stage_.names.o;
   result.directions.push_back({output, {test.directions().begin(), test.directions().end()}});
   if (!zero_mean_values) return;
-  for (const Direction& direction : test.directions())
-    if (std::abs(direction.z()) > kKappa)
-      result.add({.output = output,
-                  .detail = fmt::format("errors of all rows judged add up as if: {}; {:.3g} deviations, limit {}",
-                                        direction.fault, direction.z(), kKappa)});
+  const auto is_o = [&](const OutputSummary& summary) { return summary.output == output && summary.findings > 0; };
+  const bool rows_fail = std::any_of(result.outputs.begin(), result.outputs.end(), is_o);
+  for (const std::string& fault : test.faults(kKappa, rows_fail))
+    result.add({.output = output,
+                .detail = fmt::format("errors of all rows judged add up as if: {}, limit {}", fault, kKappa)});
 }
 
 std::string AttentionJudge::why_no_backward() const {

@@ -10,52 +10,11 @@
 
 #include "verify/judge.hpp"
 #include "verify/judge/cases.hpp"
+#include "verify/placed_memory.hpp"
 
 namespace attnspec::verify {
 
 namespace {
-
-/// Memory in places. The first allocations after a visit of a place lie where those after its last visit lay, as far as
-/// they are large enough; all others lie where nothing has ever been. It is given back at the end.
-class PlacedMemory : public std::pmr::memory_resource {
- public:
-  explicit PlacedMemory(std::pmr::memory_resource* upstream) : upstream_(upstream) {}
-  ~PlacedMemory() override {
-    for (const Block& block : all_) upstream_->deallocate(block.data, block.bytes, block.alignment);
-  }
-  PlacedMemory(const PlacedMemory&) = delete;
-  PlacedMemory& operator=(const PlacedMemory&) = delete;
-
-  void visit(std::size_t place) {
-    places_.resize(std::max(places_.size(), place + 1));
-    place_ = place;
-    next_ = 0;
-  }
-
- private:
-  struct Block {
-    void* data;
-    std::size_t bytes, alignment;
-  };
-
-  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-    std::vector<Block>& blocks = places_.at(place_);
-    blocks.resize(std::max(blocks.size(), next_ + 1));
-    Block& block = blocks[next_++];
-    if (block.bytes < bytes || block.alignment < alignment) {
-      block = {upstream_->allocate(bytes, alignment), bytes, alignment};
-      all_.push_back(block);
-    }
-    return block.data;
-  }
-  void do_deallocate(void*, std::size_t, std::size_t) override {}
-  bool do_is_equal(const memory_resource& other) const noexcept override { return this == &other; }
-
-  std::pmr::memory_resource* upstream_;
-  std::vector<std::vector<Block>> places_;
-  std::vector<Block> all_;
-  std::size_t place_ = 0, next_ = 0;
-};
 
 /// One workspace for all calls, which find in it what the last one left, as a caller's would.
 class KeptWorkspace {
@@ -136,6 +95,7 @@ void judge_session(const Kernel& kernel, const Case& c, const RowObserver& obser
       result.findings.push_back(std::move(finding));
     }
     result.verdict = std::max(result.verdict, of_call.verdict);
+    if (is_finding(of_call.verdict)) result.failing_call = static_cast<std::int64_t>(i) + 1;
     if (result.reason.empty()) result.reason = of_call.reason;
   }
 }

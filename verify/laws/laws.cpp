@@ -10,6 +10,7 @@
 #include "verify/laws/changes.hpp"
 #include "verify/laws/moves.hpp"
 #include "verify/laws/power.hpp"
+#include "verify/placed_memory.hpp"
 
 namespace attnspec::verify {
 
@@ -22,6 +23,9 @@ constexpr unsigned kHaveUnread = bit(Operator::selected) | bit(Operator::moba) |
 
 /// Launches of each call of a run under guard.
 constexpr std::int64_t kLaunches = 2;
+
+/// Where the calls of `repeat` lie.
+constexpr std::size_t kPlaces = 2;
 
 /// The names of the laws with a property, "future, heads"; empty where there is none.
 template <class Predicate>
@@ -85,14 +89,21 @@ void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
   const bool with_backward = kernel.equal_bits_backward >= law.promise;
   Inputs inputs = make_inputs(c);
   if (law.prepare != nullptr) law.prepare(c, inputs);
-  const Outputs outputs = call_once(kernel, c, inputs, with_backward, result);
+  // The calls of `repeat` lie in places in turn, and none finds anything where another was.
+  const bool moves = c.law == Law::repeat;
+  PlacedMemory memory(kernel.memory);
+  Kernel caller = kernel;
+  if (moves) caller.memory = &memory;
+  if (moves) memory.visit(0);
+  const Outputs outputs = call_once(caller, c, inputs, with_backward, result);
   if (is_finding(result.verdict)) return;
   result.launches = c.law == Law::repeat ? kLaunches : 0;
   const SourceCall source{kernel, c, inputs, outputs};
   for (const FollowUp& follow_up : law.follow_ups(source)) {
     if (kernel.unsupported(follow_up.c)) continue;
     for (int time = 0; time < follow_up.times; ++time) {
-      const Outputs others = call_once(kernel, follow_up.c, follow_up.inputs, with_backward, result);
+      if (moves) memory.visit(static_cast<std::size_t>(time + 1) % kPlaces);
+      const Outputs others = call_once(caller, follow_up.c, follow_up.inputs, with_backward, result);
       if (is_finding(result.verdict)) return;
       if (c.law == Law::repeat) result.launches += kLaunches;
       compare(source, follow_up, others, name(c.law), result);

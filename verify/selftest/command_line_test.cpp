@@ -131,6 +131,34 @@ TEST(CommandLine, ReplaysACaseFile) {
   const Outcome result = run("replay " + file.string());
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_NE(result.out.find("dense(lens=6)"), std::string::npos);
+  EXPECT_TRUE(result.out.ends_with("\n2 cases: 2 pass\n")) << result.out;
+}
+
+TEST(CommandLine, ChecksTheCasesOfAFileAndStopsAtTheFirstFinding) {
+  const TemporaryPath file("some.cases");
+  std::ofstream(file.path()) << "moba(lens=40,block=16)\ndense(lens=6)\nmoba(lens=50,block=16)\nwindow(lens=9)\n";
+  const Outcome all = run("check model:moba --cases " + file.string());
+  EXPECT_EQ(all.code, 0) << all.err;
+  EXPECT_TRUE(all.out.find("\n3 cases: 3 pass\n") != std::string::npos) << all.out;
+  const Outcome first = run("check defect:delta_missing --stop-at-first --cases " + file.string());
+  EXPECT_EQ(first.code, 1) << first.err;
+  EXPECT_NE(first.out.find("\n1 cases: 1 value-out-of-bound\n"), std::string::npos) << first.out;
+  EXPECT_NE(first.err.find("stopped at the first finding: 1 of 2 cases judged\n"), std::string::npos) << first.err;
+  std::ofstream(file.path()) << "# nothing\n";
+  expect_one_line("check model:moba --cases " + file.string(), "case file " + file.string() + ": holds no case");
+  expect_one_line("check model:moba --level 2 --cases " + file.string(), "--level excludes --cases");
+}
+
+TEST(CommandLine, ListsTheCasesOfALevelAsACaseFile) {
+  const Outcome listed = run("list cases --level 1 --kernel model:moba --operator moba_select");
+  EXPECT_EQ(listed.code, 0) << listed.err;
+  EXPECT_EQ(listed.out.find("# moba_select, level 1: "), 0u) << listed.out.substr(0, 200);
+  const TemporaryPath file("listed.cases");
+  std::ofstream(file.path()) << listed.out;
+  const Outcome level = run("check model:moba --operator moba_select"),
+                of_file = run("check model:moba --cases " + file.string());
+  EXPECT_EQ(level.out, of_file.out);
+  expect_one_line("list cases --kernel model:moba --operator nsa", "the kernel does not implement an operator given");
 }
 
 TEST(CommandLine, PrintsAReplayCommandThatRepeatsTheFinding) {
@@ -208,6 +236,20 @@ TEST(CommandLine, PrintsTheTableSoFarWhenItIsTerminated) {
   EXPECT_NE(said.find("interrupted: "), std::string::npos) << said;
   EXPECT_NE(said.find(" cases judged\n"), std::string::npos) << said;
   EXPECT_NE(read_file(junit.path()).find("<testcase "), std::string::npos);
+}
+
+TEST(CommandLine, ReplayPrintsTheTableSoFarWhenItIsTerminated) {
+  const TemporaryPath file("long.cases"), out("replay.out"), err("replay.err");
+  std::ofstream cases(file.path());
+  for (int seed = 0; seed < 500; ++seed) cases << "dense(lens=200,seed=" << seed << ")\n";
+  cases.close();
+  const std::string script = ATTNSPEC_PROGRAM " replay " + file.string() + " --kernel model:moba >" + out.string() +
+                             " 2>" + err.string() + " & until grep -q verdict " + out.string() +
+                             "; do sleep 0.1; done; kill -TERM $!; wait $!";
+  const int status = std::system(script.c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 3) << read_file(err.path());
+  EXPECT_NE(read_file(out.path()).find("\nmodel:moba  dense "), std::string::npos);
+  EXPECT_NE(read_file(err.path()).find(" of 500 cases judged\n"), std::string::npos);
 }
 
 TEST(CommandLine, TellsHowFarALargeCaseIs) {
@@ -291,9 +333,10 @@ std::string completions(const std::string& line, const std::string& word_breaks 
 TEST(CommandLine, CompletesCommandsOptionsAndValues) {
   EXPECT_EQ(completions("./attnspec "), "check fuzz bench defects replay calibrate golden list completion");
   EXPECT_EQ(completions("attnspec de"), "defects");
-  EXPECT_EQ(completions("attnspec list "), "operators kernels regimes laws arithmetic variants defects");
+  EXPECT_EQ(completions("attnspec list "), "operators kernels regimes laws arithmetic variants defects cases");
   EXPECT_EQ(completions("attnspec completion "), "bash");
-  EXPECT_EQ(completions("attnspec check --"), "--help --level --operator --junit --timeout");
+  EXPECT_EQ(completions("attnspec check --"),
+            "--help --level --cases --operator --stop-at-first --jobs --junit --timeout");
   EXPECT_EQ(completions("attnspec check model:moba --operator nsa"), "nsa_compress nsa_compressed nsa");
   EXPECT_EQ(completions("attnspec check --operator dense model:"), "moba nsa");
   EXPECT_EQ(completions("attnspec check --operator dense model:", "="), "model:moba model:nsa");

@@ -116,11 +116,23 @@ TEST(Judge, FindsNanAndDoesNotRunTheBackwardOnIt) {
 TEST(Judge, FindsOutputsThatWereNeverWritten) {  // they keep what lay there before, which changes from run to run
   Kernel kernel = model_kernel();
   kernel.forward = [](const ForwardCall&) {};
-  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::stray_read);
-  EXPECT_EQ(verdict(kernel, "moba_select(lens=9)"), Verdict::stray_read);
+  const auto first = [&](const char* text) {
+    const CaseResult result = judge(kernel, parse_case(text));
+    const Finding& finding = result.findings.at(0);
+    return std::string(name(result.verdict)) + " " + finding.output + ": " + finding.detail;
+  };
+  for (const EqualBits promise : {EqualBits::any_batch, EqualBits::none}) {
+    kernel.equal_bits = kernel.equal_bits_backward = promise;
+    EXPECT_EQ(first("dense(lens=9,dk=4)"),
+              "non-finite o: 36 of 36 elements were never written; the first is [token=0,head=0,d=0]");
+    EXPECT_EQ(first("moba_select(lens=9)"),
+              "selection-mismatch selection: 9 of 9 elements were never written; the first is "
+              "[token=0,head=0,slot=0]");
+  }
   kernel = model_kernel();
   kernel.backward = [](const BackwardCall&) {};
-  EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::stray_read);
+  EXPECT_EQ(first("dense(lens=9,dk=4)"),
+            "non-finite dq: 36 of 36 elements were never written; the first is [token=0,head=0,d=0]");
 }
 
 TEST(Judge, FindsADuplicateBlockAndDoesNotJudgeItsValues) {
@@ -176,7 +188,13 @@ TEST(Judge, FindsWritesOutsideTheOutputs) {
     EXPECT_EQ(verdict(*kernel, kCase), Verdict::stray_write);
   const CaseResult result = judge(input, parse_case(kCase));
   EXPECT_EQ(result.findings[0].output, "k");
-  EXPECT_EQ(result.findings[0].detail, "an input was written");
+  EXPECT_EQ(result.findings[0].detail,
+            "an input was written: 1 of 6400 elements changed; the first is [token=3,head=0,d=0]");
+  const auto detail = [](const Kernel& kernel) { return judge(kernel, parse_case(kCase)).findings.at(0).detail; };
+  EXPECT_EQ(detail(behind), "1 element outside it was written; the first lies 1 behind its row [token=99,head=1]");
+  EXPECT_EQ(detail(before), "1 element outside it was written; the first lies before its first row");
+  EXPECT_EQ(detail(between), "1 element outside it was written; the first lies 1 behind its row [token=0,head=0]");
+  EXPECT_EQ(detail(slots), "1 entry outside the output was written");
 }
 
 TEST(Judge, FindsReadsOutsideTheTensors) {
@@ -185,7 +203,11 @@ TEST(Judge, FindsReadsOutsideTheTensors) {
     const double next = decode_bf16(*after_last_row(call.v));  // harmless among NaN, part of the result among numbers
     call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) + (std::isnan(next) ? 0 : 1e-9 + 1e-6 * next));
   });
-  EXPECT_EQ(verdict(kernel, kCase), Verdict::stray_read);
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::stray_read);
+  EXPECT_EQ(result.findings.at(0).output, "lse");
+  EXPECT_EQ(result.findings.at(0).detail,
+            "1 of 200 elements change with memory outside the tensors; the first is [token=0,head=0,d=0]");
 }
 
 TEST(Judge, FindsRowsThatAreNeverWritten) {
@@ -202,7 +224,10 @@ TEST(Judge, FindsRowsThatAreNeverWritten) {
       call.dv.store(call.dv.tokens - 1, 0, d, dv[static_cast<std::size_t>(d)]);
     }
   };
-  EXPECT_EQ(verdict(kernel, kCase), Verdict::stray_read);
+  const CaseResult result = judge(kernel, parse_case(kCase));
+  EXPECT_EQ(result.verdict, Verdict::non_finite);
+  EXPECT_EQ(result.findings.at(0).output, "dk");
+  EXPECT_EQ(result.findings.at(0).detail, "64 of 6400 elements were never written; the first is [token=99,head=0,d=0]");
 }
 
 /// The model kernel, adding `from_workspace` of its workspace of 8 bytes to an lse.
@@ -372,6 +397,61 @@ TEST(DirectionTest, SeesAKeyThatIsGivenALittleTooMuchWeight) {
   EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
   EXPECT_EQ(largest_direction(result).fault, std::string("last key dropped or counted twice"));
   EXPECT_LT(largest_direction(result).z(), 0);  // counted more, not less
+}
+
+/// What the lines of the direction test name, one after the other.
+std::vector<std::string> named_faults(const CaseResult& result) {
+  std::vector<std::string> faults;
+  const std::string prefix = "errors of all rows judged add up as if: ";
+  for (const Finding& finding : result.findings)
+    if (finding.detail.starts_with(prefix))
+      faults.push_back(finding.detail.substr(prefix.size(), finding.detail.find(';') - prefix.size()));
+  return faults;
+}
+
+using Faults = std::vector<std::string>;
+
+TEST(DirectionTest, NamesAFactorOfO) {
+  const Kernel kernel = altered([](const ForwardCall& call) {
+    for (std::int64_t t = 0; t < call.o.tokens; ++t)
+      for (std::int64_t h = 0; h < call.o.heads; ++h)
+        for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(t, h, d, 0.97 * call.o.load(t, h, d));
+  });
+  const Faults faults = named_faults(judge(kernel, parse_case("dense(lens=300,heads=2)")));
+  ASSERT_EQ(faults.size(), 1u);
+  EXPECT_EQ(faults[0].substr(0, 15), "o scaled by 0.9") << faults[0];
+  EXPECT_NEAR(std::stod(faults[0].substr(12)), 0.97, 0.002);
+}
+
+TEST(DirectionTest, NamesWeightsThatAreTruncated) {
+  const Kernel kernel = altered([](const ForwardCall& call) {
+    for (std::int64_t t = 0; t < call.o.tokens; ++t) {
+      std::vector<double> scores;
+      for (std::int64_t j = 0; j <= t; ++j)
+        scores.push_back(call.problem.attention.scale * call.q.row(t, 0).dot(call.k.row(j, 0)));
+      const double largest = *std::max_element(scores.begin(), scores.end());
+      double sum = 0;
+      Vector o = Vector::Zero(call.o.dim);
+      for (std::int64_t j = 0; j <= t; ++j) {
+        const double weight = std::exp(scores[static_cast<std::size_t>(j)] - largest);
+        const double spacing = std::exp2(std::floor(std::log2(weight)) - 7);  // of bf16
+        sum += weight;
+        o += std::floor(weight / spacing) * spacing * call.v.row(j, 0);
+      }
+      for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(t, 0, d, o[d] / sum);
+    }
+  });
+  EXPECT_EQ(named_faults(judge(kernel, parse_case("dense(lens=600)"))), Faults{"weights truncated"});
+}
+
+TEST(DirectionTest, CallsAClippedScaleNoDroppedKey) {
+  for (const char* text :
+       {"dense(lens=200,scale=0.5)", "dense(lens=200,scale=2)", "dense(lens=300,heads=2,scale=0.2)"}) {
+    const Case c = parse_case(text);
+    const CaseResult result = judge(with_scale_of_o_off(0.125 / c.scale), c);
+    EXPECT_GT(result.outputs.at(0).findings, 0);
+    EXPECT_EQ(named_faults(result), Faults{"softmax scale off"}) << text;
+  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <optional>
 #include <tuple>
@@ -57,6 +58,15 @@ TEST(Session, HasACallForEachStep) {
   EXPECT_EQ(places, (std::vector<std::size_t>{0, 0, 0, 1, 1, 0}));
 }
 
+TEST(Session, WritesAStepThatIsRepeatedWithAFactor) {
+  const Case c = parse_case("dense(session=contents+24*again)");
+  EXPECT_EQ(c.session.size(), 25u);
+  EXPECT_EQ(print(c), "dense(session=contents+24*again)");
+  EXPECT_EQ(parse_case("dense(session=2*again)"), parse_case("dense(session=again+again)"));
+  for (const char* wrong : {"0*again", "1001*again", "2*", "x*again"})
+    EXPECT_THROW(parse_case(std::string("dense(session=") + wrong + ")"), std::invalid_argument) << wrong;
+}
+
 TEST(Session, PutsTheCallsOfOnePlaceAtTheSameAddresses) {
   std::vector<void*> q, o;
   Kernel kernel = find_kernel("model:moba");
@@ -107,9 +117,36 @@ TEST(Session, FindsAddressesKeptFromTheFirstCall) {
     old.q = **first;
     forward(old);
   };
-  const CaseResult result = judge_session(kernel, "moved+contents");
+  const CaseResult result = judge_session(kernel, "moved");
   EXPECT_TRUE(is_finding(result.verdict));
-  EXPECT_EQ(failing_call(result), "call 3, contents");
+  EXPECT_EQ(failing_call(result), "call 2, moved");
+}
+
+TEST(Session, LeavesNothingBehindTheKeysOfALargerCall) {
+  Kernel kernel = find_kernel("model:moba");
+  auto first = std::make_shared<std::optional<std::int64_t>>();
+  kernel.forward = [forward = kernel.forward, first](const ForwardCall& call) {
+    if (!*first) *first = call.v.tokens;
+    TensorView v = call.v;
+    v.tokens = **first;  // in a call with fewer keys: what lies behind them
+    for (std::int64_t token = call.v.tokens; token < v.tokens; ++token)
+      if (std::isnan(v.load(token, 0, 0))) call.q.store(0, 0, 0, std::nan(""));
+    forward(call);
+  };
+  EXPECT_EQ(judge_session(kernel, "").verdict, Verdict::pass);
+  EXPECT_TRUE(is_finding(judge_session(kernel, "shape").verdict));
+}
+
+TEST(Law, RepeatFindsAddressesKeptFromTheFirstCall) {
+  Kernel kernel = find_kernel("model:moba");
+  auto first = std::make_shared<std::optional<TensorView>>();
+  kernel.forward = [forward = kernel.forward, first](const ForwardCall& call) {
+    if (!*first) *first = call.k;
+    ForwardCall old = call;
+    old.k = **first;
+    forward(old);
+  };
+  EXPECT_EQ(judge(kernel, parse_case(std::string(kCase) + ",law=repeat)")).verdict, Verdict::law_broken);
 }
 
 TEST(Session, FindsOffsetsKeptByTheirNumber) {

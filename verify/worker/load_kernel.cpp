@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <system_error>
+#include <utility>
 
 #include "verify/paths.hpp"
 #include "verify/worker/worker.hpp"
@@ -44,6 +45,18 @@ std::string find_worker(const std::string& kernel) {
   return named.empty() ? paths::worker() : named;
 }
 
+/// The kernel of a worker, and whether it is on a GPU.
+std::pair<Kernel, bool> kernel_of(const std::shared_ptr<Worker>& worker, const std::string& name) {
+  Kernel kernel =
+      make_kernel(worker->declaration(), name,
+                  {[worker](const AnyCall& call) { worker->run(call); },
+                   [worker](const AnyCall& call, const TimingPlan& plan) { return worker->time(call, plan); },
+                   [worker](const AnyCall& call) { return worker->workspace_bytes(call); }});
+  kernel.memory = &worker->memory();
+  kernel.forget = [worker] { worker->forget(); };
+  return {std::move(kernel), worker->declaration().is_on_device};
+}
+
 }  // namespace
 
 bool is_foreign(std::string_view name) {
@@ -60,15 +73,12 @@ Kernel load_kernel(const std::string& name, Seconds timeout) {
   const Command command =
       is_python ? Command{find_python(name), "-u", paths::python_program(), "serve", paths::c_library(), name}
                 : Command{find_worker(name), name};
-  const auto worker = std::make_shared<Worker>(command, name, timeout);
-  Kernel kernel =
-      make_kernel(worker->declaration(), name,
-                  {[worker](const AnyCall& call) { worker->run(call); },
-                   [worker](const AnyCall& call, const TimingPlan& plan) { return worker->time(call, plan); },
-                   [worker](const AnyCall& call) { return worker->workspace_bytes(call); }});
-  kernel.memory = &worker->memory();
-  kernel.forget = [worker] { worker->forget(); };
-  return kernel;
+  const auto reported = std::make_shared<Reported>();
+  const auto start = [=] { return kernel_of(std::make_shared<Worker>(command, name, timeout, reported), name); };
+  auto [kernel, is_on_device] = start();
+  // Processes that share a GPU would wait for each other, and each holds memory of it.
+  if (!is_on_device) kernel.another = [start] { return std::make_shared<Kernel>(start().first); };
+  return std::move(kernel);
 }
 
 }  // namespace attnspec::verify

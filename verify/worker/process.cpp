@@ -8,11 +8,17 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <condition_variable>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <future>
+#include <mutex>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
+#include <utility>
 
 namespace attnspec::verify {
 
@@ -31,15 +37,59 @@ namespace {
   _exit(127);
 }
 
+/// Starts processes in a thread that lasts as long as the program: the kernel's signal of PR_SET_PDEATHSIG comes when
+/// the thread ends that forked, and threads that judge come and go.
+class Starter {
+ public:
+  /// The one of this program, which is never destroyed.
+  static Starter& instance() {
+    static Starter& starter = *new Starter;
+    return starter;
+  }
+
+  /// The child's id as fork gives it, and errno.
+  std::pair<pid_t, int> start(char* const* arguments, const std::vector<int>& inherited) {
+    std::packaged_task<std::pair<pid_t, int>()> task([&] {
+      const pid_t id = fork();
+      if (id == 0) become(arguments, inherited);
+      return std::pair(id, errno);
+    });
+    {
+      const std::lock_guard lock(mutex_);
+      tasks_.push_back(&task);
+    }
+    has_task_.notify_one();
+    return task.get_future().get();
+  }
+
+ private:
+  Starter() {
+    std::thread([this] {
+      for (;;) {
+        std::unique_lock lock(mutex_);
+        has_task_.wait(lock, [this] { return !tasks_.empty(); });
+        auto* task = tasks_.front();
+        tasks_.pop_front();
+        lock.unlock();
+        (*task)();
+      }
+    }).detach();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable has_task_;
+  std::deque<std::packaged_task<std::pair<pid_t, int>()>*> tasks_;
+};
+
 }  // namespace
 
 Process::Process(const std::vector<std::string>& command, const std::vector<int>& inherited) {
   std::vector<char*> arguments;
   for (const std::string& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
-  id_ = fork();
-  if (id_ == 0) become(arguments.data(), inherited);
-  if (id_ < 0) throw std::runtime_error(fmt::format("no child process: {}", std::strerror(errno)));
+  const auto [id, error] = Starter::instance().start(arguments.data(), inherited);
+  id_ = id;
+  if (id_ < 0) throw std::runtime_error(fmt::format("no child process: {}", std::strerror(error)));
 }
 
 Process::~Process() { end(); }

@@ -9,8 +9,8 @@
 namespace attnspec::verify {
 
 /// A program that runs beside this one, in a process group of its own, where Ctrl-C does not reach it. It ends with
-/// this object or with the thread that started it, dumps no core, and writes to standard error alone: findings are this
-/// program's.
+/// this object or with this program, whichever thread made it, dumps no core, and writes to standard error alone:
+/// findings are this program's.
 class Process {
  public:
   /// command: the program, looked for on the PATH, and its arguments. inherited: descriptors that stay open in it.

@@ -39,7 +39,7 @@ void fields(auto& a, Is<Timing> auto& x) { a(x.on_device, x.runs, x.kernels); }
 
 void fields(auto& a, Is<Declaration> auto& x) {
   a(x.summary, x.arithmetic, x.operators, x.forward_only, x.equal_bits, x.equal_bits_backward, x.exports_selection,
-    x.has_workspace, x.limits);
+    x.has_workspace, x.is_on_device, x.limits);
 }
 void fields(auto& a, Is<AttnspecLimits> auto& x) {
   a(x.dtypes, x.gates, x.phis, x.only_causal, x.only_equal_dims, x.only_equal_lengths, x.dk, x.dv, x.group, x.block,

@@ -48,8 +48,8 @@ std::string name_of(Ask what, const AnyCall& call) {
 
 }  // namespace
 
-Worker::Worker(std::vector<std::string> command, std::string name, Seconds timeout)
-    : command_(std::move(command)), name_(std::move(name)), timeout_(timeout) {
+Worker::Worker(std::vector<std::string> command, std::string name, Seconds timeout, std::shared_ptr<Reported> reported)
+    : command_(std::move(command)), name_(std::move(name)), timeout_(timeout), reported_(std::move(reported)) {
   start();
 }
 
@@ -115,7 +115,7 @@ void Worker::report(const std::string& text) {
   const std::string line = failure.what();
   // "mine.py:312: ValueError: shapes differ": the place and the kind, without what may differ from call to call.
   const std::size_t place = line.find(": "), kind = place == std::string::npos ? place : line.find(": ", place + 2);
-  if (!failure.more.empty() && reported_.insert(line.substr(0, kind)).second)
+  if (!failure.more.empty() && reported_->add(line.substr(0, kind)))
     fmt::print(stderr, "{}: {}\n{}\n", name_, line, failure.more);
   throw failure;
 }

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,6 +18,20 @@
 
 namespace attnspec::verify {
 
+/// The places that a kernel failed in and of which somebody was told. Several workers of one kernel share them.
+class Reported {
+ public:
+  /// Whether it is the first time.
+  bool add(const std::string& place) {
+    const std::lock_guard lock(mutex_);
+    return places_.insert(place).second;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<std::string> places_;
+};
+
 /// A kernel that a child process holds. Calls that fail throw CallFailed; the next one then starts another process, so
 /// that no call meets what a failed one left behind.
 class Worker {
@@ -23,7 +39,7 @@ class Worker {
   /// command: the program and its arguments, to which those of `serve` are added: the descriptors of a socket and of
   /// the memory. timeout: how long it may take to load the kernel, and for a call. Throws std::invalid_argument, one
   /// line that names the kernel: why it has none, or how it ended; SeveralKernels.
-  Worker(std::vector<std::string> command, std::string name, Seconds timeout);
+  Worker(std::vector<std::string> command, std::string name, Seconds timeout, std::shared_ptr<Reported> reported);
 
   const Declaration& declaration() const { return declaration_; }
   /// Where the tensors of calls must lie.
@@ -59,7 +75,7 @@ class Worker {
   Arena arena_;
   std::optional<Running> running_;
   Declaration declaration_;
-  std::set<std::string> reported_;
+  std::shared_ptr<Reported> reported_;
 };
 
 }  // namespace attnspec::verify
