@@ -15,6 +15,7 @@
 #include "fuzz/classes.hpp"
 #include "fuzz/generate.hpp"
 #include "verify/judge.hpp"
+#include "verify/limits.hpp"
 
 namespace attnspec::fuzz {
 
@@ -26,8 +27,10 @@ inline constexpr int kCandidates = 4;
 /// An endless sequence of cases, the operators in turn.
 class CaseSource {
  public:
-  /// operators: at least one. laws: all cases are judged by one of them, or none: most by the specification.
-  CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<verify::Law> laws = {});
+  /// operators: at least one. laws: all cases are judged by one of them, or none: most by the specification. limits:
+  /// all cases lie inside.
+  CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<verify::Law> laws = {},
+             verify::Limits limits = {});
 
   Case next();
 
@@ -40,6 +43,7 @@ class CaseSource {
  private:
   std::vector<Operator> operators_;
   std::vector<verify::Law> laws_;
+  verify::Limits limits_;
   rc::Random random_;
   Swarm swarm_;
   std::int64_t cases_ = 0, swarms_ = 0;

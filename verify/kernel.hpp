@@ -17,6 +17,7 @@
 #include "reference/noise.hpp"
 #include "reference/problem.hpp"
 #include "verify/case.hpp"
+#include "verify/limits.hpp"
 #include "verify/phi.hpp"
 #include "verify/storage.hpp"
 #include "verify/timing.hpp"
@@ -142,6 +143,7 @@ struct Kernel {
   bool is_simulated = false;  // a GPU's kernel run on a CPU: slow, so it is judged only where it is named
   /// Makes the next call its first one. Empty: no call leaves anything behind.
   std::function<void()> forget;
+  Limits limits;  // inside which its cases are drawn
   /// Why it cannot run a case, from its declared limits and before any input exists; nothing when it can.
   std::function<std::optional<std::string>(const Case&)> unsupported;
   std::function<std::int64_t(const Case&)> workspace_bytes;  // of a forward or backward call; empty: none
