@@ -151,8 +151,12 @@ void add(const CaseResult& result, SearchSummary& summary) {
 
 }  // namespace
 
-CaseSource::CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<Law> laws)
-    : operators_(std::move(operators)), laws_(std::move(laws)), random_(seed), work_(operators_.size()) {}
+CaseSource::CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<Law> laws, Limits limits)
+    : operators_(std::move(operators)),
+      laws_(std::move(laws)),
+      limits_(std::move(limits)),
+      random_(seed),
+      work_(operators_.size()) {}
 
 Case CaseSource::next() {
   if (cases_ % kSwarmCases == 0) {
@@ -166,7 +170,7 @@ Case CaseSource::next() {
   Case best;
   std::int64_t max = -1;
   for (int i = 0; i < kCandidates; ++i) {
-    Case candidate = generator(random_.split()).value();
+    Case candidate = inside(limits_, generator(random_.split()).value());
     const std::int64_t triples = kept_.count_new(candidate);
     drawn_.add(candidate);
     if (triples > max) best = std::move(candidate);
@@ -179,7 +183,7 @@ Case CaseSource::next() {
 
 SearchSummary search(const Kernel& kernel, const SearchOptions& options, const SearchObserver& observer) {
   const std::vector<Operator> operators = operators_to_search(kernel, options.operators, options.laws);
-  CaseSource source(operators, options.seed, options.laws);
+  CaseSource source(operators, options.seed, options.laws, kernel.limits);
   const int at_once = jobs_at_once(options.jobs, {{&kernel, {}}});
   KernelPool pool;
   const OneThreadEach one_thread_each;

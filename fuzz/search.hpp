@@ -14,6 +14,7 @@
 
 #include "fuzz/swarm.hpp"
 #include "verify/judge.hpp"
+#include "verify/limits.hpp"
 #include "verify/space/coverage.hpp"
 
 namespace attnspec::fuzz {
@@ -29,8 +30,10 @@ inline constexpr int kCandidates = 4;
 /// An endless sequence of cases. The next one is of the operator that has had the least work so far.
 class CaseSource {
  public:
-  /// operators: at least one. laws: all cases are judged by one of them, or none: most by the specification.
-  CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<verify::Law> laws = {});
+  /// operators: at least one. laws: all cases are judged by one of them, or none: most by the specification. limits:
+  /// all cases lie inside.
+  CaseSource(std::vector<Operator> operators, std::uint64_t seed, std::vector<verify::Law> laws = {},
+             verify::Limits limits = {});
 
   Case next();
 
@@ -43,6 +46,7 @@ class CaseSource {
  private:
   std::vector<Operator> operators_;
   std::vector<verify::Law> laws_;
+  verify::Limits limits_;
   rc::Random random_;
   Swarm swarm_;
   std::int64_t cases_ = 0, swarms_ = 0;

@@ -34,19 +34,20 @@ std::vector<Case> all_cases(const Kernel& kernel, int level) {
     throw std::invalid_argument(fmt::format("level={}: must be in 1 .. {}", level, kMaxLevel));
   std::vector<Case> cases;
   for (const Operator op : kernel.operators)
-    for (const Case& c : level_cases(op, level)) cases.push_back(c);
+    for (const Case& c : level_cases(op, level, kernel.limits)) cases.push_back(c);
   return cases;
 }
 
 template <class Print>
-int check(const Kernel& kernel, const std::vector<Case>& cases, bool with_details, const Print& print) {
+int check(const Kernel& kernel, const std::vector<Case>& cases, const std::string& limits, bool with_details,
+          const Print& print) {
   std::vector<CaseResult> results;
   for (const Case& c : cases) {
     results.push_back(judge(kernel, c));
     if (with_details) print(details(results.back()));
     if (!results.back().findings.empty()) print(failure_line(results.back(), results.back().findings.front()) + "\n");
   }
-  print(table(results));
+  print(table(results) + limits);
   for (const std::string& line : {hint(kernel, results), over_declaration(kernel, results)})
     if (!line.empty()) print(line + "\n");
   print(laws_not_held(kernel));
@@ -63,7 +64,8 @@ int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, co
   const auto say = [&](const std::string& text) { print(text.c_str(), context); };
   try {
     const Kernel judged = make_foreign_kernel(*kernel, name);
-    return check(judged, cases == nullptr ? all_cases(judged, level) : given_cases(cases), details != 0, say);
+    if (cases != nullptr) return check(judged, given_cases(cases), "", details != 0, say);
+    return check(judged, all_cases(judged, level), limits_line(judged.operators, judged.limits), details != 0, say);
   } catch (const std::bad_alloc&) {
     say("attnspec: the case needs more memory than there is\n");
   } catch (const std::exception& error) {

@@ -182,7 +182,7 @@ Value parse_choice(const std::string& key, const std::string& text, const Choice
 }
 
 template <class Value, std::size_t n>
-std::string print_choice(Value value, const Choice<Value> (&choices)[n]) {
+const char* name_of(Value value, const Choice<Value> (&choices)[n]) {
   for (const auto& choice : choices)
     if (choice.value == value) return choice.name;
   return "";
@@ -229,7 +229,7 @@ Field choice_field(const char* key, unsigned operators, Value Case::*member, con
                    Value default_value) {
   return {key, operators,
           [=, &choices](Case& c, const std::string& text) { c.*member = parse_choice(key, text, choices); },
-          [=, &choices](const Case& c) { return print_choice(c.*member, choices); },
+          [=, &choices](const Case& c) { return name_of(c.*member, choices); },
           [=](Case& c) { c.*member = default_value; }};
 }
 
@@ -306,11 +306,9 @@ void validate_sample(const Case& c) {
 
 }  // namespace
 
-const char* name(Law law) {
-  for (const auto& choice : kLawNames)
-    if (choice.value == law) return choice.name;
-  return "";
-}
+const char* name(Law law) { return name_of(law, kLawNames); }
+const char* name(Gate gate) { return name_of(gate, kGates); }
+const char* name(Phi phi) { return name_of(phi, kPhis); }
 
 Law parse_law(const std::string& text) { return parse_choice("law", text, kLawNames); }
 

@@ -24,6 +24,10 @@ const char* summary(Operator op);
 /// Throws std::invalid_argument that lists the operators.
 Operator parse_operator(std::string_view text);
 
+/// The names of values, as cases have them.
+const char* name(reference::Gate gate);
+const char* name(reference::Phi phi);
+
 /// Whether the operator attends (o, lse and gradients).
 inline bool attends(Operator op) { return op != Operator::moba_select && op != Operator::nsa_compress; }
 /// Whether the kernel selects the blocks that it attends to.

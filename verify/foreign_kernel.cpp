@@ -12,6 +12,7 @@
 #include "reference/moba.hpp"
 #include "reference/nsa_compression.hpp"
 #include "reference/nsa_selection.hpp"
+#include "verify/foreign_limits.hpp"
 
 namespace attnspec::verify {
 
@@ -74,45 +75,6 @@ AnyCall blank_call(const reference::MobaProblem& moba, const reference::NsaProbl
   return call;
 }
 
-// ---- Limits ----
-
-/// Why a size is outside a limit; empty when it is not.
-std::string outside(const char* size, std::int64_t value, const AttnspecLimit& limit) {
-  if (limit.largest > 0 && value > limit.largest)
-    return fmt::format("{} {} is above its limit {}", size, value, limit.largest);
-  if (limit.multiple_of > 0 && value % limit.multiple_of != 0)
-    return fmt::format("{} {} is not a multiple of {}", size, value, limit.multiple_of);
-  return "";
-}
-
-/// The first limit that excludes the case.
-std::optional<std::string> unsupported(const AttnspecLimits& limits, const Case& c) {
-  const bool queries = c.op != Operator::nsa_compress, nsa = c.op == Operator::nsa;
-  const bool has_importance = c.op == Operator::nsa_compressed || nsa;
-  if (limits.dtypes != 0 && (limits.dtypes & bit_of(c.dtype)) == 0)
-    return fmt::format("dtype {} is none of its own", reference::name(c.dtype));
-  if (selects(c.op) && limits.gates != 0 && (limits.gates & bit_of(c.gate)) == 0) return "the gate is none of its own";
-  if (compresses(c.op) && limits.phis != 0 && (limits.phis & bit_of(c.phi)) == 0) return "phi is none of its own";
-  if (limits.only_causal != 0 && !c.causal) return "it is causal only";
-  if (limits.only_equal_dims != 0 && attends(c.op) && c.dk != c.dv)
-    return fmt::format("it needs dk = dv, not {} and {}", c.dk, c.dv);
-  if (limits.only_equal_lengths != 0 && queries && c.q_lens != c.lens) return "it needs as many queries as keys";
-  std::vector<std::string> reasons{outside("dk", c.dk, limits.dk)};
-  if (attends(c.op)) reasons.push_back(outside("dv", c.dv, limits.dv));
-  if (queries) reasons.push_back(outside("group", c.heads / c.kv_heads, limits.group));
-  if (selects(c.op) || c.op == Operator::selected || has_importance) {
-    reasons.push_back(outside("block", c.block, limits.block));
-    reasons.push_back(has_importance ? outside("top_n", c.top_n, limits.top_k)
-                                     : outside("top_k", c.top_k, limits.top_k));
-  }
-  if (compresses(c.op) || has_importance)
-    reasons.push_back(outside("compress_block", c.compress_block, limits.compress_block));
-  if (has_window(c.op)) reasons.push_back(outside("window", c.window, limits.window_size));
-  for (std::string& reason : reasons)
-    if (!reason.empty()) return std::move(reason);
-  return std::nullopt;
-}
-
 // ---- The declaration ----
 
 [[noreturn]] void reject(const std::string& name, const std::string& why) {
@@ -150,6 +112,22 @@ EqualBits equal_bits(const AttnspecKernel& kernel, const std::string& name) {
   return static_cast<EqualBits>(promised);
 }
 
+/// Rejects limits that are wrong, and those that leave nothing of an operator.
+Limits declared_limits(const AttnspecKernel& kernel, const std::string& name) {
+  try {
+    const Limits limits = limits_of(kernel.limits);
+    for (const Operator op : kOperators) {
+      if ((kernel.operators & bit_of(op)) == 0) continue;
+      const Case any = parse_case(fmt::format("{}()", verify::name(op)));
+      if (const auto why = outside(limits, inside(limits, any)))
+        reject(name, fmt::format("its limits leave no case of {}: {}", verify::name(op), *why));
+    }
+    return limits;
+  } catch (const reference::InvalidProblem& error) {
+    reject(name, error.what());
+  }
+}
+
 /// The functions of an operator that a kernel has.
 struct HasFunctions {
   Operator op;
@@ -184,6 +162,7 @@ void check(const AttnspecKernel& kernel, const std::string& name) {
   for (const HasFunctions& functions : all_functions(kernel))
     if ((kernel.operators & bit_of(functions.op)) != 0 && !functions.forward)
       reject(name, fmt::format("operator {} is declared without a function", verify::name(functions.op)));
+  declared_limits(kernel, name);
   equal_bits(kernel, name);
   if ((kernel.operators & ATTNSPEC_MOBA_SELECT) != 0 && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
     reject(name, "operator moba_select needs the promise ATTNSPEC_EXPORTS_SELECTION");
@@ -214,7 +193,7 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
   declared.exports_selection = (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
   declared.has_workspace = kernel.workspace_bytes != nullptr;
   declared.is_on_device = kernel.device_type == kDLCUDA;
-  declared.limits = kernel.limits;
+  declared.limits = declared_limits(kernel, name);
   return declared;
 }
 
@@ -229,7 +208,8 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const C
   kernel.equal_bits = declared.equal_bits;
   kernel.equal_bits_backward = declared.equal_bits_backward;
   kernel.exports_selection = declared.exports_selection;
-  kernel.unsupported = [limits = declared.limits](const Case& c) { return unsupported(limits, c); };
+  kernel.limits = declared.limits;
+  kernel.unsupported = [limits = declared.limits](const Case& c) { return outside(limits, c); };
   if (declared.has_workspace)
     kernel.workspace_bytes = [workspace_bytes = functions.workspace_bytes,
                               options = declared.arithmetic](const Case& c) {

@@ -41,12 +41,12 @@ struct Declaration {
   bool exports_selection = false;
   bool has_workspace = false;
   bool is_on_device = false;  // its tensors are in the memory of a GPU
-  AttnspecLimits limits{};
+  Limits limits;
 };
 
 /// Throws std::invalid_argument, one line that names the kernel: another version, a struct smaller than that version's,
-/// a missing text, an unknown operator, arithmetic option or device, an operator without a function, no GPU for a
-/// kernel that needs one.
+/// a missing text, an unknown operator, arithmetic option or device, an operator without a function, limits that are
+/// wrong or leave nothing of an operator, no GPU for a kernel that needs one.
 Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name);
 
 /// What a kernel does with its calls.

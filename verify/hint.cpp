@@ -213,7 +213,7 @@ std::vector<Case> passing_cases(const Kernel& kernel, const std::set<std::pair<O
                                 const std::set<std::string>& without) {
   std::vector<std::pair<std::int64_t, Case>> sized;
   for (const auto& [op, dtype] : of)
-    for (const Case& c : level_cases(op, 1)) {
+    for (const Case& c : level_cases(op, 1, kernel.limits)) {
       if (c.dtype != dtype || c.law != Law::none || !c.session.empty() || kernel.unsupported(c)) continue;
       if (without.contains(print(c))) continue;
       std::int64_t tokens = 0;

@@ -18,6 +18,7 @@
 #include "reference/noise.hpp"
 #include "reference/problem.hpp"
 #include "verify/case.hpp"
+#include "verify/limits.hpp"
 #include "verify/phi.hpp"
 #include "verify/storage.hpp"
 #include "verify/timing.hpp"
@@ -143,6 +144,7 @@ struct Kernel {
   bool is_simulated = false;  // a GPU's kernel run on a CPU: slow, so it is judged only where it is named
   /// Makes the next call its first one. Empty: no call leaves anything behind.
   std::function<void()> forget;
+  Limits limits;  // inside which its cases are drawn
   /// Makes another kernel like it, in a process and memory of its own, which may be called at the same time. Empty:
   /// there is no more than one.
   std::function<std::shared_ptr<Kernel>()> another;

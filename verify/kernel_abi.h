@@ -41,7 +41,7 @@ extern "C" {
 
 /* Within a version, structs that carry their size may grow at their end, and no other changes. struct_size and
  * abi_version begin AttnspecKernel in every version. */
-#define ATTNSPEC_ABI_VERSION 1
+#define ATTNSPEC_ABI_VERSION 2
 
 /* Operators, as bits. */
 enum {
@@ -273,10 +273,27 @@ typedef struct AttnspecNsaBackward {
 
 /* ---- The kernel ---- */
 
-/* A size that a kernel can do: at most `largest`, and a multiple of `multiple_of`. 0: any. */
+/* The values of a size that a kernel can do. 0: no limit. */
 typedef struct AttnspecLimit {
-  int64_t largest, multiple_of;
+  int64_t smallest, largest, multiple_of;
+  int64_t set[8];       /* one of these, of which those that are 0 do not count */
+  int32_t power_of_two; /* 1: no other */
+  int32_t reserved;     /* 0 */
 } AttnspecLimit;
+
+/* Which softmax scales a kernel can do. */
+enum { ATTNSPEC_SCALE_ANY = 0, ATTNSPEC_SCALE_POSITIVE = 1, ATTNSPEC_SCALE_DEFAULT = 2 /* dk^-1/2 */ };
+
+/* Where every sequence must have as many queries as keys: nowhere, in every call, in causal ones, in backwards. */
+enum {
+  ATTNSPEC_EQUAL_LENGTHS_NONE = 0,
+  ATTNSPEC_EQUAL_LENGTHS_ALL = 1,
+  ATTNSPEC_EQUAL_LENGTHS_CAUSAL = 2,
+  ATTNSPEC_EQUAL_LENGTHS_BACKWARD = 3
+};
+
+/* Which heads a selection that is given to `selected` is of. */
+enum { ATTNSPEC_SELECTION_ANY = 0, ATTNSPEC_SELECTION_PER_HEAD = 1, ATTNSPEC_SELECTION_PER_KV_HEAD = 2 };
 
 /* What a kernel cannot do, as data, so that it is known before there are inputs. All zero: it can do everything. */
 typedef struct AttnspecLimits {
@@ -284,11 +301,20 @@ typedef struct AttnspecLimits {
   uint32_t gates;  /* of ATTNSPEC_GATE_, those it can do; 0: all */
   uint32_t phis;   /* of ATTNSPEC_PHI_, those it can do; 0: all */
   int32_t only_causal;
-  int32_t only_equal_dims;     /* dk = dv */
-  int32_t only_equal_lengths;  /* of every sequence as many queries as keys */
+  int32_t only_equal_dims;      /* dk = dv */
+  int32_t only_equal_lengths;   /* one of ATTNSPEC_EQUAL_LENGTHS_ */
+  int32_t only_equal_blocks;    /* of NSA: compress_block = compress_stride = block */
+  int32_t no_empty_sequences;   /* every sequence has a query and a key */
+  int32_t no_rows_without_keys; /* no sequence has queries without keys, nor a causal one more queries than keys */
+  int32_t scale;                /* one of ATTNSPEC_SCALE_ */
+  int32_t selection_per;        /* one of ATTNSPEC_SELECTION_ */
+  int32_t only_forced_blocks;   /* of NSA: 1: initial_blocks and local_blocks are those below */
+  int64_t initial_blocks, local_blocks;
   AttnspecLimit dk, dv, group; /* group: H / Hkv */
   AttnspecLimit block, top_k;  /* of selected: slots; of NSA: selection blocks and top_n */
   AttnspecLimit compress_block, window_size;
+  AttnspecLimit queries, keys; /* of a sequence that has some */
+  AttnspecLimit sequences;
 } AttnspecLimits;
 
 /* A kernel: data and functions, constant for as long as the library is loaded. */

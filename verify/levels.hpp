@@ -2,9 +2,11 @@
 // of values of different axes occurs in some case.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "verify/case.hpp"
+#include "verify/limits.hpp"
 
 namespace attnspec::verify {
 
@@ -14,5 +16,16 @@ namespace attnspec::verify {
 std::vector<Case> level_cases(Operator op, int level);
 
 inline constexpr int kMaxLevel = 2;
+
+/// Those cases moved inside the limits, each once. Where fewer than 100 without a law are left, others follow that
+/// differ in their numbers.
+std::vector<Case> level_cases(Operator op, int level, const Limits& limits);
+
+/// The part of level 1 of these operators that the limits allow as it is, from 0 to 1.
+double share_inside(const std::vector<Operator>& operators, const Limits& limits);
+
+/// "limits: 12 % of the cases of level 1 lie inside; the others were moved inside (dk 64 128, bf16)": one line with its
+/// end; empty for a kernel without limits.
+std::string limits_line(const std::vector<Operator>& operators, const Limits& limits);
 
 }  // namespace attnspec::verify

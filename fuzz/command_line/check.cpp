@@ -90,22 +90,33 @@ std::vector<CaseResult> judge_jobs(const std::vector<Job>& jobs, const CheckOpti
   return results.finish();
 }
 
-std::vector<Job> make_jobs(const std::vector<Kernel>& judged, const CheckOptions& options) {
+/// The kernel's operators that are judged.
+std::vector<Operator> judged_operators(const Kernel& kernel, const CheckOptions& options) {
+  if (options.operators.empty()) return kernel.operators;
   std::vector<Operator> operators;
-  for (const std::string& name : options.operators) operators.push_back(parse_operator(name));
-  const auto is_wanted = [&](Operator op) {
-    return operators.empty() || std::find(operators.begin(), operators.end(), op) != operators.end();
-  };
+  for (const Operator op : kernel.operators)
+    if (std::find(options.operators.begin(), options.operators.end(), name(op)) != options.operators.end())
+      operators.push_back(op);
+  return operators;
+}
+
+std::vector<Job> make_jobs(const std::vector<Kernel>& judged, const CheckOptions& options) {
+  for (const std::string& name : options.operators) parse_operator(name);
   std::vector<Case> of_file;
   if (!options.cases.empty()) of_file = cases_of_file(options.cases);
   std::vector<Job> jobs;
   for (const Kernel& kernel : judged)
-    for (const Operator op : kernel.operators)
-      if (is_wanted(op))
-        for (const Case& c : options.cases.empty() ? level_cases(op, options.level) : of_file)
-          if (c.op == op) jobs.push_back({&kernel, c});
+    for (const Operator op : judged_operators(kernel, options))
+      for (const Case& c : options.cases.empty() ? level_cases(op, options.level, kernel.limits) : of_file)
+        if (c.op == op) jobs.push_back({&kernel, c});
   if (jobs.empty()) throw std::invalid_argument("no kernel given implements an operator given");
   return jobs;
+}
+
+/// What the limits of the kernel exclude; its name before it where there are others.
+std::string limits_of(const Kernel& kernel, bool is_one_of_several, const CheckOptions& options) {
+  const std::string line = limits_line(judged_operators(kernel, options), kernel.limits);
+  return is_one_of_several && !line.empty() ? kernel.name + " " + line : line;
 }
 
 int check(const CheckOptions& options) {
@@ -122,6 +133,7 @@ int check(const CheckOptions& options) {
   const std::vector<CaseResult> results = judge_jobs(jobs, options);
   fmt::print("{}", table(results));
   for (const Kernel& kernel : judged) {
+    if (options.cases.empty()) fmt::print("{}", limits_of(kernel, judged.size() > 1, options));
     if (results.size() == jobs.size()) {
       print_hint(kernel, results);
       print_over_declaration(kernel, results);

@@ -19,6 +19,7 @@
 #include "fuzz/search.hpp"
 #include "verify/hint.hpp"
 #include "verify/laws/laws.hpp"
+#include "verify/levels.hpp"
 #include "verify/report.hpp"
 
 namespace attnspec::fuzz {
@@ -128,6 +129,7 @@ int fuzz(const FuzzOptions& given) {
   const SearchSummary summary = search(kernel, options, observer);
   progress.clear();
   print_summary(summary, given.seed);
+  fmt::print("{}", limits_line(options.operators.empty() ? kernel.operators : options.operators, kernel.limits));
   if (const std::string line = is_interrupted() ? "" : hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);
   fmt::print("{}", laws_not_held(kernel));
   if (found > 0)

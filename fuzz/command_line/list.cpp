@@ -35,6 +35,7 @@ void list_kernels() {
     fmt::print("{}  {}\n  operators: {}\n", kernel.name, kernel.summary, fmt::join(operators, ", "));
     for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32})
       fmt::print("  {}: {}\n", reference::name(dtype), reference::describe(dtype, kernel.arithmetic));
+    if (kernel.limits != Limits{}) fmt::print("  limits: {}\n", describe(kernel.limits));
   }
   const cuda::Devices devices = cuda::find_devices();
   for (const std::string& device : devices.names) fmt::print("GPU: {}\n", device);

@@ -193,6 +193,24 @@ TEST(Search, CountsWhatIsNotSupportedApart) {
   EXPECT_EQ(exit_code(search(kernel, options)), 3);
 }
 
+TEST(Search, DrawsInsideTheLimits) {
+  Limits limits;
+  limits.dk.set = {16};
+  limits.block.set = {8};
+  limits.dtypes = {Format::fp32};
+  CaseSource source({Operator::moba, Operator::nsa}, 1, {}, limits);
+  for (int i = 0; i < 60; ++i) {
+    const Case c = source.next();
+    EXPECT_EQ(outside(limits, c), std::nullopt) << print(c);
+  }
+  Kernel kernel = find_kernel("model:moba");
+  kernel.limits = limits;
+  kernel.unsupported = [limits](const Case& c) { return outside(limits, c); };
+  SearchOptions options;
+  options.cases = 20;
+  EXPECT_EQ(search(kernel, options).count(Verdict::not_supported), 0);
+}
+
 TEST(Search, RejectsAnOperatorThatTheKernelLacks) {
   SearchOptions options;
   options.operators = {Operator::window};

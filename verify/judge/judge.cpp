@@ -9,10 +9,13 @@ namespace attnspec::verify {
 
 namespace {
 
-/// The kernel as it is judged on one operator: without a backward where it has none of it.
-Kernel for_operator(const Kernel& kernel, Operator op) {
+/// The kernel as it is judged on a case: without a backward where it has none of it.
+Kernel for_case(const Kernel& kernel, const Case& c) {
   Kernel result = kernel;
-  if (std::find(kernel.forward_only.begin(), kernel.forward_only.end(), op) == kernel.forward_only.end()) return result;
+  const auto& forward_only = kernel.forward_only;
+  if (std::find(forward_only.begin(), forward_only.end(), c.op) == forward_only.end() &&
+      allows_backward(kernel.limits, c))
+    return result;
   result.backward = {};
   result.compress_backward = {};
   result.nsa_backward = {};
@@ -48,7 +51,7 @@ CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe
     return result;
   }
   try {
-    judge_operator(for_operator(kernel, c.op), c, observe, result);
+    judge_operator(for_case(kernel, c), c, observe, result);
   } catch (const CallFailed& failure) {
     result.add({.verdict = failure.verdict, .output = "call", .detail = failure.what()});
   }

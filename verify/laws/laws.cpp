@@ -86,7 +86,8 @@ void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
     result.reason = std::move(why);
   };
   if (kernel.equal_bits < law.promise) return says_nothing(promise_missing(c.law));
-  const bool with_backward = kernel.equal_bits_backward >= law.promise;
+  const bool is_longer = c.law == Law::decode && kernel.limits.equal_lengths == EqualLengths::of_backwards;
+  const bool with_backward = kernel.equal_bits_backward >= law.promise && !is_longer;
   Inputs inputs = make_inputs(c);
   if (law.prepare != nullptr) law.prepare(c, inputs);
   // The calls of `repeat` lie in places in turn, and none finds anything where another was.

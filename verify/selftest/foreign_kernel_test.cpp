@@ -89,9 +89,9 @@ std::string refusal_of(const Change& change) {
 
 TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
   EXPECT_EQ(make_foreign_kernel(minimal(), "x").arithmetic, (reference::ArithmeticOptions{"rounded_sum", "fp32_out"}));
-  EXPECT_EQ(refusal_of([](auto& k) { k.abi_version = 2; }), "kernel 'x': abi_version=2: this attnspec has version 1");
+  EXPECT_EQ(refusal_of([](auto& k) { k.abi_version = 1; }), "kernel 'x': abi_version=1: this attnspec has version 2");
   EXPECT_EQ(refusal_of([](auto& k) { k.struct_size = 24; }),
-            "kernel 'x': struct_size=24: in version 1 it is at least " + std::to_string(sizeof(AttnspecKernel)));
+            "kernel 'x': struct_size=24: in version 2 it is at least " + std::to_string(sizeof(AttnspecKernel)));
   EXPECT_EQ(refusal_of([](auto& k) { k.struct_size += 8; }), "");
   EXPECT_EQ(refusal_of([](auto& k) { k.device_type = kDLVulkan; }),
             "kernel 'x': device_type=7: is neither kDLCPU nor kDLCUDA");
@@ -110,6 +110,17 @@ TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
             "kernel 'x': operator moba_select needs the promise ATTNSPEC_EXPORTS_SELECTION");
 }
 
+AttnspecLimit at_most(std::int64_t largest) {
+  AttnspecLimit limit{};
+  limit.largest = largest;
+  return limit;
+}
+AttnspecLimit multiple_of(std::int64_t number) {
+  AttnspecLimit limit{};
+  limit.multiple_of = number;
+  return limit;
+}
+
 /// Why a kernel with this limit alone cannot do a case.
 template <class T>
 std::string unsupported(T AttnspecLimits::*limit, const std::type_identity_t<T>& value, const std::string& text) {
@@ -121,20 +132,51 @@ std::string unsupported(T AttnspecLimits::*limit, const std::type_identity_t<T>&
 TEST(ForeignKernel, ReadsItsLimits) {
   EXPECT_EQ(unsupported(&AttnspecLimits::dk, {}, "dense(lens=7,dk=192,dv=3,causal=0)"), "");
   EXPECT_EQ(unsupported(&AttnspecLimits::dtypes, ATTNSPEC_FP16, "dense()"), "dtype bf16 is none of its own");
-  EXPECT_EQ(unsupported(&AttnspecLimits::gates, ATTNSPEC_GATE_TOP_K, "moba(gate=sink)"), "the gate is none of its own");
-  EXPECT_EQ(unsupported(&AttnspecLimits::phis, ATTNSPEC_PHI_MEAN, "nsa(phi=mlp)"), "phi is none of its own");
-  EXPECT_EQ(unsupported(&AttnspecLimits::only_causal, 1, "dense(causal=0)"), "it is causal only");
+  EXPECT_EQ(unsupported(&AttnspecLimits::gates, ATTNSPEC_GATE_TOP_K, "moba(gate=sink)"),
+            "gate sink is none of its own");
+  EXPECT_EQ(unsupported(&AttnspecLimits::phis, ATTNSPEC_PHI_MEAN, "nsa(phi=mlp)"), "phi mlp is none of its own");
+  EXPECT_EQ(unsupported(&AttnspecLimits::only_causal, 1, "dense(causal=0)"), "causal 0: it is causal only");
   EXPECT_EQ(unsupported(&AttnspecLimits::only_equal_dims, 1, "dense(dk=4,dv=8)"), "it needs dk = dv, not 4 and 8");
-  EXPECT_EQ(unsupported(&AttnspecLimits::only_equal_lengths, 1, "dense(q_lens=3)"), "it needs as many queries as keys");
-  EXPECT_EQ(unsupported(&AttnspecLimits::dk, {128, 0}, "dense(dk=192)"), "dk 192 is above its limit 128");
-  EXPECT_EQ(unsupported(&AttnspecLimits::dv, {0, 16}, "dense(dv=40)"), "dv 40 is not a multiple of 16");
-  EXPECT_EQ(unsupported(&AttnspecLimits::group, {2, 0}, "dense(heads=6,kv_heads=2)"), "group 3 is above its limit 2");
-  EXPECT_EQ(unsupported(&AttnspecLimits::block, {32, 0}, "moba(block=64)"), "block 64 is above its limit 32");
-  EXPECT_EQ(unsupported(&AttnspecLimits::top_k, {4, 0}, "selected(top_k=5)"), "top_k 5 is above its limit 4");
-  EXPECT_EQ(unsupported(&AttnspecLimits::top_k, {4, 0}, "nsa(top_n=5)"), "top_n 5 is above its limit 4");
-  EXPECT_EQ(unsupported(&AttnspecLimits::compress_block, {0, 32}, "nsa(compress_block=48)"),
+  EXPECT_EQ(unsupported(&AttnspecLimits::only_equal_lengths, 1, "dense(q_lens=3)"),
+            "q_lens 3: it needs as many queries as keys");
+  EXPECT_EQ(unsupported(&AttnspecLimits::dk, at_most(128), "dense(dk=192)"), "dk 192 is above its limit 128");
+  EXPECT_EQ(unsupported(&AttnspecLimits::dv, multiple_of(16), "dense(dv=40)"), "dv 40 is not a multiple of 16");
+  EXPECT_EQ(unsupported(&AttnspecLimits::group, at_most(2), "dense(heads=6,kv_heads=2)"),
+            "group 3 is above its limit 2");
+  EXPECT_EQ(unsupported(&AttnspecLimits::block, at_most(32), "moba(block=64)"), "block 64 is above its limit 32");
+  EXPECT_EQ(unsupported(&AttnspecLimits::top_k, at_most(4), "selected(top_k=5)"), "top_k 5 is above its limit 4");
+  EXPECT_EQ(unsupported(&AttnspecLimits::top_k, at_most(4), "nsa(top_n=5)"), "top_n 5 is above its limit 4");
+  EXPECT_EQ(unsupported(&AttnspecLimits::compress_block, multiple_of(32), "nsa(compress_block=48)"),
             "compress_block 48 is not a multiple of 32");
-  EXPECT_EQ(unsupported(&AttnspecLimits::window_size, {32, 0}, "window(window=33)"), "window 33 is above its limit 32");
+  EXPECT_EQ(unsupported(&AttnspecLimits::window_size, at_most(32), "window(window=33)"),
+            "window 33 is above its limit 32");
+}
+
+/// Why a kernel with these limits is none.
+template <class Set>
+std::string refusal_of_limits(const Set& set) {
+  return refusal_of([&](auto& k) { set(k.limits); });
+}
+
+TEST(ForeignKernel, IsRefusedWithLimitsThatAreWrong) {
+  EXPECT_EQ(refusal_of_limits([](auto& l) { l.dk.largest = -1; }), "kernel 'x': limits.dk.largest=-1: is below 0");
+  EXPECT_EQ(refusal_of_limits([](auto& l) { l.dk.smallest = 9, l.dk.largest = 8; }),
+            "kernel 'x': limits.dk.smallest=9: is above largest=8");
+  EXPECT_EQ(refusal_of_limits([](auto& l) { l.dtypes = 8; }), "kernel 'x': limits.dtypes=0x8: has unknown bits");
+  EXPECT_EQ(refusal_of_limits([](auto& l) { l.scale = 3; }), "kernel 'x': limits.scale=3: must be in 0 .. 2");
+  EXPECT_EQ(refusal_of_limits([](auto& l) { l.only_forced_blocks = 1; }),
+            "kernel 'x': limits.local_blocks=0: is below 1");
+  EXPECT_EQ(refusal_of_limits([](auto& l) { l.dk.set[0] = 64, l.dk.multiple_of = 48; }),
+            "kernel 'x': its limits leave no case of dense: dk 64 is not a multiple of 48");
+}
+
+TEST(ForeignKernel, IsJudgedInsideItsLimits) {
+  AttnspecKernel kernel = minimal();
+  kernel.limits.dk.set[0] = 64;
+  kernel.limits.sequences.largest = 1;
+  kernel.limits.scale = ATTNSPEC_SCALE_DEFAULT;
+  const Kernel made = make_foreign_kernel(kernel, "x");
+  EXPECT_EQ(describe(made.limits), "dk 64, sequences <= 1, default scale");
 }
 
 /// What a kernel's message becomes in a finding.
@@ -316,6 +358,13 @@ TEST(ForeignKernel, PromisesBitsInOrder) {
             "kernel 'x': promise ATTNSPEC_ROW_INDEPENDENT needs ATTNSPEC_DETERMINISTIC");
   EXPECT_EQ(refusal_of([](auto& k) { k.promises = ATTNSPEC_DETERMINISTIC | ATTNSPEC_BATCH_INVARIANT; }),
             "kernel 'x': promise ATTNSPEC_BATCH_INVARIANT needs ATTNSPEC_ROW_INDEPENDENT");
+}
+
+TEST(Worker, CarriesLimits) {
+  const Kernel kernel = load_kernel(library("tiled"));
+  EXPECT_EQ(describe(kernel.limits), "dk 64 128, dv 64 128, block 64, group 16, bf16, causal, dk = dv");
+  for (const Operator op : kernel.operators)
+    EXPECT_EQ(kernel.unsupported(level_cases(op, 1, kernel.limits).front()), std::nullopt);
 }
 
 /// Every sixteenth case of level 1 gives the mirror, which is the model kernel behind the C interface, what it gives

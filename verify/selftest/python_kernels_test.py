@@ -173,7 +173,8 @@ def header_structs():
         fields = []
         for declaration in body.split(";"):
             function = re.search(r"\(\*(\w+)\)", declaration)
-            fields += [function[1]] if function else re.findall(r"(\w+)\s*(?=,|$)", declaration.strip())
+            fields += [function[1]] if function else re.findall(r"(\w+)(?:\[\d+\])?\s*(?=,|$)",
+                                                                             declaration.strip())
         structs[name] = [field for field in fields if field]
     return structs
 
@@ -336,6 +337,52 @@ class Check(unittest.TestCase):
         code, out, _ = outcome(lambda: attnspec.check(dense, "dense", dtypes=["fp32"], dk=32, cases=["dense(lens=7)"]))
         self.assertEqual(code, 3)
         self.assertIn("not-supported", out)
+
+    def test_declares_every_limit(self):
+        for declared, case, reason in [
+            ({"dk": {64, 128}}, "dense(dk=32)", "dk 32 is none of 64, 128"),
+            ({"group": {"smallest": 16, "power_of_two": True}}, "dense(heads=8,kv_heads=1)",
+             "group 8 is below its limit 16"),
+            ({"keys": (0, 64)}, "dense(lens=65)", "lens 65 is not a multiple of 64"),
+            ({"queries": 64}, "dense(lens=65)", "q_lens 65 is above its limit 64"),
+            ({"sequences": 1}, "dense(lens=1+1)", "sequences 2 is above its limit 1"),
+            ({"only_equal_lengths": True}, "dense(lens=2,q_lens=1)", "q_lens 1: it needs as many queries as keys"),
+            ({"only_equal_lengths": "causal"}, "dense(lens=2,q_lens=1)", "q_lens 1: it needs as many queries as keys"),
+            ({"no_empty_sequences": True}, "dense(lens=2+0)", "lens 0: it needs keys in every sequence"),
+            ({"no_rows_without_keys": True}, "dense(lens=2,q_lens=3)",
+             "q_lens 3: it needs a key for every query, and there are 2"),
+            ({"scale": "positive"}, "dense(lens=2,scale=0)", "scale 0 is not above 0"),
+            ({"scale": "default"}, "dense(lens=2,scale=1)", "scale 1 is not the default one"),
+        ]:
+            _, out, _ = outcome(lambda: attnspec.check(dense, "dense", cases=[case], details=True, **declared))
+            self.assertIn(f"not-supported ({reason})", out)
+        for operator, declared, case, reason in [
+            ("selected", {"selection_per": "kv_head"}, "selected()", "selection head is none of its own"),
+            ("nsa", {"forced_blocks": (0, 1)}, "nsa()", "forced blocks 1 and 2 are not 0 and 1"),
+            ("nsa_compress", {"only_equal_blocks": True}, "nsa_compress()",
+             "it needs compress_block = compress_stride = block, not 32, 16 and 32"),
+        ]:
+            _, out, _ = outcome(lambda: attnspec.check(dense, operator, cases=[case], details=True, **declared))
+            self.assertIn(f"not-supported ({reason})", out)
+
+    def test_refuses_limits_that_are_wrong(self):
+        for declared, message in [
+            ({"dk": set()}, r"dk \[\]: is no set of 1 to 8 numbers above 0"),
+            ({"dk": {"least": 3}}, "dk: limit 'least': is none of smallest, largest, multiple_of, power_of_two"),
+            ({"scale": "negative"}, "scale 'negative': is none of any, positive, default"),
+            ({"only_equal_lengths": "always"}, "only_equal_lengths 'always': is none of none, all, causal, backward"),
+        ]:
+            with self.assertRaisesRegex(ValueError, message):
+                attnspec.Declaration("dense", **declared)
+
+    def test_is_judged_inside_its_limits(self):
+        def fails(**_):
+            raise ValueError("is not done")
+
+        _, out, _ = outcome(lambda: attnspec.check(fails, "dense", dtypes=["fp32"], dk={64}, dv={64}, group={16}))
+        self.assertRegex(out, r"(?m)^limits: 0 % of the cases of level 1 lie inside; the others were moved inside "
+                              r"\(dk 64, dv 64, group 16, fp32\)$")
+        self.assertNotIn("not-supported", out)
 
     def test_gives_every_operator_its_fields(self):
         seen = {}

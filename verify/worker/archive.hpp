@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -61,6 +62,11 @@ class Writer {
     for (const T& value : values) put(value);
   }
   template <class T>
+  void put(const std::optional<T>& value) {
+    put(value.has_value());
+    if (value) put(*value);
+  }
+  template <class T>
   requires std::is_class_v<T>
   void put(const T& value) { fields(*this, value); }
 
@@ -110,6 +116,11 @@ class Reader {
   void get(std::vector<T>& values) {
     values.resize(static_cast<std::size_t>(get_size()));
     for (T& value : values) get(value);
+  }
+  template <class T>
+  void get(std::optional<T>& value) {
+    value.reset();
+    if (get<bool>()) get(value.emplace());
   }
   void get(const reference::MobaProblem&) { get(problems_->moba); }
   void get(const reference::NsaProblem&) { get(problems_->nsa); }

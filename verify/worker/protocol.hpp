@@ -41,11 +41,13 @@ void fields(auto& a, Is<Declaration> auto& x) {
   a(x.summary, x.arithmetic, x.operators, x.forward_only, x.equal_bits, x.equal_bits_backward, x.exports_selection,
     x.has_workspace, x.is_on_device, x.limits);
 }
-void fields(auto& a, Is<AttnspecLimits> auto& x) {
-  a(x.dtypes, x.gates, x.phis, x.only_causal, x.only_equal_dims, x.only_equal_lengths, x.dk, x.dv, x.group, x.block,
-    x.top_k, x.compress_block, x.window_size);
+void fields(auto& a, Is<Limits> auto& x) {
+  a(x.dk, x.dv, x.group, x.block, x.top_k, x.compress_block, x.window_size, x.queries, x.keys, x.sequences, x.dtypes,
+    x.gates, x.phis, x.scale, x.equal_lengths, x.selection_per, x.forced_blocks, x.only_causal, x.only_equal_dims,
+    x.only_equal_blocks, x.no_empty_sequences, x.no_rows_without_keys);
 }
-void fields(auto& a, Is<AttnspecLimit> auto& x) { a(x.largest, x.multiple_of); }
+void fields(auto& a, Is<SizeLimit> auto& x) { a(x.smallest, x.largest, x.multiple_of, x.set, x.power_of_two); }
+void fields(auto& a, Is<ForcedBlocks> auto& x) { a(x.initial, x.local); }
 
 void fields(auto& a, Is<reference::AttentionProblem> auto& x) {
   a(x.q_offsets, x.k_offsets, x.heads, x.kv_heads, x.dk, x.dv, x.scale, x.causal);

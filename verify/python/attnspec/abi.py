@@ -7,7 +7,7 @@ from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_int32, c
 from ctypes import c_uint32, c_uint64, c_void_p
 from typing import Any
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 OPERATORS = ["dense", "selected", "moba_select", "moba", "nsa_compress", "nsa_compressed", "window", "nsa"]
 DTYPES = ["bf16", "fp16", "fp32"]
@@ -80,10 +80,18 @@ for op in OPERATORS:
     if op in BACKWARD:
         FUNCTIONS[op + "_backward"] = (op, CFUNCTYPE(c_void_p, POINTER(BACKWARD[op])), BACKWARD[op])
 
-LIMITS = ("dk", "dv", "group", "block", "top_k", "compress_block", "window_size")
-Limit = struct("Limit", ("largest", c_int64), ("multiple_of", c_int64))
-Limits = struct("Limits", ("dtypes", c_uint32), ("gates", c_uint32), ("phis", c_uint32), ("only_causal", c_int32),
-                ("only_equal_dims", c_int32), ("only_equal_lengths", c_int32), *[(size, Limit) for size in LIMITS])
+LIMITS = ("dk", "dv", "group", "block", "top_k", "compress_block", "window_size", "queries", "keys", "sequences")
+SCALES = ["any", "positive", "default"]  # numbers from 0 on; so are the next two
+EQUAL_LENGTHS = ["none", "all", "causal", "backward"]
+SELECTION_PER = ["any", "head", "kv_head"]
+MAX_SET = 8
+Limit = struct("Limit", ("smallest", c_int64), ("largest", c_int64), ("multiple_of", c_int64),
+               ("set", c_int64 * MAX_SET), ("power_of_two", c_int32), ("reserved", c_int32))
+Limits = struct("Limits", ("dtypes", c_uint32), ("gates", c_uint32), ("phis", c_uint32),
+                *[(number, c_int32) for number in (
+                    "only_causal", "only_equal_dims", "only_equal_lengths", "only_equal_blocks", "no_empty_sequences",
+                    "no_rows_without_keys", "scale", "selection_per", "only_forced_blocks")],
+                ("initial_blocks", c_int64), ("local_blocks", c_int64), *[(size, Limit) for size in LIMITS])
 Kernel = struct("Kernel", ("struct_size", c_uint64), ("abi_version", c_int32), ("device_type", c_int32),
                 ("name", c_char_p), ("summary", c_char_p), ("arithmetic", c_char_p), ("operators", c_uint32),
                 ("promises", c_uint32), ("workspace_bytes", c_void_p),

@@ -197,6 +197,14 @@ AttnspecKernel mirror() {
   kernel.window_backward = backward<Operator::window>;
   kernel.nsa = whole_nsa;
   kernel.nsa_backward = whole_nsa_backward;
+#ifdef ATTNSPEC_TILED  // what many kernels of GPUs can do
+  kernel.limits.dtypes = ATTNSPEC_BF16;
+  kernel.limits.only_causal = kernel.limits.only_equal_dims = 1;
+  kernel.limits.dk.set[0] = kernel.limits.dv.set[0] = 64;
+  kernel.limits.dk.set[1] = kernel.limits.dv.set[1] = 128;
+  kernel.limits.group.set[0] = 16;
+  kernel.limits.block.set[0] = 64;
+#endif
   return kernel;
 }
 
