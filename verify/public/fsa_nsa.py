@@ -29,7 +29,7 @@ BLOCKS = 32, lambda features: 256 if features <= 64 else 128  # as for XunhaoLai
 DECLARED = {
     "arithmetic": "rounded_partials+rounded_head_gradients+rounded_block_gradients+bf16_partials+scaled_ds",
     "dtypes": ["bf16", "fp16"], "only_causal": True, "only_equal_lengths": True, "dk": 128, "dv": 128, "block": (0, 32),
-    "unordered_backward": True,
+    "unordered_backward": True, **common.ON_DEVICE,
 }
 
 
