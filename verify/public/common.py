@@ -12,7 +12,8 @@ import sys
 try:
     import torch
 except ImportError as error:
-    raise ImportError(f"needs PyTorch 2.11 in the python3 that runs it ({error}); ATTNSPEC_PYTHON names another") from None
+    raise ImportError(f"needs PyTorch 2.11 in the python3 that runs it ({error}); ATTNSPEC_PYTHON names "
+                      "another") from None
 
 # The tests of the adapters set this to "cpu", where PyTorch has the operator without a GPU.
 DEVICE = os.environ.get("ATTNSPEC_PUBLIC_DEVICE", "cuda")
@@ -88,7 +89,8 @@ def version(project, package=""):
     if (folder / "COMMIT").is_file():
         return (folder / "COMMIT").read_text().strip()[:7]
     if (folder / ".git").exists():
-        done = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"], capture_output=True,
+                              text=True)
         if done.returncode == 0:
             return done.stdout.strip()
     return "unknown"
@@ -142,7 +144,7 @@ def pad_group(tensor, kv_heads, size):
     if group == size:
         return tensor
     groups = tensor.unflatten(1, (kv_heads, group))
-    return torch.cat([groups, groups.new_zeros(tensor.shape[0], kv_heads, size - group, tensor.shape[2])], 2).flatten(1, 2)
+    return torch.nn.functional.pad(groups, (0, 0, 0, size - group)).flatten(1, 2)
 
 
 def cut_group(tensor, kv_heads, group):
@@ -272,7 +274,8 @@ def bare_package(project, name, subfolder=""):
     package.__path__ = paths
     for path in paths:  # which some packages import from themselves
         init = pathlib.Path(path) / "__init__.py"
-        found = re.search(r"""^__version__ *= *['"]([^'"]+)""", init.read_text(), re.MULTILINE) if init.is_file() else None
+        text = init.read_text() if init.is_file() else ""
+        found = re.search(r"""^__version__ *= *['"]([^'"]+)""", text, re.MULTILINE)
         if found:
             package.__version__ = found[1]
     sys.modules[name] = package
@@ -317,8 +320,9 @@ def one_config(*kernels):
 
 
 def few_variants(module, names):
-    """Triton compiles a kernel again when an integer argument becomes 1 or a multiple of 16. Stops this for the arguments
-    whose whole name matches the pattern: the same code runs, compiled for all values, and level 1 takes minutes less."""
+    """Triton compiles a kernel again when an integer argument becomes 1 or a multiple of 16. Stops this for the
+    arguments whose whole name matches the pattern: the same code runs, compiled for all values, and level 1 takes
+    minutes less."""
     import re
     from triton.runtime.jit import JITFunction
     for kernel in vars(module).values():
@@ -345,7 +349,8 @@ def packed_selection(selection, q_offsets, k_offsets, block, size, filler=-1):
     parts, none = block // size, torch.iinfo(torch.int32).max
     given = selection.long()[..., None]
     split = torch.where(given < 0, none, given * parts + torch.arange(parts, device=given.device)).flatten(2)
-    position = torch.cat([torch.arange(s.num_keys - s.num_queries, s.num_keys) for s in sequences(q_offsets, k_offsets)])
+    position = torch.cat([torch.arange(sequence.num_keys - sequence.num_queries, sequence.num_keys)
+                          for sequence in sequences(q_offsets, k_offsets)])
     own = (position // size).to(split.device)  # below 0 for a row that sees no key
     split = torch.where(split > own[:, None, None], none, split).sort(2).values
     return torch.where(split == none, filler, split).int(), (split != none).any(2)

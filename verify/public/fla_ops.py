@@ -2,10 +2,10 @@
 
     ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/fla_ops.py:nsa_selected
 
-The package is imported without its __init__, which would load all of its operators. NSA's kernels want groups of 16 query
-heads or more: the adapter adds heads of zeros, which change nothing. Where every query head has a selection of its own
-it gets its own copy of the keys, and the stored gradients of the copies are summed in fp32. Rows that see no key are
-written by hand. A block that is no power of two is given as several blocks.
+The package is imported without its __init__, which would load all of its operators. NSA's kernels want groups of 16
+query heads or more: the adapter adds heads of zeros, which change nothing. Where every query head has a selection of
+its own it gets its own copy of the keys, and the stored gradients of the copies are summed in fp32. Rows that see no
+key are written by hand. A block that is no power of two is given as several blocks.
 """
 
 import common
@@ -122,9 +122,9 @@ def nsa_selected(q, k, v, selection, o, lse, block, scale, q_offsets, **_):
 
 
 # ---- NSA's attention to compressed rows ----
-# Compression block, its stride and selection block are one size; one initial and two local blocks are forced; the number
-# of blocks is a power of two, at most half a block's tokens. attnspec's limits cannot say so: run_all.py takes the cases
-# in cases/fla_ops.nsa_compressed.cases alone.
+# Compression block, its stride and selection block are one size; one initial and two local blocks are forced; the
+# number of blocks is a power of two, at most half a block's tokens. attnspec's limits cannot say so: run_all.py takes
+# the cases in cases/fla_ops.nsa_compressed.cases alone.
 
 
 class Compressed:

@@ -3,11 +3,11 @@ kernels that attnspec judges.
 
     ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/mdy666_nsa.py:selected
 
-Features are padded with zeros to 64, 128 or 192. A row of a selection is packed to the front, with a block of the future
-in its unused slots, as the package's own top-n has it; the mask hides those. The published code runs on Triton 3.6,
-unchanged. lse is to base 2 inside and converted. Rows that see no key are written by hand, forward and
-dq: the package's own top-n always selects the row's own block, so that it has no such rows. Importances are stored in
-fp16 unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the package's default.
+Features are padded with zeros to 64, 128 or 192. A row of a selection is packed to the front, with a block of the
+future in its unused slots, as the package's own top-n has it; the mask hides those. The published code runs on Triton
+3.6, unchanged. lse is to base 2 inside and converted. Rows that see no key are written by hand, forward and dq: the
+package's own top-n always selects the row's own block, so that it has no such rows. Importances are stored in fp16
+unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the package's default.
 """
 
 import sys

@@ -2,9 +2,9 @@
 
     ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/mit_flash_moba.py:moba
 
-Needs the installed package, or its folder with what `build_flash_moba.py` builds there: bf16, causal, 64 and 128 features.
-Features are padded with zeros to one of these. The scale of its attention has to be above 0: -q, or 0, stands for
-others. lse is +infinity in rows without keys, and converted.
+Needs the installed package, or its folder with what `build_flash_moba.py` builds there: bf16, causal, 64 and 128
+features. Features are padded with zeros to one of these. The scale of its attention has to be above 0: -q, or 0, stands
+for others. lse is +infinity in rows without keys, and converted.
 """
 
 import common
@@ -117,8 +117,8 @@ def moba_select(q, k, selection, block, top_k, q_offsets, k_offsets, **_):
     write_lists(selection, top_k_lists(*inputs(q, k), q_offsets, k_offsets, block, top_k), q_offsets)
 
 
-@attnspec.kernel("moba", backward=attention_backward, arithmetic="rounded_means+rounded_head_gradients", gates=["top_k"],
-                 only_equal_lengths=True, unordered_backward=True, summary="FlashMoBA", **LIMITS)
+@attnspec.kernel("moba", backward=attention_backward, arithmetic="rounded_means+rounded_head_gradients",
+                 gates=["top_k"], only_equal_lengths=True, unordered_backward=True, summary="FlashMoBA", **LIMITS)
 def moba(q, k, v, selection, o, lse, block, top_k, scale, q_offsets, k_offsets, **_):
     if q.shape[0] == 0:
         return

@@ -28,7 +28,7 @@ def call(attend, tensors, q_offsets, block, top_k, scale):
 
 
 class Gates:
-    """What an implementation selected in a call: the adapter changes a line of its source in memory so that it tells."""
+    """What an implementation selected in a call: the adapter changes a line of its source in memory to learn it."""
 
     def __init__(self):
         self.parts = []

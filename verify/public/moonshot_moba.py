@@ -46,8 +46,8 @@ def efficient(**call):
     moba_calls.forward(attend, gates, **call)
 
 
-# The naive one fixes its scale too, in a line that the adapter replaces in memory. Its scores are multiplied by the scale
-# before the mask of 0 and -infinity is added, not after: for a positive scale that is the same to the bit.
+# The naive one fixes its scale too, in a line that the adapter replaces in memory. Its scores are multiplied by the
+# scale before the mask of 0 and -infinity is added, not after: for a positive scale that is the same to the bit.
 _scale, _lse = [None], [None]
 naive_module = common.load_changed("moba", "moba.moba_naive", {
     "softmax_scale = q.shape[-1] ** (-0.5)": "softmax_scale = ADAPTER_SCALE[0]",

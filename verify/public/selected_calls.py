@@ -22,7 +22,8 @@ class Selected:
         self.widths = widths
         least, greatest = blocks
         self.block = common.kernel_block(int(block), least, greatest(widths[0]) if callable(greatest) else greatest)
-        k_g, v_g = (common.repeat_heads(pad_features(packed(x), width), self.copies) for x, width in zip((k, v), widths))
+        k_g, v_g = (common.repeat_heads(pad_features(packed(x), width), self.copies)
+                    for x, width in zip((k, v), widths))
         self.tensors = [x.contiguous().requires_grad_() for x in (pad_features(packed(q), widths[0]), k_g, v_g)]
         filler = filler if isinstance(filler, int) else filler(common.longest(q_offsets), self.block)
         selected, sees = common.packed_selection(selection, q_offsets, q_offsets, int(block), self.block, filler)

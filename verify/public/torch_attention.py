@@ -49,8 +49,8 @@ def flash2(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, window_size=Non
     q_g, positive = common.positive_scale(q_g, scale)
     offsets = [common.offsets_on_gpu(x) for x in (q_offsets, k_offsets)]
     lengths = flash2_lengths(q_offsets, k_offsets)
-    out, lse_g, *_ = aten._flash_attention_forward(q_g, k_g, v_g, *offsets, *lengths, 0.0, causal, False, scale=positive,
-                                                   **flash2_window(causal, window_size))
+    out, lse_g, *_ = aten._flash_attention_forward(q_g, k_g, v_g, *offsets, *lengths, 0.0, causal, False,
+                                                   scale=positive, **flash2_window(causal, window_size))
     write(o, out[..., : v.shape[2]])
     write(lse, common.lse_from_kernel(flash2_lse(lse_g, q_offsets)))
 
@@ -253,7 +253,7 @@ def padded(x, tokens, heads):
 
 def flex_masks(sequence, causal, window_size, selection, block, group, kv_heads):
     """Which keys every query of each key head's group sees: for each key head [GROUP, queries, keys], padded."""
-    position = torch.arange(sequence.num_queries, device=common.DEVICE)[:, None] + sequence.num_keys - sequence.num_queries
+    position = torch.arange(sequence.num_keys - sequence.num_queries, sequence.num_keys, device=common.DEVICE)[:, None]
     key = torch.arange(sequence.num_keys, device=common.DEVICE)
     sees = torch.ones(sequence.num_queries, sequence.num_keys, dtype=torch.bool, device=common.DEVICE)
     if causal:
@@ -266,7 +266,8 @@ def flex_masks(sequence, causal, window_size, selection, block, group, kv_heads)
         seen = sees.expand(group, -1, -1)
         if selection is not None:
             by_head = selection[sequence.queries]
-            own = by_head[:, head:head + 1] if by_head.shape[1] == kv_heads else by_head[:, head * group:(head + 1) * group]
+            size = by_head.shape[1] // kv_heads  # 1 or group
+            own = by_head[:, head * size:(head + 1) * size]
             blocks = common.selection_mask(own, -(-sequence.num_keys // block)).transpose(0, 1)
             seen = seen & blocks[:, :, key // block]
         seen = torch.nn.functional.pad(seen, padding)

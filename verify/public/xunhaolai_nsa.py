@@ -5,8 +5,8 @@ with top-n, attention to selected blocks.
 
 Features are padded with zeros to a power of two. lse is to base 2 inside and converted. Selections are given packed to
 the front, a block of other sizes as several blocks. Where every query head has a selection of its own it gets its own
-copy of the keys. Rows that see no key are written by hand. Linear compression has weights for each head: where the heads
-share them, each head of a sequence is given as a sequence of one head.
+copy of the keys. Rows that see no key are written by hand. Linear compression has weights for each head: where the
+heads share them, each head of a sequence is given as a sequence of one head.
 """
 
 import common
@@ -27,8 +27,8 @@ for module in (topk_module, compressed_module):  # sizes, and strides of what is
     common.few_variants(module, "(NUM_|num_|max_|init_|local_)\\w+|TOPK|topk|kernel_size|kernel_stride|block_size|"
                                 "block_stride|pad_len|o_len|n_len|stride_[ld]h|stride_b?s[hq]|"
                                 "stride_(t|tq|ctq|c|x|y|p)[bhn]")
-# Least and greatest selection block. The package allows 256; with more than 64 features its forward then wants 268 KiB of
-# shared memory (block 256, 128 features), more than an H200's 227. Such blocks are given as two of 128.
+# Least and greatest selection block. The package allows 256; with more than 64 features its forward then wants 268 KiB
+# of shared memory (block 256, 128 features), more than an H200's 227. Such blocks are given as two of 128.
 BLOCKS = 32, lambda features: 256 if features <= 64 else 128
 
 # ---- Selected ----
@@ -98,7 +98,7 @@ def compressed(q, k, v, selection, o, lse, scale, compress_block, compress_strid
 
 
 def compress_call(tokens, phi, phi_kind, k_offsets, compress_block, compress_stride):
-    """Rows, and the tensors that they are made of: tokens, and of linear phi w and position, in the layout of attnspec."""
+    """Rows, and the tensors that they are made of, as attnspec has them: tokens, and of linear phi w and position."""
     f = tokens.shape[2]
     offsets = common.offsets_on_gpu(k_offsets)
     x = packed(tokens).requires_grad_()

@@ -210,7 +210,7 @@ class Runner(unittest.TestCase):
             right, wrong, crashes, absent = (
                 next(cells for key, cells in rows.items() if key.endswith(name))
                 for name in ("fakes.py:right", "fakes.py:wrong", "fakes.py:crashes", "absent.py:kernel"))
-            self.assertEqual((right[2], right[3], right[4], right[8], right[9]), ("fake 1", "dense", "plain", "pass", ""))
+            self.assertEqual([*right[2:5], *right[8:10]], ["fake 1", "dense", "plain", "pass", ""])
             self.assertGreater(int(right[5]), 3)
             self.assertGreater(int(right[6]), int(right[5]))
             self.assertGreater(int(right[7]), 100)
@@ -244,7 +244,8 @@ class Runner(unittest.TestCase):
                 (pathlib.Path(name) / folder / "a.f.json").write_text(json.dumps(result))
                 (pathlib.Path(name) / folder / "b.f.json").write_text(json.dumps({**result, "kernel": "b.py:f"}))
             found = findings_table.table(findings_table.results([f"{name}/1", f"{name}/2:a.f,c"])).splitlines()[2:]
-        self.assertEqual(found, ["| `a.py:f` | `dense` | 1 | `scaled_q`, `tf32` | 2,000 | 3 | 4 | 1 case with findings; late |",
+        self.assertEqual(found, ["| `a.py:f` | `dense` | 1 | `scaled_q`, `tf32` | 2,000 | 3 | 4 | "
+                                 "1 case with findings; late |",
                                  "| `b.py:f` | `dense` | 1 | plain | 2,000 | 3 | 4 | pass |"])
 
     def test_reads_what_fuzz_prints(self):
