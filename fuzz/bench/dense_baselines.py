@@ -1,12 +1,12 @@
-"""Times dense attention as PyTorch has it, for `attnspec bench --baselines`, by the same rules: events in the stream, the
-L2 cache cleared before every run, warm-up, and every run written down. The GPU sleeps for a while before each run, since
-PyTorch takes longer to launch a backward than the cache takes to be cleared.
+"""Times dense attention as PyTorch has it, for `attnspec bench --baselines`, by the same rules: events in the stream,
+the L2 cache cleared before every run, warm-up, and every run written down. The GPU sleeps for a while before each run,
+since PyTorch takes longer to launch a backward than the cache takes to be cleared.
 
     dense_baselines.py OUT.json REPETITIONS SECONDS SHAPE...
 
 SHAPE is sequences,heads,kv_heads,dk,dv,queries,keys,dtype,masked, "1,16,16,128,128,8192,8192,bf16,1"; masked: causal,
-with as many queries as keys. OUT.json becomes a list: of each shape, backend and direction its times in milliseconds, or
-the reason why there are none.
+with as many queries as keys. OUT.json becomes a list: of each shape, backend and direction its times in milliseconds,
+or the reason why there are none.
 """
 
 import json

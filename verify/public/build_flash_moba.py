@@ -29,7 +29,8 @@ def load(folder):
     if importlib.util.find_spec(NAME) is not None:
         return
     if not path.is_file():
-        raise ImportError(f"needs the extension of mit-han-lab/flash-moba: verify/public/build_flash_moba.py builds {path}")
+        raise ImportError("needs the extension of mit-han-lab/flash-moba: verify/public/build_flash_moba.py builds "
+                          f"{path}")
     flags = sys.getdlopenflags()
     sys.setdlopenflags(os.RTLD_LAZY)  # what was not built is undefined
     try:
@@ -41,8 +42,8 @@ def load(folder):
 
 
 def not_causal(csrc, size):
-    """The file of a forward without a causal mask. The project generates such files; where a copy of it lacks this one it
-    is made from its causal sibling, from which it differs in one constant."""
+    """The file of a forward without a causal mask. The project generates such files; where a copy of it lacks this one
+    it is made from its causal sibling, from which it differs in one constant."""
     name = f"flash_moba/src/flash_moba_fwd_hdim{size}_bf16_sm80.cu"
     if not (csrc / name).is_file():
         causal = (csrc / name.replace("_sm80", "_causal_sm80")).read_text()
@@ -58,7 +59,8 @@ def build(folder):
     cutlass = next((path for path in (csrc / "cutlass/include", folder.parent / "cutlass/include")
                     if (path / "cutlass/cutlass.h").is_file()), None)
     if cutlass is None:
-        sys.exit(f"build_flash_moba: needs CUTLASS's headers in {csrc}/cutlass/include or {folder.parent}/cutlass/include")
+        sys.exit(f"build_flash_moba: needs CUTLASS's headers in {csrc}/cutlass/include or "
+                 f"{folder.parent}/cutlass/include")
     output.mkdir(exist_ok=True)
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count()))

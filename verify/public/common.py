@@ -1,4 +1,4 @@
-"""What the adapters share: where the public sources are, arrays to the GPU and back, sequences, padding.
+"""What the adapters share: where the public sources are, packed tensors, sequences, padding.
 
 An adapter imports this file first: it says in one line what is missing.
 """
@@ -10,16 +10,14 @@ import subprocess
 import sys
 
 try:
-    import numpy as np
     import torch
 except ImportError as error:
-    raise ImportError(f"needs PyTorch 2.11 and NumPy in the python3 that runs it ({error}); ATTNSPEC_PYTHON names "
+    raise ImportError(f"needs PyTorch 2.11 in the python3 that runs it ({error}); ATTNSPEC_PYTHON names "
                       "another") from None
-
-from attnspec.torch_tensors import as_tensor
 
 # The tests of the adapters set this to "cpu", where PyTorch has the operator without a GPU.
 DEVICE = os.environ.get("ATTNSPEC_PUBLIC_DEVICE", "cuda")
+ON_DEVICE = {"tensors": "torch", "device": DEVICE}  # of every kernel
 
 # Subfolders of ATTNSPEC_PUBLIC, and the repositories that belong there.
 PROJECTS = {
@@ -91,33 +89,32 @@ def version(project, package=""):
     if (folder / "COMMIT").is_file():
         return (folder / "COMMIT").read_text().strip()[:7]
     if (folder / ".git").exists():
-        done = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"], capture_output=True,
+                              text=True)
         if done.returncode == 0:
             return done.stdout.strip()
     return "unknown"
 
 
-# ---- Arrays and tensors ----
+# ---- Tensors ----
 
 
-def to_gpu(array):
-    """A packed copy of an array on the GPU, in its own format."""
-    return as_tensor(array).to(DEVICE, memory_format=torch.contiguous_format, copy=True)
+def packed(tensor):
+    """A packed copy."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def from_gpu(array, tensor):
+def write(output, tensor):
     """Writes a tensor into an output. Equal formats keep their bits, NaN's too; fp32 is rounded once; a 16-bit tensor
     does not fit another format, which would hide a rounding."""
-    target = as_tensor(array)
     tensor = tensor.detach()
-    if tensor.dtype not in (target.dtype, torch.float32):
-        raise TypeError(f"a {tensor.dtype} tensor for an output of {target.dtype}")
-    if tuple(tensor.shape) != tuple(target.shape):
-        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} for an output of shape {tuple(target.shape)}")
-    if tensor.dtype == target.dtype and tensor.element_size() == 2:  # as integers: a copy of floats may change NaN
-        torch.from_numpy(array.view(np.int16)).copy_(tensor.contiguous().view(torch.int16).cpu())
-    else:
-        target.copy_(tensor.cpu())
+    if tensor.dtype not in (output.dtype, torch.float32):
+        raise TypeError(f"a {tensor.dtype} tensor for an output of {output.dtype}")
+    if tensor.shape != output.shape:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} for an output of shape {tuple(output.shape)}")
+    if tensor.dtype == output.dtype and tensor.element_size() == 2:  # as integers: a copy of floats may change NaN
+        output, tensor = output.view(torch.int16), tensor.view(torch.int16)
+    output.copy_(tensor)
 
 
 def pad_features(tensor, size):
@@ -147,7 +144,7 @@ def pad_group(tensor, kv_heads, size):
     if group == size:
         return tensor
     groups = tensor.unflatten(1, (kv_heads, group))
-    return torch.cat([groups, groups.new_zeros(tensor.shape[0], kv_heads, size - group, tensor.shape[2])], 2).flatten(1, 2)
+    return torch.nn.functional.pad(groups, (0, 0, 0, size - group)).flatten(1, 2)
 
 
 def cut_group(tensor, kv_heads, group):
@@ -173,13 +170,14 @@ class Sequence:
 
     def __init__(self, number, q_begin, q_end, k_begin, k_end):
         self.number = number
-        self.queries, self.keys = slice(int(q_begin), int(q_end)), slice(int(k_begin), int(k_end))
-        self.num_queries, self.num_keys = int(q_end - q_begin), int(k_end - k_begin)
+        self.queries, self.keys = slice(q_begin, q_end), slice(k_begin, k_end)
+        self.num_queries, self.num_keys = q_end - q_begin, k_end - k_begin
 
 
 def sequences(q_offsets, k_offsets):
     """All sequences of a call, empty ones too."""
-    return [Sequence(s, *q_offsets[s:s + 2], *k_offsets[s:s + 2]) for s in range(len(q_offsets) - 1)]
+    queries, keys = q_offsets.tolist(), k_offsets.tolist()
+    return [Sequence(s, *queries[s:s + 2], *keys[s:s + 2]) for s in range(len(queries) - 1)]
 
 
 def rows_with_keys(sequence, causal):
@@ -191,14 +189,14 @@ def rows_with_keys(sequence, causal):
 
 def no_keys(o, lse):
     """Writes what rows without keys have: o = 0, lse = -infinity."""
-    o[...] = 0
-    lse[...] = -np.inf
+    o.zero_()
+    lse.fill_(-torch.inf)
 
 
 def zero(*gradients):
-    """Writes zeros; uint16 holds bf16."""
+    """Writes zeros."""
     for gradient in gradients:
-        gradient[...] = 0
+        gradient.zero_()
 
 
 def positive_scale(q, scale):
@@ -233,17 +231,17 @@ def natural(lse_log2):
 
 def offsets_on_gpu(offsets):
     """Offsets as int32 on the GPU."""
-    return torch.from_numpy(np.asarray(offsets)).to(DEVICE, torch.int32)
+    return offsets.to(DEVICE, torch.int32)
 
 
 def longest(offsets):
     """The length of the longest sequence."""
-    return int(max(np.diff(offsets), default=0))
+    return max(offsets.diff().tolist(), default=0)
 
 
 def selection_mask(selection, num_blocks):
     """A selection [rows, heads, slots] as a mask [rows, heads, blocks]; -1 and blocks beyond the last are left out."""
-    given = torch.from_numpy(np.ascontiguousarray(selection)).to(DEVICE).long()
+    given = selection.long()
     mask = torch.zeros(*given.shape[:2], num_blocks + 1, dtype=torch.bool, device=DEVICE)
     mask.scatter_(2, torch.where((given < 0) | (given >= num_blocks), num_blocks, given), True)
     return mask[:, :, :num_blocks]
@@ -276,7 +274,8 @@ def bare_package(project, name, subfolder=""):
     package.__path__ = paths
     for path in paths:  # which some packages import from themselves
         init = pathlib.Path(path) / "__init__.py"
-        found = re.search(r"""^__version__ *= *['"]([^'"]+)""", init.read_text(), re.MULTILINE) if init.is_file() else None
+        text = init.read_text() if init.is_file() else ""
+        found = re.search(r"""^__version__ *= *['"]([^'"]+)""", text, re.MULTILINE)
         if found:
             package.__version__ = found[1]
     sys.modules[name] = package
@@ -321,8 +320,9 @@ def one_config(*kernels):
 
 
 def few_variants(module, names):
-    """Triton compiles a kernel again when an integer argument becomes 1 or a multiple of 16. Stops this for the arguments
-    whose whole name matches the pattern: the same code runs, compiled for all values, and level 1 takes minutes less."""
+    """Triton compiles a kernel again when an integer argument becomes 1 or a multiple of 16. Stops this for the
+    arguments whose whole name matches the pattern: the same code runs, compiled for all values, and level 1 takes
+    minutes less."""
     import re
     from triton.runtime.jit import JITFunction
     for kernel in vars(module).values():
@@ -344,28 +344,26 @@ def kernel_block(block, smallest, largest):
 
 def packed_selection(selection, q_offsets, k_offsets, block, size, filler=-1):
     """A selection in blocks of `size` tokens, of which the blocks that the causal row sees come first, in ascending
-    order, and `filler` after them; and which rows see a block at all. Blocks of the future are left out. NumPy int32
-    [rows, heads, slots], bool [rows, heads]."""
-    parts = block // size
-    big = np.iinfo(np.int32).max
-    given = np.asarray(selection, np.int64)
-    split = np.where(given[..., None] < 0, big, given[..., None] * parts + np.arange(parts)).reshape(*given.shape[:2], -1)
-    own = np.zeros(given.shape[0], np.int64)
-    for sequence in sequences(q_offsets, k_offsets):
-        own[sequence.queries] = np.arange(sequence.num_queries) + sequence.num_keys - sequence.num_queries
-    own = np.where(own < 0, -1, own // size)
-    split = np.sort(np.where(split > own[:, None, None], big, split), axis=2)
-    return np.where(split == big, filler, split).astype(np.int32), split[:, :, 0] != big if split.shape[2] else None
+    order, and `filler` after them; and which rows see a block at all. Blocks of the future are left out. int32 [rows,
+    heads, slots], bool [rows, heads]."""
+    parts, none = block // size, torch.iinfo(torch.int32).max
+    given = selection.long()[..., None]
+    split = torch.where(given < 0, none, given * parts + torch.arange(parts, device=given.device)).flatten(2)
+    position = torch.cat([torch.arange(sequence.num_keys - sequence.num_queries, sequence.num_keys)
+                          for sequence in sequences(q_offsets, k_offsets)])
+    own = (position // size).to(split.device)  # below 0 for a row that sees no key
+    split = torch.where(split > own[:, None, None], none, split).sort(2).values
+    return torch.where(split == none, filler, split).int(), (split != none).any(2)
 
 
 def without_empty(offsets):
     """The offsets of the sequences that are not empty."""
-    return np.concatenate([offsets[:1], offsets[1:][np.diff(offsets) > 0]])
+    return offsets.unique_consecutive()
 
 
 def write_selection(selection, blocks):
     """Writes blocks [rows, heads, slots] into a selection with at least as many slots; -1 after them."""
-    selection[...] = -1
+    selection.fill_(-1)
     slots = min(selection.shape[2], blocks.shape[2])
     extra = blocks[:, :, slots:]
     if (extra >= 0).any():

@@ -3,8 +3,8 @@
 
     verify/public/findings_table.py FOLDER[:PREFIX,PREFIX...]...
 
-Takes FILE.FUNCTION.json of the folders, of a folder with prefixes only the kernels that begin with one of them. A kernel
-that is in several folders is taken from the last one.
+Takes FILE.FUNCTION.json of the folders, of a folder with prefixes only the kernels that begin with one of them. A
+kernel that is in several folders is taken from the last one.
 """
 
 import json

@@ -2,18 +2,17 @@
 
     ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/fla_ops.py:nsa_selected
 
-The package is imported without its __init__, which would load all of its operators. NSA's kernels want groups of 16 query
-heads or more: the adapter adds heads of zeros, which change nothing. Where every query head has a selection of its own
-it gets its own copy of the keys, and the stored gradients of the copies are summed in fp32. Rows that see no key are
-written by hand. A block that is no power of two is given as several blocks.
+The package is imported without its __init__, which would load all of its operators. NSA's kernels want groups of 16
+query heads or more: the adapter adds heads of zeros, which change nothing. Where every query head has a selection of
+its own it gets its own copy of the keys, and the stored gradients of the copies are summed in fp32. Rows that see no
+key are written by hand. A block that is no power of two is given as several blocks.
 """
 
 import common
 import flash_attn_shim
 import moba_calls
-import numpy as np
 import torch
-from common import from_gpu, pad_features, to_gpu
+from common import pad_features, packed, write
 
 import attnspec
 
@@ -52,7 +51,7 @@ def moba_backward(**call):
     moba_calls.backward(attend, **call)
 
 
-@attnspec.kernel("moba", backward=moba_backward, **moba_calls.EFFICIENT,
+@attnspec.kernel("moba", backward=moba_backward, **moba_calls.EFFICIENT, **common.ON_DEVICE,
                  summary="fla.ops.moba over PyTorch's FlashAttention-2; a changed line hands its selection out")
 def moba(**call):
     moba_calls.forward(attend, gates, **call)
@@ -75,18 +74,16 @@ class Selected:
         self.kv_heads, self.size = k.shape[1] * self.copies, 64 if max(q.shape[2], v.shape[2]) <= 64 else 128
         self.block = common.kernel_block(int(block), 16, 64)
         self.q = self.queries(q)
-        self.k, self.v = (common.repeat_heads(pad_features(to_gpu(x), self.size), self.copies)[None] for x in (k, v))
+        self.k, self.v = (common.repeat_heads(pad_features(packed(x), self.size), self.copies)[None] for x in (k, v))
         blocks, sees = common.packed_selection(selection, q_offsets, q_offsets, int(block), self.block)
-        slots = common.power_of_two(max(blocks.shape[2], 1))
-        blocks = np.pad(blocks, ((0, 0), (0, 0), (0, slots - blocks.shape[2])), constant_values=-1)
-        self.blocks, self.slots = torch.from_numpy(blocks).to(common.DEVICE)[None], slots
-        self.sees = np.repeat(sees, self.heads // sees.shape[1], axis=1)
-        offsets = common.without_empty(q_offsets)
-        self.offsets = torch.from_numpy(offsets).to(common.DEVICE, torch.long)
+        self.slots = common.power_of_two(max(blocks.shape[2], 1))
+        self.blocks = torch.nn.functional.pad(blocks, (0, self.slots - blocks.shape[2]), value=-1)[None]
+        self.sees = sees.repeat_interleave(self.heads // sees.shape[1], 1)
+        self.offsets = common.without_empty(q_offsets).to(common.DEVICE)
         self.tokens = parallel.prepare_token_indices(self.offsets)
 
     def queries(self, x):
-        return heads_padded(pad_features(to_gpu(x), self.size), self.kv_heads)[None]
+        return heads_padded(pad_features(packed(x), self.size), self.kv_heads)[None]
 
     def cut(self, x):
         """What a kernel wrote for queries, without the added heads."""
@@ -97,19 +94,20 @@ def nsa_selected_backward(q, k, v, selection, o, lse, d_o, dq, dk, dv, block, sc
     if q.shape[0] == 0:
         return
     call = Selected(q, k, v, selection, block, q_offsets)
-    lse_g = to_gpu(lse)
+    lse_g = packed(lse)
     lse_g = heads_padded(torch.where(lse_g == -torch.inf, 0, lse_g), call.kv_heads)[None, ..., 0].contiguous()
     dq_g, dk_g, dv_g = parallel.parallel_nsa_bwd(
         q=call.q, k=call.k, v=call.v, o=call.queries(o), lse=lse_g, do=call.queries(d_o), block_indices=call.blocks,
         block_counts=call.slots, block_size=call.block, scale=scale, cu_seqlens=call.offsets, token_indices=call.tokens)
-    from_gpu(dq, call.cut(dq_g)[..., : q.shape[2]])
-    from_gpu(dk, common.sum_group(dk_g[0], call.copies)[..., : k.shape[2]])
-    from_gpu(dv, common.sum_group(dv_g[0], call.copies)[..., : v.shape[2]])
+    write(dq, call.cut(dq_g)[..., : q.shape[2]])
+    write(dk, common.sum_group(dk_g[0], call.copies)[..., : k.shape[2]])
+    write(dv, common.sum_group(dv_g[0], call.copies)[..., : v.shape[2]])
 
 
 @attnspec.kernel("selected", backward=nsa_selected_backward, arithmetic="scaled_q+rounded_head_gradients",
                  dtypes=["bf16", "fp16"], only_causal=True, only_equal_lengths=True, dk=128, dv=128, group=16,
-                 block=(0, 16), unordered_backward=True, summary="fla.ops.nsa: attention to selected blocks")
+                 block=(0, 16), unordered_backward=True, summary="fla.ops.nsa: attention to selected blocks",
+                 **common.ON_DEVICE)
 def nsa_selected(q, k, v, selection, o, lse, block, scale, q_offsets, **_):
     if q.shape[0] == 0:
         return
@@ -117,16 +115,16 @@ def nsa_selected(q, k, v, selection, o, lse, block, scale, q_offsets, **_):
     out, lse_g = parallel.parallel_nsa_fwd(
         q=call.q, k=call.k, v=call.v, block_indices=call.blocks, block_counts=call.slots, block_size=call.block,
         scale=scale, cu_seqlens_q=call.offsets, cu_seqlens_k=call.offsets, token_indices_q=call.tokens)
-    from_gpu(o, call.cut(out)[..., : v.shape[2]])
-    from_gpu(lse, call.cut(lse_g[..., None]))
+    write(o, call.cut(out)[..., : v.shape[2]])
+    write(lse, call.cut(lse_g[..., None]))
     o[~call.sees] = 0
-    lse[~call.sees] = -np.inf
+    lse[~call.sees] = -torch.inf
 
 
 # ---- NSA's attention to compressed rows ----
-# Compression block, its stride and selection block are one size; one initial and two local blocks are forced; the number
-# of blocks is a power of two, at most half a block's tokens. attnspec's limits cannot say so: run_all.py takes the cases
-# in cases/fla_ops.nsa_compressed.cases alone.
+# Compression block, its stride and selection block are one size; one initial and two local blocks are forced; the
+# number of blocks is a power of two, at most half a block's tokens. attnspec's limits cannot say so: run_all.py takes
+# the cases in cases/fla_ops.nsa_compressed.cases alone.
 
 
 class Compressed:
@@ -143,20 +141,20 @@ class Compressed:
         self.q_offsets, self.row_offsets = q_offsets, row_offsets
         self.q = self.queries(q)
         self.k, self.v = (self.rows(x) for x in (k, v))
-        self.offsets = torch.from_numpy(common.without_empty(q_offsets)).to(common.DEVICE, torch.long)
+        self.offsets = common.without_empty(q_offsets).to(common.DEVICE)
 
     def queries(self, x):
-        return heads_padded(pad_features(to_gpu(x), self.size), self.kv_heads)[None]
+        return heads_padded(pad_features(packed(x), self.size), self.kv_heads)[None]
 
     def lengths(self):
         """Rows of every sequence here, and in fla."""
-        return np.diff(self.row_offsets), -(-np.diff(self.q_offsets) // self.block)
+        return self.row_offsets.diff().tolist(), (-(-self.q_offsets.diff() // self.block)).tolist()
 
     def rows(self, x):
-        x = pad_features(to_gpu(x), self.size)
+        x = pad_features(packed(x), self.size)
         parts = []
         for begin, here, there in zip(self.row_offsets, *self.lengths()):
-            parts.append(torch.nn.functional.pad(x[begin:begin + here], (0, 0, 0, 0, 0, int(there - here))))
+            parts.append(torch.nn.functional.pad(x[begin:begin + here], (0, 0, 0, 0, 0, there - here)))
         return torch.cat(parts)[None].contiguous()
 
     def cut_rows(self, x):
@@ -183,14 +181,15 @@ def nsa_compressed_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, q_offsets, 
     tensors = [x.requires_grad_() for x in (call.q, call.k, call.v)]
     out, _ = call.attend(scale)
     dq_g, dk_g, dv_g = torch.autograd.grad(out, tensors, call.queries(d_o))
-    from_gpu(dq, call.cut(dq_g)[..., : q.shape[2]])
-    from_gpu(dk, call.cut_rows(dk_g)[..., : k.shape[2]])
-    from_gpu(dv, call.cut_rows(dv_g)[..., : v.shape[2]])
+    write(dq, call.cut(dq_g)[..., : q.shape[2]])
+    write(dk, call.cut_rows(dk_g)[..., : k.shape[2]])
+    write(dv, call.cut_rows(dv_g)[..., : v.shape[2]])
 
 
 @attnspec.kernel("nsa_compressed", backward=nsa_compressed_backward, arithmetic="scaled_q", dtypes=["bf16", "fp16"],
                  only_equal_lengths=True, dk=128, dv=128, group=16, block=(64, 16), compress_block=(64, 16), top_k=32,
-                 summary="fla.ops.nsa: attention to compressed rows, and top-n; of selected cases alone")
+                 summary="fla.ops.nsa: attention to compressed rows, and top-n; of selected cases alone",
+                 **common.ON_DEVICE)
 def nsa_compressed(q, k, v, selection, o, lse, scale, q_offsets, row_offsets, compress_block, compress_stride, block,
                    initial_blocks, local_blocks, top_n, **_):
     if q.shape[0] == 0:
@@ -198,10 +197,10 @@ def nsa_compressed(q, k, v, selection, o, lse, scale, q_offsets, row_offsets, co
     call = Compressed(q, k, v, q_offsets, row_offsets, compress_block, compress_stride, block, initial_blocks,
                       local_blocks, top_n)
     out, lse_g = call.attend(scale)
-    from_gpu(o, call.cut(out)[..., : v.shape[2]])
-    from_gpu(lse, call.cut(lse_g[..., None]))
+    write(o, call.cut(out)[..., : v.shape[2]])
+    write(lse, call.cut(lse_g[..., None]))
     for begin, end in zip(q_offsets[:-1], q_offsets[1:]):  # fla has lse = 0 where no row is visible
-        lse[begin:min(end, begin + block - 1)] = -np.inf
+        lse[begin:min(end, begin + block - 1)] = -torch.inf
     # Heads of zeros would change the importance of blocks: here every head is there several times, which scales it.
     if GROUP % call.group:
         raise ValueError("the adapter of fla's top-n takes groups that divide 16")
@@ -211,7 +210,7 @@ def nsa_compressed(q, k, v, selection, o, lse, scale, q_offsets, row_offsets, co
     blocks = parallel.parallel_nsa_topk(q=q_copies, k=call.k, TK=q.shape[0], lse=lse_copies[..., 0].contiguous(),
                                         block_counts=int(top_n), block_size=call.block, scale=scale,
                                         cu_seqlens=call.offsets)
-    common.write_selection(selection, blocks[0].cpu().numpy())
+    common.write_selection(selection, blocks[0])
 
 
 ONLY_CASES = ("nsa_compressed",)

@@ -3,21 +3,20 @@ kernels that attnspec judges.
 
     ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/mdy666_nsa.py:selected
 
-Features are padded with zeros to 64, 128 or 192. A row of a selection is packed to the front, with a block of the future
-in its unused slots, as the package's own top-n has it; the mask hides those. The published code runs on Triton 3.6,
-unchanged. lse is to base 2 inside and converted. Rows that see no key are written by hand, forward and dq: the package's own top-n always selects the row's own block, so that it has no such rows.
-Importances are stored in fp16 unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the
-package's default.
+Features are padded with zeros to 64, 128 or 192. A row of a selection is packed to the front, with a block of the
+future in its unused slots, as the package's own top-n has it; the mask hides those. The published code runs on Triton
+3.6, unchanged. lse is to base 2 inside and converted. Rows that see no key are written by hand, forward and dq: the
+package's own top-n always selects the row's own block, so that it has no such rows. Importances are stored in fp16
+unless fp32=True is asked for: `compressed` asks, `compressed_fp16` is the package's default.
 """
 
 import sys
 import types
 
 import common
-import numpy as np
 import selected_calls
 import torch
-from common import from_gpu, pad_features, to_gpu
+from common import pad_features, packed, write
 
 import attnspec
 
@@ -65,7 +64,7 @@ def selected_backward(**call):
 
 @attnspec.kernel("selected", backward=selected_backward, arithmetic="rounded_head_gradients", dtypes=["bf16", "fp16"],
                  only_causal=True, only_equal_lengths=True, dk=192, dv=128, block=(0, 16), unordered_backward=True,
-                 summary="mdy666: select_attn")
+                 summary="mdy666: select_attn", **common.ON_DEVICE)
 def selected(**call):
     selected_calls.forward(attend, BLOCKS, sizes=SIZES, filler=beyond_the_last, **call)
 
@@ -78,7 +77,7 @@ class Compressed:
 
     def __init__(self, q, k, v, q_offsets, compress_block, compress_stride, block, top_n, initial_blocks, local_blocks):
         widths = [next(size for size in SIZES if size >= x.shape[2]) for x in (q, v)]
-        self.tensors = [pad_features(to_gpu(x), width).requires_grad_() for x, width in (
+        self.tensors = [pad_features(packed(x), width).requires_grad_() for x, width in (
             (q, widths[0]), (k, widths[0]), (v, widths[1]))]
         self.widths = widths
         tell_sizes(common.offsets_on_gpu(common.without_empty(q_offsets)), kernel_size=compress_block,
@@ -86,27 +85,19 @@ class Compressed:
                    num_local_blocks=local_blocks)
 
 
-def sees_rows(q_offsets, row_offsets, compress_block):
-    """Which queries see a compressed row."""
-    sees = np.ones(int(q_offsets[-1]), bool)
-    for begin, end in zip(q_offsets[:-1], q_offsets[1:]):
-        sees[begin:min(end, begin + compress_block - 1)] = False
-    return sees
-
-
 def compressed_backward(q, k, v, d_o, dq, dk, dv, scale, compress_block, compress_stride, block, top_n, initial_blocks,
-                        local_blocks, q_offsets, row_offsets, **_):
+                        local_blocks, q_offsets, **_):
     if q.shape[0] == 0 or k.shape[0] == 0:
         return common.zero(dq, dk, dv)
     call = Compressed(q, k, v, q_offsets, compress_block, compress_stride, block, top_n, initial_blocks, local_blocks)
     out, _ = compress_attn.compress_attn(*call.tensors, scale)
-    gradients = torch.autograd.grad(out, call.tensors, pad_features(to_gpu(d_o), call.widths[1]).contiguous())
+    gradients = torch.autograd.grad(out, call.tensors, pad_features(packed(d_o), call.widths[1]).contiguous())
     for target, gradient in zip((dq, dk, dv), gradients):
-        from_gpu(target, gradient[..., : target.shape[2]])
+        write(target, gradient[..., : target.shape[2]])
 
 
 def attend_compressed(fp32, q, k, v, selection, o, lse, scale, compress_block, compress_stride, block, top_n,
-                      initial_blocks, local_blocks, q_offsets, row_offsets, **_):
+                      initial_blocks, local_blocks, q_offsets, **_):
     if q.shape[0] == 0:
         return
     call = Compressed(q, k, v, q_offsets, compress_block, compress_stride, block, top_n, initial_blocks, local_blocks)
@@ -114,18 +105,17 @@ def attend_compressed(fp32, q, k, v, selection, o, lse, scale, compress_block, c
         out, lse_g = compress_attn.compress_attn(*call.tensors, scale)
         blocks, _ = topk.slc_topk_indices(call.tensors[0], call.tensors[1], lse_g, sm_scale=scale, fp32=fp32,
                                           maybe_efficient_version=not fp32)
-    from_gpu(o, out[..., : v.shape[2]])
-    from_gpu(lse, common.natural(lse_g).t()[..., None])
-    blind = ~sees_rows(q_offsets, row_offsets, compress_block)
-    o[blind] = 0
-    lse[blind] = -np.inf
+    write(o, out[..., : v.shape[2]])
+    write(lse, common.natural(lse_g).t()[..., None])
+    for begin, end in zip(q_offsets[:-1], q_offsets[1:]):  # rows that see no compressed row
+        blind = slice(begin, min(end, begin + compress_block - 1))
+        common.no_keys(o[blind], lse[blind])
     unused = beyond_the_last(common.longest(q_offsets), int(block))
-    blocks = blocks.transpose(0, 1).cpu().numpy()
-    common.write_selection(selection, np.where(blocks == unused, -1, blocks))
+    common.write_selection(selection, torch.where(blocks == unused, -1, blocks).transpose(0, 1))
 
 
 COMPRESSED = {"backward": compressed_backward, "arithmetic": "", "dtypes": ["bf16", "fp16"], "only_equal_lengths": True,
-              "dk": 192, "dv": 128, "unordered_backward": True}
+              "dk": 192, "dv": 128, "unordered_backward": True, **common.ON_DEVICE}
 
 
 @attnspec.kernel("nsa_compressed", summary="mdy666: compress_attn, and top-n with importances in fp32", **COMPRESSED)

@@ -2,15 +2,14 @@
 
     ATTNSPEC_PUBLIC=/sources ./attnspec check verify/public/mit_flash_moba.py:moba
 
-Needs the installed package, or its folder with what `build_flash_moba.py` builds there: bf16, causal, 64 and 128 features.
-Features are padded with zeros to one of these. The scale of its attention has to be above 0: -q, or 0, stands for
-others. lse is +infinity in rows without keys, and converted.
+Needs the installed package, or its folder with what `build_flash_moba.py` builds there: bf16, causal, 64 and 128
+features. Features are padded with zeros to one of these. The scale of its attention has to be above 0: -q, or 0, stands
+for others. lse is +infinity in rows without keys, and converted.
 """
 
 import common
-import numpy as np
 import torch
-from common import from_gpu, pad_features, to_gpu
+from common import pad_features, packed, write
 
 import attnspec
 
@@ -20,12 +19,13 @@ if common.source_folder("flash_moba") is not None:
     build_flash_moba.load(common.source_folder("flash_moba"))
 (flash_moba,) = common.load("flash_moba", "flash_moba.flash_moba_interface")
 VERSION = "flash-moba " + common.version("flash_moba", "flash-moba")
-LIMITS = {"dtypes": ["bf16"], "only_causal": True, "dk": 128, "dv": 128, "block": (0, 64), "top_k": 64}
+LIMITS = {"dtypes": ["bf16"], "only_causal": True, "dk": 128, "dv": 128, "block": (0, 64), "top_k": 64,
+          **common.ON_DEVICE}
 
 
-def inputs(*arrays):
-    size = 64 if max(x.shape[2] for x in arrays) <= 64 else 128
-    return [pad_features(to_gpu(x), size) for x in arrays]
+def inputs(*tensors):
+    size = 64 if max(x.shape[2] for x in tensors) <= 64 else 128
+    return [pad_features(packed(x), size) for x in tensors]
 
 
 def offsets_of(q_offsets, k_offsets):
@@ -38,44 +38,39 @@ def offsets_of(q_offsets, k_offsets):
 
 def lists_of(selection, heads, block, q_offsets, k_offsets):
     """A selection as the kernel's lists; blocks that the causal row does not see are left out."""
-    blocks, _ = common.packed_selection(selection, q_offsets, k_offsets, int(block), int(block))
-    blocks = np.repeat(blocks, heads // blocks.shape[1], axis=1)
+    blocks, _ = common.packed_selection(selection.cpu(), q_offsets, k_offsets, int(block), int(block))
+    blocks = blocks.repeat_interleave(heads // blocks.shape[1], 1)
     columns = max(1, -(-common.longest(k_offsets) // int(block)))
-    token, head, slot = np.nonzero(blocks >= 0)
-    column = blocks[token, head, slot]
-    sequence = np.searchsorted(q_offsets, token, side="right") - 1
-    place = (sequence * heads + head) * columns + column
-    order = np.lexsort((token, place))
-    counts = np.bincount(place, minlength=(len(q_offsets) - 1) * heads * columns)
-    rows = (token - np.asarray(q_offsets)[sequence])[order]
+    token, head, slot = (blocks >= 0).nonzero(as_tuple=True)
+    sequence = torch.searchsorted(q_offsets, token, right=True) - 1
+    place = (sequence * heads + head) * columns + blocks[token, head, slot]
     shape = len(q_offsets) - 1, heads, columns
-    begins = np.concatenate([[0], counts.cumsum()[:-1]])
-    return (torch.from_numpy(begins.reshape(shape)).to(common.DEVICE, torch.int64),
-            torch.from_numpy(counts.reshape(shape)).to(common.DEVICE, torch.int32),
-            torch.from_numpy(rows).to(common.DEVICE, torch.int32))
+    counts = place.bincount(minlength=shape[0] * heads * columns)
+    begins = counts.cumsum(0) - counts
+    rows = (token - q_offsets[sequence])[place.argsort(stable=True)]
+    return [x.to(common.DEVICE) for x in (begins.view(shape), counts.view(shape).int(), rows.int())]
 
 
 def write_lists(selection, lists, q_offsets):
     """The kernel's lists as a selection."""
-    begins, counts, rows = (x.cpu().numpy() for x in lists)
-    sequences, heads, columns = counts.shape
-    begins, counts = begins.reshape(-1), counts.reshape(-1).astype(np.int64)
-    place = np.repeat(np.arange(counts.size), counts)
-    within = np.arange(place.size) - np.repeat(counts.cumsum() - counts, counts)
-    row = rows[np.repeat(begins, counts) + within].astype(np.int64)
+    begins, counts, rows = (x.cpu() for x in lists)
+    _, heads, columns = counts.shape
+    begins, counts = begins.flatten(), counts.flatten().long()
+    place = torch.arange(len(counts)).repeat_interleave(counts)
+    within = torch.arange(len(place)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    row = rows[begins.repeat_interleave(counts) + within].long()
     sequence, head, column = place // (heads * columns), place // columns % heads, place % columns
-    lengths = np.diff(q_offsets)
-    if ((row < 0) | (row >= lengths[sequence])).any():
+    if ((row < 0) | (row >= q_offsets.diff()[sequence])).any():
         raise ValueError("the kernel's lists have a query that its sequence has not")
-    key = (np.asarray(q_offsets)[sequence] + row) * heads + head
-    order = np.lexsort((column, key))
+    key = (q_offsets[sequence] + row) * heads + head
+    order = (key * columns + column).argsort()
     key, column = key[order], column[order]
-    first = np.searchsorted(key, key, side="left")
-    slot = np.arange(key.size) - first
-    if slot.size and slot.max() >= selection.shape[2]:
+    slot = torch.arange(len(key)) - torch.searchsorted(key, key)
+    if len(slot) and slot.max() >= selection.shape[2]:
         raise ValueError(f"the kernel selected {slot.max() + 1} blocks for a row of {selection.shape[2]} slots")
-    selection[...] = -1
-    selection[key // heads, key % heads, slot] = column
+    blocks = torch.full(selection.shape, -1, dtype=torch.int32)
+    blocks[key // heads, key % heads, slot] = column.int()
+    selection.copy_(blocks)
 
 
 # ---- Calls ----
@@ -97,9 +92,9 @@ def attend(tensors, lists, q_offsets, k_offsets, block, top_k, scale):
     return out, common.lse_from_kernel(lse)
 
 
-def write(out, lse_g, v, o, lse):
-    from_gpu(o, out[..., : v.shape[2]])
-    from_gpu(lse, lse_g.t()[..., None])
+def write_outputs(out, lse_g, v, o, lse):
+    write(o, out[..., : v.shape[2]])
+    write(lse, lse_g.t()[..., None])
 
 
 def attention_backward(q, k, v, selection, d_o, dq, dk, dv, block, scale, q_offsets, k_offsets, top_k=None, **_):
@@ -109,9 +104,9 @@ def attention_backward(q, k, v, selection, d_o, dq, dk, dv, block, scale, q_offs
     tensors = [x.requires_grad_() for x in inputs(q, k, v)]
     lists = lists_of(selection, q.shape[1], block, q_offsets, k_offsets)
     out, _ = attend(tensors, lists, q_offsets, k_offsets, block, top_k or selection.shape[2], scale)
-    gradients = torch.autograd.grad(out, tensors, pad_features(to_gpu(d_o), out.shape[2]), materialize_grads=True)
+    gradients = torch.autograd.grad(out, tensors, pad_features(packed(d_o), out.shape[2]), materialize_grads=True)
     for target, gradient in zip((dq, dk, dv), gradients):
-        from_gpu(target, gradient[..., : target.shape[2]])
+        write(target, gradient[..., : target.shape[2]])
 
 
 @attnspec.kernel("moba_select", arithmetic="rounded_means", gates=["top_k"], only_equal_lengths=True,
@@ -122,15 +117,15 @@ def moba_select(q, k, selection, block, top_k, q_offsets, k_offsets, **_):
     write_lists(selection, top_k_lists(*inputs(q, k), q_offsets, k_offsets, block, top_k), q_offsets)
 
 
-@attnspec.kernel("moba", backward=attention_backward, arithmetic="rounded_means+rounded_head_gradients", gates=["top_k"],
-                 only_equal_lengths=True, unordered_backward=True, summary="FlashMoBA", **LIMITS)
+@attnspec.kernel("moba", backward=attention_backward, arithmetic="rounded_means+rounded_head_gradients",
+                 gates=["top_k"], only_equal_lengths=True, unordered_backward=True, summary="FlashMoBA", **LIMITS)
 def moba(q, k, v, selection, o, lse, block, top_k, scale, q_offsets, k_offsets, **_):
     if q.shape[0] == 0:
         return
     tensors = inputs(q, k, v)
     lists = top_k_lists(*tensors[:2], q_offsets, k_offsets, block, top_k)
     write_lists(selection, lists, q_offsets)
-    write(*attend(tensors, lists, q_offsets, k_offsets, block, top_k, scale), v, o, lse)
+    write_outputs(*attend(tensors, lists, q_offsets, k_offsets, block, top_k, scale), v, o, lse)
 
 
 @attnspec.kernel("selected", backward=attention_backward, arithmetic="rounded_head_gradients", unordered_backward=True,
@@ -141,4 +136,4 @@ def selected(q, k, v, selection, o, lse, block, scale, q_offsets, k_offsets, **_
     if k.shape[0] == 0:
         return common.no_keys(o, lse)
     lists = lists_of(selection, q.shape[1], block, q_offsets, k_offsets)
-    write(*attend(inputs(q, k, v), lists, q_offsets, k_offsets, block, selection.shape[2], scale), v, o, lse)
+    write_outputs(*attend(inputs(q, k, v), lists, q_offsets, k_offsets, block, selection.shape[2], scale), v, o, lse)

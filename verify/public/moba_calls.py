@@ -2,9 +2,8 @@
 heads and features, offsets, the longest length, block, top_k. Used by moonshot_moba.py and fla_ops.py."""
 
 import common
-import numpy as np
 import torch
-from common import from_gpu, pad_features, to_gpu, up_to
+from common import pad_features, packed, up_to, write
 
 # What the efficient implementations round: own chunk and other chunks apart, all parts stored in the input format and
 # added in it by autograd; the means of keys too. index_add makes no sum in a fixed order.
@@ -19,7 +18,7 @@ EFFICIENT = {
 def inputs(q, k, v):
     """Tensors with as many heads of keys as of queries, and features of one size, a multiple of 8."""
     group, size = q.shape[1] // k.shape[1], up_to(max(q.shape[2], v.shape[2]), 8)
-    q_g, k_g, v_g = (pad_features(to_gpu(x), size) for x in (q, k, v))
+    q_g, k_g, v_g = (pad_features(packed(x), size) for x in (q, k, v))
     return [x.requires_grad_() for x in (q_g, common.repeat_heads(k_g, group), common.repeat_heads(v_g, group))]
 
 
@@ -29,7 +28,7 @@ def call(attend, tensors, q_offsets, block, top_k, scale):
 
 
 class Gates:
-    """What an implementation selected in a call: the adapter changes a line of its source in memory so that it tells."""
+    """What an implementation selected in a call: the adapter changes a line of its source in memory to learn it."""
 
     def __init__(self):
         self.parts = []
@@ -41,19 +40,19 @@ class Gates:
 
     def write(self, selection, q_offsets, block):
         """The queries' own blocks and what was added, as a selection. Blocks of the future are masked: left out."""
-        token = np.arange(selection.shape[0])
-        begin = np.asarray(q_offsets)[np.searchsorted(q_offsets, token, side="right") - 1]
+        offsets, token = q_offsets.to(selection.device), torch.arange(len(selection), device=selection.device)
+        begin = offsets[torch.searchsorted(offsets, token, right=True) - 1]
         own = (token - begin) // block
-        selected = np.zeros((*selection.shape[:2], int(own.max()) + 1), bool)
+        width = int(own.max()) + 1
+        selected = torch.zeros(*selection.shape[:2], width, dtype=torch.bool, device=selection.device)
         selected[token, :, own] = True
         for mask, first, starts in self.parts:
-            head, query, column = (x.cpu().numpy() for x in mask.nonzero(as_tuple=True))
-            query, start = query + first, np.asarray(starts.cpu())[column]
+            head, query, column = mask.nonzero(as_tuple=True)
+            query, start = query + first, starts.to(mask.device)[column]
             visible = (start <= query) & (start >= begin[query])
             selected[query[visible], head[visible], ((start - begin[query]) // block)[visible]] = True
-        width = selected.shape[2]
-        packed = np.sort(np.where(selected, np.arange(width), width), axis=2)
-        common.write_selection(selection, np.where(packed < width, packed, -1))
+        blocks = torch.where(selected, torch.arange(width, device=selection.device), width).sort(2).values
+        common.write_selection(selection, torch.where(blocks < width, blocks, -1))
 
 
 def forward(attend, gates, q, k, v, selection, o, lse, block, top_k, scale, q_offsets, **_):
@@ -61,8 +60,8 @@ def forward(attend, gates, q, k, v, selection, o, lse, block, top_k, scale, q_of
         return
     gates.parts.clear()
     out, lse_g = call(attend, inputs(q, k, v), q_offsets, block, top_k, scale)
-    from_gpu(o, out[..., : v.shape[2]])
-    from_gpu(lse, lse_g[..., None])
+    write(o, out[..., : v.shape[2]])
+    write(lse, lse_g[..., None])
     gates.write(selection, q_offsets, int(block))
 
 
@@ -72,7 +71,7 @@ def backward(attend, q, k, v, d_o, dq, dk, dv, block, top_k, scale, q_offsets, *
         return
     group, tensors = q.shape[1] // k.shape[1], inputs(q, k, v)
     out, _ = call(attend, tensors, q_offsets, block, top_k, scale)
-    dq_g, dk_g, dv_g = torch.autograd.grad(out, tensors, pad_features(to_gpu(d_o), out.shape[2]))
-    from_gpu(dq, dq_g[..., : q.shape[2]])
-    from_gpu(dk, common.sum_group(dk_g, group)[..., : k.shape[2]])
-    from_gpu(dv, common.sum_group(dv_g, group)[..., : v.shape[2]])
+    dq_g, dk_g, dv_g = torch.autograd.grad(out, tensors, pad_features(packed(d_o), out.shape[2]))
+    write(dq, dq_g[..., : q.shape[2]])
+    write(dk, common.sum_group(dk_g, group)[..., : k.shape[2]])
+    write(dv, common.sum_group(dv_g, group)[..., : v.shape[2]])

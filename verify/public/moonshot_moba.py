@@ -4,10 +4,10 @@
 
 Both have one head of keys for each head of queries, a fixed scale and as many features of keys as of values. The
 adapter repeats keys, sets the scale and pads features with zeros. Empty sequences are left out. Neither returns its
-selection: a changed line hands the mask of selected blocks out. lse is the one that the
-efficient implementation saves for its backward; the naive one has none, so that the adapter computes lse in fp32 from
-the scores of the selection that it made. The naive one masks with -infinity before it multiplies by its positive scale:
-the adapter multiplies first, which is the same for a positive scale and lets the others be judged.
+selection: a changed line hands the mask of selected blocks out. lse is the one that the efficient implementation saves
+for its backward; the naive one has none, so that the adapter computes lse in fp32 from the scores of the selection that
+it made. The naive one masks with -infinity before it multiplies by its positive scale: the adapter multiplies first,
+which is the same for a positive scale and lets the others be judged.
 """
 
 import common
@@ -39,14 +39,15 @@ def efficient_backward(**call):
     moba_calls.backward(attend, **call)
 
 
-@attnspec.kernel("moba", backward=efficient_backward, **moba_calls.EFFICIENT,
-                 summary="MoBA's efficient implementation over PyTorch's FlashAttention-2; a changed line hands its selection out")
+@attnspec.kernel("moba", backward=efficient_backward, **moba_calls.EFFICIENT, **common.ON_DEVICE,
+                 summary="MoBA's efficient implementation over PyTorch's FlashAttention-2; a changed line hands its "
+                         "selection out")
 def efficient(**call):
     moba_calls.forward(attend, gates, **call)
 
 
-# The naive one fixes its scale too, in a line that the adapter replaces in memory. Its scores are multiplied by the scale
-# before the mask of 0 and -infinity is added, not after: for a positive scale that is the same to the bit.
+# The naive one fixes its scale too, in a line that the adapter replaces in memory. Its scores are multiplied by the
+# scale before the mask of 0 and -infinity is added, not after: for a positive scale that is the same to the bit.
 _scale, _lse = [None], [None]
 naive_module = common.load_changed("moba", "moba.moba_naive", {
     "softmax_scale = q.shape[-1] ** (-0.5)": "softmax_scale = ADAPTER_SCALE[0]",
@@ -69,8 +70,9 @@ def naive_backward(**call):
     moba_calls.backward(attend_naive, **call)
 
 
-@attnspec.kernel("moba", backward=naive_backward, arithmetic="fp32_weights+rounded_means+softmax_delta+rounded_head_gradients",
-                 gates=["top_k"], only_causal=True, only_equal_lengths=True, equal_bits="none",
+@attnspec.kernel("moba", backward=naive_backward,
+                 arithmetic="fp32_weights+rounded_means+softmax_delta+rounded_head_gradients", gates=["top_k"],
+                 only_causal=True, only_equal_lengths=True, equal_bits="none", **common.ON_DEVICE,
                  summary="MoBA's naive implementation; changed lines set its scale and hand out lse and selection")
 def naive(**call):
     moba_calls.forward(attend_naive, gates, **call)

@@ -34,8 +34,9 @@ sys.path[:0] = [{python!r}, {folder!r}]
 import attnspec
 try:
     fn = attnspec.find_function({kernel!r})
-    print("\\n" + json.dumps({{"version": fn.__globals__.get("VERSION", "unknown"), "arithmetic": fn.attnspec.arithmetic,
-                            "summary": fn.attnspec.summary}}))
+    print("\\n" + json.dumps({{"version": fn.__globals__.get("VERSION", "unknown"),
+                              "arithmetic": fn.attnspec.arithmetic,
+                              "summary": fn.attnspec.summary}}))
 except ValueError as error:
     print("\\n" + json.dumps({{"missing": str(error)}}))
 """
@@ -52,8 +53,8 @@ class Kernel:
 
 
 def kernels_of(path):
-    """The functions of a file that are decorated with attnspec.kernel, without importing it. Those that the file names in
-    ONLY_CASES are judged on the cases of cases/FILE.FUNCTION.cases alone."""
+    """The functions of a file that are decorated with attnspec.kernel, without importing it. Those that the file names
+    in ONLY_CASES are judged on the cases of cases/FILE.FUNCTION.cases alone."""
     found, body, only = [], ast.parse(path.read_text()).body, ()
     for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ONLY_CASES":
@@ -155,7 +156,7 @@ def rows_of_check(text, kernel):
 
 
 def counts_of_fuzz(text, operator):
-    """Cases, rows and verdicts of the table that `fuzz` prints: operator, cases, rows judged, worst R, undecided rows."""
+    """Cases, rows and verdicts of the table of `fuzz`: operator, cases, rows judged, worst R, undecided rows."""
     for line in text.splitlines():
         match = re.match(rf"{operator} +(\d+) +(\d+) +\S+ +\d+  ?(.*)", line)
         if match:
@@ -211,7 +212,8 @@ def probe(session, kernel):
 
 def judge(kernel, options):
     """All that is found out about one kernel. Never raises."""
-    result = {"kernel": kernel.text, "operator": kernel.operator, "version": "", "arithmetic": "", "cases": 0, "rows": 0,
+    result = {"kernel": kernel.text, "operator": kernel.operator, "version": "", "arithmetic": "", "cases": 0,
+              "rows": 0,
               "not_supported": 0, "undecided": 0, "findings": [], "why_not_supported": {}, "verdict": "", "notes": [],
               "seconds": 0.0}
     begin = time.monotonic()
@@ -315,9 +317,9 @@ def table(results):
     """The results as Markdown."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     for r in results:
-        cells = [r["kernel"].removeprefix("verify/public/"), r["version"], r["operator"],
-                 "" if r["verdict"] == "not run" else r["arithmetic"].replace("+", " + ") or "plain", r["cases"], r["rows"], r["not_supported"], r["verdict"],
-                 first_finding(r)]
+        arithmetic = "" if r["verdict"] == "not run" else r["arithmetic"].replace("+", " + ") or "plain"
+        cells = [r["kernel"].removeprefix("verify/public/"), r["version"], r["operator"], arithmetic, r["cases"],
+                 r["rows"], r["not_supported"], r["verdict"], first_finding(r)]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -360,8 +362,9 @@ def main(arguments=None):
         for number, future in enumerate(concurrent.futures.as_completed(running), 1):
             kernel, result = running[future], future.result()
             results[kernel.label] = result
-            print(f"{number}/{len(kernels)} {kernel.label} {kernel.operator}: {result['verdict']}, {result['cases']} cases, "
-                  f"{result['rows']} rows, {result['seconds']:.0f} s {first_finding(result)[:200]}".rstrip(), flush=True)
+            print(f"{number}/{len(kernels)} {kernel.label} {kernel.operator}: {result['verdict']}, {result['cases']} "
+                  f"cases, {result['rows']} rows, {result['seconds']:.0f} s {first_finding(result)[:200]}".rstrip(),
+                  flush=True)
             done = [results[k.label] for k in kernels if k.label in results]
             (options.out / "table.md").write_text(table(done))  # after each, for whoever is stopped
     print(f"\n{(options.out / 'table.md').read_text()}")

@@ -2,34 +2,33 @@
 offsets of sequences that are as long in queries as in keys. Used by xunhaolai_nsa.py, fsa_nsa.py and mdy666_nsa.py."""
 
 import common
-import numpy as np
 import torch
-from common import from_gpu, pad_features, to_gpu, up_to
+from common import pad_features, packed, up_to, write
 
 
 class Selected:
     """The inputs of a call, as such kernels take them."""
 
     def __init__(self, q, k, v, selection, block, q_offsets, blocks, sizes=None, filler=-1):
-        """blocks: the kernel's least and greatest block, the latter a number or a function of the features; sizes: its features, if it does not take every multiple of 8;
-        filler: what it has in unused slots, -1 or a function of the longest sequence and the block."""
+        """blocks: the kernel's least and greatest block, the latter a number or a function of the features; sizes: its
+        features, if it does not take every multiple of 8; filler: what it has in unused slots, -1 or a function of the
+        longest sequence and the block."""
         self.group = q.shape[1] // k.shape[1]
         self.copies = self.group if selection.shape[1] != k.shape[1] else 1
-        self.offsets_on_host = common.without_empty(q_offsets)
-        self.offsets = common.offsets_on_gpu(self.offsets_on_host)
-        self.longest = common.longest(self.offsets_on_host)
+        self.offsets = common.offsets_on_gpu(common.without_empty(q_offsets))
         widths = [max(16, up_to(max(q.shape[2], v.shape[2]), 8))] * 2
         if sizes is not None:
             widths = [next(size for size in sizes if size >= x.shape[2]) for x in (q, v)]
         self.widths = widths
         least, greatest = blocks
         self.block = common.kernel_block(int(block), least, greatest(widths[0]) if callable(greatest) else greatest)
-        k_g, v_g = (common.repeat_heads(pad_features(to_gpu(x), width), self.copies) for x, width in zip((k, v), widths))
-        self.tensors = [x.contiguous().requires_grad_() for x in (pad_features(to_gpu(q), widths[0]), k_g, v_g)]
-        filler = filler if isinstance(filler, int) else filler(self.longest, self.block)
-        packed, sees = common.packed_selection(selection, q_offsets, q_offsets, int(block), self.block, filler)
-        self.blocks = torch.from_numpy(np.ascontiguousarray(packed.transpose(1, 0, 2))).to(common.DEVICE)
-        self.sees = np.repeat(sees, q.shape[1] // sees.shape[1], axis=1)
+        k_g, v_g = (common.repeat_heads(pad_features(packed(x), width), self.copies)
+                    for x, width in zip((k, v), widths))
+        self.tensors = [x.contiguous().requires_grad_() for x in (pad_features(packed(q), widths[0]), k_g, v_g)]
+        filler = filler if isinstance(filler, int) else filler(common.longest(q_offsets), self.block)
+        selected, sees = common.packed_selection(selection, q_offsets, q_offsets, int(block), self.block, filler)
+        self.blocks = selected.transpose(0, 1).contiguous()
+        self.sees = sees.repeat_interleave(q.shape[1] // sees.shape[1], 1)
 
 
 def forward(attend, blocks, q, k, v, selection, o, lse, block, scale, q_offsets, sizes=None, filler=-1, **_):
@@ -38,10 +37,10 @@ def forward(attend, blocks, q, k, v, selection, o, lse, block, scale, q_offsets,
         return
     call = Selected(q, k, v, selection, block, q_offsets, blocks, sizes, filler)
     out, lse_g = attend(call, scale)
-    from_gpu(o, out[..., : v.shape[2]])
-    from_gpu(lse, lse_g.t()[..., None])
+    write(o, out[..., : v.shape[2]])
+    write(lse, lse_g.t()[..., None])
     o[~call.sees] = 0
-    lse[~call.sees] = -np.inf
+    lse[~call.sees] = -torch.inf
 
 
 def backward(attend, blocks, q, k, v, selection, d_o, dq, dk, dv, block, scale, q_offsets, sizes=None, filler=-1,
@@ -52,10 +51,10 @@ def backward(attend, blocks, q, k, v, selection, d_o, dq, dk, dv, block, scale, 
         return
     call = Selected(q, k, v, selection, block, q_offsets, blocks, sizes, filler)
     out, _ = attend(call, scale)
-    d_out = pad_features(to_gpu(d_o), out.shape[2]).contiguous()
+    d_out = pad_features(packed(d_o), out.shape[2]).contiguous()
     dq_g, dk_g, dv_g = torch.autograd.grad(out, call.tensors, d_out)
-    from_gpu(dq, dq_g[..., : q.shape[2]])
+    write(dq, dq_g[..., : q.shape[2]])
     if not blind_dq:
         dq[~call.sees] = 0
-    from_gpu(dk, common.sum_group(dk_g, call.copies)[..., : k.shape[2]])
-    from_gpu(dv, common.sum_group(dv_g, call.copies)[..., : v.shape[2]])
+    write(dk, common.sum_group(dk_g, call.copies)[..., : k.shape[2]])
+    write(dv, common.sum_group(dv_g, call.copies)[..., : v.shape[2]])

@@ -1,4 +1,5 @@
-"""PyTorch's own attention kernels, as kernels that attnspec judges: FlashAttention-2, cuDNN, memory-efficient, FlexAttention.
+"""PyTorch's own attention kernels, as kernels that attnspec judges: FlashAttention-2, cuDNN, memory-efficient,
+FlexAttention.
 
     ./attnspec check verify/public/torch_attention.py:flash2_dense
 
@@ -8,9 +9,8 @@ what a kernel takes, which changes no number. FlashAttention-2 and cuDNN take a 
 """
 
 import common
-import numpy as np
 import torch
-from common import from_gpu, pad_features, sequences, to_gpu, up_to
+from common import pad_features, packed, sequences, up_to, write
 
 import attnspec
 
@@ -26,7 +26,7 @@ aten = torch.ops.aten
 def flash2_padded(q, k, v):
     """The inputs with the number of features that the kernel takes: one for all, a multiple of 8."""
     size = up_to(max(q.shape[2], v.shape[2]), 8)
-    return [pad_features(to_gpu(x), size) for x in (q, k, v)]
+    return [pad_features(packed(x), size) for x in (q, k, v)]
 
 
 def flash2_window(causal, window_size):
@@ -38,8 +38,8 @@ def flash2_window(causal, window_size):
 
 def flash2_lengths(q_offsets, k_offsets):
     """The longest lengths, of queries and of keys."""
-    queries = np.diff(q_offsets)
-    return [2 if queries.max() == 1 and queries.min() == 0 else int(queries.max()), common.longest(k_offsets)]
+    queries = q_offsets.diff().tolist()
+    return [2 if max(queries) == 1 and min(queries) == 0 else max(queries), common.longest(k_offsets)]
 
 
 def flash2(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, window_size=None, **_):
@@ -49,10 +49,10 @@ def flash2(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, window_size=Non
     q_g, positive = common.positive_scale(q_g, scale)
     offsets = [common.offsets_on_gpu(x) for x in (q_offsets, k_offsets)]
     lengths = flash2_lengths(q_offsets, k_offsets)
-    out, lse_g, *_ = aten._flash_attention_forward(q_g, k_g, v_g, *offsets, *lengths, 0.0, causal, False, scale=positive,
-                                                   **flash2_window(causal, window_size))
-    from_gpu(o, out[..., : v.shape[2]])
-    from_gpu(lse, common.lse_from_kernel(flash2_lse(lse_g, q_offsets)))
+    out, lse_g, *_ = aten._flash_attention_forward(q_g, k_g, v_g, *offsets, *lengths, 0.0, causal, False,
+                                                   scale=positive, **flash2_window(causal, window_size))
+    write(o, out[..., : v.shape[2]])
+    write(lse, common.lse_from_kernel(flash2_lse(lse_g, q_offsets)))
 
 
 def flash2_lse(lse, offsets):
@@ -67,20 +67,21 @@ def flash2_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, causal, q_offsets, 
         return common.zero(dq, dk, dv)
     q_g, k_g, v_g = flash2_padded(q, k, v)
     q_g, positive = common.positive_scale(q_g, scale)
-    d_o_g, o_g = (pad_features(to_gpu(x), q_g.shape[2]) for x in (d_o, o))
-    lse_g = common.lse_to_kernel(to_gpu(lse)[..., 0].t().contiguous())
+    d_o_g, o_g = (pad_features(packed(x), q_g.shape[2]) for x in (d_o, o))
+    lse_g = common.lse_to_kernel(packed(lse)[..., 0].t().contiguous())
     offsets = [common.offsets_on_gpu(x) for x in (q_offsets, k_offsets)]
     lengths = flash2_lengths(q_offsets, k_offsets)
     no_dropout = torch.zeros(2, dtype=torch.uint64, device=common.DEVICE), torch.zeros((), device=common.DEVICE)
     gradients = aten._flash_attention_backward(d_o_g, q_g, k_g, v_g, o_g, lse_g, *offsets, *lengths, 0.0, causal,
                                                *no_dropout, scale=positive, **flash2_window(causal, window_size))
-    from_gpu(dq, common.positive_scale_gradient(gradients[0], scale)[..., : q.shape[2]])
-    from_gpu(dk, gradients[1][..., : k.shape[2]])
-    from_gpu(dv, gradients[2][..., : v.shape[2]])
+    write(dq, common.positive_scale_gradient(gradients[0], scale)[..., : q.shape[2]])
+    write(dk, gradients[1][..., : k.shape[2]])
+    write(dv, gradients[2][..., : v.shape[2]])
 
 
 FLASH2 = {"backward": flash2_backward, "arithmetic": "rounded_head_gradients", "dtypes": ["bf16", "fp16"], "dk": 256,
-          "dv": 256, "unordered_backward": True, "summary": "PyTorch's copy of FlashAttention-2, variable lengths"}
+          "dv": 256, "unordered_backward": True, "summary": "PyTorch's copy of FlashAttention-2, variable lengths",
+          **common.ON_DEVICE}
 
 
 @attnspec.kernel("dense", **FLASH2)
@@ -122,13 +123,13 @@ def cudnn_sequence(sequence, causal):
     return rows, extra, causal
 
 
-def cudnn_inputs(rows, keys, extra, *arrays):
+def cudnn_inputs(rows, keys, extra, *tensors):
     """Queries, keys and values, [1, heads, tokens, dim], with features that are multiples of 8."""
-    tensors = []
-    for array, is_query in arrays:
-        x = pad_features(to_gpu(array[rows if is_query else keys]), up_to(array.shape[2], 8))
-        tensors.append(heads_first(common.pad_front(x, extra) if is_query else x))
-    return tensors
+    inputs = []
+    for tensor, is_query in tensors:
+        x = pad_features(packed(tensor[rows if is_query else keys]), up_to(tensor.shape[2], 8))
+        inputs.append(heads_first(common.pad_front(x, extra) if is_query else x))
+    return inputs
 
 
 def cudnn(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
@@ -141,8 +142,8 @@ def cudnn(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
         q_g, positive = common.positive_scale(q_g, scale)
         out, lse_g, *_ = aten._scaled_dot_product_cudnn_attention(q_g, *inputs, None, True, 0.0, mask, False,
                                                                   scale=positive)
-        from_gpu(o[rows], tokens_first(out)[extra:, :, : v.shape[2]])
-        from_gpu(lse[rows], lse_g.reshape(q.shape[1], -1).t()[extra:, :, None])
+        write(o[rows], tokens_first(out)[extra:, :, : v.shape[2]])
+        write(lse[rows], lse_g.reshape(q.shape[1], -1).t()[extra:, :, None])
 
 
 def cudnn_backward(q, k, v, d_o, dq, dk, dv, scale, causal, q_offsets, k_offsets, **_):
@@ -158,13 +159,14 @@ def cudnn_backward(q, k, v, d_o, dq, dk, dv, scale, causal, q_offsets, k_offsets
         out, *_ = aten._scaled_dot_product_cudnn_attention(*inputs, None, True, 0.0, mask, False, scale=positive)
         dq_g, dk_g, dv_g = (tokens_first(x) for x in torch.autograd.grad(out, inputs, d_out))
         dq_g = common.positive_scale_gradient(dq_g, scale)
-        from_gpu(dq[rows], dq_g[extra:, :, : q.shape[2]])
-        from_gpu(dk[sequence.keys], dk_g[..., : k.shape[2]])
-        from_gpu(dv[sequence.keys], dv_g[..., : v.shape[2]])
+        write(dq[rows], dq_g[extra:, :, : q.shape[2]])
+        write(dk[sequence.keys], dk_g[..., : k.shape[2]])
+        write(dv[sequence.keys], dv_g[..., : v.shape[2]])
 
 
 @attnspec.kernel("dense", backward=cudnn_backward, arithmetic="rounded_head_gradients+scaled_ds",
-                 dtypes=["bf16", "fp16"], dk=128, dv=128, unordered_backward=True, summary="cuDNN through PyTorch")
+                 dtypes=["bf16", "fp16"], dk=128, dv=128, unordered_backward=True, summary="cuDNN through PyTorch",
+                 **common.ON_DEVICE)
 def cudnn_dense(**call):
     cudnn(**call)
 
@@ -177,8 +179,8 @@ NO_MASK, LAST_TO_LAST = 0, 2
 
 
 def efficient_inputs(sequence, rows, group, q, k, v, *others):
-    return ([pad_features(to_gpu(x[rows]), up_to(x.shape[2], 8))[None] for x in (q, *others)] +
-            [common.repeat_heads(pad_features(to_gpu(x[sequence.keys]), up_to(x.shape[2], 8)), group)[None]
+    return ([pad_features(packed(x[rows]), up_to(x.shape[2], 8))[None] for x in (q, *others)] +
+            [common.repeat_heads(pad_features(packed(x[sequence.keys]), up_to(x.shape[2], 8)), group)[None]
              for x in (k, v)])
 
 
@@ -192,8 +194,8 @@ def efficient(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
         inputs = efficient_inputs(sequence, rows, q.shape[1] // k.shape[1], q, k, v)
         out, lse_g, *_ = aten._efficient_attention_forward(*inputs, None, None, None, num_rows, sequence.num_keys, 0.0,
                                                            LAST_TO_LAST if causal else NO_MASK, True, scale=scale)
-        from_gpu(o[rows], out[0, :, :, : v.shape[2]])
-        from_gpu(lse[rows], lse_g[0, :, :num_rows].t()[..., None])
+        write(o[rows], out[0, :, :, : v.shape[2]])
+        write(lse[rows], lse_g[0, :, :num_rows].t()[..., None])
 
 
 def efficient_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, causal, q_offsets, k_offsets, **_):
@@ -206,19 +208,19 @@ def efficient_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, causal, q_offset
             continue
         q_g, o_g, d_o_g, k_g, v_g = efficient_inputs(sequence, rows, group, q, k, v, o, d_o)
         lse_g = torch.full((1, q.shape[1], up_to(num_rows, 32)), torch.inf, device=common.DEVICE)
-        lse_g[0, :, :num_rows] = to_gpu(lse[rows])[..., 0].t()
+        lse_g[0, :, :num_rows] = packed(lse[rows])[..., 0].t()
         seed = torch.zeros((), dtype=torch.int64, device=common.DEVICE)
         gradients = aten._efficient_attention_backward(d_o_g, q_g, k_g, v_g, None, o_g, None, None, num_rows,
                                                        sequence.num_keys, lse_g, 0.0, seed, seed,
                                                        LAST_TO_LAST if causal else NO_MASK, False, scale=scale)
-        from_gpu(dq[rows], gradients[0][0, :, :, : q.shape[2]])
-        from_gpu(dk[sequence.keys], common.sum_group(gradients[1][0], group)[..., : k.shape[2]])
-        from_gpu(dv[sequence.keys], common.sum_group(gradients[2][0], group)[..., : v.shape[2]])
+        write(dq[rows], gradients[0][0, :, :, : q.shape[2]])
+        write(dk[sequence.keys], common.sum_group(gradients[1][0], group)[..., : k.shape[2]])
+        write(dv[sequence.keys], common.sum_group(gradients[2][0], group)[..., : v.shape[2]])
 
 
 @attnspec.kernel("dense", backward=efficient_backward,
                  arithmetic="rounded_head_gradients+scaled_ds+rounded_p_in_ds+tf32x3", unordered_backward=True,
-                 summary="PyTorch's memory-efficient attention; keys repeated for groups")
+                 summary="PyTorch's memory-efficient attention; keys repeated for groups", **common.ON_DEVICE)
 def efficient_dense(**call):
     efficient(**call)
 
@@ -251,7 +253,7 @@ def padded(x, tokens, heads):
 
 def flex_masks(sequence, causal, window_size, selection, block, group, kv_heads):
     """Which keys every query of each key head's group sees: for each key head [GROUP, queries, keys], padded."""
-    position = torch.arange(sequence.num_queries, device=common.DEVICE)[:, None] + sequence.num_keys - sequence.num_queries
+    position = torch.arange(sequence.num_keys - sequence.num_queries, sequence.num_keys, device=common.DEVICE)[:, None]
     key = torch.arange(sequence.num_keys, device=common.DEVICE)
     sees = torch.ones(sequence.num_queries, sequence.num_keys, dtype=torch.bool, device=common.DEVICE)
     if causal:
@@ -264,7 +266,8 @@ def flex_masks(sequence, causal, window_size, selection, block, group, kv_heads)
         seen = sees.expand(group, -1, -1)
         if selection is not None:
             by_head = selection[sequence.queries]
-            own = by_head[:, head:head + 1] if by_head.shape[1] == kv_heads else by_head[:, head * group:(head + 1) * group]
+            size = by_head.shape[1] // kv_heads  # 1 or group
+            own = by_head[:, head * size:(head + 1) * size]
             blocks = common.selection_mask(own, -(-sequence.num_keys // block)).transpose(0, 1)
             seen = seen & blocks[:, :, key // block]
         seen = torch.nn.functional.pad(seen, padding)
@@ -294,7 +297,7 @@ def flex_groups(q, k, v, q_offsets, k_offsets, causal, window_size, selection, b
         if sequence.num_queries == 0 or sequence.num_keys == 0:
             continue
         tokens = up_to(sequence.num_queries, TILE), up_to(sequence.num_keys, TILE)
-        q_s, k_s, v_s = to_gpu(q[sequence.queries]), to_gpu(k[sequence.keys]), to_gpu(v[sequence.keys])
+        q_s, k_s, v_s = packed(q[sequence.queries]), packed(k[sequence.keys]), packed(v[sequence.keys])
         for head, mask in enumerate(flex_masks(sequence, causal, window_size, selection, block, group, kv_heads)):
             heads = slice(head * group, (head + 1) * group)
             yield (sequence, heads, slice(head, head + 1), padded(q_s[:, heads], tokens[0], GROUP),
@@ -309,8 +312,8 @@ def flex(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, window_size=None,
         if common.DEVICE != "cpu":  # where it has no gradients; elsewhere the code is that of the backward
             q_g, k_g, v_g = (x.requires_grad_() for x in (q_g, k_g, v_g))
         out, lse_g = flex_call(q_g, k_g, v_g, mask, scale)
-        from_gpu(o[sequence.queries, heads], tokens_first(out)[: sequence.num_queries, :group, : v.shape[2]])
-        from_gpu(lse[sequence.queries, heads], lse_g[0, :group, : sequence.num_queries].t()[..., None])
+        write(o[sequence.queries, heads], tokens_first(out)[: sequence.num_queries, :group, : v.shape[2]])
+        write(lse[sequence.queries, heads], lse_g[0, :group, : sequence.num_queries].t()[..., None])
 
 
 def flex_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, causal, q_offsets, k_offsets, window_size=None,
@@ -322,15 +325,15 @@ def flex_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, causal, q_offsets, k_
         group = heads.stop - heads.start
         inputs = [x.requires_grad_() for x in (q_g, k_g, v_g)]
         out, _ = flex_call(*inputs, mask, scale)
-        d_out = padded(to_gpu(d_o[sequence.queries])[:, heads], q_g.shape[2], GROUP)
+        d_out = padded(packed(d_o[sequence.queries])[:, heads], q_g.shape[2], GROUP)
         dq_g, dk_g, dv_g = (tokens_first(x) for x in torch.autograd.grad(out, inputs, d_out))
-        from_gpu(dq[sequence.queries, heads], dq_g[: sequence.num_queries, :group, : q.shape[2]])
-        from_gpu(dk[sequence.keys, kv_head], dk_g[: sequence.num_keys, :, : k.shape[2]])
-        from_gpu(dv[sequence.keys, kv_head], dv_g[: sequence.num_keys, :, : v.shape[2]])
+        write(dq[sequence.queries, heads], dq_g[: sequence.num_queries, :group, : q.shape[2]])
+        write(dk[sequence.keys, kv_head], dk_g[: sequence.num_keys, :, : k.shape[2]])
+        write(dv[sequence.keys, kv_head], dv_g[: sequence.num_keys, :, : v.shape[2]])
 
 
 FLEX = {"backward": flex_backward, "arithmetic": "scaled_ds", "dk": FEATURES, "dv": FEATURES, "group": GROUP,
-        "summary": "FlexAttention, compiled once for each format; its mask is a table"}
+        "summary": "FlexAttention, compiled once for each format; its mask is a table", **common.ON_DEVICE}
 
 
 @attnspec.kernel("dense", **FLEX)

@@ -1,8 +1,8 @@
 """Makes the wheel of the Python package, with the program inside: what pip calls (PEP 517), with Python alone.
 
 The program is that of ./attnspec: built where it is not, by the same command. ATTNSPEC_BUILD names another build, as it
-is. The wheel has the program and its files in the folders that verify/paths.hpp describes, and the shared libraries that
-they need beside those of glibc, so that it runs where no package is installed.
+is. The wheel has the program and its files in the folders that verify/paths.hpp describes, and the shared libraries
+that they need beside those of glibc, so that it runs where no package is installed.
 """
 
 from __future__ import annotations
@@ -102,12 +102,27 @@ def built():
         return pathlib.Path(named)
     if not (TOP / "attnspec").is_file():
         sys.exit("attnspec: is installed from its sources: pip install ./verify/python in a clone")
-    environment = {"ATTNSPEC_INSTALL": "no", **os.environ}
-    # Says in one line what is missing.
-    done = subprocess.run([TOP / "attnspec", "list", "operators"], env=environment, stdout=subprocess.DEVNULL)
-    if done.returncode != 0:
+    if build_program() != 0:
         sys.exit("attnspec: the program could not be built; the line above says why")
     return TOP / "build" / os.environ.get("ATTNSPEC_PRESET", "release")
+
+
+def build_program():
+    """Builds by ./attnspec, which says in one line what is missing, and returns its exit code. pip keeps what is printed
+    until something fails: how far the build is goes to the terminal too, if there is one."""
+    environment = {"ATTNSPEC_INSTALL": "no", **os.environ}
+    try:
+        terminal = open("/dev/tty", "w")
+    except OSError:
+        terminal = open(os.devnull, "w")
+    with terminal, subprocess.Popen([TOP / "attnspec", "list", "operators"], env=environment, text=True,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as build:
+        begin = "\n"  # after pip's own line, which ends in a spinner
+        for line in build.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            print(f"{begin}\r  {line}", end="", file=terminal, flush=True)
+            begin = ""
+    return build.returncode
 
 
 def libraries(programs):

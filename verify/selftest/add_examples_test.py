@@ -5,8 +5,9 @@
     ATTNSPEC_ADD_EXAMPLES=FOLDER python3 verify/selftest/add_examples_test.py Build
 
 Pages: every ```diff block of a page is a part of verify/examples/add/NAME.patch, every ```cpp block a part of a file
-there, every patch applies to this tree, and a page has at most eight steps. Build: a copy of the tree with the patches of
-COMPILED is built in FOLDER, and the commands in the ```console build blocks of their pages do there what the page shows.
+there, every patch applies to this tree, and a page has at most eight steps. Build: a copy of the tree with the patches
+of COMPILED is built in FOLDER, and the commands in the ```console build blocks of their pages do there what the page
+shows.
 """
 
 import filecmp

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Tests the documentation: links, line widths, the length of README.md, the index, and the commands on the pages.
+"""Tests the documentation: links, line widths (of Python too), the length of README.md, the index, and the commands on
+the pages.
 
     ATTNSPEC_PROGRAM=build/release/fuzz/attnspec python3 verify/selftest/docs_test.py [PAGE.md...] [TEST...]
 
@@ -219,6 +220,12 @@ class Documentation(unittest.TestCase):
         self.for_each_page(lambda page: [
             f"{page}:{number}: {len(line)} columns" for number, line in enumerate(split(page)[0], 1)
             if len(line) > MAX_COLUMNS and not line.lstrip().startswith("|")])
+
+    def test_lines_of_python_are_not_too_wide(self):
+        for name in FILES:
+            if name.endswith(".py"):
+                for number, line in enumerate((TOP / name).read_text(encoding="utf-8").splitlines(), 1):
+                    self.assertLessEqual(len(line), MAX_COLUMNS, f"{name}:{number}")
 
     def test_readme_is_short(self):
         if "README.md" in self.pages:

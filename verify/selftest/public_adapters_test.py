@@ -64,44 +64,41 @@ class Missing(unittest.TestCase):
 @unittest.skipIf(torch is None, "there is no PyTorch")
 class Conversions(unittest.TestCase):
     def strided(self, dtype, shape):
-        """An array of random bits, NaN and subnormal numbers among them, with gaps between its rows."""
-        size = np.dtype(dtype).itemsize
-        whole = np.random.default_rng(1).integers(0, 256, (*shape[:2], (shape[2] + 5) * size), np.uint8)
-        return whole.view(dtype)[:, :, : shape[2]]
+        """A tensor of random bits, NaN and subnormal numbers among them, with gaps between its rows."""
+        bits = torch.randint(0, 256, (*shape[:2], (shape[2] + 5) * dtype.itemsize), dtype=torch.uint8,
+                             generator=torch.Generator().manual_seed(1))
+        return bits.view(dtype)[:, :, : shape[2]]
 
-    def bits(self, array):
-        return np.ascontiguousarray(array).view(np.uint8).tolist()
+    def bits(self, tensor):
+        return tensor.contiguous().view(torch.uint8).tolist()
 
-    def test_arrays_come_back_bit_for_bit(self):
-        for dtype in (np.uint16, np.float16, np.float32):
+    def test_tensors_come_back_bit_for_bit(self):
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
             for shape in ((3, 2, 7), (1, 1, 1), (0, 2, 8)):
-                given, back = self.strided(dtype, shape), self.strided(dtype, shape)
-                back[...] = 0
-                tensor = common.to_gpu(given)
+                given, back = self.strided(dtype, shape), self.strided(dtype, shape).zero_()
+                tensor = common.packed(given)
                 self.assertTrue(tensor.is_contiguous())
-                self.assertEqual(tensor.dtype, {2: torch.bfloat16 if dtype == np.uint16 else torch.float16,
-                                                4: torch.float32}[np.dtype(dtype).itemsize])
-                common.from_gpu(back, tensor)
+                common.write(back, tensor)
                 self.assertEqual(self.bits(back), self.bits(given))
 
     def test_copies_and_does_not_alias(self):
-        array = np.ones((2, 1, 4), np.float32)
-        common.to_gpu(array).zero_()
-        self.assertEqual(array.sum(), 8)
+        tensor = torch.ones(2, 1, 4)
+        common.packed(tensor).zero_()
+        self.assertEqual(tensor.sum(), 8)
 
     def test_rounds_fp32_once_and_nothing_else(self):
         import attnspec
         values = np.random.default_rng(2).standard_normal((50, 2, 3)).astype(np.float32)
         values[0, 0] = 1 + 2**-8, 1 + 3 * 2**-8, np.inf
-        for dtype in (np.uint16, np.float16):
-            ours, theirs = np.zeros(values.shape, dtype), np.zeros(values.shape, dtype)
-            common.from_gpu(ours, torch.from_numpy(values))
+        for dtype, array in ((torch.bfloat16, np.uint16), (torch.float16, np.float16)):
+            ours, theirs = torch.zeros(values.shape, dtype=dtype), np.zeros(values.shape, array)
+            common.write(ours, torch.from_numpy(values))
             attnspec.store(theirs, values)
-            self.assertEqual(ours.tolist(), theirs.tolist())
+            self.assertEqual(ours.view(torch.int16).tolist(), theirs.view(np.int16).tolist())
         with self.assertRaisesRegex(TypeError, "bfloat16 tensor for an output of torch.float32"):
-            common.from_gpu(values, torch.zeros(values.shape, dtype=torch.bfloat16))
-        with self.assertRaisesRegex(ValueError, "shape"):
-            common.from_gpu(values, torch.zeros(50, 2, 4))
+            common.write(torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16))
+        with self.assertRaisesRegex(ValueError, r"shape \(2,\) for an output of shape \(3,\)"):
+            common.write(torch.zeros(3), torch.zeros(2))
 
     def test_padding_is_taken_off_again(self):
         x = torch.randn(5, 6, 3)
@@ -110,11 +107,11 @@ class Conversions(unittest.TestCase):
         self.assertTrue(torch.equal(common.sum_group(common.repeat_heads(x, 2), 2), 2 * x))
 
     def test_sequences_and_rows_that_see_a_key(self):
-        found = common.sequences(np.array([0, 3, 3, 5]), np.array([0, 2, 6, 6]))
+        found = common.sequences(torch.tensor([0, 3, 3, 5]), torch.tensor([0, 2, 6, 6]))
         self.assertEqual([(s.num_queries, s.num_keys) for s in found], [(3, 2), (0, 4), (2, 0)])
         self.assertEqual([common.rows_with_keys(s, True) for s in found], [slice(1, 3), slice(3, 3), slice(5, 5)])
         self.assertEqual(common.rows_with_keys(found[0], False), slice(0, 3))
-        self.assertEqual(common.without_empty(np.array([0, 0, 3, 3, 5])).tolist(), [0, 3, 5])
+        self.assertEqual(common.without_empty(torch.tensor([0, 0, 3, 3, 5])).tolist(), [0, 3, 5])
 
     def test_scales_and_lse(self):
         q = torch.randn(4)
@@ -126,10 +123,8 @@ class Conversions(unittest.TestCase):
         self.assertTrue(torch.equal(common.lse_from_kernel(common.lse_to_kernel(lse)), lse))
 
     def test_packs_selections(self):
-        selection = np.array([[[-1, 2, 0]], [[1, -1, -1]], [[0, 1, -1]]], np.int32)  # at 0, 40 and 80 of blocks of 32
-        offsets = np.array([0, 81]), np.array([0, 81])
-        rows = np.zeros((81, 1, 3), np.int32) - 1
-        rows[[0, 40, 80]] = selection
+        offsets, rows = (torch.tensor([0, 81]), torch.tensor([0, 81])), torch.full((81, 1, 3), -1, dtype=torch.int32)
+        rows[[0, 40, 80]] = torch.tensor([[[-1, 2, 0]], [[1, -1, -1]], [[0, 1, -1]]]).int()  # blocks of 32
         packed, sees = common.packed_selection(rows, *offsets, 32, 16)
         self.assertEqual(packed[0, 0].tolist(), [0] + [-1] * 5)
         self.assertEqual(packed[40, 0].tolist(), [2] + [-1] * 5)
@@ -138,12 +133,12 @@ class Conversions(unittest.TestCase):
 
     def test_gates_of_moba_become_a_selection(self):
         import moba_calls
-        gates, offsets = moba_calls.Gates(), np.array([0, 0, 3, 8])  # blocks of 2: at 0 and 2; at 3, 5 and 7
+        gates, offsets = moba_calls.Gates(), torch.tensor([0, 0, 3, 8])  # blocks of 2: at 0 and 2; at 3, 5 and 7
         mask = torch.zeros(1, 8, 3, dtype=torch.bool)
         mask[0, 2, 0] = mask[0, 7, 1] = mask[0, 7, 2] = True
         mask[0, 3, 2] = mask[0, 5, 0] = True  # a block of the future, and one of another sequence: both are masked
         gates.add(mask, 0, torch.tensor([0, 3, 5]))
-        selection = np.zeros((8, 1, 3), np.int32)
+        selection = torch.zeros(8, 1, 3, dtype=torch.int32)
         gates.write(selection, offsets, 2)
         self.assertEqual(selection[:, 0].tolist(), [[0, -1, -1], [0, -1, -1], [0, 1, -1], [0, -1, -1], [0, -1, -1],
                                                     [1, -1, -1], [1, -1, -1], [0, 1, 2]])
@@ -215,7 +210,7 @@ class Runner(unittest.TestCase):
             right, wrong, crashes, absent = (
                 next(cells for key, cells in rows.items() if key.endswith(name))
                 for name in ("fakes.py:right", "fakes.py:wrong", "fakes.py:crashes", "absent.py:kernel"))
-            self.assertEqual((right[2], right[3], right[4], right[8], right[9]), ("fake 1", "dense", "plain", "pass", ""))
+            self.assertEqual([*right[2:5], *right[8:10]], ["fake 1", "dense", "plain", "pass", ""])
             self.assertGreater(int(right[5]), 3)
             self.assertGreater(int(right[6]), int(right[5]))
             self.assertGreater(int(right[7]), 100)
@@ -249,7 +244,8 @@ class Runner(unittest.TestCase):
                 (pathlib.Path(name) / folder / "a.f.json").write_text(json.dumps(result))
                 (pathlib.Path(name) / folder / "b.f.json").write_text(json.dumps({**result, "kernel": "b.py:f"}))
             found = findings_table.table(findings_table.results([f"{name}/1", f"{name}/2:a.f,c"])).splitlines()[2:]
-        self.assertEqual(found, ["| `a.py:f` | `dense` | 1 | `scaled_q`, `tf32` | 2,000 | 3 | 4 | 1 case with findings; late |",
+        self.assertEqual(found, ["| `a.py:f` | `dense` | 1 | `scaled_q`, `tf32` | 2,000 | 3 | 4 | "
+                                 "1 case with findings; late |",
                                  "| `b.py:f` | `dense` | 1 | plain | 2,000 | 3 | 4 | pass |"])
 
     def test_reads_what_fuzz_prints(self):

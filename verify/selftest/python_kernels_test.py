@@ -1,5 +1,5 @@
-"""Kernels in Python: correct ones of NSA and MoBA pass, faults are found, bad input gives one line. ATTNSPEC_PROGRAM names
-the program."""
+"""Kernels in Python: correct ones of NSA and MoBA pass, faults are found, bad input gives one line. ATTNSPEC_PROGRAM
+names the program."""
 
 import contextlib
 import io
@@ -107,9 +107,9 @@ def important_blocks(weights, t, top_n, initial_blocks, local_blocks, block, com
     return np.argsort(-importance, kind="stable")[:top_n]
 
 
-def nsa(q, compressed, selected, window, gates, phi_k, phi_v, k_compressed, v_compressed, selection, o, scale, q_offsets,
-        k_offsets, row_offsets, block, top_n, initial_blocks, local_blocks, window_size, compress_block, compress_stride,
-        **sizes):
+def nsa(q, compressed, selected, window, gates, phi_k, phi_v, k_compressed, v_compressed, selection, o, scale,
+        q_offsets, k_offsets, row_offsets, block, top_n, initial_blocks, local_blocks, window_size, compress_block,
+        compress_stride, **sizes):
     """Forward of nsa, one query after the other."""
     for tokens, phi, rows in [(compressed.k, phi_k, k_compressed), (compressed.v, phi_v, v_compressed)]:
         nsa_compress(tokens, phi, rows, compress_block=compress_block, compress_stride=compress_stride,

@@ -3,6 +3,7 @@ that ATTNSPEC_BUILD names; then away from both. And what it says of its fields."
 
 import os
 import pathlib
+import pty
 import re
 import shutil
 import subprocess
@@ -45,6 +46,26 @@ class Fields(unittest.TestCase):
                 for name in attnspec.keywords(operator, operator in abi.BACKWARD)
                 if name not in field_table.OF_OPERATOR[operator]}
         self.assertEqual(used, set(field_table.EVERYWHERE))
+
+
+class Build(unittest.TestCase):
+    def test_shows_on_the_terminal_how_far_it_is(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = pathlib.Path(folder) / "attnspec"
+            program.write_text("#!/bin/sh\necho '[1/2] about 3 s left' >&2\n")
+            program.chmod(0o755)
+            code = (f"import pathlib, sys; sys.path.insert(0, {str(TOP / 'verify/python')!r}); import build_wheel; "
+                    f"build_wheel.TOP = pathlib.Path({folder!r}); sys.exit(build_wheel.build_program())")
+            process, terminal = pty.fork()
+            if process == 0:  # as pip has it: what is printed goes elsewhere
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                for descriptor in (0, 1, 2):
+                    os.dup2(nowhere, descriptor)
+                os.execv(sys.executable, [sys.executable, "-c", code])
+            self.assertEqual(os.waitpid(process, 0)[1], 0)
+            shown = os.read(terminal, 1000)
+            os.close(terminal)
+        self.assertEqual(shown.split(b"\r\n"), [b"", b"\r  [1/2] about 3 s left", b""])
 
 
 class Installed(unittest.TestCase):

@@ -128,7 +128,8 @@ class AssertCorrect(unittest.TestCase):
         for arguments, options, line in [
             ((self.mine.right,), {"cases": ["dense(lens=-7)"]}, "^(?!attnspec: ).*lens=-7"),
             ((self.mine.right, 3), {}, "^level=3: must be in 1"),
-            ((self.mine.right,), {"dtypes": ["fp32"]}, "^dtypes: right is decorated with attnspec.kernel, which declares it"),
+            ((self.mine.right,), {"dtypes": ["fp32"]},
+             "^dtypes: right is decorated with attnspec.kernel, which declares it"),
             ((self.mine.attend,), {}, "^operator: is not given, and attend is not decorated"),
         ]:
             with self.assertRaisesRegex(ValueError, line) as raised:
@@ -142,8 +143,9 @@ class Plugin(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             load(folder)
             environment = {**os.environ, "PYTHONPATH": str(TOP / "verify/python")}
-            done = subprocess.run([sys.executable, "-m", "pytest", "-p", "attnspec.pytest_plugin", "-p", "no:cacheprovider",
-                                   "mine.py", *options], cwd=folder, env=environment, capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-m", "pytest", "-p", "attnspec.pytest_plugin",
+                                   "-p", "no:cacheprovider", "mine.py", *options], cwd=folder, env=environment,
+                                  capture_output=True, text=True)
         return done.stdout + done.stderr
 
     def test_collects_each_kernel_of_a_file_once(self):

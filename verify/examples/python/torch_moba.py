@@ -33,8 +33,8 @@ def moba_backward(q, k, v, selection, o, lse, d_o, dq, dk, dv, scale, causal, bl
         write(dv[keys], sum_over_group(weights.mT @ d_o_s, group))
 
 
-@attnspec.kernel("moba", backward=moba_backward, arithmetic="fp32_weights", gates=["top_k"], tensors="torch", device=DEVICE,
-                 summary="one sequence after the other")
+@attnspec.kernel("moba", backward=moba_backward, arithmetic="fp32_weights", gates=["top_k"], tensors="torch",
+                 device=DEVICE, summary="one sequence after the other")
 def moba(q, k, v, selection, o, lse, block, top_k, scale, causal, q_offsets, k_offsets, **_):
     group = q.shape[1] // k.shape[1]
     selection[...] = -1

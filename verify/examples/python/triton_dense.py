@@ -30,8 +30,9 @@ def dense(q, k, v, o, lse, scale, causal, q_offsets, k_offsets, **_):
     max_queries = int(q_offsets.diff().max()) if len(q_offsets) > 1 else 0
     if max_queries > 0:
         grid = (triton.cdiv(max_queries, TILE), len(q_offsets) - 1, q.shape[1])
+        widths = [max(16, triton.next_power_of_2(x.shape[2])) for x in (q, v)]
         attend[grid](q_packed, k_packed, v_packed, o_packed, lse_packed, *offsets, scale, q.shape[1], k.shape[1],
-                     q.shape[2], v.shape[2], causal, TILE, *(max(16, triton.next_power_of_2(x.shape[2])) for x in (q, v)))
+                     q.shape[2], v.shape[2], causal, TILE, *widths)
     o.copy_(o_packed)
     lse.copy_(lse_packed)
 
@@ -71,4 +72,5 @@ def attend(q, k, v, o, lse, q_offsets, k_offsets, scale, heads, kv_heads, dk, dv
     result = tl.where(total[:, None] > 0, sums / tl.where(total > 0, total, 1.0)[:, None], 0.0)
     tl.store(o + q_rows[:, None] * dv + e[None, :], result.to(o.dtype.element_ty),
              mask=is_query[:, None] & (e < dv)[None, :])
-    tl.store(lse + q_rows, tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), float("-inf")), mask=is_query)
+    log_sum = tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
+    tl.store(lse + q_rows, log_sum, mask=is_query)

@@ -5,7 +5,8 @@
 
 import sys
 
-if not __package__:  # started by its path: this package, whatever else is called attnspec, and no folder of it in the path
+# Started by its path: this package, whatever else is called attnspec, and no folder of it in the path.
+if not __package__:
     import os
 
     folder = os.path.dirname(os.path.abspath(__file__))

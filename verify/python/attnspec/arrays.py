@@ -21,8 +21,8 @@ def to_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def store(array: npt.NDArray[Any], values: npt.ArrayLike) -> None:
-    """Writes values into an output, rounded once to its format, to nearest with ties to even; uint16 holds bf16. What is
-    too large becomes infinite."""
+    """Writes values into an output, rounded once to its format, to nearest with ties to even; uint16 holds bf16. What
+    is too large becomes infinite."""
     import numpy as np
     values = np.asarray(values)
     with np.errstate(over="ignore", under="ignore"):

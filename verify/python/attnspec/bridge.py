@@ -16,8 +16,8 @@ from .memory import memory_of_calls
 
 
 def where_raised(error: BaseException, fn: Callable[..., Any]) -> str:
-    """FILE.py:LINE of an exception: the innermost line in the folder of the kernel's file; elsewhere, the innermost line
-    of all; if the function could not be entered, its first line. Empty where Python does not know."""
+    """FILE.py:LINE of an exception: the innermost line in the folder of the kernel's file; elsewhere, the innermost
+    line of all; if the function could not be entered, its first line. Empty where Python does not know."""
     code = getattr(inspect.unwrap(fn), "__code__", None)
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     lines = [(file, line) for file, line in lines if file != where_raised.__code__.co_filename]
@@ -35,8 +35,8 @@ class Bridge:
 
     def __init__(self, fn: Callable[..., Any], declaration: Declaration, prints: bool = True):
         """prints: tracebacks go to standard error, one for each place where the function raises. Without it they follow
-        the message of every call that failed, for the judge to print. Raises ValueError in one line where a library or a
-        device is missing."""
+        the message of every call that failed, for the judge to print. Raises ValueError in one line where a library or
+        a device is missing."""
         self.message: Any = None  # what the last call that failed said
         self.prints = prints
         self.printed: set[tuple[str, str]] = set()

@@ -54,4 +54,6 @@ def common(block: list[str]) -> list[str]:
 def repeat(command: str, function: str | None) -> str:
     """The command that repeats a case; of a function that the program cannot find, the call."""
     case = re.search(r"'([a-z_]+\(.*\))'", command)
-    return command if function is None or case is None else f'attnspec.check({function}, cases=["{case[1]}"], details=True)'
+    if function is None or case is None:
+        return command
+    return f'attnspec.check({function}, cases=["{case[1]}"], details=True)'

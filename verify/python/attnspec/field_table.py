@@ -14,9 +14,11 @@ EVERYWHERE = {
     "causal": "bool: a query sees the keys up to its position; the last query stands at the last key",
     "block": "tokens in a key block; the last block of a sequence may be short",
     "top_k": "blocks per query, its own included",
-    "gate": "which past blocks a query attends to: 'top_k' by score, 'window' the latest, 'sink' the first and the latest",
+    "gate": "which past blocks a query attends to: 'top_k' by score, 'window' the latest, 'sink' the first and the "
+            "latest",
     "window_size": "keys of the window, the query's own included",
-    "row_offsets": "[num_sequences + 1] int64: sequence s has the compressed rows row_offsets[s] .. row_offsets[s + 1] - 1",
+    "row_offsets": "[num_sequences + 1] int64: sequence s has the compressed rows row_offsets[s] .. "
+                   "row_offsets[s + 1] - 1",
     "compress_block": "tokens of a compression block l",
     "compress_stride": "tokens from the start of one compression block to the start of the next",
     "top_n": "blocks per query, forced ones included",
@@ -43,8 +45,8 @@ OF_OPERATOR: dict[str, dict[str, str]] = {
     },
     "moba_select": {"scale": "is not read"},
     "moba": {
-        "selection": "written: [query tokens, H, slots] int32: the blocks that each query attends to, -1 in unused slots, "
-                     "unless exports_selection is False; read by the backward",
+        "selection": "written: [query tokens, H, slots] int32: the blocks that each query attends to, -1 in unused "
+                     "slots, unless exports_selection is False; read by the backward",
     },
     "nsa_compress": {
         "q_offsets": "not to be read: there are no queries",
@@ -55,8 +57,8 @@ OF_OPERATOR: dict[str, dict[str, str]] = {
         "window_size": "is not read",
         "tokens": "[key tokens, Hkv, f] dtype: what is compressed",
         "phi": "namespace: the parameters of phi",
-        "rows": "written: [compressed rows, Hkv, f] dtype; row i of a sequence is made of its tokens i compress_stride .. "
-                "i compress_stride + compress_block - 1",
+        "rows": "written: [compressed rows, Hkv, f] dtype; row i of a sequence is made of its tokens "
+                "i compress_stride .. i compress_stride + compress_block - 1",
         "d_rows": "given: [compressed rows, Hkv, f] dtype: the gradient of rows",
         "d_tokens": "written: as tokens: their gradient",
         "d_phi": "namespace, written: the gradients of phi",
@@ -67,7 +69,8 @@ OF_OPERATOR: dict[str, dict[str, str]] = {
         "activation": "is not read",
         "k": "[compressed rows, Hkv, dk] dtype: a query sees the rows whose tokens all stand at its position or before",
         "v": "[compressed rows, Hkv, dv] dtype",
-        "selection": "written: [query tokens, Hkv, slots] int32: the most important blocks of tokens; None in the backward",
+        "selection": "written: [query tokens, Hkv, slots] int32: the most important blocks of tokens; None in the "
+                     "backward",
     },
     "window": {},
     "nsa": {
@@ -79,7 +82,8 @@ OF_OPERATOR: dict[str, dict[str, str]] = {
         "phi_v": "namespace: the parameters of phi for values",
         "k_compressed": "written: [compressed rows, Hkv, dk] dtype",
         "v_compressed": "written: [compressed rows, Hkv, dv] dtype",
-        "selection": "written: [query tokens, Hkv, slots] int32: the blocks that each group attends to, -1 in unused slots",
+        "selection": "written: [query tokens, Hkv, slots] int32: the blocks that each group attends to, -1 in unused "
+                     "slots",
         "o": "written: [query tokens, H, dv]: the sum of the gated branches; None in the backward",
         "dq": "written: as q: its gradient, summed over the branches",
         "d_compressed": "namespace, written: gradients of the tokens that the compressed rows are made of",

@@ -42,8 +42,8 @@ def describe(operator: str, backward: bool = False) -> dict[str, str]:
 
 
 def fields_of(params: Structure, memory: CallMemory) -> dict[str, Any]:
-    """The fields of a struct as a function gets them: tensors as those of the memory, sub-structs as namespaces, bits as
-    names; those of call and sizes beside the others."""
+    """The fields of a struct as a function gets them: tensors as those of the memory, sub-structs as namespaces, bits
+    as names; those of call and sizes beside the others."""
     fields = raw_fields(params, memory)
     for name in OFFSETS:
         if name in fields:

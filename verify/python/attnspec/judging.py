@@ -23,8 +23,8 @@ PASSED, COULD_NOT_RUN = 0, 2
 def library() -> ctypes.CDLL:
     """The judge. Raises FileNotFoundError."""
     judge = ctypes.CDLL(places.library())
-    judge.attnspec_check.argtypes = [ctypes.POINTER(Kernel), ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int,
-                                     Print, ctypes.c_void_p]
+    judge.attnspec_check.argtypes = [ctypes.POINTER(Kernel), ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p,
+                                     ctypes.c_int, Print, ctypes.c_void_p]
     return judge
 
 
@@ -52,8 +52,8 @@ def declared_of(fn: Callable[..., Any], operator: str | None, options: Options) 
 
 def check(fn: Callable[..., Any], operator: str | None = None, *, level: int = 1, cases: Iterable[str] | None = None,
           details: bool = False, name: str | None = None, **options: Unpack[Options]) -> int:
-    """Judges a function, prints findings and a table, and returns the exit code: 0 all judged and passed, 1 a finding, 2
-    could not run, 3 inconclusive.
+    """Judges a function, prints findings and a table, and returns the exit code: 0 all judged and passed, 1 a finding,
+    2 could not run, 3 inconclusive.
 
     operator and options: as of Declaration, unless the function is decorated with kernel. cases: texts of cases instead
     of those of the level. details: also everything that was judged of each case."""
@@ -66,9 +66,9 @@ def assert_correct(fn: Callable[..., Any], level: int = 1, *, operator: str | No
                    cases: Iterable[str] | None = None, **options: Unpack[Options]) -> str:
     """Judges a function and returns one line that says what was judged: "moba, level 1: 133 cases: 133 pass".
 
-    Raises AssertionError on a finding, with the failure line, what the errors look like and the command that repeats the
-    case; and where nothing is wrong but the judgement is inconclusive. Raises ValueError, in one line, where the function
-    could not be judged. Arguments as of check."""
+    Raises AssertionError on a finding, with the failure line, what the errors look like and the command that repeats
+    the case; and where nothing is wrong but the judgement is inconclusive. Raises ValueError, in one line, where the
+    function could not be judged. Arguments as of check."""
     __tracebackhide__ = True
     declared = declared_of(fn, operator, options)
     name = program_name(fn) if operator is None else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import torch  # type: ignore[import-not-found, unused-ignore]
 
 from .abi import DLTensor
 from .arrays import as_array

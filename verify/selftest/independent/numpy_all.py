@@ -339,7 +339,7 @@ def compress_backward(call, tokens, phi, d_rows, d_tokens, d_phi):
 
 
 def branches_of_nsa(call):
-    """Each branch: its index among the gates, name, keys, values, offsets of its keys, and what a query sees of them."""
+    """Each branch: its index among the gates, name, keys, values, offsets of its keys, what a query sees of them."""
     compressed, selected, window = (getattr(call, name) for name in BRANCHES)
     return [
         (0, "compressed", call.k_compressed, call.v_compressed, call.row_offsets, see_compressed(call)),
