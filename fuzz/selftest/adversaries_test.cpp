@@ -1,5 +1,6 @@
 // Every way in which a wrong kernel could pass has a hostile kernel, and the search finds it.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -40,7 +41,7 @@ const Adversary kAdversaries[] = {
     {"trusts_its_workspace", verify::Operator::dense, {value_out_of_bound}}};
 
 verify::Kernel load(const std::string& name) {
-  return verify::load_kernel(std::string(ATTNSPEC_ADVERSARIES_DIR) + "/" + name + ".so");
+  return verify::load_kernel(fmt::format("{}/{}.so", ATTNSPEC_ADVERSARIES_DIR, name));
 }
 
 verify::CaseResult judge_afresh(const std::string& name, const verify::Case& c) { return verify::judge(load(name), c); }
