@@ -13,18 +13,30 @@ static char* address(const DLTensor* t, int64_t token, int64_t head, int64_t d) 
   return (char*)t->data + (token * t->strides[0] + head * t->strides[1] + d) * (t->dtype.bits / 8);
 }
 
-static float load(const DLTensor* t, int64_t token, int64_t head, int64_t d) {
+/* Element d of a row whose elements have so many bits. */
+static inline float element(const char* row, int num_bits, int64_t d) {
   uint32_t bits = 0;
   float value;
-  if (t->dtype.bits == 32) {
-    memcpy(&bits, address(t, token, head, d), 4);
+  if (num_bits == 32) {
+    memcpy(&bits, row + 4 * d, 4);
   } else { /* bf16 is the upper half of an fp32 */
     uint16_t upper;
-    memcpy(&upper, address(t, token, head, d), 2);
+    memcpy(&upper, row + 2 * d, 2);
     bits = (uint32_t)upper << 16;
   }
   memcpy(&value, &bits, 4);
   return value;
+}
+
+static float load(const DLTensor* t, int64_t token, int64_t head, int64_t d) {
+  return element(address(t, token, head, 0), t->dtype.bits, d);
+}
+
+/* sum[d] += factor * t[token, head, d] */
+static void add_row(const DLTensor* t, int64_t token, int64_t head, float factor, float* sum) {
+  const char* row = address(t, token, head, 0);
+  const int num_bits = t->dtype.bits;
+  for (int64_t d = 0; d < t->shape[2]; ++d) sum[d] += factor * element(row, num_bits, d);
 }
 
 /* Rounds to the nearest bf16, ties to even. Infinity stays; the kernel makes no NaN. */
@@ -41,9 +53,16 @@ static void store(const DLTensor* t, int64_t token, int64_t head, int64_t d, flo
 
 static float dot(const DLTensor* a, int64_t a_token, int64_t a_head, const DLTensor* b, int64_t b_token,
                  int64_t b_head) {
-  float sum = 0;
-  for (int64_t d = 0; d < a->shape[2]; ++d) sum += load(a, a_token, a_head, d) * load(b, b_token, b_head, d);
-  return sum;
+  enum { kSums = 8 }; /* of every eighth product */
+  const char *x = address(a, a_token, a_head, 0), *y = address(b, b_token, b_head, 0);
+  const int x_bits = a->dtype.bits, y_bits = b->dtype.bits;
+  float sums[kSums] = {0};
+  int64_t d = 0;
+  for (; d + kSums <= a->shape[2]; d += kSums)
+    for (int i = 0; i < kSums; ++i) sums[i] += element(x, x_bits, d + i) * element(y, y_bits, d + i);
+  for (; d < a->shape[2]; ++d) sums[0] += element(x, x_bits, d) * element(y, y_bits, d);
+  for (int i = 1; i < kSums; ++i) sums[0] += sums[i];
+  return sums[0];
 }
 
 /* ---- Sequences ---- */
@@ -87,6 +106,7 @@ typedef struct Tensors {
 static void attend(const Tensors* t, int64_t token, int64_t h, Sequence s, int64_t visible, const int32_t* blocks,
                    int64_t slots, int64_t block, float scale, float* weights) {
   const int64_t g = h / (t->q->shape[1] / t->k->shape[1]), dv = t->v->shape[2];
+  enum { kFeatures = 64 };
   float largest = -INFINITY, sum = 0;
   for (int pass = 0; pass < 2; ++pass) { /* scores, then weights */
     for (int64_t slot = 0; slot < slots; ++slot) {
@@ -102,14 +122,18 @@ static void attend(const Tensors* t, int64_t token, int64_t h, Sequence s, int64
       }
     }
   }
-  for (int64_t d = 0; d < dv; ++d) {
-    float o = 0;
+  for (int64_t first = 0; first < dv; first += kFeatures) { /* so many features of o at a time */
+    const int64_t features = dv - first < kFeatures ? dv - first : kFeatures;
+    float o[kFeatures] = {0};
     for (int64_t slot = 0; slot < slots; ++slot) {
       if (blocks[slot] < 0) continue;
-      for (int64_t j = blocks[slot] * block; j < visible && j < (blocks[slot] + 1) * block; ++j)
-        o += weights[j] * load(t->v, s.k_begin + j, g, d);
+      for (int64_t j = blocks[slot] * block; j < visible && j < (blocks[slot] + 1) * block; ++j) {
+        const char* v = address(t->v, s.k_begin + j, g, first);
+        const int num_bits = t->v->dtype.bits;
+        for (int64_t d = 0; d < features; ++d) o[d] += weights[j] * element(v, num_bits, d);
+      }
     }
-    store(t->o, token, h, d, sum > 0 ? o / sum : 0);
+    for (int64_t d = 0; d < features; ++d) store(t->o, token, h, first + d, sum > 0 ? o[d] / sum : 0);
   }
   store(t->lse, token, h, 0, sum > 0 ? largest + logf(sum) : -INFINITY);
 }
@@ -170,8 +194,9 @@ static const char* moba(const AttnspecMoba* p) {
         const int64_t token = s.q_begin + i, visible = visible_keys(&p->call, s, i);
         int32_t* blocks = (int32_t*)p->selection.data + (token * heads + h) * slots;
         for (int64_t b = 0; b < num_blocks; ++b) {
+          const char* q = address(&p->q, token, h, 0);
           scores[b] = 0;
-          for (int64_t d = 0; d < dk; ++d) scores[b] += load(&p->q, token, h, d) * means[b * dk + d];
+          for (int64_t d = 0; d < dk; ++d) scores[b] += element(q, p->q.dtype.bits, d) * means[b * dk + d];
         }
         choose(scores, num_blocks, visible > 0 ? (visible - 1) / p->block : -1, p->call.causal, blocks, slots);
         attend(&tensors, token, h, s, visible, blocks, slots, p->block, (float)p->call.scale, weights);
@@ -194,9 +219,9 @@ static void attend_backward(const AttnspecDenseBackward* p, int64_t token, int64
   for (int64_t j = 0; j < visible; ++j) {
     const float weight = expf(scale * dot(&f->q, token, h, &f->k, s.k_begin + j, g) - lse);
     const float d_score = weight * (dot(&p->d_o, token, h, &f->v, s.k_begin + j, g) - delta);
-    for (int64_t d = 0; d < features; ++d) dq[d] += d_score * load(&f->k, s.k_begin + j, g, d);
-    for (int64_t d = 0; d < features; ++d) dk[j * features + d] += d_score * load(&f->q, token, h, d);
-    for (int64_t d = 0; d < values; ++d) dv[j * values + d] += weight * load(&p->d_o, token, h, d);
+    add_row(&f->k, s.k_begin + j, g, d_score, dq);
+    add_row(&f->q, token, h, d_score, dk + j * features);
+    add_row(&p->d_o, token, h, weight, dv + j * values);
   }
   for (int64_t d = 0; d < features; ++d) store(&p->dq, token, h, d, scale * dq[d]);
 }
