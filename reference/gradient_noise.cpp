@@ -147,8 +147,8 @@ GradientTerms gradient_terms(const Arithmetic& arithmetic, const RowInputs& in, 
   const ProductErrors dp = d_weight_errors(arithmetic, in, given.d_o, row);
   const Vector &p = row.weights, &ds = row.d_scores;
   const Eigen::ArrayXd difference = row.d_weights.array() - row.delta;
-  const double lse_error = range ? 0 : lse_worst(given.lse);
-  terms.lse_variance = range ? 0 : lse_variance(given.lse);
+  const double lse_error = range ? 0 : lse_worst(given.lse) + given.lse_worst;
+  terms.lse_variance = range ? 0 : lse_variance(given.lse) + given.lse_variance;
   terms.delta_variance = given.delta.variance;
   terms.delta_by_scale = given.delta.by_scale;
   terms.score_variance = scores.variance;

@@ -16,11 +16,13 @@ struct RowDelta {
 /// delta = <do, o> of the o that was given. Tag E3.
 RowDelta delta_of_output(const Row& d_o, const Row& o);
 
-/// What the backward was given for one query row: do [dv] as products read it, lse, and what it makes of do and o.
+/// What the backward was given for one query row: do [dv] as products read it, lse, and what it makes of do and o; and
+/// the error of lse where the kernel kept its own to itself, so that lse is the exact one.
 struct RowGiven {
   Row d_o;
   double lse;
   RowDelta delta;
+  double lse_variance = 0, lse_worst = 0;
 };
 
 /// delta = sum_j P_j dP_j over all keys of the row, P from the given lse: what autograd computes, which reads no o. It

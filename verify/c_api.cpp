@@ -50,7 +50,7 @@ int check(const Kernel& kernel, const std::vector<Case>& cases, const std::strin
   print(table(results) + limits);
   for (const std::string& line : {hint(kernel, results), over_declaration(kernel, results)})
     if (!line.empty()) print(line + "\n");
-  print(laws_not_held(kernel));
+  print(lse_not_judged(kernel) + laws_not_held(kernel));
   return exit_code(results);
 }
 

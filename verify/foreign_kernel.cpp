@@ -40,11 +40,12 @@ PhiTensors<TensorView> packed_phi(const Case& c, const reference::NsaProblem& ns
 }
 
 /// A forward call of the case, without data, of these problems.
-AnyCall blank_call(const reference::MobaProblem& moba, const reference::NsaProblem& nsa, Format output, const Case& c) {
+AnyCall blank_call(const reference::MobaProblem& moba, const reference::NsaProblem& nsa, Format output,
+                   bool exports_lse, const Case& c) {
   const std::int64_t queries = sum(query_rows(c)), keys = sum(key_rows(c));
   const TensorView q = packed(c.dtype, queries, c.heads, c.dk), k = packed(c.dtype, keys, c.kv_heads, c.dk),
                    v = packed(c.dtype, keys, c.kv_heads, c.dv), o = packed(output, queries, c.heads, c.dv),
-                   lse = packed(Format::fp32, queries, c.heads, 1);
+                   lse = exports_lse ? packed(Format::fp32, queries, c.heads, 1) : absent_tensor(Format::fp32);
   const auto selection = [&](std::int64_t heads, std::int64_t slots) {
     return SelectionView{nullptr, queries, heads, slots};
   };
@@ -191,6 +192,7 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
   declared.equal_bits = equal_bits(kernel, name);
   if ((kernel.promises & ATTNSPEC_UNORDERED_BACKWARD) == 0) declared.equal_bits_backward = declared.equal_bits;
   declared.exports_selection = (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) != 0;
+  declared.exports_lse = (kernel.promises & ATTNSPEC_KEEPS_LSE) == 0;
   declared.has_workspace = kernel.workspace_bytes != nullptr;
   declared.is_on_device = kernel.device_type == kDLCUDA;
   declared.limits = declared_limits(kernel, name);
@@ -208,14 +210,16 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const C
   kernel.equal_bits = declared.equal_bits;
   kernel.equal_bits_backward = declared.equal_bits_backward;
   kernel.exports_selection = declared.exports_selection;
+  kernel.exports_lse = declared.exports_lse;
   kernel.limits = declared.limits;
   kernel.unsupported = [limits = declared.limits](const Case& c) { return outside(limits, c); };
   if (declared.has_workspace)
-    kernel.workspace_bytes = [workspace_bytes = functions.workspace_bytes,
-                              options = declared.arithmetic](const Case& c) {
+    kernel.workspace_bytes = [workspace_bytes = functions.workspace_bytes, options = declared.arithmetic,
+                              exports_lse = declared.exports_lse](const Case& c) {
       const reference::MobaProblem moba = problem_of(c);
       const reference::NsaProblem nsa = nsa_problem_of(c);
-      return workspace_bytes(blank_call(moba, nsa, reference::make_arithmetic(c.dtype, options).output, c));
+      return workspace_bytes(
+          blank_call(moba, nsa, reference::make_arithmetic(c.dtype, options).output, exports_lse, c));
     };
   kernel.forward = functions.run;
   kernel.backward = functions.run;

@@ -39,6 +39,7 @@ struct Declaration {
   std::vector<Operator> operators, forward_only;
   EqualBits equal_bits = EqualBits::none, equal_bits_backward = EqualBits::none;
   bool exports_selection = false;
+  bool exports_lse = true;
   bool has_workspace = false;
   bool is_on_device = false;  // its tensors are in the memory of a GPU
   Limits limits;

@@ -137,6 +137,8 @@ struct Kernel {
   bool is_reentrant = true;                 // whether it may be called from several threads at the same time
   /// Whether `moba` writes the selection it used. Without it a row is judged on every selection it may have used.
   bool exports_selection = true;
+  /// Whether it writes lse. Without it the tensor is absent in its calls.
+  bool exports_lse = true;
   EqualBits equal_bits = EqualBits::none;           // of its forwards
   EqualBits equal_bits_backward = EqualBits::none;  // of its backwards
   /// Where the tensors of its calls must lie.

@@ -71,11 +71,13 @@ enum {
   ATTNSPEC_EXPORTS_SELECTION = 1, /* moba writes the selection it used. Without it a row is judged on every selection
                                      that it may have used. moba_select must promise it */
   /* Bits. Each of the three needs those before it; what is not promised is not judged (docs/laws.md). */
-  ATTNSPEC_DETERMINISTIC = 2,      /* the same call gives the same bits */
-  ATTNSPEC_ROW_INDEPENDENT = 4,    /* in calls of equal shape a row's bits depend on nothing but what it reads: not on
-                                      other    rows, nor on strides, nor on which head or sequence it is */
-  ATTNSPEC_BATCH_INVARIANT = 8,    /* nor on which other sequences and queries are in the call */
-  ATTNSPEC_UNORDERED_BACKWARD = 16 /* the three hold for forwards alone: a backward may sum in any order */
+  ATTNSPEC_DETERMINISTIC = 2,       /* the same call gives the same bits */
+  ATTNSPEC_ROW_INDEPENDENT = 4,     /* in calls of equal shape a row's bits depend on nothing but what it reads: not on
+                                       other    rows, nor on strides, nor on which head or sequence it is */
+  ATTNSPEC_BATCH_INVARIANT = 8,     /* nor on which other sequences and queries are in the call */
+  ATTNSPEC_UNORDERED_BACKWARD = 16, /* the three hold for forwards alone: a backward may sum in any order */
+  ATTNSPEC_KEEPS_LSE = 32           /* no promise: the kernel keeps lse to itself. It is absent in all calls, and not
+                                       judged */
 };
 
 /* ---- Parameters: what a call is given ---- */

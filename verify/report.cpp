@@ -187,6 +187,11 @@ std::string table(const std::vector<CaseResult>& results) {
   return aligned(rows, {0, 1, rows[0].size() - 1}) + fmt::format("{} cases: {}\n", all.size(), counts(all));
 }
 
+std::string lse_not_judged(const Kernel& kernel) {
+  if (kernel.exports_lse || std::none_of(kernel.operators.begin(), kernel.operators.end(), attends)) return "";
+  return fmt::format("{}: lse was not judged: the kernel keeps it to itself\n", kernel.name);
+}
+
 int exit_code(const std::vector<CaseResult>& results) {
   int code = 0;
   for (const auto& [line, group] : grouped(results)) {

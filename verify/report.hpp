@@ -36,6 +36,9 @@ std::string aligned(const std::vector<std::vector<std::string>>& rows, const std
 /// One line per kernel and operator: cases, rows judged, worst R, undecided rows, verdicts; then the totals.
 std::string table(const std::vector<CaseResult>& results);
 
+/// What the judge could not see of a kernel's outputs, one line with its end; empty where it saw all.
+std::string lse_not_judged(const Kernel& kernel);
+
 /// 0 everything passed; 1 a finding; 3 inconclusive: nothing is wrong, but rows are undecided or a kernel and operator
 /// had no case that it supports.
 int exit_code(const std::vector<CaseResult>& results);

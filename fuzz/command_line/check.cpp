@@ -138,7 +138,7 @@ int check(const CheckOptions& options) {
       print_hint(kernel, results);
       print_over_declaration(kernel, results);
     }
-    fmt::print("{}", laws_not_held(kernel));
+    fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   }
   if (!options.junit.empty()) write_junit(options.junit, results);
   if (results.size() < jobs.size()) {

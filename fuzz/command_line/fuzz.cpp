@@ -131,7 +131,7 @@ int fuzz(const FuzzOptions& given) {
   print_summary(summary, given.seed);
   fmt::print("{}", limits_line(options.operators.empty() ? kernel.operators : options.operators, kernel.limits));
   if (const std::string line = is_interrupted() ? "" : hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);
-  fmt::print("{}", laws_not_held(kernel));
+  fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   if (found > 0)
     fmt::print("{} case{} with findings, {} after shrinking\n", found, found == 1 ? "" : "s", distinct.size());
   return exit_code(summary);

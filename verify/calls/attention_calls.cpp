@@ -42,7 +42,8 @@ void AttentionCalls::forward(CaseResult& result) {
 
 void AttentionCalls::backward(const Selection& selection, CaseResult& result) {
   std::vector<NamedTensor> read = inputs();
-  read.insert(read.end(), {{"d_o", d_o_}, {"o", o}, {"lse", lse}});
+  read.insert(read.end(), {{"d_o", d_o_}, {"o", o}});
+  if (kernel_.exports_lse) read.push_back({"lse", lse});
   run(
       read, backward_outputs(), selection, SelectionUse::read, kernel_.equal_bits_backward,
       [&] {
@@ -53,6 +54,7 @@ void AttentionCalls::backward(const Selection& selection, CaseResult& result) {
 
 std::vector<NamedTensor> AttentionCalls::forward_outputs() {
   if (!attends(case_.op)) return {};
+  if (!kernel_.exports_lse) return {{"o", o}};
   return {{"o", o}, {"lse", lse}};
 }
 
@@ -73,7 +75,7 @@ ForwardCall AttentionCalls::call(bool is_forward) {
   if (attends(case_.op)) {
     call.v = v_.view();
     call.o = o.view();
-    call.lse = lse.view();
+    call.lse = kernel_.exports_lse ? lse.view() : absent_tensor(Format::fp32);
   }
   return call;
 }

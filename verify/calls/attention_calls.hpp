@@ -26,7 +26,7 @@ class AttentionCalls : public Calls {
   HostTensor q_, k_, v_, d_o_;
 
  public:
-  HostTensor o, lse, dq, dk, dv;  // the kernel's
+  HostTensor o, lse, dq, dk, dv;  // the kernel's; lse is the judge's where the kernel keeps its own to itself
 };
 
 }  // namespace attnspec::verify

@@ -111,15 +111,25 @@ std::vector<NamedTensor> NsaCalls::kept() {
                                 {names_of_values().rows, v_compressed, RowsOf::compressed_rows}};
   for (const Branch branch : kBranches) {
     list.push_back({names_of(branch).o, of(branches, branch).o});
-    list.push_back({names_of(branch).lse, of(branches, branch).lse});
+    if (kernel_.exports_lse) list.push_back({names_of(branch).lse, of(branches, branch).lse});
   }
   return list;
 }
 
 NsaCall NsaCalls::call() {
-  return {problem_,      q_.view(),     branches[0].call(), branches[1].call(),  branches[2].call(),
-          gates_.view(), views(phi_k_), views(phi_v_),      k_compressed.view(), v_compressed.view(),
-          selection(),   o.view(),      workspace()};
+  return {problem_,
+          q_.view(),
+          branches[0].call(kernel_.exports_lse),
+          branches[1].call(kernel_.exports_lse),
+          branches[2].call(kernel_.exports_lse),
+          gates_.view(),
+          views(phi_k_),
+          views(phi_v_),
+          k_compressed.view(),
+          v_compressed.view(),
+          selection(),
+          o.view(),
+          workspace()};
 }
 
 }  // namespace attnspec::verify

@@ -15,7 +15,9 @@ struct BranchTensors {
   HostTensor &k, &v;  // several branches may share theirs
   HostTensor o, lse, dk, dv;
 
-  BranchCall call() { return {k.view(), v.view(), o.view(), lse.view()}; }
+  BranchCall call(bool exports_lse) {
+    return {k.view(), v.view(), o.view(), exports_lse ? lse.view() : absent_tensor(Format::fp32)};
+  }
   BranchGradientViews gradients() { return {dk.view(), dv.view()}; }
 };
 

@@ -77,7 +77,7 @@ AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std
                  {},
                  {}};
   row.o = compare_row(row.expected.o, row.observed_o, row.noise.o, arithmetic_.output, row.covariance(in.kv));
-  row.lse = compare_number(row.expected.lse, row.observed_lse[0], row.noise.lse, Format::fp32);
+  if (stage_.has_lse) row.lse = compare_number(row.expected.lse, row.observed_lse[0], row.noise.lse, Format::fp32);
   return row;
 }
 
@@ -125,14 +125,15 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
                    : compare(sequence, token, head, selected_blocks(stage_.problem, stage_.selection, token, head));
     if (!row) {
       o.add_undecided();
-      return lse.add_undecided();
+      if (stage_.has_lse) lse.add_undecided();
+      return;
     }
     if (state(token, head) != RowState::ambiguous) state(token, head) = RowState::usable;
     const Place place{sequence.index, token - sequence.q_begin, head};
     const RowInputs in = forward_.row(sequence, token, head, row->visible);
     const Covariance covariance = row->covariance(in.kv);
     o.add(place, row->o, row->expected.o, row->observed_o, &covariance);
-    lse.add(place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
+    if (stage_.has_lse) lse.add(place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
     if (row->observed_o.allFinite() && !row->visible.empty()) {
       const std::int64_t next = stage_.reach(sequence, token).end;
       directions.add(in, row->expected, covariance, row->noise.o.variance.sum(), row->observed_o - row->expected.o,
@@ -140,10 +141,30 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
     }
   });
   o.sample(stage_.queries, stage_.o);
-  lse.sample(stage_.queries, stage_.lse);
   o.finish(result);
-  lse.finish(result);
+  if (stage_.has_lse) {
+    lse.sample(stage_.queries, stage_.lse);
+    lse.finish(result);
+  } else {
+    supply_lse();
+  }
   add_directions(directions, zero_mean_values, result);
+}
+
+void AttentionJudge::supply_lse() {
+  lse_errors_.assign(states_.size(), {});
+  for_each_query(stage_.problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    const RowState of_row = state(token, head);
+    if (of_row != RowState::usable && of_row != RowState::ambiguous) return;
+    const std::vector<KeyRange> ranges =
+        visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
+    const RowInputs in = forward_.row(sequence, token, head, ranges);
+    const AttendedRow row = attend(in.q, in.kv.k, in.kv.v, ranges, in.scale);
+    const RowNoise noise = attention_noise(arithmetic_, in, row).lse;
+    stage_.lse.store(token, head, 0, row.lse);
+    lse_errors_[static_cast<std::size_t>(token * stage_.problem.heads + head)] = {
+        noise.variance[0] + noise.floor[0] * noise.floor[0], noise.worst[0] + noise.floor[0]};
+  });
 }
 
 void AttentionJudge::add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const {
@@ -201,7 +222,10 @@ void AttentionJudge::add_softmax_deltas() {
     const std::vector<KeyRange> ranges =
         visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
     const BackwardRow row = backward_row(sequence, token, head, ranges);
-    softmax_deltas_[i] = softmax_delta(arithmetic_, row.in, row.given.d_o, row.given.lse, row.gradient);
+    RowDelta delta = softmax_delta(arithmetic_, row.in, row.given.d_o, row.given.lse, row.gradient);
+    delta.variance += row.given.lse_variance * delta.value * delta.value;
+    delta.worst += row.given.lse_worst * std::abs(delta.value);
+    softmax_deltas_[i] = delta;
   });
 }
 
@@ -214,7 +238,10 @@ RowDelta AttentionJudge::delta(std::int64_t token, std::int64_t head) const {
 AttentionJudge::BackwardRow AttentionJudge::backward_row(const Sequence& sequence, std::int64_t token,
                                                          std::int64_t head, std::span<const KeyRange> visible) const {
   const RowInputs in = (backward_ ? *backward_ : forward_).row(sequence, token, head, visible);
-  const RowGiven given{(*d_o_operand_)->row(token, head), stage_.lse.load(token, head, 0), delta(token, head)};
+  const auto i = static_cast<std::size_t>(token * stage_.problem.heads + head);
+  const LseError error = lse_errors_.empty() ? LseError{} : lse_errors_[i];
+  const RowGiven given{(*d_o_operand_)->row(token, head), stage_.lse.load(token, head, 0), delta(token, head),
+                       error.variance, error.worst};
   RowGradient row =
       attend_backward(in.q, in.kv.k, in.kv.v, visible, in.scale, given.d_o, stage_.o.row(token, head), given.lse);
   set_delta(given.delta.value, row);

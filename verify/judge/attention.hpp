@@ -32,6 +32,7 @@ struct AttentionStage {
   reference::Selection selection;      // the kernel's, or the one it was given
   TensorView o, lse;                   // the kernel's
   JudgedRows queries, keys;            // the rows of o, lse and dq, and those of dk and dv, that are judged
+  bool has_lse = true;                 // else the kernel keeps its own to itself, and lse takes the judge's
   bool has_own_block = false;          // MoBA: under causality a row's own block is one of its blocks
 };
 
@@ -105,6 +106,11 @@ class AttentionJudge {
   /// o and lse of one row, compared on one selection.
   struct ForwardRow;
 
+  /// How far an lse that the kernel keeps to itself may be from the judge's.
+  struct LseError {
+    double variance = 0, worst = 0;
+  };
+
   RowState& state(std::int64_t token, std::int64_t head) {
     return states_[static_cast<std::size_t>(token * stage_.problem.heads + head)];
   }
@@ -114,6 +120,8 @@ class AttentionJudge {
                      std::span<const std::int32_t> blocks) const;
   std::optional<ForwardRow> compare_candidates(const reference::Sequence& sequence, std::int64_t token,
                                                std::int64_t head, const std::vector<Blocks>& candidates);
+  /// Fills lse where the kernel keeps its own to itself.
+  void supply_lse();
   void add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const;
   /// The keys that are judged, in runs within chunks.
   std::vector<reference::KeyChunk> judged_chunks(const reference::Sequence& sequence, std::int64_t kv_head) const;
@@ -148,6 +156,7 @@ class AttentionJudge {
   std::optional<reference::Operand> d_o_operand_;    // as products read it
   std::vector<reference::RowDelta> softmax_deltas_;  // [query tokens * H], of the rows that are read; or empty
   std::vector<RowState> states_;                     // [query tokens * H]
+  std::vector<LseError> lse_errors_;                 // [query tokens * H]; empty: lse is the kernel's
   std::set<std::tuple<std::int64_t, std::int64_t, std::int32_t>>
       ambiguous_blocks_;  // (sequence, kv head, block), which an ambiguous row may have selected
 };

@@ -85,6 +85,7 @@ class AttentionCase {
                          judged_queries(case_, problem_.attention, case_.heads),
                          {}};
     stage.keys = judged_keys(case_, stage.problem);
+    stage.has_lse = kernel_.exports_lse;
     stage.has_own_block = case_.op == Operator::moba && case_.causal;
     stage.reach = is_compressed                  ? compressed_reach(nsa_)
                   : case_.op == Operator::window ? window_reach(nsa_)

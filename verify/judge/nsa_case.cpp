@@ -134,7 +134,8 @@ class NsaCase {
             calls_.branches[0].o.view(),
             calls_.branches[0].lse.view(),
             queries_,
-            judged_keys(case_, rows)};
+            judged_keys(case_, rows),
+            kernel_.exports_lse};
   }
   AttentionStage selected_stage(const Selection& selection) {
     return {names_of(Branch::selected),
@@ -148,7 +149,8 @@ class NsaCase {
             calls_.branches[1].o.view(),
             calls_.branches[1].lse.view(),
             queries_,
-            judged_keys(case_, problem_.attention)};
+            judged_keys(case_, problem_.attention),
+            kernel_.exports_lse};
   }
   AttentionStage window_stage() {
     auto [block, selection] = whole_sequence(problem_.attention);
@@ -163,7 +165,8 @@ class NsaCase {
             calls_.branches[2].o.view(),
             calls_.branches[2].lse.view(),
             queries_,
-            judged_keys(case_, problem_.attention)};
+            judged_keys(case_, problem_.attention),
+            kernel_.exports_lse};
   }
 
   /// Compares the judged rows of an output that follows from the branch outputs which the kernel stored. predict(rows,

@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "verify/kernel.hpp"
 #include "verify/model/model.hpp"
+#include "verify/report.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -296,6 +298,74 @@ TEST(Judge, TriesEveryAdmissibleSelectionOfAKernelThatHidesItsOwn) {
   EXPECT_EQ(many.verdict, Verdict::undecided);
   EXPECT_GT(many.undecided(), 0);
   EXPECT_GT(many.rows(), 0);
+}
+
+/// A model kernel that keeps lse to itself between its forward and its backward, as an autograd function does; what it
+/// keeps is off by `error`.
+Kernel keeping_lse(const char* name, double error = 0) {
+  const Kernel model = find_kernel(name);
+  Kernel kernel = model;
+  kernel.exports_lse = false;
+  const auto kept = std::make_shared<std::vector<std::vector<float>>>(3);
+  const auto memory = [kept](std::size_t branch, const TensorView& o) {
+    std::vector<float>& lse = (*kept)[branch];
+    lse.resize(static_cast<std::size_t>(o.tokens * o.heads));
+    return TensorView{lse.data(), Format::fp32, o.tokens, o.heads, 1, o.heads, 1};
+  };
+  const auto shift = [kept, error] {
+    for (auto& branch : *kept)
+      for (float& lse : branch) lse += static_cast<float>(error);
+  };
+  const auto with_lse = [memory](auto call) {
+    if constexpr (requires { call.lse; }) {
+      EXPECT_EQ(call.lse.data, nullptr);
+      call.lse = memory(0, call.o);
+    } else {
+      std::size_t i = 0;
+      for (BranchCall* branch : {&call.compressed, &call.selected, &call.window}) {
+        EXPECT_EQ(branch->lse.data, nullptr);
+        branch->lse = memory(i++, branch->o);
+      }
+    }
+    return call;
+  };
+  kernel.forward = [=](const ForwardCall& call) {
+    model.forward(with_lse(call));
+    shift();
+  };
+  kernel.backward = [=](const BackwardCall& c) { model.backward({with_lse(c.forward), c.d_o, c.dq, c.dk, c.dv}); };
+  kernel.nsa = [=](const NsaCall& call) {
+    model.nsa(with_lse(call));
+    shift();
+  };
+  kernel.nsa_backward = [=](const NsaBackwardCall& c) {
+    model.nsa_backward({with_lse(c.forward), c.d_o, c.dq, c.compressed, c.selected, c.window, c.d_gates,
+                        c.dk_compressed, c.dv_compressed, c.d_phi_k, c.d_phi_v});
+  };
+  return kernel;
+}
+
+TEST(Judge, JudgesGradientsOfAKernelThatKeepsItsLse) {
+  for (const auto& [name, text] :
+       {std::pair{"model:moba", "dense(lens=70+0+9,q_lens=70+0+20,heads=4,kv_heads=2,dtype=fp32)"},
+        {"model:moba", "moba(lens=100,block=16,heads=2,regime=large)"},
+        {"model:moba", "selected(lens=100,block=16,heads=2,dtype=fp16)"},
+        {"model:moba", "dense(lens=400,heads=2,sample=60)"},
+        {"model:moba", "moba(lens=40,block=16,law=repeat)"},
+        {"model:nsa", "window(lens=100,dtype=fp32,scale=1)"},
+        {"model:nsa", "nsa_compressed(lens=100,heads=2,dtype=fp32)"},
+        {"model:nsa", "nsa(lens=70,heads=2,dtype=fp32)"}}) {
+    const CaseResult result = judge(keeping_lse(name), parse_case(text));
+    EXPECT_EQ(result.verdict, Verdict::pass) << text;
+    for (const OutputSummary& output : result.outputs) EXPECT_FALSE(output.output.ends_with("lse")) << text;
+    EXPECT_TRUE(std::any_of(result.outputs.begin(), result.outputs.end(), [](const auto& output) {
+      return output.output == "dq" && output.rows > 0;
+    })) << text;
+  }
+  EXPECT_EQ(verdict(keeping_lse("model:moba", 0.02), "dense(lens=100)"), Verdict::value_out_of_bound);
+  EXPECT_EQ(lse_not_judged(keeping_lse("model:moba")),
+            "model:moba: lse was not judged: the kernel keeps it to itself\n");
+  EXPECT_EQ(lse_not_judged(model_kernel()), "");
 }
 
 TEST(Judge, SaysWhatIsUnsupportedBeforeMakingInputs) {

@@ -338,6 +338,17 @@ class Check(unittest.TestCase):
         self.assertEqual(code, 3)
         self.assertIn("not-supported", out)
 
+    def test_may_keep_lse_to_itself(self):
+        def keeps_lse(q, o, lse, **fields):
+            self.assertIsNone(lse)
+            dense(q=q, o=o, lse=np.empty((*q.shape[:2], 1), np.float32), **fields)
+
+        code, out, _ = outcome(lambda: attnspec.check(keeps_lse, "dense", exports_lse=False, details=True,
+                                                      cases=["dense(lens=9,dtype=fp32)"]))
+        self.assertEqual(code, 0, out)
+        self.assertIn("keeps_lse: lse was not judged: the kernel keeps it to itself\n", out)
+        self.assertNotRegex(out, "(?m)^  lse ")
+
     def test_declares_every_limit(self):
         for declared, case, reason in [
             ({"dk": {64, 128}}, "dense(dk=32)", "dk 32 is none of 64, 128"),
@@ -374,15 +385,6 @@ class Check(unittest.TestCase):
         ]:
             with self.assertRaisesRegex(ValueError, message):
                 attnspec.Declaration("dense", **declared)
-
-    def test_is_judged_inside_its_limits(self):
-        def fails(**_):
-            raise ValueError("is not done")
-
-        _, out, _ = outcome(lambda: attnspec.check(fails, "dense", dtypes=["fp32"], dk={64}, dv={64}, group={16}))
-        self.assertRegex(out, r"(?m)^limits: 0 % of the cases of level 1 lie inside; the others were moved inside "
-                              r"\(dk 64, dv 64, group 16, fp32\)$")
-        self.assertNotIn("not-supported", out)
 
     def test_gives_every_operator_its_fields(self):
         seen = {}
@@ -444,6 +446,9 @@ class Check(unittest.TestCase):
         self.assertIn(f"{file} has 2 kernels: {file}:second, {file}:first\n", done.stderr)
         for name in ("second", "first"):
             self.assertRegex(done.stdout, rf"(?m)^{re.escape(str(file))}:{name} +moba_select +\d+ ")
+            self.assertRegex(done.stdout, rf"(?m)^{re.escape(str(file))}:{name} limits: \d+ % of the cases of level 1 lie "
+                                          r"inside; the others were moved inside \(dk <= 1\)$")
+        self.assertNotIn("not-supported", done.stdout)
         self.assertNotIn("again", done.stdout)
 
     def test_says_in_one_line_what_is_wrong(self):

@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     backward: Callable[..., Any] | None
     arithmetic: str
     exports_selection: bool
+    exports_lse: bool
     equal_bits: str
     unordered_backward: bool
     summary: str
@@ -65,15 +66,15 @@ class Declaration:
     """What a kernel declares beside its functions."""
 
     def __init__(self, operator: str, backward: Callable[..., Any] | None = None, arithmetic: str = "",
-                 exports_selection: bool = True, equal_bits: str = "deterministic", unordered_backward: bool = False,
+                 exports_selection: bool = True, exports_lse: bool = True, equal_bits: str = "deterministic", unordered_backward: bool = False,
                  summary: str = "", dtypes: Iterable[str] = (), gates: Iterable[str] = (), phis: Iterable[str] = (),
                  only_causal: bool = False, only_equal_dims: bool = False, only_equal_lengths: bool | str = False,
                  only_equal_blocks: bool = False, no_empty_sequences: bool = False, no_rows_without_keys: bool = False,
                  scale: str = "any", selection_per: str = "any", forced_blocks: tuple[int, int] | None = None,
                  tensors: str = "numpy", device: str = "cpu", **limits: Size):
         """operator: one of OPERATORS. backward: a function, or None. arithmetic: what it rounds, such as
-        "rounded_sum+fp32_out" (list arithmetic). exports_selection: moba writes the selection that it used. equal_bits:
-        one of EQUAL_BITS, each of which includes those before it; unordered_backward: it holds for the forward alone.
+        "rounded_sum+fp32_out" (list arithmetic). exports_selection: moba writes the selection that it used. exports_lse:
+        False: the kernel keeps lse to itself; lse is None in all calls, and is not judged. equal_bits: one of EQUAL_BITS, each of which includes those before it; unordered_backward: it holds for the forward alone.
         summary: one line.
 
         Limits: attnspec draws its cases inside them. dtypes, gates, phis: names, those that it can do; none: all.
@@ -98,6 +99,7 @@ class Declaration:
         if backward is not None and operator not in BACKWARD:
             raise ValueError(f"backward: {operator} has none")
         self.promises = exports_selection + (2 << EQUAL_BITS.index(equal_bits)) - 2 + 16 * unordered_backward
+        self.promises += 32 * (not exports_lse)
         self.operator, self.backward, self.arithmetic = operator, backward, arithmetic
         self.summary, self.tensors, self.device = summary, tensors, device
         equal_lengths = "none" if only_equal_lengths is False else "all"
