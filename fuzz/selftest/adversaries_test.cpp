@@ -33,7 +33,7 @@ const Adversary kAdversaries[] = {
     {"reads_outside", verify::Operator::dense, {stray_read}},
     {"dense_when_small", verify::Operator::moba, {value_out_of_bound}},
     {"declares_too_much", verify::Operator::dense, {value_out_of_bound}},
-    {"skips_light_blocks", verify::Operator::moba, {value_out_of_bound}},
+    {"skips_light_blocks", verify::Operator::moba, {value_out_of_bound, non_finite}},
     {"refuses", verify::Operator::dense, {call_failed}},
     {"hides_behind_ties", verify::Operator::moba, {selection_mismatch}},
     {"wrong_now_and_then", verify::Operator::dense, {nondeterministic, value_out_of_bound, law_broken}},
