@@ -132,6 +132,17 @@ TEST_F(FuzzCommand, JudgesAForeignKernelInSeveralProcessesAsInOne) {
   EXPECT_EQ(row_of(one.out, "dense"), row_of(three.out, "dense"));
 }
 
+TEST_F(FuzzCommand, CheckPrintsACommandThatShowsTheFindingOfAKernelThatRemembersCalls) {
+  std::ofstream(directory / "two.cases") << "dense(lens=9,dk=8)\ndense(lens=9,dk=8,seed=1)\n";
+  const Outcome found = run("check " ATTNSPEC_ADVERSARY " --cases two.cases --jobs 1");
+  EXPECT_EQ(found.code, 1) << found.err;
+  const std::string failure = line_with(found.out, "FAIL ");
+  EXPECT_NE(failure.find("(call 2, contents)"), std::string::npos) << failure;
+  const Outcome again = run(failure.substr(failure.find("./attnspec ") + std::string("./attnspec ").size()));
+  EXPECT_EQ(again.code, 1) << again.err;
+  EXPECT_EQ(line_with(again.out, "FAIL "), failure);
+}
+
 TEST_F(FuzzCommand, EndsAKernelThatHangs) {
   const std::string library = ATTNSPEC_FOREIGN_DIR "/hangs_in_call.so";
   const Outcome found = run("replay 'dense(lens=5)' --kernel " + library + " --timeout 1");
