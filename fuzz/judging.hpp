@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "verify/judge.hpp"
@@ -50,11 +51,27 @@ class KernelPool {
   std::vector<std::shared_ptr<verify::Kernel>> made_;
 };
 
+/// Judges one case of a kernel that is lent.
+using JudgeOne = std::function<verify::CaseResult(const verify::Kernel&, const verify::Case&)>;
+
 /// Judges the jobs, so many at the same time; a judgement then keeps to one thread, since cases are too small to share.
 /// skips(i) is asked before each, from any thread; done(i, result) is called after it, from one thread at a time and in
 /// any order. Throws what judge throws.
 void judge_all(const std::vector<Job>& jobs, int at_once, KernelPool& pool,
                const std::function<bool(std::size_t)>& skips,
-               const std::function<void(std::size_t, verify::CaseResult)>& done);
+               const std::function<void(std::size_t, verify::CaseResult)>& done, const JudgeOne& judge);
+
+/// Judges a case as the kernel's first one.
+verify::CaseResult judge_afresh(const verify::Kernel& kernel, const verify::Case& c);
+
+/// A case that failed, as it fails when it is the kernel's first; or, if it needs calls before it, with a session of
+/// which it is the first call. Nothing if none of them fails. stop: ends it early, empty: never.
+std::optional<verify::CaseResult> fail_alone(const verify::Kernel& kernel, const verify::Case& drawn,
+                                             const std::function<bool()>& stop);
+
+/// Judges a case so that a finding can be replayed: what fail_alone says of it, where the kernel remembers calls. A
+/// finding that needs other calls before it says that it passes as the kernel's first case.
+verify::CaseResult judge_reproducibly(const verify::Kernel& kernel, const verify::Case& c,
+                                      const std::function<bool()>& stop);
 
 }  // namespace attnspec::fuzz

@@ -74,51 +74,9 @@ std::vector<std::optional<CaseResult>> judge_swarm(const std::vector<Job>& jobs,
       [&](std::size_t i, CaseResult result) {
         if (only_first && is_finding(result.verdict)) last = std::min<std::size_t>(last, i);
         results[i] = std::move(result);
-      });
+      },
+      [](const Kernel& kernel, const Case& c) { return judge(kernel, c); });
   return results;
-}
-
-CaseResult judge_afresh(const Kernel& kernel, const Case& c) {
-  if (kernel.forget) kernel.forget();
-  return judge(kernel, c);
-}
-
-/// Steps of the sessions that are tried for a failure which needs many calls before it, and seconds that one may take.
-constexpr std::size_t kManyCalls[] = {7, 31, 127};
-constexpr double kMaxSessionSeconds = 30;
-
-/// The session without the calls after the one that failed.
-Case until_failure(const CaseResult& result) {
-  Case c = result.c;
-  const auto calls = static_cast<std::size_t>(result.failing_call);
-  if (calls > 0 && calls <= c.session.size()) c.session.resize(calls - 1);
-  return c;
-}
-
-/// The case as it fails when it is the kernel's first; or, if it needs calls before it, with a session of which it is
-/// the first call. Nothing if none of them fails.
-std::optional<CaseResult> fail_alone(const Kernel& kernel, const Case& drawn, const std::function<bool()>& stop) {
-  using enum SessionStep;
-  const Stopwatch stopwatch;
-  if (CaseResult result = judge_afresh(kernel, drawn); is_finding(result.verdict)) return result;
-  const double seconds_of_call = stopwatch.seconds() / static_cast<double>(1 + drawn.session.size());
-  std::vector<std::vector<SessionStep>> sessions;
-  if (drawn.session.empty())
-    sessions = {{contents}, {moved}, {moved, contents}, {shape, contents, again}, {offsets, contents}};
-  for (const std::size_t calls : kManyCalls)
-    if (static_cast<double>(calls) * seconds_of_call < kMaxSessionSeconds)
-      sessions.push_back(std::vector<SessionStep>(calls, again));
-  for (const auto& session : sessions) {
-    if (stop && stop()) break;
-    Case c = drawn;
-    c.law = Law::none;  // which has calls of its own
-    c.session = session;
-    if (CaseResult result = judge_afresh(kernel, c); is_finding(result.verdict)) {
-      const CaseResult shorter = judge_afresh(kernel, until_failure(result));
-      return is_finding(shorter.verdict) ? shorter : result;
-    }
-  }
-  return std::nullopt;
 }
 
 /// The simplest case that fails by itself, so that it can be replayed. A kernel that remembers calls may fail on

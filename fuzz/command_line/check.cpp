@@ -30,6 +30,8 @@ using namespace verify;
 
 /// Failure lines printed before the rest are only counted.
 constexpr std::size_t kMaxLines = 20;
+/// Findings that are repeated in a fresh process of the kernel, so that the printed command shows them.
+constexpr std::size_t kMaxRepeated = kMaxLines;
 
 struct CheckOptions {
   std::vector<std::string> kernels;    // none: every built-in one
@@ -78,12 +80,18 @@ std::vector<CaseResult> judge_jobs(const std::vector<Job>& jobs, const CheckOpti
   std::size_t next = 0;
   KernelPool pool;
   std::atomic<std::size_t> end = jobs.size();  // of those that are judged
+  std::atomic<std::size_t> repeated = 0;       // findings that were repeated
   judge_all(
       jobs, jobs_at_once(options.jobs, jobs), pool, [&](std::size_t i) { return i >= end || is_interrupted(); },
       [&](std::size_t i, CaseResult result) {
         if (options.stops_at_first && is_finding(result.verdict)) end = std::min<std::size_t>(end, i + 1);
         done[i] = std::move(result);
         for (; next < end && done[next]; ++next) results.add(std::move(*done[next]));
+      },
+      [&](const Kernel& kernel, const Case& c) {
+        CaseResult result = repeated < kMaxRepeated ? judge_reproducibly(kernel, c, is_interrupted) : judge(kernel, c);
+        repeated += is_finding(result.verdict);
+        return result;
       });
   for (; next < end; ++next)  // those after one that was left out
     if (done[next]) results.add(std::move(*done[next]));

@@ -125,11 +125,24 @@ std::string row_of(const std::string& table, const std::string& op) {
 }
 
 TEST_F(FuzzCommand, JudgesAForeignKernelInSeveralProcessesAsInOne) {
-  std::ofstream(directory / "some.cases") << run("list cases --kernel " ATTNSPEC_EXAMPLE " --operator dense").out;
+  std::ofstream file(directory / "some.cases");
+  for (int lens = 1; lens <= 40; ++lens) file << "dense(lens=" << lens << ",dk=8,seed=" << lens << ")\n";
+  file.close();
   const Outcome one = run("check " ATTNSPEC_EXAMPLE " --operator dense --jobs 1 --cases some.cases"),
                 three = run("check " ATTNSPEC_EXAMPLE " --operator dense --jobs 3 --cases some.cases");
   EXPECT_EQ(one.code, 0) << one.out << one.err;
   EXPECT_EQ(row_of(one.out, "dense"), row_of(three.out, "dense"));
+}
+
+TEST_F(FuzzCommand, CheckPrintsACommandThatShowsTheFindingOfAKernelThatRemembersCalls) {
+  std::ofstream(directory / "two.cases") << "dense(lens=9,dk=8)\ndense(lens=9,dk=8,seed=1)\n";
+  const Outcome found = run("check " ATTNSPEC_ADVERSARY " --cases two.cases --jobs 1");
+  EXPECT_EQ(found.code, 1) << found.err;
+  const std::string failure = line_with(found.out, "FAIL ");
+  EXPECT_NE(failure.find("(call 2, contents)"), std::string::npos) << failure;
+  const Outcome again = run(failure.substr(failure.find("./attnspec ") + std::string("./attnspec ").size()));
+  EXPECT_EQ(again.code, 1) << again.err;
+  EXPECT_EQ(line_with(again.out, "FAIL "), failure);
 }
 
 TEST_F(FuzzCommand, EndsAKernelThatHangs) {
