@@ -151,6 +151,10 @@ constexpr Choice<Law> kLawNames[] = {
     {"heads", Law::heads}, {"strides", Law::strides}, {"packing", Law::packing}, {"decode", Law::decode},
     {"power", Law::power}};
 constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
+constexpr Choice<SelectionOrder> kSelectionOrders[] = {{"any", SelectionOrder::any},
+                                                       {"packed", SelectionOrder::packed},
+                                                       {"ascending", SelectionOrder::ascending},
+                                                       {"own_last", SelectionOrder::own_last}};
 constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
 
 template <class Value, std::size_t n>
@@ -239,6 +243,8 @@ const std::vector<Field>& fields() {
       choice_field("shared_kv", kNsa, &Case::shared_kv, kFlags, false),
       choice_field("gate", kMoba, &Case::gate, kGates, Gate::top_k),
       choice_field("selection", bit(Operator::selected), &Case::shared_selection, kSelectionPer, false),
+      choice_field("selection_order", bit(Operator::selected), &Case::selection_order, kSelectionOrders,
+                   SelectionOrder::any),
       choice_field("causal", kMayBeAcausal, &Case::causal, kFlags, true),
       {"scale", kAttends, [](Case& c, const std::string& text) { c.scale = parse_number<double>("scale", text); },
        [](const Case& c) { return print_number(c.scale); }, [](Case& c) { c.scale = default_scale(c.dk); }},
@@ -290,6 +296,7 @@ void validate_sample(const Case& c) {
 
 const char* name(Law law) { return name_of(law, kLawNames); }
 const char* name(Gate gate) { return name_of(gate, kGates); }
+const char* name(SelectionOrder order) { return name_of(order, kSelectionOrders); }
 const char* name(Phi phi) { return name_of(phi, kPhis); }
 
 Law parse_law(const std::string& text) { return parse_choice("law", text, kLawNames); }
