@@ -151,11 +151,11 @@ constexpr Choice<Law> kLawNames[] = {
     {"heads", Law::heads}, {"strides", Law::strides}, {"packing", Law::packing}, {"decode", Law::decode},
     {"power", Law::power}};
 constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
+constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
 constexpr Choice<SelectionOrder> kSelectionOrders[] = {{"any", SelectionOrder::any},
                                                        {"packed", SelectionOrder::packed},
                                                        {"ascending", SelectionOrder::ascending},
                                                        {"own_last", SelectionOrder::own_last}};
-constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
 
 template <class Value, std::size_t n>
 Value parse_choice(const std::string& key, const std::string& text, const Choice<Value> (&choices)[n]) {
