@@ -170,6 +170,10 @@ constexpr Choice<Law> kLawNames[] = {
     {"power", Law::power}};
 constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
 constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
+constexpr Choice<SelectionOrder> kSelectionOrders[] = {{"any", SelectionOrder::any},
+                                                       {"packed", SelectionOrder::packed},
+                                                       {"ascending", SelectionOrder::ascending},
+                                                       {"own_last", SelectionOrder::own_last}};
 
 template <class Value, std::size_t n>
 Value parse_choice(const std::string& key, const std::string& text, const Choice<Value> (&choices)[n]) {
@@ -257,6 +261,8 @@ const std::vector<Field>& fields() {
       choice_field("shared_kv", kNsa, &Case::shared_kv, kFlags, false),
       choice_field("gate", kMoba, &Case::gate, kGates, Gate::top_k),
       choice_field("selection", bit(Operator::selected), &Case::shared_selection, kSelectionPer, false),
+      choice_field("selection_order", bit(Operator::selected), &Case::selection_order, kSelectionOrders,
+                   SelectionOrder::any),
       choice_field("causal", kMayBeAcausal, &Case::causal, kFlags, true),
       {"scale", kAttends, [](Case& c, const std::string& text) { c.scale = parse_number<double>("scale", text); },
        [](const Case& c) { return print_number(c.scale); }, [](Case& c) { c.scale = default_scale(c.dk); }},
@@ -308,6 +314,7 @@ void validate_sample(const Case& c) {
 
 const char* name(Law law) { return name_of(law, kLawNames); }
 const char* name(Gate gate) { return name_of(gate, kGates); }
+const char* name(SelectionOrder order) { return name_of(order, kSelectionOrders); }
 const char* name(Phi phi) { return name_of(phi, kPhis); }
 
 Law parse_law(const std::string& text) { return parse_choice("law", text, kLawNames); }

@@ -24,9 +24,18 @@ const char* summary(Operator op);
 /// Throws std::invalid_argument that lists the operators.
 Operator parse_operator(std::string_view text);
 
+/// How the blocks of a given selection stand in its slots. Each order has what those before it have.
+enum class SelectionOrder {
+  any,        // empty slots anywhere
+  packed,     // empty slots last
+  ascending,  // blocks in their order
+  own_last,   // every query with a key has its own block, and it stands last
+};
+
 /// The names of values, as cases have them.
 const char* name(reference::Gate gate);
 const char* name(reference::Phi phi);
+const char* name(SelectionOrder order);
 
 /// Whether the operator attends (o, lse and gradients).
 inline bool attends(Operator op) { return op != Operator::moba_select && op != Operator::nsa_compress; }
@@ -75,6 +84,7 @@ struct Case {
   bool shared_phi = false;        // one phi for all kv heads
   bool shared_kv = false;         // of `nsa`: all branches read the same k and v
   bool shared_selection = false;  // of `selected`: one selection per kv head instead of per query head
+  SelectionOrder selection_order = SelectionOrder::any;  // of `selected`
   bool causal = true;
   double scale = 0.125;  // dk^-1/2 unless given
   Format dtype = Format::bf16;

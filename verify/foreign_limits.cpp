@@ -70,6 +70,7 @@ Limits limits_of(const AttnspecLimits& declared) {
   limits.scale = choice("scale", declared.scale, ScaleLimit::default_only);
   limits.equal_lengths = choice("only_equal_lengths", declared.only_equal_lengths, EqualLengths::of_backwards);
   limits.selection_per = choice("selection_per", declared.selection_per, SelectionPer::kv_head);
+  limits.selection_order = choice("selection_order", declared.selection_order, SelectionOrder::own_last);
   if (declared.only_forced_blocks != 0) {
     if (declared.initial_blocks < 0)
       throw InvalidProblem("limits.initial_blocks", std::to_string(declared.initial_blocks), "is below 0");

@@ -17,8 +17,8 @@
  * key/value head h / (H / Hkv).
  *
  * A selection is an int32 tensor {kDLInt, 32, 1} [query tokens, heads, slots], packed: key blocks, counted from 0 in
- * their sequence, each at most once in a row and in any order; -1 is an empty slot. There are enough slots for every
- * row. All slots are written: the unused ones with -1.
+ * their sequence, each at most once in a row, in any order unless the limits name one; -1 is an empty slot. There are
+ * enough slots for every row. All slots are written: the unused ones with -1.
  *
  * Every output tensor is written whole, and holds other bytes before every call. A query that sees no key has o = 0,
  * lse = -infinity and dq = 0; a key that no query sees has dk = dv = 0.
@@ -297,6 +297,10 @@ enum {
 /* Which heads a selection that is given to `selected` is of. */
 enum { ATTNSPEC_SELECTION_ANY = 0, ATTNSPEC_SELECTION_PER_HEAD = 1, ATTNSPEC_SELECTION_PER_KV_HEAD = 2 };
 
+/* The order of a row of a selection that is given to `selected`, each with what those before it have: empty slots
+ * anywhere; empty slots last; blocks ascending; every query with a key has its own block, and it stands last. */
+enum { ATTNSPEC_ORDER_ANY = 0, ATTNSPEC_ORDER_PACKED = 1, ATTNSPEC_ORDER_ASCENDING = 2, ATTNSPEC_ORDER_OWN_LAST = 3 };
+
 /* What a kernel cannot do, as data, so that it is known before there are inputs. All zero: it can do everything. */
 typedef struct AttnspecLimits {
   uint32_t dtypes; /* of ATTNSPEC_BF16 ..., those it can do; 0: all */
@@ -310,7 +314,9 @@ typedef struct AttnspecLimits {
   int32_t no_rows_without_keys; /* no sequence has queries without keys, nor a causal one more queries than keys */
   int32_t scale;                /* one of ATTNSPEC_SCALE_ */
   int32_t selection_per;        /* one of ATTNSPEC_SELECTION_ */
+  int32_t selection_order;      /* one of ATTNSPEC_ORDER_: what the kernel needs */
   int32_t only_forced_blocks;   /* of NSA: 1: initial_blocks and local_blocks are those below */
+  int32_t reserved;             /* 0 */
   int64_t initial_blocks, local_blocks;
   AttnspecLimit dk, dv, group; /* group: H / Hkv */
   AttnspecLimit block, top_k;  /* of selected: slots; of NSA: selection blocks and top_n */

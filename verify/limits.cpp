@@ -68,6 +68,11 @@ bool has_equal_lengths(const Limits& limits, const Case& c) {
                                (limits.equal_lengths == EqualLengths::where_causal && c.causal));
 }
 
+/// The order of a given selection. Where no row may be without a key, each has its own block.
+SelectionOrder order_needed(const Limits& limits) {
+  return limits.no_rows_without_keys ? SelectionOrder::own_last : limits.selection_order;
+}
+
 std::string outside_choices(const Limits& limits, const Case& c) {
   if (!is_allowed(limits.dtypes, c.dtype)) return fmt::format("dtype {} is none of its own", reference::name(c.dtype));
   if (selects(c.op) && !is_allowed(limits.gates, c.gate))
@@ -81,6 +86,8 @@ std::string outside_choices(const Limits& limits, const Case& c) {
   if (c.op == Operator::selected && limits.selection_per != SelectionPer::any &&
       c.shared_selection != (limits.selection_per == SelectionPer::kv_head))
     return fmt::format("selection {} is none of its own", c.shared_selection ? "kv_head" : "head");
+  if (c.op == Operator::selected && c.selection_order < order_needed(limits))
+    return fmt::format("selection_order {} is not {}", name(c.selection_order), name(order_needed(limits)));
   if (has_importance(c.op) && limits.forced_blocks && *limits.forced_blocks != ForcedBlocks{c.initial, c.local})
     return fmt::format("forced blocks {} and {} are not {} and {}", c.initial, c.local, limits.forced_blocks->initial,
                        limits.forced_blocks->local);
@@ -147,6 +154,7 @@ void move_choices(const Limits& limits, const Random& random, Case& c) {
   if (compresses(c.op)) choose(limits.phis, random, 2, c.phi);
   if (limits.only_causal || c.gate != Gate::top_k) c.causal = true;
   if (limits.selection_per != SelectionPer::any) c.shared_selection = limits.selection_per == SelectionPer::kv_head;
+  c.selection_order = std::max(c.selection_order, order_needed(limits));
   if (limits.forced_blocks) c.initial = limits.forced_blocks->initial, c.local = limits.forced_blocks->local;
   const bool was_halved = c.law == Law::power && compresses(c.op) && c.phi != Phi::mean && c.dtype == Format::fp16;
   if (was_halved) c.law = Law::none;  // of which values times a power of two leave the format
@@ -428,6 +436,8 @@ std::string describe(const Limits& limits) {
   add(limits.no_rows_without_keys, "no row without a key");
   add(limits.selection_per == SelectionPer::head, "selection per head");
   add(limits.selection_per == SelectionPer::kv_head, "selection per kv head");
+  if (limits.selection_order != SelectionOrder::any)
+    parts.push_back(fmt::format("selection {}", name(limits.selection_order)));
   add(limits.only_equal_blocks, "compress_block = compress_stride = block");
   if (limits.forced_blocks)
     parts.push_back(

@@ -47,12 +47,14 @@ struct Limits {
   ScaleLimit scale = ScaleLimit::any;
   EqualLengths equal_lengths = EqualLengths::none;
   SelectionPer selection_per = SelectionPer::any;
+  SelectionOrder selection_order = SelectionOrder::any;  // that a given selection has at least
   std::optional<ForcedBlocks> forced_blocks;
   bool only_causal = false;
   bool only_equal_dims = false;       // dk = dv
   bool only_equal_blocks = false;     // compress_block = compress_stride = block
   bool no_empty_sequences = false;    // every sequence has a query and a key
-  bool no_rows_without_keys = false;  // a causal sequence has no more queries than keys; none has queries without keys
+  bool no_rows_without_keys = false;  // a causal sequence has no more queries than keys; none has queries without keys;
+                                      // a given selection has the query's own block
 
   bool operator==(const Limits&) const = default;
 };

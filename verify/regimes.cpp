@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <numeric>
+#include <span>
 
 #include "verify/paths.hpp"
 #include "verify/random.hpp"
@@ -330,8 +331,18 @@ void fill_captured(const Case& c, Inputs& in) {
   }
 }
 
+/// Puts the blocks of a row in the order that the case has.
+void arrange(SelectionOrder order, std::int64_t own_block, std::span<std::int32_t> row) {
+  if (order == SelectionOrder::any) return;
+  const auto end = std::stable_partition(row.begin(), row.end(), [](std::int32_t block) { return block != -1; });
+  if (order == SelectionOrder::packed) return;
+  std::sort(row.begin(), end);
+  if (order == SelectionOrder::own_last)
+    std::stable_partition(row.begin(), end, [&](std::int32_t block) { return block != own_block; });
+}
+
 /// Random blocks in random slots: the query's own block in most rows, any number of others from none to all that fit,
-/// empty slots anywhere, some rows empty.
+/// empty slots anywhere, some rows empty; or in the order that the case has.
 Selection make_selection(const Case& c) {
   const reference::MobaProblem problem = problem_of(c);
   const Random random(c.seed, "selection");
@@ -346,13 +357,18 @@ Selection make_selection(const Case& c) {
         const auto row = selection.row(token, head);
         const std::int64_t most = std::min(candidates, c.top_k);
         std::int64_t wanted = random.below(8, index++) == 0 ? random.below(most + 1, index++) : most;
+        const std::int64_t own_block = t / c.block;
+        const bool needs_own = c.selection_order == SelectionOrder::own_last && t >= 0 && own_block < candidates;
+        if (needs_own) row[0] = static_cast<std::int32_t>(own_block), wanted = std::max<std::int64_t>(0, wanted - 1);
         for (std::int64_t b = candidates - 1; b >= 0 && wanted > 0; --b) {
+          if (needs_own && b == own_block) continue;
           if (b < candidates - 1 && random.below(b + 1, index++) >= wanted) continue;  // the rest must still fit
           auto slot = static_cast<std::size_t>(random.below(c.top_k, index++));
           while (row[slot] != -1) slot = (slot + 1) % row.size();
           row[slot] = static_cast<std::int32_t>(b);
           --wanted;
         }
+        arrange(c.selection_order, own_block, row);
       }
     }
   }

@@ -60,7 +60,11 @@ inline rc::Gen<Case> any_case() {
     }
     if (selects(c.op) && c.causal)
       c.gate = *rc::gen::element(reference::Gate::top_k, reference::Gate::window, reference::Gate::sink);
-    if (c.op == Operator::selected) c.shared_selection = *rc::gen::arbitrary<bool>();
+    if (c.op == Operator::selected) {
+      c.shared_selection = *rc::gen::arbitrary<bool>();
+      c.selection_order = *rc::gen::element(SelectionOrder::any, SelectionOrder::packed, SelectionOrder::ascending,
+                                            SelectionOrder::own_last);
+    }
     const Law law = *rc::gen::elementOf(std::vector<Law>(std::begin(kLaws), std::end(kLaws)));
     if (has_law(c.op, law) && c.session.empty() && (c.causal || law != Law::future)) c.law = law;
     if (c.op != Operator::nsa_compress && c.law == Law::none && *rc::gen::arbitrary<bool>())

@@ -168,6 +168,27 @@ TEST(Selections, HaveEmptySlotsEmptyRowsAndTheOwnBlock) {
   EXPECT_GT(own, 200);
 }
 
+TEST(Selections, HaveTheOrderOfTheCase) {
+  for (const SelectionOrder order : {SelectionOrder::packed, SelectionOrder::ascending, SelectionOrder::own_last}) {
+    Case c = parse_case("selected(lens=300+0+70,block=16,top_k=6,seed=1)");
+    c.selection_order = order;
+    const Inputs inputs = make_inputs(c);
+    EXPECT_NO_THROW(reference::validate(problem_of(c).attention, c.block, inputs.selection));
+    int unordered = 0;
+    for (std::int64_t t = 0; t < 300; ++t) {
+      const auto row = inputs.selection.row(t, 0);
+      const auto end = std::find(row.begin(), row.end(), -1);
+      EXPECT_EQ(std::count(end, row.end(), -1), row.end() - end);
+      unordered += std::is_sorted(row.begin(), end) ? 0 : 1;
+      if (order == SelectionOrder::own_last) {
+        ASSERT_NE(end, row.begin());
+        EXPECT_EQ(*(end - 1), t / 16);
+      }
+    }
+    EXPECT_EQ(unordered > 0, order == SelectionOrder::packed);
+  }
+}
+
 TEST(CapturedRegime, SlicesTheFileAndAlignsQueriesWithTheLastKeys) {
   const Inputs whole = make_inputs(parse_case("moba(lens=64,heads=6,kv_heads=2,regime=captured:layer0)"));
   const Inputs decode =

@@ -77,6 +77,7 @@ rc::Gen<Limits> any_limits() {
     if (flag()) limits.scale = *rc::gen::element(ScaleLimit::positive, ScaleLimit::default_only);
     if (flag()) limits.equal_lengths = *rc::gen::element(EqualLengths::all, EqualLengths::where_causal);
     if (flag()) limits.selection_per = *rc::gen::element(SelectionPer::head, SelectionPer::kv_head);
+    if (flag()) limits.selection_order = *rc::gen::element(SelectionOrder::packed, SelectionOrder::own_last);
     if (flag()) limits.forced_blocks = ForcedBlocks{1, 2};
     limits.only_causal = flag();
     limits.no_empty_sequences = flag();
@@ -124,6 +125,9 @@ TEST(Limits, NameTheFieldAndTheValue) {
             "q_lens 4: it needs a key for every query, and there are 3");
   EXPECT_EQ(why(of([](Limits& l) { l.selection_per = SelectionPer::kv_head; }), "selected()"),
             "selection head is none of its own");
+  const Limits packed = of([](Limits& l) { l.selection_order = SelectionOrder::packed; });
+  EXPECT_EQ(why(packed, "selected()"), "selection_order any is not packed");
+  EXPECT_EQ(why(packed, "selected(selection_order=own_last)"), "");
   EXPECT_EQ(why(of([](Limits& l) {
                   l.forced_blocks = {1, 2};
                 }),

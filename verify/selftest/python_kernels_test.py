@@ -369,6 +369,7 @@ class Check(unittest.TestCase):
             self.assertIn(f"not-supported ({reason})", out)
         for operator, declared, case, reason in [
             ("selected", {"selection_per": "kv_head"}, "selected()", "selection head is none of its own"),
+            ("selected", {"selection_order": "packed"}, "selected()", "selection_order any is not packed"),
             ("nsa", {"forced_blocks": (0, 1)}, "nsa()", "forced blocks 1 and 2 are not 0 and 1"),
             ("nsa_compress", {"only_equal_blocks": True}, "nsa_compress()",
              "it needs compress_block = compress_stride = block, not 32, 16 and 32"),

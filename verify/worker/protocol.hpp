@@ -43,8 +43,8 @@ void fields(auto& a, Is<Declaration> auto& x) {
 }
 void fields(auto& a, Is<Limits> auto& x) {
   a(x.dk, x.dv, x.group, x.block, x.top_k, x.compress_block, x.window_size, x.queries, x.keys, x.sequences, x.dtypes,
-    x.gates, x.phis, x.scale, x.equal_lengths, x.selection_per, x.forced_blocks, x.only_causal, x.only_equal_dims,
-    x.only_equal_blocks, x.no_empty_sequences, x.no_rows_without_keys);
+    x.gates, x.phis, x.scale, x.equal_lengths, x.selection_per, x.selection_order, x.forced_blocks, x.only_causal,
+    x.only_equal_dims, x.only_equal_blocks, x.no_empty_sequences, x.no_rows_without_keys);
 }
 void fields(auto& a, Is<SizeLimit> auto& x) { a(x.smallest, x.largest, x.multiple_of, x.set, x.power_of_two); }
 void fields(auto& a, Is<ForcedBlocks> auto& x) { a(x.initial, x.local); }

@@ -84,13 +84,15 @@ LIMITS = ("dk", "dv", "group", "block", "top_k", "compress_block", "window_size"
 SCALES = ["any", "positive", "default"]  # numbers from 0 on; so are the next two
 EQUAL_LENGTHS = ["none", "all", "causal", "backward"]
 SELECTION_PER = ["any", "head", "kv_head"]
+SELECTION_ORDERS = ["any", "packed", "ascending", "own_last"]
 MAX_SET = 8
 Limit = struct("Limit", ("smallest", c_int64), ("largest", c_int64), ("multiple_of", c_int64),
                ("set", c_int64 * MAX_SET), ("power_of_two", c_int32), ("reserved", c_int32))
 Limits = struct("Limits", ("dtypes", c_uint32), ("gates", c_uint32), ("phis", c_uint32),
                 *[(number, c_int32) for number in (
                     "only_causal", "only_equal_dims", "only_equal_lengths", "only_equal_blocks", "no_empty_sequences",
-                    "no_rows_without_keys", "scale", "selection_per", "only_forced_blocks")],
+                    "no_rows_without_keys", "scale", "selection_per", "selection_order", "only_forced_blocks",
+                    "reserved")],
                 ("initial_blocks", c_int64), ("local_blocks", c_int64), *[(size, Limit) for size in LIMITS])
 Kernel = struct("Kernel", ("struct_size", c_uint64), ("abi_version", c_int32), ("device_type", c_int32),
                 ("name", c_char_p), ("summary", c_char_p), ("arithmetic", c_char_p), ("operators", c_uint32),

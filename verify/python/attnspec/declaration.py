@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, Iterable, TypedDict, TypeVar, Union
 
-from .abi import BACKWARD, DTYPES, EQUAL_BITS, EQUAL_LENGTHS, LIMITS, MAX_SET, NAMES, OPERATORS, SCALES, SELECTION_PER
-from .abi import Limit, Limits
+from .abi import BACKWARD, DTYPES, EQUAL_BITS, EQUAL_LENGTHS, LIMITS, MAX_SET, NAMES, OPERATORS, SCALES
+from .abi import SELECTION_ORDERS, SELECTION_PER, Limit, Limits
 from .memory import DEVICES, TENSORS
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     no_rows_without_keys: bool
     scale: str
     selection_per: str
+    selection_order: str
     forced_blocks: tuple[int, int] | None
     tensors: str
     device: str
@@ -66,25 +67,28 @@ class Declaration:
     """What a kernel declares beside its functions."""
 
     def __init__(self, operator: str, backward: Callable[..., Any] | None = None, arithmetic: str = "",
-                 exports_selection: bool = True, exports_lse: bool = True, equal_bits: str = "deterministic", unordered_backward: bool = False,
-                 summary: str = "", dtypes: Iterable[str] = (), gates: Iterable[str] = (), phis: Iterable[str] = (),
+                 exports_selection: bool = True, exports_lse: bool = True, equal_bits: str = "deterministic",
+                 unordered_backward: bool = False, summary: str = "", dtypes: Iterable[str] = (),
+                 gates: Iterable[str] = (), phis: Iterable[str] = (),
                  only_causal: bool = False, only_equal_dims: bool = False, only_equal_lengths: bool | str = False,
                  only_equal_blocks: bool = False, no_empty_sequences: bool = False, no_rows_without_keys: bool = False,
-                 scale: str = "any", selection_per: str = "any", forced_blocks: tuple[int, int] | None = None,
+                 scale: str = "any", selection_per: str = "any", selection_order: str = "any",
+                 forced_blocks: tuple[int, int] | None = None,
                  tensors: str = "numpy", device: str = "cpu", **limits: Size):
         """operator: one of OPERATORS. backward: a function, or None. arithmetic: what it rounds, such as
-        "rounded_sum+fp32_out" (list arithmetic). exports_selection: moba writes the selection that it used. exports_lse:
-        False: the kernel keeps lse to itself; lse is None in all calls, and is not judged. equal_bits: one of EQUAL_BITS, each of which includes those before it; unordered_backward: it holds for the forward alone.
+        "rounded_sum+fp32_out" (list arithmetic). exports_selection: moba writes the selection that it used.
+        exports_lse: False: the kernel keeps lse to itself; lse is None in all calls, and is not judged. equal_bits:
+        one of EQUAL_BITS, each of which includes those before it; unordered_backward: it holds for the forward alone.
         summary: one line.
 
         Limits: attnspec draws its cases inside them. dtypes, gates, phis: names, those that it can do; none: all.
         only_causal; only_equal_dims: dk = dv; only_equal_lengths: as many queries as keys in every sequence, True or
         "all" in every call, "causal" in causal ones, "backward" in backwards; only_equal_blocks: compress_block =
         compress_stride = block. no_empty_sequences: each has a query and a key; no_rows_without_keys: never queries
-        without keys, nor more queries than keys in causal calls. scale: one of SCALES. selection_per: of `selected`, one
-        of SELECTION_PER. forced_blocks: of NSA, the only (initial, local). Each size of LIMITS: the largest, or (largest,
-        multiple of), or a set of values, or Sizes, such as {"smallest": 16, "power_of_two": True}; 0: any. queries and
-        keys are those of a sequence that has some.
+        without keys, nor more queries than keys in causal calls. scale: one of SCALES. selection_per: of `selected`,
+        one of SELECTION_PER; selection_order: one of SELECTION_ORDERS. forced_blocks: of NSA, the only (initial,
+        local). Each size of LIMITS: the largest, or (largest, multiple of), or a set of values, or Sizes, such as
+        {"smallest": 16, "power_of_two": True}; 0: any. queries and keys are those of a sequence that has some.
 
         tensors: "numpy", or "torch" for PyTorch tensors. device: "cpu" gives tensors over the judge's memory; "cuda",
         with "torch" alone, copies on the GPU with the same strides, which are copied back after the call.
@@ -109,7 +113,9 @@ class Declaration:
             bits("dtype", dtypes, DTYPES), bits("gate", gates, NAMES["gate"]), bits("phi", phis, NAMES["phi_kind"]),
             only_causal, only_equal_dims, number("only_equal_lengths", equal_lengths, EQUAL_LENGTHS), only_equal_blocks,
             no_empty_sequences, no_rows_without_keys, number("scale", scale, SCALES),
-            number("selection_per", selection_per, SELECTION_PER), forced_blocks is not None, *(forced_blocks or (0, 0)))
+            number("selection_per", selection_per, SELECTION_PER),
+            number("selection_order", selection_order, SELECTION_ORDERS), forced_blocks is not None, 0,
+            *(forced_blocks or (0, 0)))
         for name, limit in limits.items():
             require("limit", name, LIMITS)
             setattr(self.limits, name, limit_of(name, limit))
