@@ -301,7 +301,8 @@ const Safetensors& load_captured(const std::string& name) {
 /// A case slices a captured file: tokens from a start that the seed chooses (0 for seed 0), the first features, and
 /// heads taken round robin.
 void fill_captured(const Case& c, Inputs& in) {
-  const Safetensors& captured = load_captured(captured_name(c));
+  const std::string file = captured_name(c);
+  const Safetensors& captured = load_captured(file);
   const std::int64_t captured_tokens = captured.at("q").shape[0];
   const Random start(c.seed, "start");
   std::int64_t q_token = 0, k_token = 0, gradient = 0;
