@@ -359,7 +359,7 @@ TEST(Bench, SaysWhyAKernelWasNotTimed) {
   const BenchResult refused = bench_adversary("refuses", "dense(lens=50,heads=4,dk=16)");
   EXPECT_EQ(refused.judged.verdict, Verdict::call_failed);
   EXPECT_TRUE(refused.measurements.empty());
-  const BenchResult limited = bench_adversary("limits_itself", "dense(lens=50,heads=4,dk=16)");
+  const BenchResult limited = bench_adversary("skips_light_blocks", "moba(lens=50,heads=4,dk=16,dtype=fp16)");
   EXPECT_EQ(limited.judged.verdict, Verdict::not_supported);
   EXPECT_EQ(limited.workspace_bytes, 0);
 }

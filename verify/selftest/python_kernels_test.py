@@ -447,8 +447,8 @@ class Check(unittest.TestCase):
         self.assertIn(f"{file} has 2 kernels: {file}:second, {file}:first\n", done.stderr)
         for name in ("second", "first"):
             self.assertRegex(done.stdout, rf"(?m)^{re.escape(str(file))}:{name} +moba_select +\d+ ")
-            self.assertRegex(done.stdout, rf"(?m)^{re.escape(str(file))}:{name} limits: \d+ % of the cases of level 1 lie "
-                                          r"inside; the others were moved inside \(dk <= 1\)$")
+            self.assertRegex(done.stdout, rf"(?m)^{re.escape(str(file))}:{name} limits: \d+ % of the cases of level 1 "
+                                          r"lie inside; the others were moved inside \(dk <= 1\)$")
         self.assertNotIn("not-supported", done.stdout)
         self.assertNotIn("again", done.stdout)
 
