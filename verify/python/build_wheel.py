@@ -108,8 +108,8 @@ def built():
 
 
 def build_program():
-    """Builds by ./attnspec, which says in one line what is missing, and returns its exit code. pip keeps what is printed
-    until something fails: how far the build is goes to the terminal too, if there is one."""
+    """Builds by ./attnspec, which says in one line what is missing, and returns its exit code. pip keeps what is
+    printed until something fails: how far the build is goes to the terminal too, if there is one."""
     environment = {"ATTNSPEC_INSTALL": "no", **os.environ}
     try:
         terminal = open("/dev/tty", "w")
