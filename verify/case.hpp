@@ -47,6 +47,14 @@ inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }
 inline bool compresses(Operator op) { return op == Operator::nsa_compress || op == Operator::nsa; }
 /// Whether it selects blocks by their importance.
 inline bool has_importance(Operator op) { return op == Operator::nsa_compressed || op == Operator::nsa; }
+/// Whether it has queries.
+inline bool has_queries(Operator op) { return op != Operator::nsa_compress; }
+/// Whether a query has top_k slots for blocks: selected by the kernel, or given.
+inline bool has_slots(Operator op) { return selects(op) || op == Operator::selected; }
+/// Whether it has selection blocks.
+inline bool has_blocks(Operator op) { return has_slots(op) || has_importance(op); }
+/// Whether it has compression blocks.
+inline bool has_compression(Operator op) { return compresses(op) || has_importance(op); }
 /// Whether it has a window.
 inline bool has_window(Operator op) { return op == Operator::window || op == Operator::nsa; }
 

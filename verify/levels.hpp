@@ -25,7 +25,7 @@ std::vector<Case> level_cases(Operator op, int level, const Limits& limits);
 double share_inside(const std::vector<Operator>& operators, const Limits& limits);
 
 /// "limits: 12 % of the cases of level 1 lie inside; the others were moved inside (dk 64 128, bf16)": one line with its
-/// end; empty for a kernel without limits.
+/// end; empty where all do.
 std::string limits_line(const std::vector<Operator>& operators, const Limits& limits);
 
 }  // namespace attnspec::verify

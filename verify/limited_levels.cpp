@@ -46,9 +46,10 @@ double share_inside(const std::vector<Operator>& operators, const Limits& limits
 }
 
 std::string limits_line(const std::vector<Operator>& operators, const Limits& limits) {
-  if (limits == Limits{}) return "";
+  const double share = limits == Limits{} ? 1 : share_inside(operators, limits);
+  if (share == 1) return "";
   return fmt::format("limits: {:.0f} % of the cases of level 1 lie inside; the others were moved inside ({})\n",
-                     100 * share_inside(operators, limits), describe(limits));
+                     100 * share, describe(limits));
 }
 
 }  // namespace attnspec::verify

@@ -18,10 +18,6 @@ namespace {
 using reference::Gate;
 using reference::Phi;
 
-bool has_queries(Operator op) { return op != Operator::nsa_compress; }
-bool has_blocks(Operator op) { return selects(op) || op == Operator::selected || has_importance(op); }
-bool has_compression(Operator op) { return compresses(op) || has_importance(op); }
-
 template <class T>
 bool is_allowed(const std::vector<T>& allowed, const T& value) {
   return allowed.empty() || std::find(allowed.begin(), allowed.end(), value) != allowed.end();

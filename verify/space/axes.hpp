@@ -53,12 +53,6 @@ inline Value seen(std::string name, std::function<bool(const Case&)> holds, bool
   return {std::move(name), 0, {}, std::move(holds), has};
 }
 
-inline bool has_queries(Operator op) { return op != Operator::nsa_compress; }
-/// Whether a call names or chooses a number of blocks in slots.
-inline bool has_slots(Operator op) { return selects(op) || op == Operator::selected; }
-inline bool has_blocks(Operator op) { return has_slots(op) || has_importance(op); }
-inline bool has_compression(Operator op) { return has_importance(op) || compresses(op); }
-
 void set_heads(Draft& draft, std::int64_t kv_heads, std::int64_t group);
 void set_features(Draft& draft, std::int64_t dk, std::int64_t dv);
 /// l = stride * rows, l' = stride * ratio, ratio >= rows.
