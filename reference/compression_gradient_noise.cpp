@@ -44,24 +44,20 @@ bool is_uncertain(const BlockNoise& block, Eigen::Index u) {
   return worst > 0 && std::abs(x) <= worst && may_be_0;
 }
 
-Vector max_ties_of_rows(const Matrix& rows) {
-  Vector ties(rows.rows());
-  for (Eigen::Index i = 0; i < rows.rows(); ++i) ties[i] = max_ties(rows.row(i));
-  return ties;
-}
-
-/// The accumulation of A x, each number on its own. A2; products are equal where a row of A and x both repeat: A6.
+/// The accumulation of A x, each number on its own. A2; in the order of x: A7; products are equal where a row of A and
+/// x both repeat: A6.
 struct ProductNoise {
   Vector variance, worst;  // [rows of A]
 };
-ProductNoise product_noise(double u, const SummedRows& a, const Vector& ties, const Vector& x, const Vector& product) {
+ProductNoise product_noise(double u, const Factor& a, const Vector& x, const Vector& product) {
   const double n = static_cast<double>(x.size()), ties_of_x = max_ties(x);
-  const Vector magnitude = a.magnitudes * x.cwiseAbs();
-  ProductNoise noise{accumulation_variance(u, n, 1, 0) * (a.squares * x.cwiseAbs2()) +
-                         accumulation_variance(u, n, 0, 1) * product.cwiseAbs2(),
+  const Vector magnitude = a.rows.magnitudes * x.cwiseAbs();
+  ProductNoise noise{accumulation_variance(u, n, 1, 0) * (a.rows.squares * x.cwiseAbs2()) +
+                         accumulation_variance(u, n, 0, 1) * product.cwiseAbs2() +
+                         order_variance(u, x, a.transposed, {}),
                      (n + 2) * u * magnitude};
-  for (Eigen::Index i = 0; i < ties.size(); ++i)
-    noise.variance[i] += square(product_drift(u, std::min(ties[i], ties_of_x), magnitude[i], product[i]));
+  for (Eigen::Index i = 0; i < product.size(); ++i)
+    noise.variance[i] += square(product_drift(u, std::min(a.ties[i], ties_of_x), magnitude[i], product[i]));
   return noise;
 }
 
@@ -77,6 +73,10 @@ Vector grouped_variance(const Matrix& deviations, const Vector& weights, const G
 }
 
 }  // namespace
+
+Factor::Factor(const Matrix& matrix) : rows(matrix), transposed(matrix.transpose()), ties(matrix.rows()) {
+  for (Eigen::Index i = 0; i < matrix.rows(); ++i) ties[i] = max_ties(matrix.row(i));
+}
 
 HiddenUnits::HiddenUnits(std::int64_t num_blocks, std::int64_t hidden) {
   for (Matrix* matrix :
@@ -95,8 +95,7 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
       if (problem.shared_phi || g == set) blocks_.push_back({block.begin, block.row, g});
   const std::int64_t l = problem.compress_block, inputs = problem.phi == Phi::mean ? 0 : l * features_;
   const CompressionNoise compression(arithmetic, problem, parameters);
-  const SummedRows w2(parameters.w2);
-  const Vector ties = max_ties_of_rows(parameters.w2);
+  const Factor w2(parameters.w2);
   Matrix rows(num_blocks(), features_);
   for (Matrix* matrix : {&z_, &z_error_, &z_floor_}) matrix->resize(inputs, num_blocks());
   units_ = HiddenUnits(num_blocks(), parameters.b1.size());
@@ -114,7 +113,7 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
     z_error_.col(b) = block.z_error;
     z_floor_.col(b) = block.z_floor;
     if (problem.phi == Phi::mlp) {
-      set_hidden(b, block, w2, ties, d_row);
+      set_hidden(b, block, w2, d_row);
       expected_.b2 += d_rows.row(row, g) - d_row;  // no product
     }
   }
@@ -132,16 +131,16 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
   set_input_gradients(problem.phi == Phi::linear ? parameters.w : parameters.w1);
 }
 
-void CompressionGradientNoise::set_hidden(std::int64_t b, const BlockNoise& block, const SummedRows& w2,
-                                          const Vector& ties, const Vector& d_row) {
+void CompressionGradientNoise::set_hidden(std::int64_t b, const BlockNoise& block, const Factor& w2,
+                                          const Vector& d_row) {
   units_.act.row(b) = block.act.transpose();
   units_.act_move.row(b) = block.act_move.transpose();
   units_.act_variance.row(b) = block.act_noise.variance.transpose();
   units_.act_worst.row(b) = block.act_noise.worst.transpose();
   units_.act_floor.row(b) = block.act_noise.floor.transpose();
   const double u32 = unit_roundoff(Format::fp32);
-  const Vector d_act = *w2.y * d_row;
-  const ProductNoise product = product_noise(accumulator_roundoff(arithmetic_), w2, ties, d_row, d_act);
+  const Vector d_act = *w2.rows.y * d_row;
+  const ProductNoise product = product_noise(accumulator_roundoff(arithmetic_), w2, d_row, d_act);
   Vector d_hidden(d_act.size()), by_z(d_act.size());
   RowNoise noise(d_act.size());
   for (Eigen::Index u = 0; u < d_act.size(); ++u) {
@@ -183,16 +182,16 @@ void CompressionGradientNoise::set_input_gradients(const Matrix& to_input) {
     dx_worst_ = roundings * u * dx_.cwiseAbs();
     return;
   }
-  to_input_ = SummedRows(to_input);
-  const Vector ties = max_ties_of_rows(to_input);
+  Factor factor(to_input);
   dx_deviation_.resize(dx_.rows(), dx_.cols());
   dx_worst_.resize(dx_.rows(), dx_.cols());
   const Matrix& given = problem_.phi == Phi::linear ? *d_rows_.y : *d_hidden_.y;
   for (std::int64_t b = 0; b < num_blocks(); ++b) {
-    const ProductNoise product = product_noise(u, to_input_, ties, given.row(b).transpose(), dx_.row(b).transpose());
+    const ProductNoise product = product_noise(u, factor, given.row(b).transpose(), dx_.row(b).transpose());
     dx_deviation_.row(b) = product.variance.cwiseSqrt().transpose();
     dx_worst_.row(b) = product.worst.transpose();
   }
+  to_input_ = std::move(factor.rows);
 }
 
 PredictedRow CompressionGradientNoise::sum_of_d_rows(const Inputs& in, Vector expected,

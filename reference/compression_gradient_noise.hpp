@@ -22,6 +22,15 @@ struct HiddenUnits {
   explicit HiddenUnits(std::int64_t num_blocks = 0, std::int64_t hidden = 0);
 };
 
+/// A matrix that products of phi's backward multiply vectors with.
+struct Factor {
+  SummedRows rows;
+  Matrix transposed;
+  Vector ties;  // of every row: max_ties
+
+  explicit Factor(const Matrix& matrix);
+};
+
 /// The noise of all gradients of phi, for one set of parameters. Every row below is stored in the arithmetic's output
 /// format.
 class CompressionGradientNoise {
@@ -59,8 +68,7 @@ class CompressionGradientNoise {
     Groups equal;  // blocks whose values are equal and err together, if their move does not say so
   };
 
-  void set_hidden(std::int64_t b, const BlockNoise& block, const SummedRows& w2, const Vector& ties,
-                  const Vector& d_row);
+  void set_hidden(std::int64_t b, const BlockNoise& block, const Factor& w2, const Vector& d_row);
   double roundoff_of_inputs() const;  // of the sums that make gradients of tokens
   void set_input_gradients(const Matrix& to_input);
   std::int64_t num_blocks() const { return static_cast<std::int64_t>(blocks_.size()); }

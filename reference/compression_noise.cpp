@@ -54,9 +54,16 @@ Vector input_floor(const Vector& z) {
   return z.unaryExpr([](double x) { return std::abs(x) < kFlushed ? std::abs(x) : 0; });
 }
 
-/// W^T z: the z round by z_error, if they are rounded. P1.
+/// The errors of b + sum_u x_u y_u that the order of the u makes; an empty b is none. A7.
+RowErrors errors_of_order(const Arithmetic& arithmetic, const Vector& x, const SummedRows& rows, const Vector& b) {
+  RowErrors errors(rows.y->cols());
+  errors.separate = order_variance(accumulator_roundoff(arithmetic), x, *rows.y, {}, b);
+  return errors;
+}
+
+/// b + W^T z without what add_bias adds: the z round by z_error, if they are rounded. P1.
 SumNoise product_of_inputs(const Arithmetic& arithmetic, const SummedRows& w, const BlockNoise& block, double n,
-                           const Vector& product) {
+                           const Vector& product, const Vector& b = {}) {
   return sum_noise(arithmetic,
                    {*w.y,
                     w.squares,
@@ -70,7 +77,7 @@ SumNoise product_of_inputs(const Arithmetic& arithmetic, const SummedRows& w, co
                     {},
                     w.equal,
                     w.y->transpose() * block.z_error},
-                   n, RowErrors(product.size()), product);
+                   n, errors_of_order(arithmetic, block.z, w, b), product);
 }
 
 /// The noise of one + other, two sums along the same rows.
@@ -159,7 +166,7 @@ void CompressionNoise::add_hidden(BlockNoise& block) const {
   block.hidden_move = phi_.w1.transpose() * block.z_error;
   BlockNoise exact = block;
   exact.z_error.setZero();
-  SumNoise hidden = product_of_inputs(arithmetic_, w1_, exact, n, block.hidden);
+  SumNoise hidden = product_of_inputs(arithmetic_, w1_, exact, n, block.hidden, phi_.b1);
   add_bias(arithmetic_, n, phi_.b1, hidden);
   block.hidden_accumulation = hidden.noise.variance;
   block.hidden_noise = std::move(hidden.noise);
@@ -219,7 +226,7 @@ PredictedRow CompressionNoise::row(const Rows& x) const {
   SumNoise sum = sum_noise(arithmetic_,
                            {*w2_.y, w2_.squares, w2_.magnitudes, block.act, act.variance, act.worst, act.floor,
                             act.variance, 1, equal_groups(block.act), w2_.equal, phi_.w2.transpose() * block.act_move},
-                           n, RowErrors(block.row.size()), block.row);
+                           n, errors_of_order(arithmetic_, block.act, w2_, phi_.b2), block.row);
   add_bias(arithmetic_, n, phi_.b2, sum);
   return stored(block.row, std::move(sum), arithmetic_.input, w2_.y);
 }

@@ -128,22 +128,31 @@ SumNoise sum_noise(const Arithmetic& arithmetic, const WeightedRows& sum, double
   return {std::move(errors), std::move(noise)};
 }
 
-Vector order_variance(double roundoff, const Vector& weights, const Matrix& y, const Groups& equal_rows) {
+Vector order_variance(double roundoff, const Vector& weights, const Matrix& y, const Groups& equal_rows,
+                      const Vector& bias) {
   const Eigen::Index n = y.rows();
-  Eigen::ArrayXd sum = Eigen::ArrayXd::Zero(y.cols()), walk = sum, largest = sum, squares = sum, magnitudes = sum;
+  Eigen::ArrayXd term(y.cols()), sum = Eigen::ArrayXd::Zero(y.cols()), walk = sum, walk_after_bias = sum, largest = sum,
+                                 squares = sum, magnitudes = sum;
   for (Eigen::Index t = 0; t < n; ++t) {
-    const Eigen::ArrayXd term = weights[t] * y.row(t).transpose().array();
+    term = weights[t] * y.row(t).transpose().array();
     sum += term;
     walk += sum.square();
-    largest = largest.max(sum.abs());
     squares += term.square();
+    if (bias.size() > 0) walk_after_bias += (bias.array() + sum).square();
+    if (equal_rows.empty()) continue;
+    largest = largest.max(sum.abs());
     magnitudes += term.abs();
+  }
+  if (bias.size() > 0) {
+    sum += bias.array();
+    walk = (walk + sum.square()).max(walk_after_bias);
+    squares += bias.array().square();
   }
   Eigen::ArrayXd variance = square(kRounding * roundoff) * walk;
   for (const auto& group : equal_rows)
     for (Eigen::Index d = 0; d < y.cols(); ++d)
       variance[d] += square(drift(roundoff, static_cast<double>(group.size()), largest[d], magnitudes[d]));
-  const auto count = static_cast<double>(n);
+  const auto count = static_cast<double>(bias.size() > 0 ? n + 1 : n);
   return (variance - accumulation_variance(roundoff, count, 1, 0) * squares -
           accumulation_variance(roundoff, count, 0, 1) * sum.square())
       .max(0);

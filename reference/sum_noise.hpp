@@ -67,9 +67,11 @@ struct WeightedRows {
 SumNoise sum_noise(const Arithmetic& arithmetic, const WeightedRows& sum, double n, RowErrors errors,
                    const Vector& centre);
 
-/// What the order of a sum's terms weights_t y_t adds to A2, [dim]: neighbours that resemble each other make partial
-/// sums wander farther than random signs do, and terms of equal rows may round the same way every time. Tag A7.
-Vector order_variance(double roundoff, const Vector& weights, const Matrix& y, const Groups& equal_rows);
+/// What the order of a sum's terms weights_t y_t adds to A2, [dim]: partial sums may wander farther than those of
+/// random signs do on average, and terms of equal rows may round the same way every time. bias: a term that kernels add
+/// before or after all others; empty: none. Tag A7.
+Vector order_variance(double roundoff, const Vector& weights, const Matrix& y, const Groups& equal_rows,
+                      const Vector& bias = {});
 
 /// A sum of rows [n, dim] that is accumulated feature by feature: A2 and A6, for errors that are independent from
 /// feature to feature. In the order of the rows: A7.

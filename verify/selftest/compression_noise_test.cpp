@@ -20,7 +20,14 @@ namespace {
 using namespace reference;
 
 /// What data look like.
-enum class Data { normal, repeated, offset, tiny, zero };
+enum class Data {
+  normal,
+  repeated,
+  offset,
+  tiny,
+  zero,
+  wandering  // partial sums of products rise, and fall back
+};
 
 /// phi on keys of two sequences and two kv heads that share it.
 struct Setting {
@@ -60,7 +67,8 @@ Matrix draw(Eigen::Index rows, Eigen::Index columns, double scale, Format format
   return matrix;
 }
 
-double of_kind(Data data, double x) {
+double of_kind(Data data, double x, bool is_early) {
+  if (data == Data::wandering) return is_early ? std::abs(x) : -std::abs(x);
   return data == Data::offset ? 3 + x / 8 : data == Data::tiny ? x * 1e-5 : data == Data::zero ? 0 : x;
 }
 
@@ -71,7 +79,8 @@ Tensor draw_tokens(std::int64_t tokens, const Setting& s, const std::string& nam
     for (std::int64_t t = 0; t < tokens; ++t)
       for (std::int64_t d = 0; d < kFeatures; ++d) {
         const double x = rows(s.data == Data::repeated ? t % 4 : t, d);
-        tensor.row(t, g)[d] = round_to(of_kind(s.data, x), s.arithmetic.input);
+        const bool is_early = name == "tokens" ? t % 8 < 4 : d < kFeatures / 2;  // in the products it enters
+        tensor.row(t, g)[d] = round_to(of_kind(s.data, x, is_early), s.arithmetic.input);
       }
   }
   return tensor;
@@ -94,6 +103,8 @@ PhiParameters draw_phi(const Setting& s) {
     phi.w2 = normal(hidden, kFeatures, 0.25, "w2");
     phi.b2 = normal(kFeatures, 1, 0.5, "b2").col(0);
   }
+  if (s.data == Data::wandering)
+    for (Matrix* matrix : {&phi.w, &phi.w1, &phi.w2}) *matrix = matrix->cwiseAbs();
   return phi;
 }
 
@@ -348,6 +359,35 @@ TEST(CompressionNoise, HoldsCorrectKernelsOnTinyTokensAndNone) {
       SCOPED_TRACE(describe(s));
       judge(s);
     }
+  }
+}
+
+TEST(CompressionNoise, HoldsCorrectKernelsWherePartialSumsWanderFar) {
+  for (const Setting& s : settings(Data::wandering)) {
+    SCOPED_TRACE(describe(s));
+    judge(s);
+  }
+}
+
+TEST(CompressionNoise, HoldsGradientsWherePartialSumsWanderFar) {
+  constexpr std::int64_t kLong = 512;
+  for (const Phi kind : {Phi::linear, Phi::mlp}) {
+    SCOPED_TRACE(static_cast<int>(kind));
+    NsaProblem problem = problem_of(kind, Activation::relu);
+    problem.attention.q_offsets = problem.attention.k_offsets = {0, 1};
+    problem.attention.heads = problem.attention.kv_heads = 1;
+    problem.compress_block = problem.compress_stride = 1;
+    PhiHeads phi = zero_phi(problem, kLong);
+    Matrix& factor = kind == Phi::linear ? phi[0].w : phi[0].w2;
+    factor = draw(factor.rows(), kLong, 0.05, Format::fp32, "factor").cwiseAbs();
+    phi[0].b1.setOnes();  // every unit is on
+    Tensor d_rows(1, 1, kLong);
+    d_rows.row(0, 0) = draw(kLong, 1, 0.9, Format::fp32, "d_rows").cwiseAbs();
+    d_rows.row(0, 0).tail(kLong / 2) *= -1;
+    const Vector d_row = d_rows.row(0, 0);
+    const CompressionGradientNoise noise(make_arithmetic(Format::fp32), problem, phi, Tensor(1, 1, kLong), d_rows, 0);
+    const Vector observed = Simulation::sum(d_row.asDiagonal() * factor.transpose());
+    Rs().compare("gradient", kind == Phi::linear ? noise.token(0, 0) : noise.b1(), observed, Format::fp32);
   }
 }
 
