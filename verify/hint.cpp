@@ -24,13 +24,14 @@ namespace {
 using reference::ArithmeticOptions;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kMaxFailing = 8, kMaxPassing = 8;  // cases that sets are tried on
-constexpr std::size_t kMaxConfirmed = 64;                // failing cases that a set which fits must explain
-constexpr std::size_t kMaxOptions = 3;                   // of a set
-constexpr std::int64_t kTellingRows = 64;                // looked at of one output and case, about
-constexpr std::int64_t kMinTellingRows = 12;             // in all
-constexpr double kManyTerms = 8;                         // n_eff from which R must be near 1
-constexpr double kChange = 1.3;                          // of a variance, from which a row can tell
+constexpr std::size_t kMaxFailing = 8, kMaxPassing = 8;    // cases that sets are tried on
+constexpr std::size_t kMaxConfirmed = 64;                  // failing cases that a set which fits must explain
+constexpr std::size_t kMaxOptions = 3;                     // of a set
+constexpr std::int64_t kTellingRows = 64;                  // looked at of one output and case, about
+constexpr std::int64_t kMinTellingRows = 12;               // in all
+constexpr std::int64_t kMinFeatures = 8, kMinTokens = 48;  // of a passing case
+constexpr double kManyTerms = 8;                           // n_eff from which R must be near 1
+constexpr double kChange = 1.3;                            // of a variance, from which a row can tell
 constexpr double kMinRms = 0.8, kMaxRms = 1.15;
 constexpr double kMinLikelihood = 50;  // gained, as a logarithm
 
@@ -208,17 +209,19 @@ std::vector<Case> smallest(const std::vector<const CaseResult*>& results, std::s
   return cases;
 }
 
-/// Small cases of level 1 that the kernel passes, of the operators and formats given.
+/// Small cases of level 2 that the kernel passes, of the operators and formats given. Rows of few features tell little.
 std::vector<Case> passing_cases(const Kernel& kernel, const std::set<std::pair<Operator, Format>>& of,
                                 const std::set<std::string>& without) {
   std::vector<std::pair<std::int64_t, Case>> sized;
   for (const auto& [op, dtype] : of)
-    for (const Case& c : level_cases(op, 1, kernel.limits)) {
-      if (c.dtype != dtype || c.law != Law::none || !c.session.empty() || kernel.unsupported(c)) continue;
+    for (const Case& c : level_cases(op, 2, kernel.limits)) {
+      if (c.dtype != dtype || c.law != Law::none || !c.session.empty() || c.sample > 0 || kernel.unsupported(c))
+        continue;
+      if (c.dk < kMinFeatures || (attends(c.op) && c.dv < kMinFeatures)) continue;
       if (without.contains(print(c))) continue;
       std::int64_t tokens = 0;
       for (const std::int64_t length : c.lens) tokens += length;
-      if (tokens >= 48) sized.emplace_back(tokens * c.heads * (c.dk + c.dv), c);
+      if (tokens >= kMinTokens) sized.emplace_back(tokens * c.heads * (c.dk + c.dv), c);
     }
   std::stable_sort(sized.begin(), sized.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<Case> cases;
@@ -342,14 +345,15 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results, s
   return "hint: no declared arithmetic explains these findings";
 }
 
-std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>& results) {
+std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>& results,
+                             std::chrono::seconds max_time) {
   if (kernel.arithmetic.empty()) return "";
   std::set<std::pair<Operator, Format>> of;
   for (const CaseResult& result : results) {
     if (is_finding(result.verdict)) return "";
     if (result.verdict == Verdict::pass) of.emplace(result.c.op, result.c.dtype);
   }
-  const auto end = Clock::now() + kMaxHintTime;
+  const auto end = Clock::now() + max_time;
   const std::vector<Case> cases = passing_cases(kernel, of, {});
   std::vector<std::string> needless;
   for (const std::string& option : kernel.arithmetic) {

@@ -26,6 +26,7 @@ std::string hint(const Kernel& kernel, const std::vector<CaseResult>& results,
 
 /// One line where a kernel without findings declares an option that it does not need: without it everything still
 /// passes, and the rows whose prediction it changes err as much as predicted, which they do not with it. Else empty.
-std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>& results);
+std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>& results,
+                             std::chrono::seconds max_time = kMaxHintTime);
 
 }  // namespace attnspec::verify

@@ -112,10 +112,10 @@ TEST(Hint, DoesNotExplainPlantedDefects) {
 TEST(OverDeclaration, NamesAnOptionThatIsNotPlayed) {
   const std::vector<std::string> cases{"dense(lens=200,heads=4,kv_heads=1)"};
   const Kernel plain = declaring("model:moba", {"rounded_head_gradients"});
-  EXPECT_EQ(over_declaration(plain, judged(plain, cases)),
+  EXPECT_EQ(over_declaration(plain, judged(plain, cases), std::chrono::hours{1}),
             "hint: declares more than it does: everything that was tried passes without rounded_head_gradients");
   const Kernel honest = find_kernel("model:moba+rounded_head_gradients+rounded_p_in_ds");
-  EXPECT_EQ(over_declaration(honest, judged(honest, cases)), "");
+  EXPECT_EQ(over_declaration(honest, judged(honest, cases), std::chrono::hours{1}), "");
 }
 
 }  // namespace
