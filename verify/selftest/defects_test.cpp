@@ -31,7 +31,7 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"scale_off", "o"},
                                                   {"one_key_dropped", "o"},
                                                   {"mean_over_block_size", "selection"},
-                                                  {"gradients_of_another_head", "dv"},
+                                                  {"gradients_of_another_head", "dq"},
                                                   {"strided_read_as_contiguous", "o"},
                                                   {"delta_missing", "dq"},
                                                   {"window_of_one_more", "o"},
