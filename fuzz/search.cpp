@@ -87,12 +87,8 @@ Found simplify(const Kernel& kernel, const CaseResult& drawn, const std::functio
   const std::optional<CaseResult> alone = kernel.forget ? fail_alone(kernel, drawn.c, stop) : drawn;
   if (!alone) return {.drawn = drawn, .shrunk = drawn, .fails_alone = false};
   const bool remembers = kernel.forget && alone->c.session != drawn.c.session;
-  if (remembers) {
-    const Shrunk shrunk = shrink(afresh, *alone, stop);
-    return {.drawn = drawn, .shrunk = shrunk.result, .judgements = shrunk.judgements};
-  }
-  Shrunk shrunk = shrink(with_history, *alone, stop);
-  if (kernel.forget && !is_finding(judge_afresh(kernel, shrunk.result.c).verdict))
+  Shrunk shrunk = shrink(remembers ? Judge(afresh) : Judge(with_history), *alone, stop);
+  if (!remembers && kernel.forget && !is_finding(judge_afresh(kernel, shrunk.result.c).verdict))
     shrunk = shrink(afresh, *alone, stop);
   return {.drawn = drawn, .shrunk = shrunk.result, .judgements = shrunk.judgements};
 }

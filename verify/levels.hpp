@@ -10,9 +10,9 @@
 
 namespace attnspec::verify {
 
-/// The cases of one operator. Level 1: every pair once, the captured activations, every law, every extreme once; a
-/// minute for all operators; level 2: every pair under eight seeds, half of them with longer sequences, every extreme
-/// four times, some minutes. Throws std::runtime_error when a captured file cannot be read.
+/// The cases of one operator. Level 1: every pair once, a third of them with hundreds of tokens, the captured
+/// activations, every law in every format, every extreme once; a minute for all operators. Level 2: every pair under
+/// eight seeds, every extreme four times; some minutes. Throws std::runtime_error when a captured file cannot be read.
 std::vector<Case> level_cases(Operator op, int level);
 
 inline constexpr int kMaxLevel = 2;

@@ -10,6 +10,7 @@
 
 #include "verify/random.hpp"
 #include "verify/regimes.hpp"
+#include "verify/space/work.hpp"
 
 namespace attnspec::verify {
 
@@ -116,7 +117,7 @@ std::string outside_lengths(const Limits& limits, const Case& c) {
 
 /// How far from a size an allowed one is looked for.
 constexpr std::int64_t kMaxDistance = std::int64_t{1} << 16;
-/// Products that a case may make, about; one of so many may make more, for the sake of more blocks.
+/// Work (space/work.hpp) that a case may be; one of so many may make more, for the sake of more blocks.
 constexpr double kCheap = 36e6;
 constexpr double kDear = 4 * kCheap;
 constexpr std::int64_t kOneDearOf = 8;
@@ -276,18 +277,6 @@ Span allowed_span(const Limits& limits, const Case& c, Span span) {
   return span;
 }
 
-/// Products of a query's feature and a key's that a sequence makes in one head and branch.
-double work(const Span& span, const Case& c) {
-  return static_cast<double>(span.keys) * static_cast<double>(span.queries) * static_cast<double>(c.dk + c.dv);
-}
-
-/// Those of a whole case.
-double work(const Case& c) {
-  double sum = 0;
-  for (std::size_t s = 0; s < c.lens.size(); ++s) sum += work({c.lens[s], c.q_lens[s]}, c);
-  return sum * static_cast<double>(c.heads) * (c.op == Operator::nsa ? 3 : 1);
-}
-
 /// Tokens that a sequence of the case may have: a captured one is as long as its file.
 std::int64_t max_tokens(const Case& c) {
   constexpr std::string_view kCaptured = "captured:";
@@ -327,14 +316,14 @@ std::int64_t edge(const Case& c) {
   return has_compression(c.op) ? c.compress_block : kTile;
 }
 
-/// Of the sequences that can be shortened, the one with most work if there is too much, or one that is too long; none
-/// if all is well.
+/// Of the sequences that can be shortened, the largest if there is too much work, or one that is too long; none if all
+/// is well.
 Span* next_to_shorten(std::vector<Span>& spans, const Case& c, bool is_dear, std::int64_t longest_allowed) {
   Span* next = nullptr;
   for (Span& span : spans) {
     if (shorter(span, edge(c)) == span) continue;
     if (std::max(span.keys, span.queries) > longest_allowed) return &span;
-    if (is_dear && (next == nullptr || work(span, c) > work(*next, c))) next = &span;
+    if (is_dear && (next == nullptr || span.keys * span.queries > next->keys * next->queries)) next = &span;
   }
   return next;
 }

@@ -20,9 +20,6 @@ namespace {
 
 using namespace verify;
 
-/// The exit code where nothing is bad and something was not calibrated.
-constexpr int kInconclusive = 3;
-
 struct CalibrateOptions {
   std::int64_t rows = 5000;          // of every output, in every regime and arithmetic
   std::vector<std::string> regimes;  // none: every one

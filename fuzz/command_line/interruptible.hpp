@@ -18,6 +18,9 @@ class Interruptible {
   Action interrupt_{}, terminate_{};
 };
 
+/// The exit code where nothing is wrong and something was not judged.
+inline constexpr int kInconclusive = 3;
+
 /// Whether such a signal came since the last Interruptible was made.
 bool is_interrupted();
 

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <stdexcept>
 
+#include "fuzz/command_line/interruptible.hpp"
 #include "verify/foreign_kernel.hpp"
 #include "verify/hint.hpp"
 #include "verify/report.hpp"
@@ -39,7 +40,6 @@ std::vector<Case> cases_of_file(const std::string& path) {
 }
 
 int exit_code_of_part(const std::vector<CaseResult>& results) {
-  constexpr int kInconclusive = 3;
   const int code = exit_code(results);
   return code == 0 ? kInconclusive : code;
 }

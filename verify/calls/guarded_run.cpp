@@ -117,8 +117,8 @@ void add_stray_writes(const GuardedCall& call, const std::vector<std::vector<std
                                    strays == 1 ? "was" : "were"));
 }
 
-/// Runs the call with all memory around its tensors filled one way, and adds what it wrote where it must not. filled:
-/// takes what the outputs held before.
+/// Runs the call with all memory around its tensors filled one way, and adds its stray writes. filled: takes the
+/// outputs as they were before.
 Written run_among(Surroundings surroundings, const GuardedCall& call, std::vector<MemoryFault>& faults,
                   Written* filled = nullptr) {
   prepare(surroundings, call);

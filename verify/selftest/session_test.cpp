@@ -128,7 +128,7 @@ TEST(Session, LeavesNothingBehindTheKeysOfALargerCall) {
   kernel.forward = [forward = kernel.forward, first](const ForwardCall& call) {
     if (!*first) *first = call.v.tokens;
     TensorView v = call.v;
-    v.tokens = **first;  // in a call with fewer keys: what lies behind them
+    v.tokens = **first;  // a call with fewer keys reads behind them
     for (std::int64_t token = call.v.tokens; token < v.tokens; ++token)
       if (std::isnan(v.load(token, 0, 0))) call.q.store(0, 0, 0, std::nan(""));
     forward(call);

@@ -1,4 +1,4 @@
-// The axes of the space of cases, by what they are about.
+// The axes of the space of cases, by subject.
 #pragma once
 
 #include "verify/space/space.hpp"

@@ -27,7 +27,7 @@ void draw_session(Draft& draft) {
   }
 }
 
-/// A law, and what it needs to have something to say.
+/// A law, with the sizes without which it says nothing.
 void set_law(Draft& draft, Law law) {
   Case& c = draft.c;
   if (draft.is_extreme) return;
