@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,7 @@ struct Found {
   verify::CaseResult shrunk;    // the simplest found
   std::int64_t judgements = 0;  // of the shrinking
   bool fails_alone = true;      // whether `shrunk` fails as the first case that the kernel meets
+  std::optional<Case> after{};  // if not: a case after which it fails, where one was found
 };
 
 struct SearchOptions {

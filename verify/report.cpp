@@ -167,6 +167,17 @@ std::string aligned(const std::vector<std::vector<std::string>>& rows, const std
   return text;
 }
 
+std::string undecided_line(const CaseResult& result) {
+  std::vector<std::string> why;
+  if (!result.reason.empty()) why.push_back(result.reason);
+  for (const OutputSummary& output : result.outputs)
+    if (output.undecided > 0)
+      why.push_back(
+          fmt::format("{} of {} rows of {}", output.undecided, output.rows + output.undecided, output.output));
+  return fmt::format("UNDECIDED {}: {} | {}", result.kernel, fmt::join(why, "; "),
+                     replay_command(result.kernel, result.c));
+}
+
 std::string table(const std::vector<CaseResult>& results) {
   std::vector<std::vector<std::string>> rows{
       {"kernel", "operator", "cases", "rows judged", "worst R", "undecided rows", "verdicts"}};

@@ -26,6 +26,11 @@ using Command = std::string (*)(const std::string& kernel, const Case& c);
 /// repeats it. Numbers in hexadecimal and decimal.
 std::string failure_line(const CaseResult& result, const Finding& finding, Command command = replay_command);
 
+/// Why a case is undecided and the command that repeats it, one line: "UNDECIDED KERNEL: 3 rows of o | ./attnspec ...".
+std::string undecided_line(const CaseResult& result);
+/// Such lines that a command prints.
+inline constexpr std::size_t kMaxUndecidedLines = 3;
+
 /// Everything that was judged of one case, several lines: per output the rows, worst and root mean square R, verdict.
 std::string details(const CaseResult& result);
 

@@ -53,6 +53,16 @@ TEST(FailureLine, SaysOfHowManyRowsTheSampleIs) {
   EXPECT_NE(details(result).find("  a sample: judged 9 of 1000 rows of o\nverdict: "), std::string::npos);
 }
 
+TEST(UndecidedLine, SaysWhyAndHowToRepeatIt) {
+  CaseResult result = result_with(Verdict::undecided);
+  EXPECT_EQ(undecided_line(result),
+            "UNDECIDED model:x: 2 of 11 rows of o | ./attnspec replay 'moba(lens=9)' --kernel model:x");
+  result.reason = "backward not judged: it overflows";
+  EXPECT_EQ(undecided_line(result),
+            "UNDECIDED model:x: backward not judged: it overflows; 2 of 11 rows of o | ./attnspec replay "
+            "'moba(lens=9)' --kernel model:x");
+}
+
 TEST(Table, CountsEveryVerdict) {
   const std::string text =
       table({result_with(Verdict::pass), result_with(Verdict::pass), result_with(Verdict::undecided),
