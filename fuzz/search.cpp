@@ -121,6 +121,8 @@ void add(const CaseResult& result, SearchSummary& summary) {
   tally.rows += result.rows();
   tally.undecided_rows += result.undecided();
   ++tally.verdicts[result.verdict];
+  tally.left_out += result.left_out();
+  tally.too_many += result.too_many();
   if (result.verdict == Verdict::pass) summary.launches += result.launches;
   for (const OutputSummary& output : result.outputs) tally.worst_r = std::max(tally.worst_r, output.worst_r);
 }
@@ -214,6 +216,18 @@ std::int64_t SearchSummary::cases() const {
 std::int64_t SearchSummary::rows() const {
   std::int64_t sum = 0;
   for (const auto& [op, tally] : operators) sum += tally.rows;
+  return sum;
+}
+
+Imagined SearchSummary::left_out() const {
+  Imagined sum;
+  for (const auto& [op, tally] : operators) sum += tally.left_out;
+  return sum;
+}
+
+Imagined SearchSummary::too_many() const {
+  Imagined sum;
+  for (const auto& [op, tally] : operators) sum += tally.too_many;
   return sum;
 }
 

@@ -81,6 +81,7 @@ struct SearchOptions {
 struct OperatorTally {
   std::int64_t cases = 0, rows = 0, undecided_rows = 0;
   double worst_r = 0;
+  verify::Imagined left_out{}, too_many{};
   std::map<verify::Verdict, std::int64_t> verdicts;
 };
 
@@ -94,6 +95,8 @@ struct SearchSummary {
   std::int64_t cases() const;
   std::int64_t rows() const;
   std::int64_t count(verify::Verdict verdict) const;
+  verify::Imagined left_out() const;
+  verify::Imagined too_many() const;
 };
 
 /// What happens meanwhile; empty functions are left out. Called from one thread, in the order of the cases.

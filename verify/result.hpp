@@ -33,6 +33,13 @@ struct Finding {
   std::string call{};       // of a session: which, "call 3, contents"
 };
 
+/// In how many rows of an o a fault was imagined, and in how many of them it would show. Tag D2.
+struct Imagined {
+  std::int64_t rows = 0, shown = 0;
+
+  Imagined& operator+=(const Imagined& other);
+};
+
 /// What was judged of one output.
 struct OutputSummary {
   std::string output;
@@ -40,8 +47,9 @@ struct OutputSummary {
   std::int64_t findings = 0;  // of them wrong
   std::int64_t undecided = 0;
   double worst_r = 0;
-  double sum_r_squared = 0;  // information: mean square far below 1 means more exact than declared
-  std::int64_t all = 0;      // rows that it has, where a case may have a sample
+  double sum_r_squared = 0;         // information: mean square far below 1 means more exact than declared
+  std::int64_t all = 0;             // rows that it has, where a case may have a sample
+  Imagined left_out{}, too_many{};  // of an o: blocks, or keys
 };
 
 /// Errors that all rows of one o share.
@@ -64,6 +72,9 @@ struct CaseResult {
 
   std::int64_t rows() const;
   std::int64_t undecided() const;
+  /// Over all of its o.
+  Imagined left_out() const;
+  Imagined too_many() const;
   /// Adds a finding about a whole tensor.
   void add(Finding finding);
 };

@@ -152,6 +152,7 @@ int check(const CheckOptions& options) {
     }
     fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   }
+  fmt::print("{}", excluded_lines(results));
   if (!options.junit.empty()) write_junit(options.junit, results);
   if (results.size() < jobs.size()) {
     fmt::print(stderr, "{}: {} of {} cases judged\n", is_interrupted() ? "interrupted" : "stopped at the first finding",

@@ -59,7 +59,7 @@ void print_never_drawn(Operator op, const std::vector<std::string>& classes) {
   fmt::print("\n");
 }
 
-void print_summary(const SearchSummary& summary, std::uint64_t seed) {
+void print_summary(const SearchSummary& summary, const std::string& kernel, std::uint64_t seed) {
   fmt::print("{:<15} {:>7} {:>12} {:>8} {:>15}  {}\n", "operator", "cases", "rows judged", "worst R", "undecided rows",
              "verdicts");
   for (const auto& [op, tally] : summary.operators)
@@ -78,6 +78,7 @@ void print_summary(const SearchSummary& summary, std::uint64_t seed) {
   if (exit_code(summary) != 1 && passed > 0)
     fmt::print("no finding: at 95 % the kernel fails on fewer than {:.2g} of such cases (3 / {})\n",
                3 / static_cast<double>(passed), passed);
+  if (exit_code(summary) != 1) fmt::print("{}", excluded_line(kernel, summary.left_out(), summary.too_many()));
 }
 
 /// Writes a finding and prints its line and how to repeat it.
@@ -136,7 +137,7 @@ int fuzz(const FuzzOptions& given) {
   };
   const SearchSummary summary = search(kernel, options, observer);
   progress.clear();
-  print_summary(summary, given.seed);
+  print_summary(summary, kernel.name, given.seed);
   for (const std::string& line : undecided) fmt::print("{}\n", line);
   fmt::print("{}", limits_line(options.operators.empty() ? kernel.operators : options.operators, kernel.limits));
   if (const std::string line = is_interrupted() ? "" : hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);

@@ -117,6 +117,7 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
                                    CaseResult& result) {
   Tally o(observe, "o", stage_.names.o), lse(observe, "lse", stage_.names.lse);
   DirectionTest directions(arithmetic_);
+  const Random imagination(0, "imagined faults");
   if (candidates) std::fill(states_.begin(), states_.end(), RowState::undecided);  // until one is found
   for_each_query(stage_.problem, stage_.queries, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     if (state(token, head) == RowState::excluded) return;
@@ -133,6 +134,9 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
     const RowInputs in = forward_.row(sequence, token, head, row->visible);
     const Covariance covariance = row->covariance(in.kv);
     o.add(place, row->o, row->expected.o, row->observed_o, &covariance);
+    if (row->o.fault == RowFault::none && !row->visible.empty())
+      o.add(imagine_faults(in, row->expected, row->noise.o, sequence.num_keys(), stage_.block, imagination,
+                           token * stage_.problem.heads + head));
     if (stage_.has_lse) lse.add(place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
     if (row->observed_o.allFinite() && !row->visible.empty()) {
       const std::int64_t next = stage_.reach(sequence, token).end;

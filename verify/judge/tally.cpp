@@ -34,6 +34,12 @@ void Tally::add(const Place& place, const reference::PredictedRow& row, const Ve
       &covariance);
 }
 
+void Tally::add(const ImaginedFaults& faults) {
+  const std::lock_guard lock(mutex_);
+  if (faults.left_out) summary_.left_out += {1, *faults.left_out};
+  if (faults.too_many) summary_.too_many += {1, *faults.too_many};
+}
+
 void Tally::add_selection(const Place& place, const std::string& wrong) {
   if (wrong.empty()) return pass(0);
   fail({.verdict = Verdict::selection_mismatch,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "reference/sum_noise.hpp"
+#include "verify/judge/imagined_faults.hpp"
 #include "verify/judge/sample.hpp"
 #include "verify/result.hpp"
 #include "verify/storage.hpp"
@@ -24,6 +25,8 @@ class Tally {
            const reference::Covariance* covariance);
   /// A row that was predicted with all it is compared by, in the format it is stored in.
   void add(const Place& place, const reference::PredictedRow& row, const Vector& observed, Format format);
+  /// Whether faults of a row would show.
+  void add(const ImaginedFaults& faults);
   /// A row of a selection; wrong is empty where it is right.
   void add_selection(const Place& place, const std::string& wrong);
   /// A row that could not be decided.

@@ -104,6 +104,23 @@ TEST(Table, KeepsItsColumnsForEveryError) {
   EXPECT_NE(details(huge).find(" 1.23e+99 "), std::string::npos) << details(huge);
 }
 
+TEST(ExcludedLines, SayWhatAPassExcludes) {
+  CaseResult pass = result_with(Verdict::pass), blind = result_with(Verdict::pass, "dense(lens=9)");
+  pass.outputs[0].left_out = {400, 300};
+  pass.outputs[0].too_many = {90, 60};
+  EXPECT_EQ(excluded_lines({pass, pass}),
+            "at 95 % model:x leaves out a block or key in fewer than 0.5 % of rows (3 / 600), and has one too many in "
+            "fewer than 2.5 % of rows (3 / 120)\n");
+  blind.outputs[0].left_out = {9, 0};
+  EXPECT_EQ(excluded_lines({blind}),
+            "INCONCLUSIVE model:x dense: a block or key left out, or one too many, would show in no row\n"
+            "at 95 % model:x leaves out a block or key in an unknown number of rows (it would show in none), and has "
+            "one too many in an unknown number of rows (it would show in none)\n");
+  EXPECT_EQ(exit_code({pass, blind}), 3);
+  EXPECT_EQ(exit_code({pass, pass}), 0);
+  EXPECT_EQ(excluded_lines({result_with(Verdict::value_out_of_bound)}), "");
+}
+
 TEST(ExitCode, IsZeroOneOrThree) {
   const CaseResult pass = result_with(Verdict::pass), wrong = result_with(Verdict::non_finite);
   CaseResult unsupported = result_with(Verdict::not_supported);
