@@ -88,7 +88,7 @@ struct ObservedRow {
   const std::string& output;  // as a finding names it
   Place place;
   const RowComparison& comparison;
-  const Vector& expected;
+  const Vector &expected, &observed;
   const reference::Covariance* covariance;  // nullptr for lse
 };
 using RowObserver = std::function<void(const ObservedRow& row)>;

@@ -14,7 +14,7 @@ Tally::Tally(const RowObserver& observe, std::string kind, std::string output)
 
 void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
                 const reference::Covariance* covariance) {
-  if (observe_) observe_({kind_, summary_.output, place, row, expected, covariance});
+  if (observe_) observe_({kind_, summary_.output, place, row, expected, observed, covariance});
   if (row.fault == RowFault::none) return pass(row.r);
   fail({.verdict = row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
         .sequence = place.sequence,
