@@ -18,8 +18,6 @@ constexpr int kValues = 3, kGradient = 2;
 constexpr double kMin = 0x1p-6;
 /// Scores of a row may differ by so much: weights are at least 2^-18.
 constexpr double kMaxSpread = 12;
-/// Softmax scales below it, but for 0, would make gradients too small.
-constexpr double kMinScale = 0x1p-10;
 
 double largest(const Tensor& tensor) {
   double most = 0;
@@ -98,7 +96,7 @@ void prepare_power(const Case& c, Inputs& inputs) {
 
 std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
   const Case& c = source.c;
-  if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kMinScale) return {};
+  if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kMinPowerScale) return {};
   if (c.op == Operator::nsa &&
       score_spread(c, source.inputs.q, source.outputs.at("k_compressed").values, RowsOf::compressed_rows) > kMaxSpread)
     return {};

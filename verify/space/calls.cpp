@@ -1,8 +1,10 @@
 // Cases of several calls: sessions and laws.
 
 #include <algorithm>
+#include <cmath>
 
 #include "verify/laws/laws.hpp"
+#include "verify/laws/power.hpp"
 #include "verify/session.hpp"
 #include "verify/space/axes.hpp"
 
@@ -40,6 +42,7 @@ void set_law(Draft& draft, Law law) {
     c.lens.push_back(c.lens[0]);
     c.q_lens.push_back(c.q_lens[0]);
   }
+  if (law == Law::power && c.scale != 0 && std::abs(c.scale) < kMinPowerScale) c.scale = default_scale(c.dk);
   if (law == Law::power && compresses(c.op) && c.phi != reference::Phi::mean && c.dtype == Format::fp16)
     c.dtype = Format::bf16;
   if (law == Law::negation || law == Law::reciprocal) c.phi = reference::Phi::mean;
