@@ -89,8 +89,10 @@ std::string write_finding(const std::string& directory, const Found& found) {
   const std::string stem = (folder / fmt::format("{}-{}", name(c.op), found.drawn.c.seed)).string();
   const std::string path = stem + ".case", failure = failure_line(found.shrunk, main_finding(found.shrunk));
   std::ofstream file(path);
-  file << fmt::format("# kernel {}; found as {}{}\n# {}\n{}\n", found.shrunk.kernel, print(found.drawn.c),
-                      found.fails_alone ? "" : "; passed when judged alone", failure, print(c));
+  file << fmt::format("# kernel {}; found as {}{}\n# {}\n", found.shrunk.kernel, print(found.drawn.c),
+                      found.fails_alone ? "" : "; passed when judged alone", failure);
+  if (found.after) file << print(*found.after) << '\n';
+  file << print(c) << '\n';
   file.close();
   if (!file) throw cannot_write(path);
   write_safetensors({stem + ".safetensors",

@@ -70,6 +70,8 @@ using namespace verify;
 /// Steps of the sessions that are tried for a failure which needs many calls before it, and seconds that one may take.
 constexpr std::size_t kManyCalls[] = {7, 31, 127};
 constexpr double kMaxSessionSeconds = 30;
+/// How long earlier cases are tried.
+constexpr double kMaxSecondsOfEarlier = 30;
 
 /// The session without the calls after the one that failed.
 Case until_failure(const CaseResult& result) {
@@ -102,6 +104,17 @@ std::optional<CaseResult> fail_alone(const Kernel& kernel, const Case& drawn, co
       const CaseResult shorter = judge_afresh(kernel, until_failure(result));
       return is_finding(shorter.verdict) ? shorter : result;
     }
+  }
+  return std::nullopt;
+}
+
+std::optional<FailsAfter> fail_after(const Kernel& kernel, std::span<const Case> earlier, const Case& drawn,
+                                     const std::function<bool()>& stop) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto is_late = [&] { return std::chrono::steady_clock::now() - start > Seconds(kMaxSecondsOfEarlier); };
+  for (auto c = earlier.rbegin(); c != earlier.rend() && !is_late() && !(stop && stop()); ++c) {
+    judge_afresh(kernel, *c);
+    if (CaseResult result = judge(kernel, drawn); is_finding(result.verdict)) return FailsAfter{*c, std::move(result)};
   }
   return std::nullopt;
 }

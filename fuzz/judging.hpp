@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "verify/judge.hpp"
@@ -68,6 +69,16 @@ verify::CaseResult judge_afresh(const verify::Kernel& kernel, const verify::Case
 /// which it is the first call. Nothing if none of them fails. stop: ends it early, empty: never.
 std::optional<verify::CaseResult> fail_alone(const verify::Kernel& kernel, const verify::Case& drawn,
                                              const std::function<bool()>& stop);
+
+/// An earlier case and the one that failed: it does again right after the earlier one, the kernel's first.
+struct FailsAfter {
+  verify::Case earlier;
+  verify::CaseResult result;
+};
+
+/// Tries the earlier cases, the latest first. Nothing if it fails after none of them.
+std::optional<FailsAfter> fail_after(const verify::Kernel& kernel, std::span<const verify::Case> earlier,
+                                     const verify::Case& drawn, const std::function<bool()>& stop);
 
 /// Judges a case so that a finding can be replayed: what fail_alone says of it, where the kernel remembers calls. A
 /// finding that needs other calls before it says that it passes as the kernel's first case.

@@ -8,6 +8,8 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <set>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
@@ -81,16 +83,36 @@ std::vector<std::optional<CaseResult>> judge_swarm(const std::vector<Job>& jobs,
 
 /// The simplest case that fails by itself, so that it can be replayed. A kernel that remembers calls may fail on
 /// simpler ones because of those before: then all are judged afresh, which takes longer.
-Found simplify(const Kernel& kernel, const CaseResult& drawn, const std::function<bool()>& stop) {
+/// earlier: the cases that the kernel has met, the latest last.
+Found simplify(const Kernel& kernel, const CaseResult& drawn, std::span<const Case> earlier,
+               const std::function<bool()>& stop) {
   const auto with_history = [&](const Case& c) { return judge(kernel, c); };
   const auto afresh = [&](const Case& c) { return judge_afresh(kernel, c); };
   const std::optional<CaseResult> alone = kernel.forget ? fail_alone(kernel, drawn.c, stop) : drawn;
-  if (!alone) return {.drawn = drawn, .shrunk = drawn, .fails_alone = false};
+  if (!alone) {
+    Found found{.drawn = drawn, .shrunk = drawn, .fails_alone = false};
+    if (auto after = fail_after(kernel, earlier, drawn.c, stop)) {
+      found.after = std::move(after->earlier);
+      found.shrunk = std::move(after->result);
+    }
+    return found;
+  }
   const bool remembers = kernel.forget && alone->c.session != drawn.c.session;
   Shrunk shrunk = shrink(remembers ? Judge(afresh) : Judge(with_history), *alone, stop);
   if (!remembers && kernel.forget && !is_finding(judge_afresh(kernel, shrunk.result.c).verdict))
     shrunk = shrink(afresh, *alone, stop);
   return {.drawn = drawn, .shrunk = shrunk.result, .judgements = shrunk.judgements};
+}
+
+/// The classes that cases inside the limits have, as far as so many draws tell.
+std::set<std::size_t> classes_inside(const Limits& limits, Operator op) {
+  constexpr int kDraws = 1000;
+  const rc::Gen<Case> generator = any_case(op, whole_swarm());
+  rc::Random random(0);
+  std::set<std::size_t> classes;
+  for (int i = 0; i < kDraws; ++i)
+    for (const std::size_t one : classes_of(inside(limits, generator(random.split()).value()))) classes.insert(one);
+  return classes;
 }
 
 void add(const CaseResult& result, SearchSummary& summary) {
@@ -99,6 +121,8 @@ void add(const CaseResult& result, SearchSummary& summary) {
   tally.rows += result.rows();
   tally.undecided_rows += result.undecided();
   ++tally.verdicts[result.verdict];
+  tally.left_out += result.left_out();
+  tally.too_many += result.too_many();
   if (result.verdict == Verdict::pass) summary.launches += result.launches;
   for (const OutputSummary& output : result.outputs) tally.worst_r = std::max(tally.worst_r, output.worst_r);
 }
@@ -148,6 +172,7 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
   SearchSummary summary;
   for (const Operator op : operators) summary.operators[op];
   bool has_ended = false;
+  std::vector<Case> met;
   for (std::int64_t begin = 0; begin < options.cases && !has_ended && !is_over(); begin += kSwarmCases) {
     std::vector<Job> jobs;
     while (std::ssize(jobs) < std::min<std::int64_t>(kSwarmCases, options.cases - begin))
@@ -159,9 +184,10 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
       const CaseResult& result = *results[i];
       add(result, summary);
       if (observer.judged) observer.judged(result);
+      met.push_back(result.c);
       if (!is_finding(result.verdict)) continue;
       const double seconds = stopwatch.seconds();
-      Found found = simplify(kernel, result, options.is_stopped);
+      Found found = simplify(kernel, result, std::span(met).first(met.size() - 1), options.is_stopped);
       found.number = begin + static_cast<std::int64_t>(i) + 1;
       found.seconds = seconds;
       if (observer.found) observer.found(found);
@@ -172,9 +198,12 @@ SearchSummary search(const Kernel& kernel, const SearchOptions& options, const S
   summary.swarms = source.swarms();
   summary.triples = source.kept().size();
   summary.drawn_triples = source.drawn().size();
-  for (const Operator op : operators)
-    for (const std::size_t i : source.kept().never_seen(op))
-      summary.never_drawn[op].push_back(case_classes()[i].name());
+  for (const Operator op : operators) {
+    const std::vector<std::size_t> never = source.kept().never_seen(op);
+    const std::set<std::size_t> inside = never.empty() ? std::set<std::size_t>() : classes_inside(kernel.limits, op);
+    for (const std::size_t i : never)
+      if (inside.contains(i)) summary.never_drawn[op].push_back(case_classes()[i].name());
+  }
   return summary;
 }
 
@@ -187,6 +216,18 @@ std::int64_t SearchSummary::cases() const {
 std::int64_t SearchSummary::rows() const {
   std::int64_t sum = 0;
   for (const auto& [op, tally] : operators) sum += tally.rows;
+  return sum;
+}
+
+Imagined SearchSummary::left_out() const {
+  Imagined sum;
+  for (const auto& [op, tally] : operators) sum += tally.left_out;
+  return sum;
+}
+
+Imagined SearchSummary::too_many() const {
+  Imagined sum;
+  for (const auto& [op, tally] : operators) sum += tally.too_many;
   return sum;
 }
 

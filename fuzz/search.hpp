@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,7 @@ struct Found {
   verify::CaseResult shrunk;    // the simplest found
   std::int64_t judgements = 0;  // of the shrinking
   bool fails_alone = true;      // whether `shrunk` fails as the first case that the kernel meets
+  std::optional<Case> after{};  // if not: a case after which it fails, where one was found
 };
 
 struct SearchOptions {
@@ -79,6 +81,7 @@ struct SearchOptions {
 struct OperatorTally {
   std::int64_t cases = 0, rows = 0, undecided_rows = 0;
   double worst_r = 0;
+  verify::Imagined left_out{}, too_many{};
   std::map<verify::Verdict, std::int64_t> verdicts;
 };
 
@@ -92,6 +95,8 @@ struct SearchSummary {
   std::int64_t cases() const;
   std::int64_t rows() const;
   std::int64_t count(verify::Verdict verdict) const;
+  verify::Imagined left_out() const;
+  verify::Imagined too_many() const;
 };
 
 /// What happens meanwhile; empty functions are left out. Called from one thread, in the order of the cases.

@@ -14,8 +14,11 @@ using reference::Vector;
 
 /// From here on the errors of all rows go one way.
 constexpr double kMinConsistency = 4;
-/// Of errors beyond the noise, squared, that a factor of o must explain where rows are wrong by themselves.
-constexpr double kMinShareOfFactor = 0.9;
+/// Of errors beyond the noise, squared, that a fault must explain where rows are wrong by themselves. It is supposed to
+/// be small: its move is of first order.
+constexpr double kMinShare = 0.5;
+/// Squared error that a factor of o may leave, in noises of the rows.
+constexpr double kMaxLeftOfFactor = 4;
 
 double Direction::z() const {
   const double excess = std::max(0.0, std::abs(projection) - allowance);
@@ -99,9 +102,8 @@ void DirectionTest::add(const reference::RowInputs& in, const reference::Attende
 
 std::string DirectionTest::describe(std::size_t fault) const {
   const Direction& direction = directions_[fault];
-  const double amount = direction.projection / products_[fault][fault];
   const std::string what = fault == static_cast<std::size_t>(Suspect::scaled_output)
-                               ? fmt::format("o scaled by {:.4g}", 1 + amount)
+                               ? fmt::format("o scaled by {:.4g}", 1 + amount(fault))
                                : direction.fault;
   return fmt::format("{}; {:.3g} deviations", what, direction.z());
 }
@@ -119,19 +121,22 @@ std::vector<std::string> DirectionTest::faults(double limit, bool rows_fail) con
   const auto is_consistent = [&](std::size_t i) { return std::abs(directions_[i].consistency()) > kMinConsistency; };
   if (rows_fail || std::any_of(order.begin(), order.end(), is_consistent))
     std::erase_if(order, [&](std::size_t i) { return !is_consistent(i); });
-  // A factor of o is all that is wrong with it, or it is none: weights that are too even make o smaller, too.
-  const double beyond_noise = energy_ - static_cast<double>(rows_);
-  const double of_factor =
-      directions_[kScaled].projection * directions_[kScaled].projection / products_[kScaled][kScaled];
-  if (rows_fail && of_factor < kMinShareOfFactor * beyond_noise) std::erase(order, kScaled);
+  if (rows_fail) {
+    const auto rows = static_cast<double>(rows_);
+    std::erase_if(order, [&](std::size_t i) { return explained(i) < kMinShare * (energy_ - rows); });
+    // A factor of o is all that is wrong with it, or it is none: weights that are too even make o smaller, too.
+    const double factor = 1 + amount(kScaled);
+    if (energy_ - explained(kScaled) > kMaxLeftOfFactor * std::max(1.0, factor * factor) * rows)
+      std::erase(order, kScaled);
+  }
   if (order.empty()) return {};
   std::size_t main = order.front();
   // Truncation moves o by a known amount; another factor of o is a scale.
   const auto truncated = std::find(order.begin(), order.end(), kTruncated);
   if (truncated != order.end()) {
-    const double amount = directions_[kTruncated].projection / products_[kTruncated][kTruncated];
+    const double lost = amount(kTruncated);
     const bool is_likely =
-        amount > 0.5 && amount < 1.5 && std::abs(directions_[kTruncated].z()) > 0.8 * std::abs(directions_[main].z());
+        lost > 0.5 && lost < 1.5 && std::abs(directions_[kTruncated].z()) > 0.8 * std::abs(directions_[main].z());
     if (is_likely && main == kScaled) main = kTruncated;
     if (!is_likely) order.erase(truncated);
     if (!is_likely && main == kTruncated) main = order.empty() ? kTruncated : order.front();

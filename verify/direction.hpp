@@ -46,12 +46,16 @@ class DirectionTest {
 
   /// What the errors add up to, "o scaled by 0.997; 55.8 deviations", where some direction has more than `limit`: the
   /// one that they follow most, and one that is left when it is taken off. Empty where none has. rows_fail: whether
-  /// rows of o are wrong by themselves; then errors that follow no direction throughout are not explained.
+  /// rows of o are wrong by themselves; then a fault must explain most of their errors.
   std::vector<std::string> faults(double limit, bool rows_fail) const;
 
  private:
   /// How far a direction is moved by errors along another, for each unit that the other is moved.
   double share(std::size_t moved, std::size_t by) const { return products_[moved][by] / products_[by][by]; }
+  /// How much of the fault fits the errors best: 1 is the move w.
+  double amount(std::size_t fault) const { return directions_[fault].projection / products_[fault][fault]; }
+  /// The part of energy_ that this much of the fault explains.
+  double explained(std::size_t fault) const { return amount(fault) * directions_[fault].projection; }
   std::string describe(std::size_t fault) const;
 
   const reference::Arithmetic& arithmetic_;

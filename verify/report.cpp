@@ -81,6 +81,19 @@ std::vector<std::string> samples(const CaseResult& result, const std::string& of
   return texts;
 }
 
+/// Whether faults of the results were imagined, and none would have shown.
+bool shows_nothing(const std::vector<const CaseResult*>& results) {
+  Imagined sum;
+  for (const CaseResult* result : results) (sum += result->left_out()) += result->too_many();
+  return sum.rows > 0 && sum.shown == 0;
+}
+
+/// "fewer than 0.0031 % of rows (3 / 96312)", by the rule of three; what is not known where no row would show it.
+std::string share_excluded(const Imagined& fault) {
+  if (fault.shown == 0) return "an unknown number of rows (it would show in none)";
+  return fmt::format("fewer than {:.2g} % of rows (3 / {})", 300 / static_cast<double>(fault.shown), fault.shown);
+}
+
 std::string number(double x) { return fmt::format("{:a} ({:.6g})", x, x); }
 
 }  // namespace
@@ -162,6 +175,10 @@ std::string details(const CaseResult& result) {
   if (const auto judged = samples(result); !judged.empty())
     text += fmt::format("  a sample: judged {}\n", fmt::join(judged, ", "));
   for (const Directions& directions : result.directions) text += "  " + direction_line(directions) + "\n";
+  const Imagined left_out = result.left_out(), too_many = result.too_many();
+  if (left_out.rows > 0)
+    text += fmt::format("  a block or key left out would show in {} of {} rows, one too many in {} of {}\n",
+                        left_out.shown, left_out.rows, too_many.shown, too_many.rows);
   if (result.launches > 0)
     text += fmt::format("  {} launches: at 95 % fewer than {:.2g} of them give other bits\n", result.launches,
                         3 / static_cast<double>(result.launches));
@@ -182,6 +199,17 @@ std::string aligned(const std::vector<std::vector<std::string>>& rows, const std
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
   return text;
+}
+
+std::string undecided_line(const CaseResult& result) {
+  std::vector<std::string> why;
+  if (!result.reason.empty()) why.push_back(result.reason);
+  for (const OutputSummary& output : result.outputs)
+    if (output.undecided > 0)
+      why.push_back(
+          fmt::format("{} of {} rows of {}", output.undecided, output.rows + output.undecided, output.output));
+  return fmt::format("UNDECIDED {}: {} | {}", result.kernel, fmt::join(why, "; "),
+                     replay_command(result.kernel, result.c));
 }
 
 std::string table(const std::vector<CaseResult>& results) {
@@ -208,6 +236,31 @@ std::string totals(const std::vector<CaseResult>& results) {
   return fmt::format("{} cases: {}", all.size(), counts(all));
 }
 
+std::string excluded_line(const std::string& kernel, const Imagined& left_out, const Imagined& too_many) {
+  if (left_out.rows + too_many.rows == 0) return "";
+  return fmt::format("at 95 % {} leaves out a block or key in {}, and has one too many in {}\n", kernel,
+                     share_excluded(left_out), share_excluded(too_many));
+}
+
+std::string excluded_lines(const std::vector<CaseResult>& results) {
+  std::map<std::string, std::pair<Imagined, Imagined>> sums;
+  std::set<std::string> failed;
+  std::string lines;
+  for (const auto& [line, group] : grouped(results)) {
+    for (const CaseResult* result : group) {
+      if (is_finding(result->verdict)) failed.insert(line.first);
+      sums[line.first].first += result->left_out();
+      sums[line.first].second += result->too_many();
+    }
+    if (shows_nothing(group))
+      lines += fmt::format("INCONCLUSIVE {} {}: a block or key left out, or one too many, would show in no row\n",
+                           line.first, line.second);
+  }
+  for (const auto& [kernel, sum] : sums)
+    if (!failed.contains(kernel)) lines += excluded_line(kernel, sum.first, sum.second);
+  return lines;
+}
+
 std::string lse_not_judged(const Kernel& kernel) {
   if (kernel.exports_lse || std::none_of(kernel.operators.begin(), kernel.operators.end(), attends)) return "";
   return fmt::format("{}: lse was not judged: the kernel keeps it to itself\n", kernel.name);
@@ -221,7 +274,7 @@ int exit_code(const std::vector<CaseResult>& results) {
         std::any_of(group.begin(), group.end(), [](const CaseResult* r) { return r->verdict == Verdict::undecided; });
     const bool none_judged = std::all_of(group.begin(), group.end(),
                                          [](const CaseResult* r) { return r->verdict == Verdict::not_supported; });
-    if (any_undecided || none_judged) code = 3;
+    if (any_undecided || none_judged || shows_nothing(group)) code = 3;
   }
   return code;
 }

@@ -35,6 +35,11 @@ std::string failure(const CaseResult& result, const Finding& finding);
 /// The same, then the command that repeats it.
 std::string failure_line(const CaseResult& result, const Finding& finding, Command command = replay_command);
 
+/// Why a case is undecided and the command that repeats it, one line: "UNDECIDED KERNEL: 3 rows of o | ./attnspec ...".
+std::string undecided_line(const CaseResult& result);
+/// Such lines that a command prints.
+inline constexpr std::size_t kMaxUndecidedLines = 3;
+
 /// The directions that the errors of an output add up in, "o, in deviations: softmax scale off 5.2, ..."; and whether
 /// they do in any.
 std::string direction_line(const Directions& directions);
@@ -50,14 +55,20 @@ std::string aligned(const std::vector<std::vector<std::string>>& rows, const std
 /// One line per kernel and operator: cases, rows judged, worst R, undecided rows, verdicts; then the totals.
 std::string table(const std::vector<CaseResult>& results);
 
+/// What a pass excludes: how many rows may have a block or key left out, or one too many, at 95 %. A line for each
+/// kernel that passes all its cases, and one for each operator of which no row would show such a fault. Tag D2.
+std::string excluded_lines(const std::vector<CaseResult>& results);
+/// The line of one kernel; empty where no fault was imagined.
+std::string excluded_line(const std::string& kernel, const Imagined& left_out, const Imagined& too_many);
+
 /// The totals of that table: "63 cases: 61 pass, 2 value-out-of-bound".
 std::string totals(const std::vector<CaseResult>& results);
 
 /// What the judge could not see of a kernel's outputs, one line with its end; empty where it saw all.
 std::string lse_not_judged(const Kernel& kernel);
 
-/// 0 everything passed; 1 a finding; 3 inconclusive: nothing is wrong, but rows are undecided or a kernel and operator
-/// had no case that it supports.
+/// 0 everything passed; 1 a finding; 3 inconclusive: nothing is wrong, but rows are undecided, or a kernel and operator
+/// had no case that it supports or no row in which a block or key left out, or one too many, would show.
 int exit_code(const std::vector<CaseResult>& results);
 
 /// Throws std::runtime_error, which names the option that the path was given to, when no file could be written there:

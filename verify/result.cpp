@@ -5,6 +5,12 @@
 
 namespace attnspec::verify {
 
+Imagined& Imagined::operator+=(const Imagined& other) {
+  rows += other.rows;
+  shown += other.shown;
+  return *this;
+}
+
 std::int64_t CaseResult::rows() const {
   std::int64_t rows = 0;
   for (const OutputSummary& output : outputs) rows += output.rows;
@@ -15,6 +21,18 @@ std::int64_t CaseResult::undecided() const {
   std::int64_t rows = 0;
   for (const OutputSummary& output : outputs) rows += output.undecided;
   return rows;
+}
+
+Imagined CaseResult::left_out() const {
+  Imagined sum;
+  for (const OutputSummary& output : outputs) sum += output.left_out;
+  return sum;
+}
+
+Imagined CaseResult::too_many() const {
+  Imagined sum;
+  for (const OutputSummary& output : outputs) sum += output.too_many;
+  return sum;
 }
 
 void CaseResult::add(Finding finding) {

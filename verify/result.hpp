@@ -1,9 +1,13 @@
 // What the judge found out about a case.
 #pragma once
 
+#include <compare>
+#include <concepts>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "verify/case.hpp"
@@ -17,7 +21,7 @@ namespace attnspec::verify {
 struct Place {
   std::int64_t sequence, token, head;
 
-  bool operator==(const Place&) const = default;
+  auto operator<=>(const Place&) const = default;
 };
 
 /// One row, or one tensor, that is wrong.
@@ -33,6 +37,13 @@ struct Finding {
   std::string call{};       // of a session: which, "call 3, contents"
 };
 
+/// In how many rows of an o a fault was imagined, and in how many of them it would show. Tag D2.
+struct Imagined {
+  std::int64_t rows = 0, shown = 0;
+
+  Imagined& operator+=(const Imagined& other);
+};
+
 /// What was judged of one output.
 struct OutputSummary {
   std::string output;
@@ -40,8 +51,9 @@ struct OutputSummary {
   std::int64_t findings = 0;  // of them wrong
   std::int64_t undecided = 0;
   double worst_r = 0;
-  double sum_r_squared = 0;  // information: mean square far below 1 means more exact than declared
-  std::int64_t all = 0;      // rows that it has, where a case may have a sample
+  double sum_r_squared = 0;         // information: mean square far below 1 means more exact than declared
+  std::int64_t all = 0;             // rows that it has, where a case may have a sample
+  Imagined left_out{}, too_many{};  // of an o: blocks, or keys
 };
 
 /// Errors that all rows of one o share.
@@ -64,6 +76,9 @@ struct CaseResult {
 
   std::int64_t rows() const;
   std::int64_t undecided() const;
+  /// Over all of its o.
+  Imagined left_out() const;
+  Imagined too_many() const;
   /// Adds a finding about a whole tensor.
   void add(Finding finding);
 };
@@ -77,9 +92,37 @@ struct ObservedRow {
   const std::string& output;  // as a finding names it
   Place place;
   const RowComparison& comparison;
-  const Vector& expected;
+  const Vector &expected, &observed;
   const reference::Covariance* covariance;  // nullptr for lse
+  const Vector& observed;
+  const RowNoise& noise;
 };
-using RowObserver = std::function<void(const ObservedRow& row)>;
+
+/// The blocks that a row selected.
+struct ObservedSelection {
+  Place place;
+  std::span<const std::int32_t> blocks;
+  bool is_right;
+};
+
+/// Of all keys of a sequence and kv head together: what dk and dv of each key share with those of the others.
+struct ObservedKeySums {
+  const std::string &dk, &dv;  // the outputs, as findings name them
+  std::int64_t sequence, head;
+  const Vector& d_o;                        // [dv], the sum of the given gradients of the rows that see a key
+  const Vector &dk_variance, &dv_variance;  // of the sums over the keys, by errors that keys share
+};
+
+/// What is called while a case is judged, from any thread. Any of them may be empty.
+struct RowObserver {
+  RowObserver() = default;
+  /// Of rows alone.
+  template <std::invocable<const ObservedRow&> Observe>
+  RowObserver(Observe observe) : row(std::move(observe)) {}
+
+  std::function<void(const ObservedRow&)> row;
+  std::function<void(const ObservedSelection&)> selection;
+  std::function<void(const ObservedKeySums&)> key_sums;
+};
 
 }  // namespace attnspec::verify

@@ -17,6 +17,7 @@ Command add_check(CLI::App& program);
 Command add_fuzz(CLI::App& program);
 Command add_bench(CLI::App& program);
 Command add_defects(CLI::App& program);
+Command add_power(CLI::App& program);
 Command add_replay(CLI::App& program);
 Command add_calibrate(CLI::App& program);
 Command add_golden(CLI::App& program);

@@ -59,7 +59,7 @@ void print_never_drawn(Operator op, const std::vector<std::string>& classes) {
   fmt::print("\n");
 }
 
-void print_summary(const SearchSummary& summary, std::uint64_t seed) {
+void print_summary(const SearchSummary& summary, const std::string& kernel, std::uint64_t seed) {
   fmt::print("{:<15} {:>7} {:>12} {:>8} {:>15}  {}\n", "operator", "cases", "rows judged", "worst R", "undecided rows",
              "verdicts");
   for (const auto& [op, tally] : summary.operators)
@@ -78,6 +78,7 @@ void print_summary(const SearchSummary& summary, std::uint64_t seed) {
   if (exit_code(summary) != 1 && passed > 0)
     fmt::print("no finding: at 95 % the kernel fails on fewer than {:.2g} of such cases (3 / {})\n",
                3 / static_cast<double>(passed), passed);
+  if (exit_code(summary) != 1) fmt::print("{}", excluded_line(kernel, summary.left_out(), summary.too_many()));
 }
 
 /// Writes a finding and prints its line and how to repeat it.
@@ -87,10 +88,13 @@ void report(const Found& found, const std::string& directory) {
   fmt::print("  case {}, {:.1f} s: {}, {}\n  {}\n", found.number, found.seconds, print(found.drawn.c),
              found.fails_alone ? fmt::format("shrunk in {} cases", found.judgements) : "not shrunk",
              replay_file_command(path, found.shrunk.kernel));
-  if (!found.fails_alone)
+  if (found.after)
+    fmt::print("  as the kernel's first case it passes; it fails after {}, and the file holds both\n",
+               print(*found.after));
+  else if (!found.fails_alone)
     fmt::print(
-        "  as the kernel's first case it passed, and no session shows it: it failed because of other calls before it, "
-        "or by chance\n");
+        "  as the kernel's first case it passed, and neither a session nor one earlier case shows it: it failed "
+        "because of several calls before it, or by chance\n");
   std::fflush(stdout);
 }
 
@@ -119,7 +123,12 @@ int fuzz(const FuzzOptions& given) {
       const auto& operators = options.operators.empty() ? kernel.operators : options.operators;
       fmt::print(stderr, "swarm: {}\n", describe(swarm, operators));
     };
-  observer.judged = [&](const CaseResult& result) { progress.step(found += is_finding(result.verdict)); };
+  std::vector<std::string> undecided;  // lines
+  observer.judged = [&](const CaseResult& result) {
+    progress.step(found += is_finding(result.verdict));
+    if (result.verdict == Verdict::undecided && undecided.size() < kMaxUndecidedLines)
+      undecided.push_back(undecided_line(result));
+  };
   observer.found = [&](const Found& finding) {
     progress.clear();
     if (distinct.insert(print(finding.shrunk.c)).second) report(finding, given.findings);
@@ -128,7 +137,8 @@ int fuzz(const FuzzOptions& given) {
   };
   const SearchSummary summary = search(kernel, options, observer);
   progress.clear();
-  print_summary(summary, given.seed);
+  print_summary(summary, kernel.name, given.seed);
+  for (const std::string& line : undecided) fmt::print("{}\n", line);
   fmt::print("{}", limits_line(options.operators.empty() ? kernel.operators : options.operators, kernel.limits));
   if (const std::string line = is_interrupted() ? "" : hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);
   fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));

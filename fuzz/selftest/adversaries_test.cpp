@@ -81,6 +81,22 @@ TEST(Adversary, ThatIsWrongOnceInFiftyCallsIsShownByTheShortestSession) {
   EXPECT_EQ(found->shrunk.c.session, std::vector<verify::SessionStep>(24, verify::SessionStep::again));
 }
 
+TEST(Adversary, ThatIsWrongAfterAnotherCaseIsShownByBoth) {
+  SearchOptions options;
+  options.operators = {verify::Operator::dense};
+  options.cases = 1000;
+  std::optional<Found> found;
+  SearchObserver observer;
+  observer.found = [&](const Found& f) { found = f; };
+  search(load("confused_by_decoding"), options, observer);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_FALSE(found->fails_alone);
+  ASSERT_TRUE(found->after.has_value());
+  const verify::Kernel kernel = load("confused_by_decoding");
+  EXPECT_FALSE(verify::is_finding(verify::judge(kernel, *found->after).verdict));
+  EXPECT_TRUE(verify::is_finding(verify::judge(kernel, found->shrunk.c).verdict));
+}
+
 TEST(Adversary, ThatKeepsPointersIsShownByAMove) {
   EXPECT_EQ(judge_afresh("keeps_pointers", verify::parse_case("dense(lens=9)")).verdict, pass);
   const verify::CaseResult moved = judge_afresh("keeps_pointers", verify::parse_case("dense(lens=9,session=moved)"));

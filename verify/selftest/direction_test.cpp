@@ -114,13 +114,22 @@ TEST(DirectionTest, NamesWeightsThatAreTruncated) {
   EXPECT_EQ(named_faults(judge(kernel, parse_case("dense(lens=600)"))), Faults{"weights truncated"});
 }
 
-TEST(DirectionTest, CallsAClippedScaleNoDroppedKey) {
-  for (const char* text : {"dense(lens=200,scale=0.5)", "dense(lens=300,heads=2,scale=0.2)"}) {
+TEST(DirectionTest, CallsAClippedScaleNothingElse) {
+  for (const char* text : {"dense(lens=200,scale=0.5)", "dense(lens=300,heads=2,scale=0.2)", "dense(lens=200,scale=2)",
+                           "dense(lens=200,scale=8)", "dense(lens=300,heads=4,scale=64)"}) {
     const Case c = parse_case(text);
     const CaseResult result = judge(with_scale_of_o_off(0.125 / c.scale), c);
     EXPECT_GT(result.outputs.at(0).findings, 0);
-    EXPECT_EQ(named_faults(result), Faults{"softmax scale off"}) << text;
+    for (const std::string& fault : named_faults(result)) EXPECT_EQ(fault, "softmax scale off") << text;
   }
+}
+
+TEST(DirectionTest, IsSilentWhereRowsAreGrosslyWrong) {
+  const Kernel kernel = altered([](const ForwardCall& call) {  // each row has the o of the next token
+    for (std::int64_t t = 0; t + 1 < call.o.tokens; ++t)
+      for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(t, 0, d, call.o.load(t + 1, 0, d));
+  });
+  EXPECT_EQ(named_faults(judge(kernel, parse_case("dense(lens=300)"))), Faults{});
 }
 
 }  // namespace

@@ -55,6 +55,16 @@ TEST(FailureLine, SaysOfHowManyRowsTheSampleIs) {
   EXPECT_NE(details(result).find("  a sample: judged 9 of 1000 rows of o\nverdict: "), std::string::npos);
 }
 
+TEST(UndecidedLine, SaysWhyAndHowToRepeatIt) {
+  CaseResult result = result_with(Verdict::undecided);
+  EXPECT_EQ(undecided_line(result),
+            "UNDECIDED model:x: 2 of 11 rows of o | ./attnspec replay 'moba(lens=9)' --kernel model:x");
+  result.reason = "backward not judged: it overflows";
+  EXPECT_EQ(undecided_line(result),
+            "UNDECIDED model:x: backward not judged: it overflows; 2 of 11 rows of o | ./attnspec replay "
+            "'moba(lens=9)' --kernel model:x");
+}
+
 TEST(Table, CountsEveryVerdict) {
   const std::string text =
       table({result_with(Verdict::pass), result_with(Verdict::pass), result_with(Verdict::undecided),
@@ -94,6 +104,23 @@ TEST(Table, KeepsItsColumnsForEveryError) {
             "model:x  window        1            9       395               0  1 value-out-of-bound\n"
             "3 cases: 3 value-out-of-bound\n");
   EXPECT_NE(details(huge).find(" 1.23e+99 "), std::string::npos) << details(huge);
+}
+
+TEST(ExcludedLines, SayWhatAPassExcludes) {
+  CaseResult pass = result_with(Verdict::pass), blind = result_with(Verdict::pass, "dense(lens=9)");
+  pass.outputs[0].left_out = {400, 300};
+  pass.outputs[0].too_many = {90, 60};
+  EXPECT_EQ(excluded_lines({pass, pass}),
+            "at 95 % model:x leaves out a block or key in fewer than 0.5 % of rows (3 / 600), and has one too many in "
+            "fewer than 2.5 % of rows (3 / 120)\n");
+  blind.outputs[0].left_out = {9, 0};
+  EXPECT_EQ(excluded_lines({blind}),
+            "INCONCLUSIVE model:x dense: a block or key left out, or one too many, would show in no row\n"
+            "at 95 % model:x leaves out a block or key in an unknown number of rows (it would show in none), and has "
+            "one too many in an unknown number of rows (it would show in none)\n");
+  EXPECT_EQ(exit_code({pass, blind}), 3);
+  EXPECT_EQ(exit_code({pass, pass}), 0);
+  EXPECT_EQ(excluded_lines({result_with(Verdict::value_out_of_bound)}), "");
 }
 
 TEST(ExitCode, IsZeroOneOrThree) {

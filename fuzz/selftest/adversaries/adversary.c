@@ -248,6 +248,18 @@ static const char* hostile_dense(const AttnspecDense* p) {
 }
 static void make_hostile(AttnspecKernel* k) { k->dense = hostile_dense; }
 
+#elif defined(ADVERSARY_CONFUSED_BY_DECODING)
+
+#define WHAT_IT_DOES "keeps the list of tiles of a call with one query, and takes it for those of a call with many"
+static const char* hostile_dense(const AttnspecDense* p) {
+  static int has_decoded;
+  dense(p);
+  if (p->q.shape[0] == 1) has_decoded = 1;
+  if (has_decoded && p->q.shape[0] > 60) spoil(&p->o);
+  return NULL;
+}
+static void make_hostile(AttnspecKernel* k) { k->dense = hostile_dense; }
+
 #elif defined(ADVERSARY_TIRES)
 
 #define WHAT_IT_DOES "does its work in its first calls, and nothing when they are over, which is fast"
