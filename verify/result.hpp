@@ -94,7 +94,6 @@ struct ObservedRow {
   const RowComparison& comparison;
   const Vector &expected, &observed;
   const reference::Covariance* covariance;  // nullptr for lse
-  const Vector& observed;
   const RowNoise& noise;
 };
 

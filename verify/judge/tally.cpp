@@ -14,7 +14,7 @@ Tally::Tally(const RowObserver& observe, std::string kind, std::string output)
 
 void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
                 const RowNoise& noise, const reference::Covariance* covariance) {
-  if (observe_.row) observe_.row({kind_, summary_.output, place, row, expected, covariance, observed, noise});
+  if (observe_.row) observe_.row({kind_, summary_.output, place, row, expected, observed, covariance, noise});
   if (row.fault == RowFault::none) return pass(row.r);
   fail({.verdict = row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
         .sequence = place.sequence,
