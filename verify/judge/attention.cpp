@@ -88,7 +88,7 @@ std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(con
   std::set<std::int32_t> doubtful;  // blocks that one selection which fits has, and another has not
   Blocks selected;
   for (const Blocks& blocks : candidates) {
-    last.emplace(compare(sequence, token, head, blocks));
+    last = compare(sequence, token, head, blocks);
     if (!last->is_right()) continue;
     if (!fit) {
       fit = std::move(last);
@@ -360,8 +360,8 @@ void AttentionJudge::judge_key_gradients(const TensorView& dk_view, const Tensor
       const auto chunks = judged_chunks(sequence, g);
       const auto rows = queries_by_block(stage_.problem, sequence, g, stage_.block, stage_.selection);
 #pragma omp parallel for schedule(dynamic)
-      for (std::size_t c = 0; c < chunks.size(); ++c)
-        judge_chunk(chunks[c], sequence, g, rows[static_cast<std::size_t>(chunks[c].block)], dk_view, dv_view, dk, dv);
+      for (const KeyChunk& chunk : chunks)
+        judge_chunk(chunk, sequence, g, rows[static_cast<std::size_t>(chunk.block)], dk_view, dv_view, dk, dv);
     }
   }
   dk.sample(stage_.keys, dk_view);

@@ -28,7 +28,7 @@ std::vector<BlockQueries> order_dense_at_one(const Work& work, const std::vector
   std::vector<Blocks> all = selected;
   for (Blocks& blocks : all) {
     if (blocks.empty()) continue;
-    blocks.resize(static_cast<std::size_t>(blocks.front() + 1));
+    blocks.resize(static_cast<std::size_t>(blocks.front()) + 1);
     std::iota(blocks.begin(), blocks.end(), 0);
   }
   return correct_stages().order(work, all);
