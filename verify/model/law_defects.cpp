@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "verify/model/planting.hpp"
+#include "verify/model/variants.hpp"
 
 namespace attnspec::verify::model {
 
@@ -111,6 +112,11 @@ std::vector<BlockQueries> order_while_blocks_ascend(const Work& work, const std:
   return correct_stages().order(work, ascending);
 }
 
+Blocks select_ties_by_neighbours(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+  const bool has_neighbours = work.problem.attention.k_offsets.size() > 2;
+  return has_neighbours ? select_the_oldest_of_a_tie(work, scores, t) : correct_stages().select(work, scores, t);
+}
+
 Blocks select_with_two_local_blocks(const Work& work, const std::vector<float>& importance) {
   NsaProblem nsa = work.nsa;
   nsa.local_blocks = std::min<std::int64_t>(2, nsa.top_n);
@@ -151,6 +157,9 @@ std::vector<Defect> law_defects() {
       {"blocks_while_ascending", "a row's blocks are read until one is lower than the one before it", "laws",
        "slots in another order", "a loop over ranges that takes a lower index for the end of the list",
        Operator::selected, with(&Stages::order, &order_while_blocks_ascend)},
+      {"ties_decided_by_neighbours", "of tied blocks the oldest is taken, but the latest where a sequence is alone",
+       "laws", "several sequences, ties", "a top-k whose order comes from all rows of the batch", Operator::moba_select,
+       with(&Stages::select, &select_ties_by_neighbours)},
       {"two_local_blocks",
        "the query's own block and the one before it are forced, whatever is asked for",
        "laws",
