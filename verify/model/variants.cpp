@@ -31,6 +31,22 @@ float coarse_exp(float x) {
   return std::exp(x) * (std::fmod(std::abs(x), 0x1p-12f) < 0x1p-13f ? 1 + 0x1p-22f : 1 - 0x1p-22f);
 }
 
+Blocks select_the_oldest_of_a_tie(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+  if (work.problem.gate != reference::Gate::top_k) return correct_stages().select(work, scores, t);
+  const bool causal = work.problem.attention.causal;
+  if (work.num_keys == 0 || (causal && t < 0)) return {};
+  const std::int64_t candidates = causal ? t / work.problem.block : work.num_blocks();
+  Blocks blocks;
+  for (std::int32_t b = 0; b < candidates; ++b) blocks.push_back(b);
+  std::stable_sort(blocks.begin(), blocks.end(), [&](std::int32_t a, std::int32_t b) {
+    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
+  });
+  const std::int64_t wanted = work.problem.top_k - (causal ? 1 : 0);
+  if (std::ssize(blocks) > wanted) blocks.resize(static_cast<std::size_t>(wanted));
+  if (causal) blocks.push_back(static_cast<std::int32_t>(candidates));
+  return blocks;
+}
+
 std::vector<BlockQueries> order_from_the_last_block(const Work& work, const std::vector<Blocks>& selected) {
   std::vector<BlockQueries> lists = correct_stages().order(work, selected);
   std::reverse(lists.begin(), lists.end());
@@ -165,22 +181,6 @@ Stages flushed() {
 #endif
 
 }  // namespace
-
-Blocks select_the_oldest_of_a_tie(const Work& work, const std::vector<float>& scores, std::int64_t t) {
-  if (work.problem.gate != reference::Gate::top_k) return correct_stages().select(work, scores, t);
-  const bool causal = work.problem.attention.causal;
-  if (work.num_keys == 0 || (causal && t < 0)) return {};
-  const std::int64_t candidates = causal ? t / work.problem.block : work.num_blocks();
-  Blocks blocks;
-  for (std::int32_t b = 0; b < candidates; ++b) blocks.push_back(b);
-  std::stable_sort(blocks.begin(), blocks.end(), [&](std::int32_t a, std::int32_t b) {
-    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
-  });
-  const std::int64_t wanted = work.problem.top_k - (causal ? 1 : 0);
-  if (std::ssize(blocks) > wanted) blocks.resize(static_cast<std::size_t>(wanted));
-  if (causal) blocks.push_back(static_cast<std::int32_t>(candidates));
-  return blocks;
-}
 
 const std::vector<Variant>& variants() {
   static const std::vector<Variant> all{

@@ -15,7 +15,4 @@ struct Variant {
 
 const std::vector<Variant>& variants();
 
-/// A stage of one of them.
-Blocks select_the_oldest_of_a_tie(const Work& work, const std::vector<float>& scores, std::int64_t t);
-
 }  // namespace attnspec::verify::model
