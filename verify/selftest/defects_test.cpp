@@ -74,7 +74,25 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"gate_missing_in_backward", "d_window.dv"},
                                                   {"gate_gradient_of_the_sum", "d_gates"},
                                                   {"dq_without_compressed", "dq"},
-                                                  {"dq_of_the_last_branch", "dq"}};
+                                                  {"dq_of_the_last_branch", "dq"},
+                                                  {"rightmost_tile_masked", "o"},
+                                                  {"causal_bound_of_the_chunk", "o"},
+                                                  {"rows_beyond_window_missing", "o"},
+                                                  {"empty_splits_unwritten", "o"},
+                                                  {"lse_of_another_head", "lse"},
+                                                  {"early_exit_at_padded_offset", "o"},
+                                                  {"key_gradients_by_queries", "dk"},
+                                                  {"dirty_padding_of_queries", "dk"},
+                                                  {"no_queries_no_key_gradients", "dk"},
+                                                  {"overlap_lost_in_decode", "rows"},
+                                                  {"gate_dropped_when_split", "o"},
+                                                  {"list_shared_by_a_tile", "o"},
+                                                  {"selection_read_head_by_head", "o"},
+                                                  {"mask_of_ascending_lists", "o"},
+                                                  {"lists_ignored_without_mask", "o"},
+                                                  {"empty_slot_is_row_before", "o"},
+                                                  {"window_padded_with_key_zero", "o"},
+                                                  {"block_count_rounded_down", "selection"}};
 
 /// Defects and variants by their index in the list.
 class Defects : public testing::TestWithParam<std::size_t> {};
@@ -101,6 +119,7 @@ constexpr std::pair<const char*, Law> kBreaks[] = {{"order_of_a_counter", Law::r
                                                    {"second_of_a_pair", Law::heads},
                                                    {"contiguous_through_a_scale", Law::strides},
                                                    {"scale_of_several", Law::packing},
+                                                   {"ties_decided_by_neighbours", Law::packing},
                                                    {"queries_at_the_first_key", Law::decode},
                                                    {"fixed_point_sum", Law::power},
                                                    {"inputs_rounded_down", Law::negation},
