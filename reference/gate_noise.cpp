@@ -21,6 +21,21 @@ PoolNoise pool_noise(const Rows& k, const Matrix& pooled, std::int64_t block) {
   return noise;
 }
 
+namespace {
+
+/// What flushing may take from a score: every product, of the sum, and of what is multiplied, a mean included, whose
+/// own sum may have been flushed too. Tag G3.
+double flushed(const Row& q, const Eigen::RowVectorXd& mean) {
+  const auto is_flushed = [](double x) { return std::abs(x) < kFlushed; };
+  const double dk = static_cast<double>(q.size());
+  double sum = (dk + 2) * kFlushed + 4 * kFlushed * q.cwiseAbs().sum();
+  for (Eigen::Index d = 0; d < q.size(); ++d)
+    if (is_flushed(q[d])) sum += std::abs(q[d] * mean[d]);
+  return sum;
+}
+
+}  // namespace
+
 Vector score_margins(const Arithmetic& arithmetic, const Row& q, const Matrix& pooled, const PoolNoise& noise,
                      const Vector& scores) {
   const double dk = static_cast<double>(q.size()), u32 = unit_roundoff(Format::fp32);
@@ -52,7 +67,7 @@ Vector score_margins(const Arithmetic& arithmetic, const Row& q, const Matrix& p
         rounding_largest +
         (noise.tokens[b] + 2) * u32 * (q.array().abs() * noise.mean_abs.row(b).transpose().array()).sum() +
         term_worst(arithmetic, dk + 2) * terms.abs().sum();
-    margins[b] = std::min(worst, kKappa * std::sqrt(variance));
+    margins[b] = std::min(worst, kKappa * std::sqrt(variance)) + flushed(q, pooled.row(b));
   }
   return margins;
 }

@@ -20,7 +20,8 @@ PredictedRow gated_noise(const Arithmetic& arithmetic, const Row& gates, const B
   }
   RowErrors errors(dv);
   errors.separate = sum.variance;
-  RowNoise noise = finished(arithmetic, sum.variance, sum.worst, Vector::Zero(dv), 3, 1);
+  RowNoise noise = finished(arithmetic, sum.variance, sum.worst, Vector::Zero(dv), 3,
+                            std::max(1.0, gates.cwiseAbs().maxCoeff()));  // A5: of what a gate multiplies
   return stored(std::move(expected), {std::move(errors), std::move(noise)}, arithmetic.output);
 }
 

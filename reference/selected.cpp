@@ -132,13 +132,12 @@ AttentionGradients attend_rows_backward(const AttentionProblem& problem, std::in
       const auto rows = queries_by_block(problem, sequence, g, block, selection);
       const auto chunks = key_chunks(sequence, block);
 #pragma omp parallel for schedule(dynamic)
-      for (std::size_t c = 0; c < chunks.size(); ++c) {
-        const KeyGradient sum =
-            chunk_gradient(problem, sequence, g, chunks[c], rows[static_cast<std::size_t>(chunks[c].block)], reach, q,
-                           k, v, d_o, outputs);
+      for (const KeyChunk& chunk : chunks) {
+        const KeyGradient sum = chunk_gradient(problem, sequence, g, chunk, rows[static_cast<std::size_t>(chunk.block)],
+                                               reach, q, k, v, d_o, outputs);
         for (std::int64_t key = 0; key < sum.dk.rows(); ++key) {
-          gradients.dk.row(sequence.k_begin + chunks[c].keys.begin + key, g) = sum.dk.row(key);
-          gradients.dv.row(sequence.k_begin + chunks[c].keys.begin + key, g) = sum.dv.row(key);
+          gradients.dk.row(sequence.k_begin + chunk.keys.begin + key, g) = sum.dk.row(key);
+          gradients.dv.row(sequence.k_begin + chunk.keys.begin + key, g) = sum.dv.row(key);
         }
       }
     }

@@ -31,7 +31,8 @@ void add_shared(const Groups& groups, const Vector& weights, const Vector& varia
   }
 }
 
-RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, Vector floor, double n, double factor) {
+RowNoise finished(const Arithmetic& arithmetic, Vector variance, const Vector& worst, const Vector& floor, double n,
+                  double factor) {
   RowNoise noise(variance.size());
   noise.variance = std::move(variance);
   noise.worst = (1 + 4 * unit_roundoff(arithmetic.weights)) * worst;  // products of two roundings

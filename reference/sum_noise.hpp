@@ -41,7 +41,8 @@ void add_shared(const Groups& groups, const Vector& weights, const Vector& varia
 
 /// The noise of a sum of n terms from its variance, worst case and floor. factor: the largest a kernel multiplies a sum
 /// with at its end.
-RowNoise finished(const Arithmetic& arithmetic, Vector variance, Vector worst, Vector floor, double n, double factor);
+RowNoise finished(const Arithmetic& arithmetic, Vector variance, const Vector& worst, const Vector& floor, double n,
+                  double factor);
 
 /// Adds what a sum of parts [n, dim] suffers whose parts are stored before they are added: every part its rounding, and
 /// the sum those of its partial sums where they are stored as well. Parts that are equal within a spacing round alike.

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <exception>
+#include <new>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "verify/foreign_kernel.hpp"
@@ -14,6 +17,7 @@
 #include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
 #include "verify/report.hpp"
+#include "verify/result_json.hpp"
 #include "verify/worker/serve.hpp"
 
 namespace attnspec::verify {
@@ -38,20 +42,68 @@ std::vector<Case> all_cases(const Kernel& kernel, int level) {
   return cases;
 }
 
-template <class Print>
-int check(const Kernel& kernel, const std::vector<Case>& cases, const std::string& limits, bool with_details,
-          const Print& print) {
+/// What a caller wants judged.
+struct Request {
+  Kernel kernel;
+  std::vector<Case> cases;
+  std::string limits;  // a line on what the kernel's limits leave out of a level
+};
+
+Request make_request(const AttnspecKernel& given, const char* name, int level, const char* cases) {
+  const Kernel kernel = make_foreign_kernel(given, name);
+  if (cases != nullptr) return {kernel, given_cases(cases), ""};
+  return {kernel, all_cases(kernel, level), limits_line(kernel.operators, kernel.limits)};
+}
+
+template <class Show>
+std::vector<CaseResult> judge_all(const Request& request, const Show& show) {
   std::vector<CaseResult> results;
-  for (const Case& c : cases) {
-    results.push_back(judge(kernel, c));
-    if (with_details) print(details(results.back()));
-    if (!results.back().findings.empty()) print(failure_line(results.back(), results.back().findings.front()) + "\n");
-  }
-  print(table(results) + limits);
-  for (const std::string& line : {hint(kernel, results), over_declaration(kernel, results)})
+  for (const Case& c : request.cases) show(results.emplace_back(judge(request.kernel, c)));
+  return results;
+}
+
+template <class Print>
+int check(const Request& request, bool with_details, const Print& print) {
+  const std::vector<CaseResult> results = judge_all(request, [&](const CaseResult& result) {
+    if (with_details) print(details(result));
+    if (!result.findings.empty()) print(failure_line(result, result.findings.front()) + "\n");
+  });
+  print(table(results) + request.limits);
+  for (const std::string& line : {hint(request.kernel, results), over_declaration(request.kernel, results)})
     if (!line.empty()) print(line + "\n");
-  print(lse_not_judged(kernel) + laws_not_held(kernel));
+  print(lse_not_judged(request.kernel) + laws_not_held(request.kernel));
   return exit_code(results);
+}
+
+template <class Print>
+int check_as_json(const Request& request, const Print& print) {
+  const std::vector<CaseResult> results =
+      judge_all(request, [&](const CaseResult& result) { print(json_text(json_of(result))); });
+  nlohmann::ordered_json of_all{{"totals", totals(results)}};
+  const auto add = [&](const char* key, std::string text) {
+    if (text.ends_with('\n')) text.pop_back();
+    if (!text.empty()) of_all[key] = std::move(text);
+  };
+  add("limits", request.limits);
+  add("hint", hint(request.kernel, results));
+  add("over_declaration", over_declaration(request.kernel, results));
+  add("lse_not_judged", lse_not_judged(request.kernel));
+  add("laws_not_held", laws_not_held(request.kernel));
+  print(json_text(of_all));
+  return exit_code(results);
+}
+
+/// Runs; where that is impossible, hands the error to `refuse` and returns 2.
+template <class Run, class Refuse>
+int run_or_refuse(const Run& run, const Refuse& refuse) {
+  try {
+    return run();
+  } catch (const std::bad_alloc&) {
+    refuse(std::runtime_error("the case needs more memory than there is"));
+  } catch (const std::exception& error) {
+    refuse(error);
+  }
+  return 2;
 }
 
 }  // namespace
@@ -62,16 +114,18 @@ int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, co
                    AttnspecPrint print, void* context) {
   using namespace attnspec::verify;
   const auto say = [&](const std::string& text) { print(text.c_str(), context); };
-  try {
-    const Kernel judged = make_foreign_kernel(*kernel, name);
-    if (cases != nullptr) return check(judged, given_cases(cases), "", details != 0, say);
-    return check(judged, all_cases(judged, level), limits_line(judged.operators, judged.limits), details != 0, say);
-  } catch (const std::bad_alloc&) {
-    say("attnspec: the case needs more memory than there is\n");
-  } catch (const std::exception& error) {
-    say(error_line(error));
-  }
-  return 2;
+  return run_or_refuse([&] { return check(make_request(*kernel, name, level, cases), details != 0, say); },
+                       [&](const std::exception& error) { say(error_line(error)); });
+}
+
+int attnspec_judge(const AttnspecKernel* kernel, const char* name, int level, const char* cases, AttnspecPrint print,
+                   void* context) {
+  using namespace attnspec::verify;
+  const auto say = [&](const std::string& text) { print(text.c_str(), context); };
+  return run_or_refuse([&] { return check_as_json(make_request(*kernel, name, level, cases), say); },
+                       [&](const std::exception& error) {
+                         say(json_text({{"error", one_line(error)}}));
+                       });
 }
 
 void attnspec_serve(const AttnspecKernel* kernel, const char* name, int socket, int memory) {

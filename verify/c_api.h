@@ -21,6 +21,19 @@ typedef void (*AttnspecPrint)(const char* text, void* context);
 ATTNSPEC_EXPORT int attnspec_check(const AttnspecKernel* kernel, const char* name, int level, const char* cases,
                                    int details, AttnspecPrint print, void* context);
 
+/* The same for programs: `print` is given JSON, one object a line. First of each case, as it is judged:
+ *
+ *   kernel, case, verdict; reason, where there is one; rows_judged
+ *   findings    of each: verdict, where ("o[seq=0,token=4,head=1,d=5]"), failure (the failure line, without its
+ * command) directions  of each output whose errors add up: a line that says along what repeat      the command that
+ * repeats the case
+ *
+ * Then of all: totals ("63 cases: 61 pass, 2 value-out-of-bound") and, each where there is something to say, limits
+ * (which cases are left out), hint, over_declaration, lse_not_judged, laws_not_held. Where it could not run: error,
+ * which says why. */
+ATTNSPEC_EXPORT int attnspec_judge(const AttnspecKernel* kernel, const char* name, int level, const char* cases,
+                                   AttnspecPrint print, void* context);
+
 /* Serves a kernel to the judge that started this process, until it hangs up. socket, memory: the descriptors that it
  * left open. */
 ATTNSPEC_EXPORT void attnspec_serve(const AttnspecKernel* kernel, const char* name, int socket, int memory);

@@ -92,7 +92,7 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   for (std::uint64_t i = 0; !is_enough(); ++i) {
     const Case c = random_case(regime, arithmetic.dtype, seed + i);
     judge(is_nsa(c.op) ? nsa : moba, c, [&](const ObservedRow& observed) {
-      const auto& [kind, output, place, row, expected, written, covariance] = observed;
+      const auto& [kind, output, place, row, expected, values, covariance, noise] = observed;
       const std::lock_guard lock(mutex);
       Samples& samples = outputs.at(kind);
       Calibration& result = samples.result;

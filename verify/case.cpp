@@ -164,10 +164,29 @@ constexpr Choice<Layout> kLayouts[] = {{"strided", Layout::strided}, {"contiguou
 constexpr Choice<Phi> kPhis[] = {{"mean", Phi::mean}, {"linear", Phi::linear}, {"mlp", Phi::mlp}};
 constexpr Choice<Activation> kActivations[] = {
     {"relu", Activation::relu}, {"silu", Activation::silu}, {"gelu", Activation::gelu}};
-constexpr Choice<Law> kLawNames[] = {
-    {"none", Law::none},   {"repeat", Law::repeat},   {"future", Law::future},   {"unselected", Law::unselected},
-    {"heads", Law::heads}, {"strides", Law::strides}, {"packing", Law::packing}, {"decode", Law::decode},
-    {"power", Law::power}};
+constexpr Choice<Law> kLawNames[] = {{"none", Law::none},
+                                     {"repeat", Law::repeat},
+                                     {"future", Law::future},
+                                     {"unselected", Law::unselected},
+                                     {"heads", Law::heads},
+                                     {"strides", Law::strides},
+                                     {"packing", Law::packing},
+                                     {"decode", Law::decode},
+                                     {"power", Law::power},
+                                     {"negation", Law::negation},
+                                     {"reciprocal", Law::reciprocal},
+                                     {"slots", Law::slots},
+                                     {"groups", Law::groups},
+                                     {"prefix", Law::prefix},
+                                     {"all_blocks", Law::all_blocks},
+                                     {"own_block", Law::own_block},
+                                     {"whole_window", Law::whole_window},
+                                     {"as_moba", Law::as_moba},
+                                     {"one_hot", Law::one_hot},
+                                     {"mass", Law::mass},
+                                     {"dk_sum", Law::dk_sum},
+                                     {"dv_sum", Law::dv_sum},
+                                     {"one_row", Law::one_row}};
 constexpr Choice<bool> kFlags[] = {{"0", false}, {"1", true}};
 constexpr Choice<bool> kSelectionPer[] = {{"head", false}, {"kv_head", true}};
 constexpr Choice<SelectionOrder> kSelectionOrders[] = {{"any", SelectionOrder::any},

@@ -58,10 +58,38 @@ inline bool has_compression(Operator op) { return compresses(op) || has_importan
 /// Whether it has a window.
 inline bool has_window(Operator op) { return op == Operator::window || op == Operator::nsa; }
 
-/// What a case is judged by instead of the specification: a relation between calls that any kernel keeps to the bit.
-enum class Law { none, repeat, future, unselected, heads, strides, packing, decode, power };
-inline constexpr Law kLaws[] = {Law::repeat,  Law::future,  Law::unselected, Law::heads,
-                                Law::strides, Law::packing, Law::decode,     Law::power};
+/// What a case is judged by instead of the specification: a relation between calls, or within one.
+enum class Law {
+  none,
+  repeat,
+  future,
+  unselected,
+  heads,
+  strides,
+  packing,
+  decode,
+  power,
+  negation,
+  reciprocal,
+  slots,
+  groups,
+  prefix,
+  all_blocks,
+  own_block,
+  whole_window,
+  as_moba,
+  one_hot,
+  mass,
+  dk_sum,
+  dv_sum,
+  one_row,
+};
+inline constexpr Law kLaws[] = {
+    Law::repeat, Law::future,     Law::unselected, Law::heads,        Law::strides,    Law::packing,
+    Law::decode, Law::power,      Law::negation,   Law::slots,        Law::reciprocal, Law::groups,
+    Law::prefix, Law::all_blocks, Law::own_block,  Law::whole_window, Law::as_moba,    Law::one_hot,
+    Law::mass,   Law::dk_sum,     Law::dv_sum,     Law::one_row,
+};
 
 const char* name(Law law);
 /// Throws std::invalid_argument that lists the laws.

@@ -109,8 +109,11 @@ Kernel find_kernel(std::string_view text, Seconds timeout) {
   for (const ModelKernel& kernel : kModels)
     if (name == kernel.name) return make_model(kernel, std::string(text), options);
   for (const model::Defect& defect : model::defects())
-    if (name == fmt::format("defect:{}", defect.name))
-      return model::make_kernel(std::string(text), defect.what, {defect.op}, defect.stages, options);
+    if (name == fmt::format("defect:{}", defect.name)) {
+      std::vector<Operator> operators{defect.op};
+      operators.insert(operators.end(), defect.beside.begin(), defect.beside.end());
+      return model::make_kernel(std::string(text), defect.what, std::move(operators), defect.stages, options);
+    }
   for (const model::Variant& variant : model::variants())
     if (name == fmt::format("variant:{}", variant.name))
       return model::make_kernel(std::string(text), variant.what, all_operators(), variant.stages, options);

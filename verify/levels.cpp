@@ -55,9 +55,10 @@ Case case_of(Operator op, Row row, std::string_view stream, std::uint64_t number
 /// The values of an axis that the pairs are made of. Captured activations have cases of their own; those input patterns
 /// that show mistakes of NSA's parts are not all gone through again with the whole of it, which has thirty tensors.
 std::vector<std::size_t> paired_values(const Axis& axis, Operator op) {
-  static constexpr std::string_view of_nsa[] = {"normal",      "diffuse",         "spiky",      "large",
-                                                "head_tagged", "repeated_tokens", "edge_spike", "disagreeing_heads",
-                                                "underflow",   "subnormal"};
+  static constexpr std::string_view of_nsa[] = {
+      "normal",       "diffuse",           "spiky",     "large",    "head_tagged",    "repeated_tokens",
+      "edge_spike",   "disagreeing_heads", "underflow", "smallest", "largest_values", "largest_gradients",
+      "largest_keys", "wide_gates"};
   std::vector<std::size_t> values = drawn_values(axis, op);
   if (axis.name != "regime") return values;
   std::erase_if(values, [&](std::size_t i) {

@@ -4,11 +4,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <mutex>
+#include <numbers>
 #include <numeric>
 #include <span>
 
@@ -26,6 +29,9 @@ using reference::Sequence;
 using reference::Tensor;
 
 constexpr const char* kCaptured = "captured";
+
+/// The seeds of the branches of nsa lie so far apart.
+constexpr std::uint64_t kSeedsOfABranch = std::uint64_t{1} << 40;
 
 /// Sets every element to element(token, head, feature), rounded once to the case's dtype. index counts elements.
 template <class Element>
@@ -189,6 +195,91 @@ void fill_repeated_tokens(const Case& c, Inputs& in) {
 void fill_subnormal(const Case& c, Inputs& in) {
   fill_scaled(c, in, 1, 1, reference::power_of_two(reference::min_exponent(c.dtype)), 0x1p-8);
 }
+
+/// Any size from the largest down to half of it, and any sign.
+void fill_near(const Case& c, Tensor& tensor, const char* stream, double largest) {
+  const Random random(c.seed, stream);
+  fill(c, tensor, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    const auto index = static_cast<std::uint64_t>((token * tensor.heads + head) * tensor.dim + d);
+    const double size = largest * (1 - static_cast<double>(random.below(512, index)) / 1024);
+    return random.bits(index) >> 63 != 0 ? -size : size;
+  });
+}
+
+/// The largest number that tensors may hold so that no right kernel overflows: the format's, and with it fp32 must hold
+/// a sum of as many as there are keys or rows, each times 2^8, since some kernels raise the maximum of the scores only
+/// when it has grown by that. The branches of NSA are summed; what a phi other than the mean makes is larger.
+double largest_number(const Case& c) {
+  const std::int64_t terms = longest(c) + c.heads * std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0});
+  const double of_sums = 0x1p127 / 0x1p8 / static_cast<double>(std::bit_ceil(static_cast<std::uint64_t>(terms)));
+  const double branches = c.op == Operator::nsa ? 4 : 1,
+               phi = compresses(c.op) && c.phi != reference::Phi::mean ? 64 : 1;
+  return std::min(reference::largest_finite(c.dtype), of_sums) / (branches * phi);
+}
+
+/// What do times v may be, so that gradients of scores and their products with the scale stay in the format.
+double gradient_size(const Case& c) {
+  return c.dtype == Format::fp16 ? std::max(1.0, 64 / std::max(1.0, std::abs(c.scale))) : 0x1p32;
+}
+
+/// v, or what nsa_compress reads.
+Tensor& values_of(const Case& c, Inputs& in) { return c.op == Operator::nsa_compress ? in.k : in.v; }
+
+void fill_largest_values(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, gradient_size(c) / largest_number(c));
+  fill_near(c, values_of(c, in), "largest", largest_number(c));
+}
+
+/// One row of do is half of the largest number; all others together are less, so that no sum of them overflows.
+void fill_largest_gradients(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const double largest = largest_number(c);
+  fill_normal(c, values_of(c, in), "v", gradient_size(c) / largest);
+  const Random random(c.seed, "largest"), row(c.seed, "row");
+  const std::int64_t tokens = in.d_o.tokens, heads = in.d_o.heads;
+  const std::int64_t loud_token = row.below(std::max<std::int64_t>(1, tokens), 0), loud_head = row.below(heads, 1);
+  fill(c, in.d_o, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
+    const auto index = static_cast<std::uint64_t>((token * heads + head) * in.d_o.dim + d);
+    const double sign = random.bits(index) >> 63 != 0 ? -1 : 1;
+    const bool is_loud = token == loud_token && head == loud_head;
+    return sign * largest * (is_loud ? 0.5 : 0.25 / static_cast<double>(tokens * heads));
+  });
+}
+
+/// The seed of a case, which all branches of nsa share.
+std::uint64_t shared_seed(const Case& c) { return c.seed % kSeedsOfABranch; }
+
+/// Keys, queries or both are as large as can be where their products with the scale are about 1; v and do so small that
+/// the gradients of q and k are finite.
+void fill_largest_keys(const Case& c, Inputs& in) {
+  constexpr double kBoth = 0x1p16;  // the products from which both may be large
+  const double sigma = std::abs(c.scale), dk = static_cast<double>(c.dk), dv = static_cast<double>(c.dv);
+  const double largest = largest_number(c) / std::max(1.0, std::numbers::log2e * sigma);  // a kernel may scale keys
+  const double product = sigma == 0 ? 1 : 1 / (sigma * std::sqrt(dk));
+  const bool has_biases = compresses(c.op) && c.phi != reference::Phi::mean;  // which no small key outweighs
+  const std::int64_t kind =
+      has_biases ? 0 : Random(shared_seed(c), "kind").below(product < kBoth ? 2 : 3, 0);  // keys, queries, both
+  const double one = std::min(largest, kind == 2 ? std::sqrt(product) : largest),
+               other = std::min(largest, product / one);
+  const double small = std::sqrt(0x1p-6 / (std::max(sigma, 0x1p-6) * std::sqrt(dv)));
+  fill_scaled(c, in, 1, 1, small, small);
+  fill_near(c, in.q, "largest q", kind == 1 ? one : other);
+  fill_near(c, in.k, "largest k", kind == 1 ? other : one);
+}
+
+/// Every row of every tensor around the smallest normal number.
+void fill_smallest(const Case& c, Inputs& in) {
+  const auto fill_rows = [&](Tensor& tensor, const char* stream) {
+    const Random size(c.seed, "size");
+    fill_normal_times(c, tensor, stream, [&](std::int64_t token) {
+      const auto above = static_cast<int>(size.below(8, static_cast<std::uint64_t>(token))) - 3;
+      return reference::power_of_two(reference::min_exponent(c.dtype) + above);
+    });
+  };
+  fill_rows(in.q, "q"), fill_rows(in.k, "k"), fill_rows(in.v, "v"), fill_rows(in.d_o, "do");
+}
+
+bool selects_blocks(Operator op) { return selects(op) || has_importance(op); }
 
 /// The size of all of a key's features that adds `score` to its scores with a query of ones, as far as the dtype and
 /// products in fp32 hold it.
@@ -402,7 +493,7 @@ const std::vector<Regime>& regimes() {
        .mistake = "mean keys that differ by less and by more than their rounding: selection by scores of too little "
                   "precision",
        .fill = fill_near_tie,
-       .for_selection = true},
+       .has = selects_blocks},
       {.name = "large",
        .mistake = "large magnitudes, one-hot weights: overflow in scores, in exp and in sums",
        .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 4, 4, 16, 8); }},
@@ -427,7 +518,7 @@ const std::vector<Regime>& regimes() {
       {.name = "cancelling_means",
        .mistake = "large keys that cancel in their block's mean: means summed in too little precision",
        .fill = fill_cancelling_means,
-       .for_selection = true},
+       .has = selects_blocks},
       {.name = "descending_magnitude",
        .mistake = "keys and values that halve from block to block: a maximum taken from the last block, merges "
                   "without rescaling",
@@ -442,13 +533,32 @@ const std::vector<Regime>& regimes() {
       {.name = "disagreeing_heads",
        .mistake = "every head of a group wants other blocks: one head that decides for all",
        .fill = fill_disagreeing_heads,
-       .for_selection = true},
+       .has = selects_blocks},
       {.name = "underflow",
        .mistake = "scores spread over hundreds: all weights but one vanish, most importances are 0 in fp32",
        .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 16, 16, 1, 1); }},
       {.name = "subnormal",
        .mistake = "values at the smallest normal number: results flushed to zero, gradients that vanish",
        .fill = fill_subnormal},
+      {.name = "smallest",
+       .mistake = "every tensor around the smallest normal number: products flushed to zero, scores that seem to tie",
+       .fill = fill_smallest},
+      {.name = "largest_values",
+       .mistake = "values as large as the format and the sums of a correct kernel hold: outputs and sums in fp16",
+       .fill = fill_largest_values},
+      {.name = "largest_gradients",
+       .mistake = "a row of do as large as the format and the sums hold: gradients in fp16",
+       .fill = fill_largest_gradients},
+      {.name = "largest_keys",
+       .mistake = "keys or queries as large as the format and the sums hold, with scores about 1: means, scaled keys "
+                  "and products that overflow before they are scaled",
+       .fill = fill_largest_keys,
+       .has = has_queries},
+      {.name = "wide_gates",
+       .mistake = "gates that no sigmoid makes, negative or up to 100: gates clamped, or taken for weights",
+       .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 1, 1, 1, 1); },
+       .has = [](Operator op) { return op == Operator::nsa; },
+       .any_gates = true},
       {.name = kCaptured,
        .mistake = "captured:NAME, activations of a trained model: what random numbers never look like",
        .fill = fill_captured},
@@ -542,13 +652,17 @@ PhiTensors<Tensor> make_phi(const Case& c, const char* stream, std::int64_t feat
   return phi;
 }
 
-/// Gates after their sigmoid; one in eight is closed, one in eight wide open.
+/// Gates after their sigmoid; one in eight is closed, one in eight wide open. Or any: most are then of a size that no
+/// sigmoid has.
 Tensor make_gates(const Case& c, std::int64_t tokens) {
   Tensor gates(tokens, c.heads, 3);
   const Random random(c.seed, "gates"), kind(c.seed, "gate kind");
+  constexpr double kAny[] = {0, 1, -1, -0.25, 3, 100};
+  const bool any = regime_of(c).any_gates;
   fill(c, gates, [&](std::int64_t token, std::int64_t head, std::int64_t branch) {
     const auto index = static_cast<std::uint64_t>((token * c.heads + head) * 3 + branch);
     const std::int64_t drawn = kind.below(8, index);
+    if (any) return drawn < std::ssize(kAny) ? kAny[drawn] : 2 * random.normal(index);
     return drawn < 2 ? static_cast<double>(drawn) : 1 / (1 + std::exp(-random.normal(index)));
   });
   return gates;
@@ -565,7 +679,7 @@ Inputs make_inputs(const Case& c) {
   inputs.gates = make_gates(c, inputs.q.tokens);
   const auto fill_branch = [&](std::uint64_t offset, Tensor& k, Tensor& v) {
     Case branch = c;
-    if (!c.shared_kv) branch.seed += offset << 40;
+    if (!c.shared_kv) branch.seed += offset * kSeedsOfABranch;
     Inputs of_branch = make_attention_inputs(branch);
     k = std::move(of_branch.k);
     v = std::move(of_branch.v);

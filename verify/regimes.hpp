@@ -33,8 +33,11 @@ struct Regime {
   const char* mistake;  // one sentence: what it is and the mistake it provokes
   void (*fill)(const Case& c, Inputs& inputs);
   bool exact_scores = false;      // every gate score is exact in fp32, so that selections have no margin
-  bool for_selection = false;     // provokes mistakes in choosing blocks, and none elsewhere
+  bool (*has)(Operator) = any;    // whose mistakes it provokes
   bool zero_mean_values = false;  // values have mean zero and scores differ, so that noise has no direction
+  bool any_gates = false;         // of nsa: gates that no sigmoid makes, such as -1, 3 and 100
+
+  static bool any(Operator) { return true; }
 };
 
 const std::vector<Regime>& regimes();

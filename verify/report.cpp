@@ -98,14 +98,16 @@ std::string number(double x) { return fmt::format("{:a} ({:.6g})", x, x); }
 
 }  // namespace
 
-std::string error_line(const std::exception& error) {
-  std::string line = "attnspec: ";
+std::string one_line(const std::exception& error) {
+  std::string line;
   for (const char* c = error.what(); *c != '\0'; ++c) {
     const auto code = static_cast<unsigned char>(*c);
     line += code < 0x20 || code == 0x7f ? fmt::format("\\x{:02x}", code) : std::string(1, *c);
   }
-  return line + "\n";
+  return line;
 }
+
+std::string error_line(const std::exception& error) { return "attnspec: " + one_line(error) + "\n"; }
 
 std::string short_number(double x) { return std::abs(x) < 9.995 ? fmt::format("{:.2f}", x) : fmt::format("{:.3g}", x); }
 
@@ -117,7 +119,7 @@ std::string bench_command(const std::string& kernel, const Case& c) {
   return fmt::format("{} bench {} --case '{}'", paths::command(), kernel, print(c));
 }
 
-std::string failure_line(const CaseResult& result, const Finding& f, Command command) {
+std::string where(const Finding& f) {
   std::string place = f.output;
   if (f.token >= 0) {
     place += f.sequence >= 0 ? fmt::format("[seq={},token={},head={}", f.sequence, f.token, f.head)
@@ -125,7 +127,11 @@ std::string failure_line(const CaseResult& result, const Finding& f, Command com
     place += f.d >= 0 && !f.output.ends_with("lse") ? fmt::format(",d={}]", f.d) : "]";
   }
   if (!f.call.empty()) place += fmt::format(" ({})", f.call);
-  std::string line = fmt::format("FAIL {} {} {} => ", name(f.verdict), result.kernel, place);
+  return place;
+}
+
+std::string failure(const CaseResult& result, const Finding& f) {
+  std::string line = fmt::format("FAIL {} {} {} => ", name(f.verdict), result.kernel, where(f));
   if (!f.detail.empty()) {
     line += f.detail;
   } else {
@@ -136,7 +142,22 @@ std::string failure_line(const CaseResult& result, const Finding& f, Command com
   }
   if (f.token >= 0)
     for (const std::string& sample : samples(result, f.output)) line += "; judged " + sample;
-  return line + " | " + command(result.kernel, result.c);
+  return line;
+}
+
+std::string failure_line(const CaseResult& result, const Finding& f, Command command) {
+  return failure(result, f) + " | " + command(result.kernel, result.c);
+}
+
+std::string direction_line(const Directions& directions) {
+  std::vector<std::string> faults;
+  for (const Direction& d : directions.directions) faults.push_back(fmt::format("{} {:.1f}", d.fault, d.z()));
+  return fmt::format("{}, in deviations: {}", directions.output, fmt::join(faults, ", "));
+}
+
+bool add_up(const Directions& directions) {
+  return std::any_of(directions.directions.begin(), directions.directions.end(),
+                     [](const Direction& d) { return std::abs(d.z()) >= 0.05; });  // else the line says 0.0
 }
 
 std::string details(const CaseResult& result) {
@@ -153,11 +174,7 @@ std::string details(const CaseResult& result) {
   }
   if (const auto judged = samples(result); !judged.empty())
     text += fmt::format("  a sample: judged {}\n", fmt::join(judged, ", "));
-  for (const auto& [output, directions] : result.directions) {
-    std::vector<std::string> faults;
-    for (const Direction& d : directions) faults.push_back(fmt::format("{} {:.1f}", d.fault, d.z()));
-    text += fmt::format("  {}, in deviations: {}\n", output, fmt::join(faults, ", "));
-  }
+  for (const Directions& directions : result.directions) text += "  " + direction_line(directions) + "\n";
   const Imagined left_out = result.left_out(), too_many = result.too_many();
   if (left_out.rows > 0)
     text += fmt::format("  a block or key left out would show in {} of {} rows, one too many in {} of {}\n",
@@ -198,7 +215,6 @@ std::string undecided_line(const CaseResult& result) {
 std::string table(const std::vector<CaseResult>& results) {
   std::vector<std::vector<std::string>> rows{
       {"kernel", "operator", "cases", "rows judged", "worst R", "undecided rows", "verdicts"}};
-  std::vector<const CaseResult*> all;
   for (const auto& [line, group] : grouped(results)) {
     std::int64_t judged = 0, undecided = 0;
     double worst = 0;
@@ -206,13 +222,18 @@ std::string table(const std::vector<CaseResult>& results) {
       judged += result->rows();
       undecided += result->undecided();
       worst = std::max(worst, worst_r(*result));
-      all.push_back(result);
     }
     rows.push_back({line.first, line.second, std::to_string(group.size()), std::to_string(judged),
                     line.second == name(Operator::moba_select) ? "-" : short_number(worst), std::to_string(undecided),
                     counts(group)});
   }
-  return aligned(rows, {0, 1, rows[0].size() - 1}) + fmt::format("{} cases: {}\n", all.size(), counts(all));
+  return aligned(rows, {0, 1, rows[0].size() - 1}) + totals(results) + "\n";
+}
+
+std::string totals(const std::vector<CaseResult>& results) {
+  std::vector<const CaseResult*> all;
+  for (const CaseResult& result : results) all.push_back(&result);
+  return fmt::format("{} cases: {}", all.size(), counts(all));
 }
 
 std::string excluded_line(const std::string& kernel, const Imagined& left_out, const Imagined& too_many) {

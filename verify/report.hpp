@@ -11,7 +11,10 @@
 
 namespace attnspec::verify {
 
-/// An error as the one line that a user is given, "attnspec: ...": control characters that it quotes become escapes.
+/// What an error says, in one line: control characters that it quotes become escapes.
+std::string one_line(const std::exception& error);
+
+/// An error as the line that a user is given, "attnspec: ...".
 std::string error_line(const std::exception& error);
 
 /// A number for a column: two decimals below 10, else three significant digits, "1.23e+105", "inf".
@@ -22,14 +25,25 @@ std::string replay_command(const std::string& kernel, const Case& c);
 std::string bench_command(const std::string& kernel, const Case& c);
 using Command = std::string (*)(const std::string& kernel, const Case& c);
 
-/// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio, then the command that
-/// repeats it. Numbers in hexadecimal and decimal.
+/// Where a finding is, "o[seq=0,token=4,head=1,d=5]", or the tensor that it is about; of a session with the call.
+std::string where(const Finding& finding);
+
+/// One failure, one line: verdict, kernel, output[place], => observed, expected, bound, ratio. Numbers in hexadecimal
+/// and decimal.
+std::string failure(const CaseResult& result, const Finding& finding);
+
+/// The same, then the command that repeats it.
 std::string failure_line(const CaseResult& result, const Finding& finding, Command command = replay_command);
 
 /// Why a case is undecided and the command that repeats it, one line: "UNDECIDED KERNEL: 3 rows of o | ./attnspec ...".
 std::string undecided_line(const CaseResult& result);
 /// Such lines that a command prints.
 inline constexpr std::size_t kMaxUndecidedLines = 3;
+
+/// The directions that the errors of an output add up in, "o, in deviations: softmax scale off 5.2, ..."; and whether
+/// they do in any.
+std::string direction_line(const Directions& directions);
+bool add_up(const Directions& directions);
 
 /// Everything that was judged of one case, several lines: per output the rows, worst and root mean square R, verdict.
 std::string details(const CaseResult& result);
@@ -46,6 +60,9 @@ std::string table(const std::vector<CaseResult>& results);
 std::string excluded_lines(const std::vector<CaseResult>& results);
 /// The line of one kernel; empty where no fault was imagined.
 std::string excluded_line(const std::string& kernel, const Imagined& left_out, const Imagined& too_many);
+
+/// The totals of that table: "63 cases: 61 pass, 2 value-out-of-bound".
+std::string totals(const std::vector<CaseResult>& results);
 
 /// What the judge could not see of a kernel's outputs, one line with its end; empty where it saw all.
 std::string lse_not_judged(const Kernel& kernel);

@@ -1,9 +1,13 @@
 // What the judge found out about a case.
 #pragma once
 
+#include <compare>
+#include <concepts>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "verify/case.hpp"
@@ -17,7 +21,7 @@ namespace attnspec::verify {
 struct Place {
   std::int64_t sequence, token, head;
 
-  bool operator==(const Place&) const = default;
+  auto operator<=>(const Place&) const = default;
 };
 
 /// One row, or one tensor, that is wrong.
@@ -90,7 +94,34 @@ struct ObservedRow {
   const RowComparison& comparison;
   const Vector &expected, &observed;
   const reference::Covariance* covariance;  // nullptr for lse
+  const RowNoise& noise;
 };
-using RowObserver = std::function<void(const ObservedRow& row)>;
+
+/// The blocks that a row selected.
+struct ObservedSelection {
+  Place place;
+  std::span<const std::int32_t> blocks;
+  bool is_right;
+};
+
+/// Of all keys of a sequence and kv head together: what dk and dv of each key share with those of the others.
+struct ObservedKeySums {
+  const std::string &dk, &dv;  // the outputs, as findings name them
+  std::int64_t sequence, head;
+  const Vector& d_o;                        // [dv], the sum of the given gradients of the rows that see a key
+  const Vector &dk_variance, &dv_variance;  // of the sums over the keys, by errors that keys share
+};
+
+/// What is called while a case is judged, from any thread. Any of them may be empty.
+struct RowObserver {
+  RowObserver() = default;
+  /// Of rows alone.
+  template <std::invocable<const ObservedRow&> Observe>
+  RowObserver(Observe observe) : row(std::move(observe)) {}
+
+  std::function<void(const ObservedRow&)> row;
+  std::function<void(const ObservedSelection&)> selection;
+  std::function<void(const ObservedKeySums&)> key_sums;
+};
 
 }  // namespace attnspec::verify

@@ -8,6 +8,7 @@
 
 #include "fuzz/median.hpp"
 #include "verify/report.hpp"
+#include "verify/result_json.hpp"
 
 namespace attnspec::fuzz {
 
@@ -89,13 +90,7 @@ ordered_json json_of(const Measurement& m) {
 }
 
 ordered_json json_of(const BenchResult& result) {
-  ordered_json json{
-      {"kernel", result.judged.kernel}, {"case", print(result.judged.c)}, {"verdict", name(result.judged.verdict)}};
-  if (!result.judged.reason.empty()) json["reason"] = result.judged.reason;
-  json["rows_judged"] = result.judged.rows();
-  json["findings"] = ordered_json::array();
-  for (const Finding& finding : result.judged.findings)
-    json["findings"].push_back(failure_line(result.judged, finding, bench_command));
+  ordered_json json = json_of(result.judged, bench_command);
   json["workspace_bytes"] = result.workspace_bytes;
   json["workspace_share"] = result.workspace_share;
   json["measurements"] = ordered_json::array();
@@ -164,7 +159,7 @@ std::string bench_json(const BenchReport& report) {
   for (const DenseTimes& times : report.dense) json["dense"].push_back(json_of(times));
   json["results"] = ordered_json::array();
   for (const BenchResult& result : report.results) json["results"].push_back(json_of(result));
-  return json.dump(1) + "\n";
+  return json_text(json, 1);
 }
 
 }  // namespace attnspec::fuzz

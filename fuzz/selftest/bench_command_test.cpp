@@ -94,10 +94,16 @@ TEST(BenchCommand, TimesAndJudges) {
 }
 
 TEST(BenchCommand, FailsWithAFinding) {
-  const Outcome result = run(ATTNSPEC_ADVERSARY " --case 'dense(lens=50,heads=4,dk=16)' --direction forward");
+  const TemporaryPath file("bench.json");
+  const Outcome result =
+      run(ATTNSPEC_ADVERSARY " --case 'dense(lens=50,heads=4,dk=16)' --direction forward --json " + file.string());
   EXPECT_EQ(result.code, 1) << result.out << result.err;
   EXPECT_NE(result.out.find("\nFAIL "), std::string::npos) << result.out;
   EXPECT_NE(result.out.find(" | ./attnspec bench " ATTNSPEC_ADVERSARY " --case "), std::string::npos) << result.out;
+  const auto json = nlohmann::json::parse(read_file(file.path())).at("results")[0];
+  EXPECT_EQ(json.at("verdict"), json.at("findings")[0].at("verdict"));
+  EXPECT_EQ(json.at("repeat"),
+            "./attnspec bench " ATTNSPEC_ADVERSARY " --case '" + json.at("case").get<std::string>() + "'");
 }
 
 }  // namespace

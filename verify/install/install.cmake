@@ -28,7 +28,7 @@ if(TARGET attnspec_simulated)
 endif()
 install_library(cuda attnspec_cxx PUBLIC ${PROJECT_SOURCE_DIR}/cuda/device.hpp ${PROJECT_SOURCE_DIR}/cuda/timing.hpp)
 file(GLOB_RECURSE verify_headers ${PROJECT_SOURCE_DIR}/verify/*.hpp)
-list(FILTER verify_headers EXCLUDE REGEX /verify/selftest/)
+list(FILTER verify_headers EXCLUDE REGEX "/verify/(selftest/|result_json[.]hpp)") # users need no library for JSON
 install_library(verify attnspec_cxx PUBLIC ${verify_headers} ${PROJECT_SOURCE_DIR}/verify/kernel_abi.h)
 file(GLOB fuzz_headers ${PROJECT_SOURCE_DIR}/fuzz/*.hpp)
 install_library(fuzz attnspec_cxx PUBLIC ${fuzz_headers})

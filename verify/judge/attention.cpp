@@ -133,11 +133,12 @@ void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_
     const Place place{sequence.index, token - sequence.q_begin, head};
     const RowInputs in = forward_.row(sequence, token, head, row->visible);
     const Covariance covariance = row->covariance(in.kv);
-    o.add(place, row->o, row->expected.o, row->observed_o, &covariance);
+    o.add(place, row->o, row->expected.o, row->observed_o, row->noise.o, &covariance);
     if (row->o.fault == RowFault::none && !row->visible.empty())
       o.add(imagine_faults(in, row->expected, row->noise.o, sequence.num_keys(), stage_.block, imagination,
                            token * stage_.problem.heads + head));
-    if (stage_.has_lse) lse.add(place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, nullptr);
+    if (stage_.has_lse)
+      lse.add(place, row->lse, Vector::Constant(1, row->expected.lse), row->observed_lse, row->noise.lse, nullptr);
     if (row->observed_o.allFinite() && !row->visible.empty()) {
       const std::int64_t next = stage_.reach(sequence, token).end;
       directions.add(in, row->expected, covariance, row->noise.o.variance.sum(), row->observed_o - row->expected.o,
@@ -345,7 +346,7 @@ void AttentionJudge::judge_query_gradients(const TensorView& dq, const RowObserv
     const Covariance covariance = gradient.covariance();
     tally.add({sequence.index, token - sequence.q_begin, head},
               compare_row(gradient.expected, observed, gradient.noise.noise, arithmetic_.output, covariance),
-              gradient.expected, observed, &covariance);
+              gradient.expected, observed, gradient.noise.noise, &covariance);
   });
   tally.sample(stage_.queries, dq);
   tally.finish(result);
@@ -367,6 +368,40 @@ void AttentionJudge::judge_key_gradients(const TensorView& dk_view, const Tensor
   dv.sample(stage_.keys, dv_view);
   dk.finish(result);
   dv.finish(result);
+  if (observe.key_sums) observe_key_sums(observe);
+}
+
+void AttentionJudge::observe_key_sums(const RowObserver& observe) const {
+  const AttentionProblem& problem = stage_.problem;
+  const std::int64_t group = problem.heads / problem.kv_heads;
+  for (const Sequence& sequence : sequences_) {
+    for (std::int64_t g = 0; g < problem.kv_heads; ++g) {
+      Vector d_o = Vector::Zero(problem.dv), dv = d_o, dv_variance = d_o, dv_by_scale = d_o;
+      Vector dk = Vector::Zero(problem.dk), dk_variance = dk, dk_by_scale = dk;
+      for (std::int64_t head = g * group; head < (g + 1) * group; ++head) {
+        for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token) {
+          const auto ranges = visible(sequence, token, selected_blocks(problem, stage_.selection, token, head));
+          if (ranges.empty()) continue;
+          const auto [in, given, row] = backward_row(sequence, token, head, ranges);
+          const GradientTerms terms = gradient_terms(arithmetic_, in, given, row);
+          const double p = row.weights.sum(), ds = row.d_scores.sum(), sigma = scale_of_dk();
+          d_o += d_o_->row(token, head);
+          dv += p * given.d_o;
+          dk += sigma * ds * in.q;
+          // Weights with one mantissa round equally, whichever key they are of: F2.
+          const double rounding = square(kRounding * unit_roundoff(arithmetic_.weights));
+          dv_variance += (terms.lse_variance + rounding) * p * p * given.d_o.cwiseAbs2();
+          dk_variance += square(sigma) * (terms.delta_variance * p * p + terms.lse_variance * ds * ds) *
+                         in.q.cwiseAbs2();  // E3, E4
+          dv_by_scale += row.weights.dot(row.scores) * given.d_o;
+          dk_by_scale += sigma * (row.d_scores.dot(row.scores) - terms.delta_by_scale * p) * in.q;
+        }
+      }
+      dv_variance += square(kScaleError) * dv_by_scale.cwiseAbs2() + common_variance(arithmetic_) * dv.cwiseAbs2();
+      dk_variance += square(kScaleError) * dk_by_scale.cwiseAbs2() + common_variance(arithmetic_) * dk.cwiseAbs2();
+      observe.key_sums({stage_.names.dk, stage_.names.dv, sequence.index, g, d_o, dk_variance, dv_variance});
+    }
+  }
 }
 
 std::vector<KeyChunk> AttentionJudge::judged_chunks(const Sequence& sequence, std::int64_t g) const {
@@ -421,7 +456,7 @@ void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence
       const KeyRange all{0, summed.rows()};
       const Covariance covariance{errors, reference::view(summed), {&all, 1}, expected, noise.rounding};
       tally.add({sequence.index, first + key, g},
-                compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed,
+                compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed, noise,
                 &covariance);
     };
     compare_key(dk, sum.dk, dk_view, terms.q, key_gradient_noise);

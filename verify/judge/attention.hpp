@@ -125,6 +125,8 @@ class AttentionJudge {
   void add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const;
   /// The keys that are judged, in runs within chunks.
   std::vector<reference::KeyChunk> judged_chunks(const reference::Sequence& sequence, std::int64_t kv_head) const;
+  /// Tells the observer of the sums over the keys of every sequence and kv head.
+  void observe_key_sums(const RowObserver& observe) const;
   void judge_chunk(const reference::KeyChunk& chunk, const reference::Sequence& sequence, std::int64_t kv_head,
                    const std::vector<reference::QueryRow>& selecting, const TensorView& dk_view,
                    const TensorView& dv_view, Tally& dk, Tally& dv) const;

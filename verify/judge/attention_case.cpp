@@ -21,7 +21,8 @@ constexpr std::size_t kMaxSelections = 16;
 /// The case's problem, inputs and calls.
 class AttentionCase {
  public:
-  AttentionCase(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result)
+  AttentionCase(const Kernel& kernel, const Case& c, const Inputs& inputs, const RowObserver& observe,
+                CaseResult& result)
       : kernel_(kernel),
         case_(c),
         observe_(observe),
@@ -29,7 +30,7 @@ class AttentionCase {
         problem_(problem_of(c)),
         nsa_(nsa_problem_of(c)),
         arithmetic_(make_arithmetic(c.dtype, kernel.arithmetic)),
-        inputs_(make_inputs(c)),
+        inputs_(inputs),
         calls_(kernel, c, inputs_) {}
 
   void run() {
@@ -114,14 +115,15 @@ class AttentionCase {
   MobaProblem problem_;
   NsaProblem nsa_;
   Arithmetic arithmetic_;
-  Inputs inputs_;
+  const Inputs& inputs_;
   AttentionCalls calls_;
 };
 
 }  // namespace
 
-void judge_attention(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
-  AttentionCase(kernel, c, observe, result).run();
+void judge_attention(const Kernel& kernel, const Case& c, const Inputs& inputs, const RowObserver& observe,
+                     CaseResult& result) {
+  AttentionCase(kernel, c, inputs, observe, result).run();
 }
 
 }  // namespace attnspec::verify

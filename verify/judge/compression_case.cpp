@@ -5,8 +5,8 @@
 
 namespace attnspec::verify {
 
-void judge_compression(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
-  const Inputs in = make_inputs(c);
+void judge_compression(const Kernel& kernel, const Case& c, const Inputs& in, const RowObserver& observe,
+                       CaseResult& result) {
   const reference::Arithmetic arithmetic = make_arithmetic(c.dtype, kernel.arithmetic);
   const CompressionStage stage{{}, nsa_problem_of(c), in.k, phi_heads(in.phi_k)};
   CompressionCalls calls(kernel, c, in);

@@ -22,19 +22,15 @@ Kernel for_case(const Kernel& kernel, const Case& c) {
   return result;
 }
 
-void judge_operator(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
-  if (c.law != Law::none) {
-    judge_law(kernel, c, result);
-  } else if (c.op == Operator::nsa_compress) {
-    judge_compression(kernel, c, observe, result);
-  } else if (c.op == Operator::nsa) {
-    judge_nsa(kernel, c, observe, result);
-  } else {
-    judge_attention(kernel, c, observe, result);
-  }
-}
-
 }  // namespace
+
+void judge_call(const Kernel& given, const Case& c, const Inputs& inputs, const RowObserver& observe,
+                CaseResult& result) {
+  const Kernel kernel = for_case(given, c);
+  if (c.op == Operator::nsa_compress) return judge_compression(kernel, c, inputs, observe, result);
+  if (c.op == Operator::nsa) return judge_nsa(kernel, c, inputs, observe, result);
+  judge_attention(kernel, c, inputs, observe, result);
+}
 
 CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe) {
   CaseResult result;
@@ -51,7 +47,10 @@ CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe
     return result;
   }
   try {
-    judge_operator(for_case(kernel, c), c, observe, result);
+    if (c.law != Law::none)
+      judge_law(for_case(kernel, c), c, result);
+    else
+      judge_call(kernel, c, make_inputs(c), observe, result);
   } catch (const CallFailed& failure) {
     result.add({.verdict = failure.verdict, .output = "call", .detail = failure.what()});
   }

@@ -23,14 +23,14 @@ using namespace reference;
 /// The case's problem, inputs and calls.
 class NsaCase {
  public:
-  NsaCase(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result)
+  NsaCase(const Kernel& kernel, const Case& c, const Inputs& inputs, const RowObserver& observe, CaseResult& result)
       : kernel_(kernel),
         case_(c),
         observe_(observe),
         result_(result),
         problem_(nsa_problem_of(c)),
         arithmetic_(make_arithmetic(c.dtype, kernel.arithmetic)),
-        inputs_(make_inputs(c)),
+        inputs_(inputs),
         calls_(kernel, c, inputs_),
         queries_(judged_queries(c, problem_.attention, c.heads)) {}
 
@@ -226,7 +226,7 @@ class NsaCase {
       selected.and_of = &window;
       const Covariance covariance{errors, {nullptr, 0, case_.dk}, {}, expected, noise.rounding, &compressed};
       tally.add({sequence.index, token - sequence.q_begin, head},
-                compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed,
+                compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed, noise,
                 &covariance);
     });
     tally.sample(queries_, calls_.dq.view());
@@ -239,15 +239,16 @@ class NsaCase {
   CaseResult& result_;
   NsaProblem problem_;
   Arithmetic arithmetic_;
-  Inputs inputs_;
+  const Inputs& inputs_;
   NsaCalls calls_;
   JudgedRows queries_;
 };
 
 }  // namespace
 
-void judge_nsa(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
-  NsaCase(kernel, c, observe, result).run();
+void judge_nsa(const Kernel& kernel, const Case& c, const Inputs& inputs, const RowObserver& observe,
+               CaseResult& result) {
+  NsaCase(kernel, c, inputs, observe, result).run();
 }
 
 }  // namespace attnspec::verify

@@ -92,7 +92,7 @@ std::vector<QueryRow> judge_selection(const AttentionProblem& problem, std::int6
     } else {
       return;
     }
-    tally.add_selection(place, wrong);
+    tally.add_selection(place, row, wrong);
   });
   tally.finish(result);
   return emptied;

@@ -13,8 +13,8 @@ Tally::Tally(const RowObserver& observe, std::string kind, std::string output)
 }
 
 void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
-                const reference::Covariance* covariance) {
-  if (observe_) observe_({kind_, summary_.output, place, row, expected, observed, covariance});
+                const RowNoise& noise, const reference::Covariance* covariance) {
+  if (observe_.row) observe_.row({kind_, summary_.output, place, row, expected, observed, covariance, noise});
   if (row.fault == RowFault::none) return pass(row.r);
   fail({.verdict = row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
         .sequence = place.sequence,
@@ -31,7 +31,7 @@ void Tally::add(const Place& place, const RowComparison& row, const Vector& expe
 void Tally::add(const Place& place, const reference::PredictedRow& row, const Vector& observed, Format format) {
   const reference::Covariance covariance = row.covariance();
   add(place, compare_row(row.expected, observed, row.sum.noise, format, covariance), row.expected, observed,
-      &covariance);
+      row.sum.noise, &covariance);
 }
 
 void Tally::add(const ImaginedFaults& faults) {
@@ -40,7 +40,8 @@ void Tally::add(const ImaginedFaults& faults) {
   if (faults.too_many) summary_.too_many += {1, *faults.too_many};
 }
 
-void Tally::add_selection(const Place& place, const std::string& wrong) {
+void Tally::add_selection(const Place& place, std::span<const std::int32_t> blocks, const std::string& wrong) {
+  if (observe_.selection) observe_.selection({place, blocks, wrong.empty()});
   if (wrong.empty()) return pass(0);
   fail({.verdict = Verdict::selection_mismatch,
         .sequence = place.sequence,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,13 +23,13 @@ class Tally {
 
   /// A row that was compared. covariance: nullptr where it is a single number.
   void add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
-           const reference::Covariance* covariance);
+           const RowNoise& noise, const reference::Covariance* covariance);
   /// A row that was predicted with all it is compared by, in the format it is stored in.
   void add(const Place& place, const reference::PredictedRow& row, const Vector& observed, Format format);
   /// Whether faults of a row would show.
   void add(const ImaginedFaults& faults);
   /// A row of a selection; wrong is empty where it is right.
-  void add_selection(const Place& place, const std::string& wrong);
+  void add_selection(const Place& place, std::span<const std::int32_t> blocks, const std::string& wrong);
   /// A row that could not be decided.
   void add_undecided();
   /// Says which rows are judged.

@@ -74,13 +74,15 @@ std::string with_bits(double x, Format format) {
   return fmt::format("{:a} ({:.6g}, bits {:0{}x})", x, x, bits, 2 * bytes_of(format));
 }
 
-/// Whether the number is x times 2^exponent to the bit, but for the sign of a zero, which may come from a product with
-/// weight 0. Where x was scaled, what is below twice the smallest normal number may have lost bits (X2).
-bool is_equal(double number, double x, int exponent, Format format) {
+/// Whether the number is x times a power of two, or its negative, to the bit, but for the sign of a zero, which may
+/// come from a product with weight 0. Where x was scaled, what is below twice the smallest normal number may have lost
+/// bits (X2).
+bool is_equal(double number, double x, double factor, Format format) {
   if (std::isnan(number) && std::isnan(x)) return true;
-  if (exponent == 0) return number == x;
+  const double expected = x * factor;
+  const int exponent = std::ilogb(factor);
+  if (exponent == 0) return number == expected;
   const double least = reference::power_of_two(reference::min_exponent(format) + 1 + std::abs(exponent));
-  const double expected = x * reference::power_of_two(exponent);
   if (std::max(std::abs(number), std::abs(expected)) < least) return true;
   return number == expected;
 }
@@ -142,13 +144,20 @@ struct Difference {
   std::int64_t d = -1;
 };
 
+/// " times 2^3"; nothing of 1.
+std::string times(double factor) {
+  if (factor == 1) return "";
+  const std::string sign = factor < 0 ? "-" : "";
+  return std::abs(factor) == 1 ? " times -1" : fmt::format(" times {}2^{}", sign, std::ilogb(factor));
+}
+
 Difference difference(const Output& source, std::int64_t token, std::int64_t head, const Output& other,
-                      std::int64_t there, std::int64_t other_head, int exponent) {
+                      std::int64_t there, std::int64_t other_head, double factor) {
   const double *x = source.values.at(token, head), *y = other.values.at(there, other_head);
   for (std::int64_t d = 0; d < source.values.dim; ++d)
-    if (!is_equal(y[d], x[d], exponent, source.format))
+    if (!is_equal(y[d], x[d], factor, source.format))
       return {fmt::format("{} where the source call has {}{}", with_bits(y[d], other.format),
-                          with_bits(x[d], source.format), exponent == 0 ? "" : fmt::format(" times 2^{}", exponent)),
+                          with_bits(x[d], source.format), times(factor)),
               d};
   return {};
 }
@@ -173,12 +182,12 @@ void compare(const SourceCall& source, const FollowUp& follow_up, const Outputs&
              CaseResult& result) {
   for (std::size_t i = 0; i < source.outputs.tensors.size(); ++i) {
     const Output &before = source.outputs.tensors[i], &now = outputs.tensors[i];
-    const int exponent = follow_up.exponent ? follow_up.exponent(before.name) : 0;
+    const double factor = follow_up.factor ? follow_up.factor(before.name) : 1;
     Comparison(source, follow_up, law, before.name, before.rows, now.values.tokens)
         .run(
             before.values.tokens, before.values.heads,
             [&](std::int64_t token, std::int64_t head, std::int64_t there, std::int64_t other_head) {
-              return difference(before, token, head, now, there, other_head, exponent);
+              return difference(before, token, head, now, there, other_head, factor);
             },
             result);
   }

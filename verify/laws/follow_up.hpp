@@ -60,8 +60,8 @@ struct FollowUp {
   Move move;
   /// Whether the law speaks of a row of this output; "selection" is one. Asked of rows that the follow_up has.
   std::function<bool(const std::string& output, const RowPlace&)> speaks_of;
-  /// The output is that of the source call times 2^exponent. Empty: 0.
-  std::function<int(const std::string& output)> exponent{};
+  /// The output is that of the source call times this, a power of two or its negative. Empty: 1.
+  std::function<double(const std::string& output)> factor{};
   int times = 1;  // that it is called
 };
 

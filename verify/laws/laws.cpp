@@ -8,8 +8,13 @@
 
 #include "verify/laws/calls.hpp"
 #include "verify/laws/changes.hpp"
+#include "verify/laws/collapses.hpp"
+#include "verify/laws/gradients.hpp"
+#include "verify/laws/mass.hpp"
 #include "verify/laws/moves.hpp"
+#include "verify/laws/near_moves.hpp"
 #include "verify/laws/power.hpp"
+#include "verify/laws/symmetries.hpp"
 #include "verify/placed_memory.hpp"
 
 namespace attnspec::verify {
@@ -20,6 +25,11 @@ constexpr unsigned bit(Operator op) { return 1u << static_cast<unsigned>(op); }
 constexpr unsigned kAll = (1u << std::size(kOperators)) - 1;
 constexpr unsigned kHaveUnread = bit(Operator::selected) | bit(Operator::moba) | bit(Operator::window) |
                                  bit(Operator::nsa);  // values that some rows do not read
+constexpr unsigned kGroup = bit(Operator::dense) | bit(Operator::selected) | bit(Operator::moba_select) |
+                            bit(Operator::moba) | bit(Operator::window);  // heads of a group without a common selection
+constexpr unsigned kHaveScores = kAll & ~bit(Operator::nsa_compress);
+constexpr unsigned kHaveWindow = bit(Operator::window) | bit(Operator::nsa);
+constexpr unsigned kHaveKeyGradients = kAll & ~bit(Operator::moba_select) & ~bit(Operator::nsa_compress);
 
 /// Launches of each call of a run under guard.
 constexpr std::int64_t kLaunches = 2;
@@ -41,27 +51,57 @@ std::string names_where(const Predicate& holds) {
 const LawInfo& info(Law law) {
   static const LawInfo all[] = {
       {Law::repeat, "the same call gives the same bits, however often it is launched", kAll, EqualBits::same_call,
-       repeat_follow_ups, nullptr},
+       nullptr, repeat_follow_ups},
       {Law::future, "a row keeps its bits when everything after its position changes", kAll, EqualBits::same_shape,
-       future_follow_ups, nullptr},
+       nullptr, future_follow_ups},
       {Law::unselected,
        "a row keeps its bits when values change in blocks that it has not selected, or outside its window", kHaveUnread,
-       EqualBits::same_shape, unselected_follow_ups, nullptr},
-      {Law::heads, "heads in another order give the same rows in that order", kAll, EqualBits::same_shape,
-       heads_follow_ups, nullptr},
-      {Law::strides, "a row's bits do not depend on where its tensors have gaps", kAll, EqualBits::same_shape,
-       strides_follow_ups, nullptr},
+       EqualBits::same_shape, nullptr, unselected_follow_ups},
+      {Law::heads, "heads in another order give the same rows in that order", kAll, EqualBits::same_shape, nullptr,
+       heads_follow_ups},
+      {Law::strides, "a row's bits do not depend on where its tensors have gaps", kAll, EqualBits::same_shape, nullptr,
+       strides_follow_ups},
       {Law::packing, "a sequence has the same bits packed with others, in another order and alone", kAll,
-       EqualBits::any_batch, packing_follow_ups, nullptr},
+       EqualBits::any_batch, nullptr, packing_follow_ups},
       {Law::decode, "the last queries, or compressed rows, alone have the bits that they have among all of them", kAll,
-       EqualBits::any_batch, decode_follow_ups, nullptr},
+       EqualBits::any_batch, nullptr, decode_follow_ups},
       {Law::power, "values, or gradients, times a power of two give the same digits times that power",
-       kAll & ~bit(Operator::moba_select), EqualBits::same_call, power_follow_ups, prepare_power},
+       kAll & ~bit(Operator::moba_select), EqualBits::same_call, prepare_power, power_follow_ups},
+      {Law::negation, "-q and -k give the same bits as q and k, and gradients with the other sign", kHaveScores,
+       EqualBits::same_call, nullptr, negation_follow_ups},
+      {Law::reciprocal, "q over a power of two and k times that power give the same bits", kHaveScores,
+       EqualBits::same_call, prepare_power, reciprocal_follow_ups},
+      {Law::slots, "a given selection in another order of its slots gives the same rows", bit(Operator::selected),
+       EqualBits::none, nullptr, nullptr, slots_follow_ups},
+      {Law::groups, "a group gives the rows of heads that have equal k and v of their own", kGroup, EqualBits::none,
+       nullptr, nullptr, groups_follow_ups},
+      {Law::prefix, "the first tokens of a sequence alone have the rows that they have among all", kAll,
+       EqualBits::none, nullptr, nullptr, prefix_follow_ups},
+      {Law::all_blocks, "MoBA with every block selected is dense attention", bit(Operator::moba), EqualBits::none,
+       nullptr, nullptr, all_blocks_follow_ups},
+      {Law::own_block, "MoBA with top_k = 1 is causal attention within each block", bit(Operator::moba),
+       EqualBits::none, nullptr, nullptr, own_block_follow_ups},
+      {Law::whole_window, "a window as long as the sequence is causal dense attention", kHaveWindow, EqualBits::none,
+       nullptr, nullptr, whole_window_follow_ups},
+      {Law::as_moba, "NSA with groups of one head and compression blocks that are its blocks selects as MoBA does",
+       bit(Operator::nsa), EqualBits::none, nullptr, nullptr, as_moba_follow_ups},
+      {Law::one_hot, "with one gate of 1 and two of 0, o is that of the branch", bit(Operator::nsa), EqualBits::none,
+       prepare_one_hot, nullptr, nullptr, check_one_hot},
+      {Law::mass, "overlap weights as values give importances: they sum to l / d, and the selected blocks have most",
+       bit(Operator::nsa_compressed), EqualBits::none, prepare_mass, nullptr, nullptr, check_mass},
+      {Law::dk_sum, "dk of all keys of a sequence sums to 0", kHaveKeyGradients, EqualBits::none, prepare_sums, nullptr,
+       nullptr, check_dk_sum},
+      {Law::dv_sum, "dv of all keys of a sequence sums to the sum of do", kHaveKeyGradients, EqualBits::none,
+       prepare_sums, nullptr, nullptr, check_dv_sum},
+      {Law::one_row, "do in one row leaves exact zeros in all gradients that it does not enter",
+       kAll & ~bit(Operator::moba_select), EqualBits::none, prepare_one_row, nullptr, nullptr, check_one_row},
   };
   return *std::find_if(std::begin(all), std::end(all), [&](const LawInfo& one) { return one.law == law; });
 }
 
 bool has_law(Operator op, Law law) { return (info(law).operators & bit(op)) != 0; }
+
+bool needs_causality(Law law) { return law == Law::future || law == Law::prefix || law == Law::own_block; }
 
 void validate_law(const Case& c) {
   if (c.law == Law::none) return;
@@ -71,7 +111,7 @@ void validate_law(const Case& c) {
   }
   if (!c.session.empty())
     throw reference::InvalidProblem("law", name(c.law), "has calls of its own, beside which there is no session");
-  if (c.law == Law::future && !c.causal)
+  if (needs_causality(c.law) && !c.causal)
     throw reference::InvalidProblem("law", name(c.law), "needs causal=1, else every query sees the future");
 }
 
@@ -79,17 +119,17 @@ std::string promise_missing(Law law) {
   return fmt::format("law {}: the kernel does not promise to be {}", name(law), name(info(law).promise));
 }
 
-void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
-  const LawInfo& law = info(c.law);
-  const auto says_nothing = [&](std::string why) {
-    result.verdict = Verdict::not_supported;
-    result.reason = std::move(why);
-  };
-  if (kernel.equal_bits < law.promise) return says_nothing(promise_missing(c.law));
+namespace {
+
+void says_nothing(std::string why, CaseResult& result) {
+  result.verdict = Verdict::not_supported;
+  result.reason = std::move(why);
+}
+
+/// The law on calls that must have equal bits.
+void judge_bits(const Kernel& kernel, const Case& c, const LawInfo& law, const Inputs& inputs, CaseResult& result) {
   const bool is_longer = c.law == Law::decode && kernel.limits.equal_lengths == EqualLengths::of_backwards;
   const bool with_backward = kernel.equal_bits_backward >= law.promise && !is_longer;
-  Inputs inputs = make_inputs(c);
-  if (law.prepare != nullptr) law.prepare(c, inputs);
   // The calls of `repeat` lie in places in turn, and none finds anything where another was.
   const bool moves = c.law == Law::repeat;
   PlacedMemory memory(kernel.memory);
@@ -111,7 +151,35 @@ void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
       if (is_finding(result.verdict)) return;
     }
   }
-  if (result.rows() == 0) says_nothing(fmt::format("law {}: nothing of the case is compared by it", name(c.law)));
+}
+
+/// The law on numbers that must be equal within rounding.
+void judge_rounded(const Kernel& kernel, const Case& c, const LawInfo& law, const Inputs& inputs, CaseResult& result) {
+  const JudgedCall source = judged_call(kernel, c, inputs, result);
+  if (is_finding(result.verdict)) return;
+  RoundedComparison comparison(name(c.law), result);
+  if (law.check != nullptr) return law.check(source, comparison);
+  for (const NearFollowUp& follow_up : law.near(source)) {
+    if (kernel.unsupported(follow_up.c)) continue;
+    const JudgedCall other = judged_call(kernel, follow_up.c, follow_up.inputs, result);
+    if (is_finding(result.verdict)) return;
+    compare(source, follow_up, other, comparison);
+  }
+}
+
+}  // namespace
+
+void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
+  const LawInfo& law = info(c.law);
+  if (kernel.equal_bits < law.promise) return says_nothing(promise_missing(c.law), result);
+  Inputs inputs = make_inputs(c);
+  if (law.prepare != nullptr) law.prepare(c, inputs);
+  if (law.follow_ups != nullptr)
+    judge_bits(kernel, c, law, inputs, result);
+  else
+    judge_rounded(kernel, c, law, inputs, result);
+  if (result.rows() == 0 && !is_finding(result.verdict))
+    says_nothing(fmt::format("law {}: nothing of the case is compared by it", name(c.law)), result);
 }
 
 namespace {

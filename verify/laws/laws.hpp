@@ -1,6 +1,9 @@
-// Laws: relations between calls of a kernel that hold to the bit, so that no tolerance and no reference is needed. A
-// case with a law is judged by that law alone: the kernel runs on the case and on its follow_ups, in which something
-// was changed or moved that the law says some rows do not depend on; these rows must have equal bits.
+// Laws: relations between calls of a kernel, or within one. A case with a law is judged by that law alone.
+//
+// Most laws hold to the bit, so that no tolerance and no reference is needed: the kernel runs on the case and on its
+// follow_ups, in which something was changed or moved that the law says some rows do not depend on; these rows must
+// have equal bits. Other laws hold within the rounding that the judge predicts of both numbers compared. They need no
+// promise of the kernel.
 #pragma once
 
 #include <span>
@@ -9,6 +12,7 @@
 
 #include "verify/kernel.hpp"
 #include "verify/laws/follow_up.hpp"
+#include "verify/laws/rounding.hpp"
 #include "verify/result.hpp"
 
 namespace attnspec::verify {
@@ -18,9 +22,11 @@ struct LawInfo {
   const char* sentence;  // that can be false of a kernel
   unsigned operators;    // bits 1 << Operator of those that have it
   EqualBits promise;     // a kernel without it may break the law and yet be right
-  std::vector<FollowUp> (*follow_ups)(const SourceCall& source);
   void (*prepare)(const Case& c,
                   Inputs& inputs);  // what the source call is given instead of the case's inputs, or null
+  std::vector<FollowUp> (*follow_ups)(const SourceCall& source);          // to the bit; null of laws within rounding
+  std::vector<NearFollowUp> (*near)(const JudgedCall& source) = nullptr;  // within rounding
+  void (*check)(const JudgedCall& call, RoundedComparison& comparison) = nullptr;  // of one call, likewise
 };
 
 /// Of the law, which is not Law::none.
@@ -29,11 +35,14 @@ const LawInfo& info(Law law);
 /// law: not Law::none.
 bool has_law(Operator op, Law law);
 
+/// Whether the law speaks of causal calls alone.
+bool needs_causality(Law law);
+
 /// Throws reference::InvalidProblem for a case with a law that its operator does not have, or that needs causality.
 void validate_law(const Case& c);
 
-/// Runs the kernel on the case and its follow_ups. result: a finding of Verdict::law_broken for each row that differs,
-/// or Verdict::not_supported with the reason why the law says nothing.
+/// Runs the kernel on the case and its follow-up calls. result: a finding of Verdict::law_broken for each row that
+/// differs, or Verdict::not_supported with the reason why the law says nothing.
 void judge_law(const Kernel& kernel, const Case& c, CaseResult& result);
 
 /// The reason of Verdict::not_supported where a kernel does not promise enough to be held to the law.

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "reference/noise.hpp"
+#include "verify/laws/degrees.hpp"
 
 namespace attnspec::verify {
 
@@ -17,8 +18,6 @@ constexpr int kValues = 3, kGradient = 2;
 constexpr double kMin = 0x1p-6;
 /// Scores of a row may differ by so much: weights are at least 2^-18.
 constexpr double kMaxSpread = 12;
-/// Softmax scales below it, but for 0, would make gradients too small.
-constexpr double kMinScale = 0x1p-10;
 
 double largest(const Tensor& tensor) {
   double most = 0;
@@ -71,25 +70,12 @@ double token_spread(const Case& c, const Inputs& inputs) {
 
 bool has_linear_values(const Case& c) { return !compresses(c.op) || c.phi == reference::Phi::mean; }
 
-/// Powers of two by which one output depends on the values and on the gradient given.
-struct Degrees {
-  int values, gradient;
-};
-Degrees degrees(const Case& c, const std::string& output) {
-  const std::string last = output.substr(output.rfind('.') + 1);
-  if (output == "selection" || last == "lse" || output == "k_compressed") return {0, 0};
-  if (last == "o" || output == "rows" || output == "v_compressed") return {1, 0};
-  const bool is_of_values = last == "dv" || output == "dv_compressed" || output.starts_with("d_phi_v.");
-  if (c.op == Operator::nsa_compress || is_of_values) return {0, 1};
-  return {1, 1};
-}
-
 /// Whether everything on the way to an output that scales is stored in formats whose exponents reach far enough: fp16
 /// does not hold P~ and dS alone, which would do no harm.
 bool scales_in_half(const Case& c, const std::string& output, bool has_half_partials) {
-  const auto [values, gradient] = degrees(c, output);
-  if (values == 0 && gradient == 0) return true;
-  if (gradient > 0 || has_half_partials) return false;
+  const Degrees d = degrees(c, output);
+  if (d.v == 0 && d.gradient == 0) return true;
+  if (d.gradient > 0 || has_half_partials) return false;
   return c.op != Operator::nsa || (output != "o" && output != "compressed.o");
 }
 
@@ -110,7 +96,7 @@ void prepare_power(const Case& c, Inputs& inputs) {
 
 std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
   const Case& c = source.c;
-  if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kMinScale) return {};
+  if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kMinPowerScale) return {};
   if (c.op == Operator::nsa &&
       score_spread(c, source.inputs.q, source.outputs.at("k_compressed").values, RowsOf::compressed_rows) > kMaxSpread)
     return {};
@@ -122,9 +108,9 @@ std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
     multiply(c, follow_up.inputs.*tensor, reference::power_of_two(values));
   if (c.op == Operator::nsa_compress) multiply(c, follow_up.inputs.k, reference::power_of_two(values));
   multiply(c, follow_up.inputs.d_o, reference::power_of_two(gradient));
-  follow_up.exponent = [&c, values, gradient](const std::string& output) {
+  follow_up.factor = [&c, values, gradient](const std::string& output) {
     const Degrees d = degrees(c, output);
-    return d.values * values + d.gradient * gradient;
+    return reference::power_of_two(d.v * values + d.gradient * gradient);
   };
   const bool has_half_partials = make_arithmetic(c.dtype, source.kernel.arithmetic).partial == Format::fp16;
   follow_up.speaks_of = [&c, is_half, has_half_partials](const std::string& output, const RowPlace&) {

@@ -7,6 +7,9 @@
 
 namespace attnspec::verify {
 
+/// Softmax scales below it, but for 0, would make gradients too small for the law.
+inline constexpr double kMinPowerScale = 0x1p-10;
+
 /// Numbers so far from the ends of every format that scaling by a power of two is exact all the way.
 void prepare_power(const Case& c, Inputs& inputs);
 /// The values times one power of two, the gradient that the backward is given times another.

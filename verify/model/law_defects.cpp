@@ -93,6 +93,30 @@ std::vector<Partial> attend_in_fixed_point(const Stages& stages, const Work& wor
   return partials;
 }
 
+Rows load_rounding_down(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head) {
+  Rows rows = correct_stages().load(from, begin, end, head);
+  for (float& x : rows.values) x = std::floor(x * 0x1p12f) * 0x1p-12f;
+  return rows;
+}
+
+Rows load_in_fixed_point(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head) {
+  Rows rows = correct_stages().load(from, begin, end, head);
+  for (float& x : rows.values) x = std::nearbyint(x * 0x1p10f) * 0x1p-10f;
+  return rows;
+}
+
+std::vector<BlockQueries> order_while_blocks_ascend(const Work& work, const std::vector<Blocks>& selected) {
+  std::vector<Blocks> ascending = selected;
+  for (Blocks& blocks : ascending) blocks.erase(std::is_sorted_until(blocks.begin(), blocks.end()), blocks.end());
+  return correct_stages().order(work, ascending);
+}
+
+Blocks select_with_two_local_blocks(const Work& work, const std::vector<float>& importance) {
+  NsaProblem nsa = work.nsa;
+  nsa.local_blocks = std::min<std::int64_t>(2, nsa.top_n);
+  return correct_stages().select_important(on(work, work.problem, nsa), importance);
+}
+
 }  // namespace
 
 std::vector<Defect> law_defects() {
@@ -120,6 +144,21 @@ std::vector<Defect> law_defects() {
        with(&Stages::is_visible, &sees_from_the_first_key)},
       {"fixed_point_sum", "outputs are summed in fixed point, in units of 2^-16", "laws", "any",
        "sums that do not depend on their order", Operator::selected, with(&Stages::attend, &attend_in_fixed_point)},
+      {"inputs_rounded_down", "inputs are rounded down, to multiples of 2^-12", "laws", "negative numbers",
+       "a conversion that cuts the two's complement", Operator::moba, with(&Stages::load, &load_rounding_down)},
+      {"inputs_in_fixed_point", "inputs are rounded to multiples of 2^-10", "laws", "inputs of several sizes",
+       "quantised keys with one scale for all", Operator::dense, with(&Stages::load, &load_in_fixed_point)},
+      {"blocks_while_ascending", "a row's blocks are read until one is lower than the one before it", "laws",
+       "slots in another order", "a loop over ranges that takes a lower index for the end of the list",
+       Operator::selected, with(&Stages::order, &order_while_blocks_ascend)},
+      {"two_local_blocks",
+       "the query's own block and the one before it are forced, whatever is asked for",
+       "laws",
+       "one local block",
+       "n_local = 2 of the paper as a constant",
+       Operator::nsa,
+       with(&Stages::select_important, &select_with_two_local_blocks),
+       {Operator::moba}},
   };
 }
 

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "verify/model/planting.hpp"
 
@@ -103,6 +104,81 @@ std::vector<float> no_delta(const Stages&, const Work& work, const std::vector<B
   return std::vector<float>(static_cast<std::size_t>(work.num_queries));
 }
 
+/// Masked keys of a block have a score that is finite, so that they matter where all other scores are lower.
+std::vector<Partial> attend_masking_with_a_number(const Stages& stages, const Work& work, const BlockQueries& list,
+                                                  const Rows& q, const Rows& k, const Rows& v) {
+  constexpr float kMasked = -30000;
+  std::vector<Partial> partials = correct_stages().attend(stages, work, list, q, k, v);
+  for (Partial& partial : partials) {
+    Partial masked{partial.query, std::vector<float>(partial.o.size()), 0};
+    float count = 0;
+    for (std::int64_t j = work.block_begin(list.block); j < work.block_end(list.block); ++j) {
+      if (stages.is_visible(work, work.position(partial.query), j)) continue;
+      ++count;
+      for (std::int64_t d = 0; d < v.dim; ++d) masked.o[static_cast<std::size_t>(d)] += v.row(j)[d];
+    }
+    if (count == 0) continue;
+    for (float& x : masked.o) x /= count;
+    masked.lse = kMasked + std::log(count);
+    const std::int64_t query = partial.query;
+    partial = correct_stages().merge(work, {partial, masked});
+    partial.query = query;
+  }
+  return partials;
+}
+
+/// What is kept in fp16 of an attention.
+enum class Half { scores, normaliser, output };
+
+/// Attention key by key.
+template <Half kHalf>
+std::vector<Partial> attend_in_half(const Stages& stages, const Work& work, const BlockQueries& list, const Rows& q,
+                                    const Rows& k, const Rows& v) {
+  const auto kept = [](Half what, float x) { return what == kHalf ? rounded(x, reference::Format::fp16) : x; };
+  const reference::Fp32Products products = work.arithmetic.products;
+  std::vector<Partial> partials;
+  for (const std::int64_t i : list.queries) {
+    std::vector<std::pair<std::int64_t, float>> scores;
+    Partial partial{i, std::vector<float>(static_cast<std::size_t>(v.dim)), -std::numeric_limits<float>::infinity()};
+    for (std::int64_t j = work.block_begin(list.block); j < work.block_end(list.block); ++j) {
+      if (!stages.is_visible(work, work.position(i), j)) continue;
+      const float product = kept(Half::scores, dot(products, q.row(i), k.row(j), q.dim));
+      scores.emplace_back(j, score_factor(stages, work) * product);
+      partial.lse = std::max(partial.lse, scores.back().second);
+    }
+    if (scores.empty()) continue;
+    float normaliser = 0;
+    for (const auto& [j, score] : scores) {
+      const float weight = as_weight(stages.exp(score - partial.lse), work.arithmetic);
+      normaliser = kept(Half::normaliser, normaliser + weight);
+      for (std::size_t d = 0; d < partial.o.size(); ++d)
+        partial.o[d] = kept(Half::output, partial.o[d] + weight * v.row(j)[d]);
+    }
+    for (float& x : partial.o) x /= normaliser;
+    partial.lse += std::log(normaliser);
+    partials.push_back(std::move(partial));
+  }
+  return partials;
+}
+
+Partial merge_halves(const Work& work, const std::vector<Partial>& partials) {
+  std::vector<Partial> halves = partials;
+  for (Partial& partial : halves)
+    for (float& x : partial.o) x = rounded(x, reference::Format::fp16);
+  return correct_stages().merge(work, halves);
+}
+
+Rows pool_in_half(const Work& work, const Rows& k) {
+  Rows means(work.num_blocks(), k.dim);
+  for (std::int64_t b = 0; b < means.count; ++b) {
+    float* sum = means.row(b);
+    for (std::int64_t j = work.block_begin(b); j < work.block_end(b); ++j)
+      for (std::int64_t d = 0; d < k.dim; ++d) sum[d] = rounded(sum[d] + k.row(j)[d], reference::Format::fp16);
+    for (std::int64_t d = 0; d < k.dim; ++d) sum[d] /= static_cast<float>(work.block_end(b) - work.block_begin(b));
+  }
+  return means;
+}
+
 }  // namespace
 
 std::vector<Defect> moba_defects() {
@@ -143,6 +219,22 @@ std::vector<Defect> moba_defects() {
        "a head index computed twice", Operator::dense, with(&Stages::store, &store_to_the_next_head)},
       {"strided_read_as_contiguous", "tensors are read as if they had no gaps", "memory", "strided tensors",
        "public kernels on views", Operator::dense, with(&Stages::load, &load_as_contiguous)},
+      {"masked_with_a_number", "masked scores are -30000", "mask", "visible scores below -30000",
+       "a mask value that fits into fp16, in place of -infinity", Operator::dense,
+       with(&Stages::attend, &attend_masking_with_a_number)},
+      {"scores_in_fp16", "q k is kept in fp16 before it is scaled", "overflow", "q k above 65504",
+       "scores stored in the format of the inputs", Operator::dense,
+       with(&Stages::attend, &attend_in_half<Half::scores>)},
+      {"normaliser_in_fp16", "the sum of exp is kept in fp16", "overflow", "more than a few keys",
+       "a reduction in the format of the inputs", Operator::dense,
+       with(&Stages::attend, &attend_in_half<Half::normaliser>)},
+      {"output_sum_in_fp16", "the sum of P v is kept in fp16", "overflow", "sums of values above 65504",
+       "an accumulator in the format of the inputs", Operator::dense,
+       with(&Stages::attend, &attend_in_half<Half::output>)},
+      {"partials_in_fp16", "partial outputs are kept in fp16", "overflow", "values above 65504, bf16",
+       "a workspace with one format for all inputs", Operator::moba, with(&Stages::merge, &merge_halves)},
+      {"means_in_fp16", "keys are summed in fp16 before they are divided", "overflow", "sums of keys above 65504",
+       "a mean in the format of the inputs", Operator::moba_select, with(&Stages::pool, &pool_in_half)},
       {"delta_missing", "dS = P dP: the row's delta is not subtracted", "backward", "any",
        "softmax backward taken for an elementwise product", Operator::moba, with(&Stages::delta, &no_delta)},
   };

@@ -253,6 +253,12 @@ Rows combine_with_gates_normalised(const Rows& gates, const PerBranch<Rows>& o) 
   return correct_stages().combine(normalised, o);
 }
 
+Rows combine_with_gates_clamped(const Rows& gates, const PerBranch<Rows>& o) {
+  Rows clamped = gates;
+  for (float& g : clamped.values) g = std::clamp(g, 0.0f, 1.0f);
+  return correct_stages().combine(clamped, o);
+}
+
 Rows combine_after_another_sigmoid(const Rows& gates, const PerBranch<Rows>& o) {
   Rows squashed = gates;
   for (float& g : squashed.values) g = 1 / (1 + std::exp(-g));
@@ -373,6 +379,8 @@ std::vector<Defect> nsa_defects() {
        with(&Stages::combine, &combine_with_gates_swapped)},
       {"gates_normalised", "the gates of a row are divided by their sum", "gates", "gates that do not sum to 1",
        "a softmax over the branches", Operator::nsa, with(&Stages::combine, &combine_with_gates_normalised)},
+      {"gates_clamped", "gates below 0 count as 0, above 1 as 1", "gates", "gates outside 0 to 1",
+       "gates taken for the output of a sigmoid", Operator::nsa, with(&Stages::combine, &combine_with_gates_clamped)},
       {"gates_through_sigmoid_again", "the gates pass through another sigmoid", "gates", "any",
        "gates taken for their logits", Operator::nsa, with(&Stages::combine, &combine_after_another_sigmoid)},
       {"gate_missing_in_backward", "the window's gradient is do, without its gate", "gates",

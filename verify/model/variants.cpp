@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
+
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
 
 namespace attnspec::verify::model {
 
@@ -147,10 +152,45 @@ void attend_backward_in_double(const Stages& stages, const Work& work, const Blo
   }
 }
 
+#ifdef __SSE__
+/// While one lives, the thread takes subnormal numbers for zero and makes none, as fp32 with -ftz on a GPU.
+class FlushedThread {
+ public:
+  FlushedThread() { _mm_setcsr(before_ | kFlushResults | kFlushOperands); }
+  ~FlushedThread() { _mm_setcsr(before_); }
+  FlushedThread(const FlushedThread&) = delete;
+
+ private:
+  static constexpr unsigned kFlushResults = 0x8000, kFlushOperands = 0x40;  // FTZ and DAZ
+  unsigned before_ = _mm_getcsr();
+};
+
+template <auto kStage, class Result, class... Arguments>
+void flush(Result (*Stages::*)(Arguments...), Stages& stages) {
+  stages.*kStage = [](Arguments... arguments) -> Result {
+    const FlushedThread thread;
+    return (correct_stages().*kStage)(std::forward<Arguments>(arguments)...);
+  };
+}
+
+/// The stages that compute with flushed numbers.
+template <auto... kStages>
+Stages flushed() {
+  return with([](Stages& stages) { (flush<kStages>(kStages, stages), ...); });
+}
+#endif
+
 }  // namespace
 
 const std::vector<Variant>& variants() {
   static const std::vector<Variant> all{
+#ifdef __SSE__
+      {"flushed_subnormals", "subnormal numbers in fp32 are zero",
+       flushed<&Stages::pool, &Stages::score, &Stages::attend, &Stages::add_importance, &Stages::merge, &Stages::delta,
+               &Stages::attend_backward, &Stages::store, &Stages::compress, &Stages::compress_backward,
+               &Stages::add_to_tokens, &Stages::add_to_parameters, &Stages::finish_parameters, &Stages::combine,
+               &Stages::branch_gradient, &Stages::gate_gradients, &Stages::add_queries>()},
+#endif
       {"oldest_of_a_tie", "of tied blocks the oldest is taken",
        with([](Stages& s) { s.select = select_the_oldest_of_a_tie; })},
       {"exp2", "exp is exp2 of the score times log2 e", with([](Stages& s) { s.exp = exp_by_exp2; })},

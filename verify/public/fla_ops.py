@@ -123,8 +123,7 @@ def nsa_selected(q, k, v, selection, o, lse, block, scale, q_offsets, **_):
 
 # ---- NSA's attention to compressed rows ----
 # Compression block, its stride and selection block are one size; one initial and two local blocks are forced; the
-# number of blocks is a power of two, at most half a block's tokens. attnspec's limits cannot say so: run_all.py takes
-# the cases in cases/fla_ops.nsa_compressed.cases alone.
+# number of blocks is a power of two, at most half a block's tokens.
 
 
 class Compressed:
@@ -187,8 +186,9 @@ def nsa_compressed_backward(q, k, v, o, lse, d_o, dq, dk, dv, scale, q_offsets, 
 
 
 @attnspec.kernel("nsa_compressed", backward=nsa_compressed_backward, arithmetic="scaled_q", dtypes=["bf16", "fp16"],
-                 only_equal_lengths=True, dk=128, dv=128, group=16, block=(64, 16), compress_block=(64, 16), top_k=32,
-                 summary="fla.ops.nsa: attention to compressed rows, and top-n; of selected cases alone",
+                 only_equal_lengths=True, dk=128, dv=128, group={1, 2, 4, 8, 16}, block={16, 32, 64},
+                 only_equal_blocks=True, forced_blocks=(1, 2), top_k={4, 8},
+                 summary="fla.ops.nsa: attention to compressed rows, and top-n",
                  **common.ON_DEVICE)
 def nsa_compressed(q, k, v, selection, o, lse, scale, q_offsets, row_offsets, compress_block, compress_stride, block,
                    initial_blocks, local_blocks, top_n, **_):
@@ -211,6 +211,3 @@ def nsa_compressed(q, k, v, selection, o, lse, scale, q_offsets, row_offsets, co
                                         block_counts=int(top_n), block_size=call.block, scale=scale,
                                         cu_seqlens=call.offsets)
     common.write_selection(selection, blocks[0])
-
-
-ONLY_CASES = ("nsa_compressed",)

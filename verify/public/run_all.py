@@ -45,24 +45,19 @@ except ValueError as error:
 class Kernel:
     """A function of an adapter: its file, its name and the operator that it is decorated with."""
 
-    def __init__(self, path, function, operator, only_cases=False):
-        self.only_cases = only_cases  # neither check nor fuzz: their cases are outside what limits can say
+    def __init__(self, path, function, operator):
         self.path, self.function, self.operator = pathlib.Path(path), function, operator
         self.text = f"{os.path.relpath(self.path, TOP) if TOP in self.path.parents else self.path}:{function}"
         self.label = f"{self.path.stem}.{function}"
 
 
 def kernels_of(path):
-    """The functions of a file that are decorated with attnspec.kernel, without importing it. Those that the file names
-    in ONLY_CASES are judged on the cases of cases/FILE.FUNCTION.cases alone."""
-    found, body, only = [], ast.parse(path.read_text()).body, ()
-    for node in body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ONLY_CASES":
-            only = ast.literal_eval(node.value)
-    for node in body:
+    """The functions of a file that are decorated with attnspec.kernel, without importing it."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
         for decorator in getattr(node, "decorator_list", []):
             if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "attnspec.kernel":
-                found.append(Kernel(path, node.name, ast.literal_eval(decorator.args[0]), node.name in only))
+                found.append(Kernel(path, node.name, ast.literal_eval(decorator.args[0])))
     return found
 
 
@@ -240,7 +235,7 @@ def judge(kernel, options):
 
 
 def check(kernel, options, session, patience, result):
-    if options.level == 0 or kernel.only_cases:
+    if options.level == 0:
         return
     junit = options.out / f"{kernel.label}.xml"
     try:
@@ -265,7 +260,7 @@ def check(kernel, options, session, patience, result):
 
 def replay(kernel, options, session, patience, result):
     own = kernel.path.parent / "cases" / f"{kernel.label}.cases"
-    files = ([own] if own.is_file() else []) + ([options.cases] if options.cases and not kernel.only_cases else [])
+    files = ([own] if own.is_file() else []) + ([options.cases] if options.cases else [])
     cases = [case for file in files for case in cases_of(file, kernel.operator)]
     if not cases:
         return
@@ -283,7 +278,7 @@ def replay(kernel, options, session, patience, result):
 
 
 def fuzz(kernel, options, session, patience, result):
-    if options.seconds <= 0 or kernel.only_cases:
+    if options.seconds <= 0:
         return
     seed = ["--seed", options.seed] if options.seed is not None else []
     code, out, err = session.run(*options.program, "fuzz", kernel.text, "--seconds", options.seconds, "--keep-going",

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <set>
 #include <string>
 #include <vector>
@@ -150,6 +151,66 @@ TEST(VeryNegativeRegime, HasScoresFarBelowZero) {
   const Case c = parse_case("dense(lens=16,regime=very_negative)");
   const Inputs inputs = make_inputs(c);
   EXPECT_LT(c.scale * inputs.q.row(15, 0).dot(inputs.k.row(3, 0)), -7000);
+}
+
+double largest_of(const Tensor& tensor) {
+  double largest = 0;
+  for (const double x : tensor.values) largest = std::max(largest, std::abs(x));
+  return largest;
+}
+
+TEST(LargestRegimes, ReachTheLargestNumbersOfTheFormat) {
+  const auto inputs = [](const std::string& regime, const std::string& keys) {
+    return make_inputs(parse_case("dense(lens=64,dk=16,dv=16,regime=" + regime + keys + ")"));
+  };
+  EXPECT_EQ(largest_of(inputs("largest_values", ",dtype=fp16").v), 65504);
+  EXPECT_GT(largest_of(inputs("largest_values", "").v), 0x1p100);
+  EXPECT_EQ(largest_of(inputs("largest_gradients", ",dtype=fp16").d_o), 65504.0 / 2);
+  EXPECT_GT(largest_of(inputs("largest_gradients", ",dtype=fp32").d_o), 0x1p100);
+  EXPECT_GT(largest_of(make_inputs(parse_case("nsa_compress(lens=64,regime=largest_values)")).k), 0x1p100);
+}
+
+TEST(LargestKeysRegime, KeepsScoresAtAnyScale) {
+  bool has_keys = false, has_queries = false, has_both = false;
+  for (const char* scale : {"", ",scale=64", ",scale=5.960464477539063e-08"}) {
+    for (int seed = 0; seed < 12; ++seed) {
+      const Case c =
+          parse_case("dense(lens=64,dtype=fp16,regime=largest_keys,seed=" + std::to_string(seed) + scale + ")");
+      const Inputs in = make_inputs(c);
+      const double q = largest_of(in.q), k = largest_of(in.k);
+      has_keys = has_keys || k > 60000, has_queries = has_queries || q > 60000;
+      has_both = has_both || (q > 1000 && k > 1000);
+      EXPECT_LT((c.scale * in.k.rows(0, 64, 0) * in.q.row(9, 0)).cwiseAbs().maxCoeff(), 10) << print(c);
+    }
+  }
+  EXPECT_TRUE(has_keys);
+  EXPECT_TRUE(has_queries);
+  EXPECT_TRUE(has_both);
+}
+
+TEST(LargestKeysRegime, HasTheSameKindInEveryBranchOfNsa) {
+  for (int seed = 0; seed < 8; ++seed) {
+    const Inputs in =
+        make_inputs(parse_case("nsa(lens=64,dtype=fp16,regime=largest_keys,seed=" + std::to_string(seed) + ")"));
+    EXPECT_EQ(largest_of(in.k) > 1000, largest_of(in.k_window) > 1000);
+    EXPECT_EQ(largest_of(in.k) > 1000, largest_of(in.q) < 1);
+  }
+}
+
+TEST(SmallestRegime, LiesOnBothSidesOfTheSmallestNormalNumber) {
+  const Inputs in = make_inputs(parse_case("dense(lens=64,regime=smallest)"));
+  for (const Tensor* tensor : {&in.q, &in.k, &in.v, &in.d_o}) {
+    EXPECT_GT(largest_of(*tensor), 0x1p-124);
+    EXPECT_TRUE(std::any_of(tensor->values.begin(), tensor->values.end(),
+                            [](double x) { return x != 0 && std::abs(x) < 0x1p-126; }));
+  }
+}
+
+TEST(WideGatesRegime, HasGatesOutsideThoseOfASigmoid) {
+  const Inputs in = make_inputs(parse_case("nsa(lens=40,regime=wide_gates)"));
+  const auto [least, most] = std::minmax_element(in.gates.values.begin(), in.gates.values.end());
+  EXPECT_LE(*least, -1);
+  EXPECT_EQ(*most, 100);
 }
 
 TEST(Selections, HaveEmptySlotsEmptyRowsAndTheOwnBlock) {

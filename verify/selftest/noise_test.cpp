@@ -172,6 +172,17 @@ TEST(ScoreMargins, GrowWithTheRoundingOfMeanKeysAndStayBelowTheWorstCase) {
   }
 }
 
+TEST(ScoreMargins, HoldWhatFlushingTakesFromScores) {
+  const Vector q = Vector::Constant(4, 0x1p-120), mean = Vector::Constant(4, 0x1p-124);
+  const Matrix pooled = mean.transpose();
+  const Matrix keys = pooled;
+  const PoolNoise noise = pool_noise(view(keys), pooled, 1);
+  const Vector scores = gate_scores(q, view(pooled));  // all products are 0 in fp32
+  EXPECT_GT(score_margins(Arithmetic{}, q, pooled, noise, scores)[0], scores[0]);
+  const Vector large = Vector::Constant(4, 0x1p100);  // flushed means
+  EXPECT_GE(score_margins(Arithmetic{}, large, pooled, noise, gate_scores(large, view(pooled)))[0], 4 * 0x1p-24);
+}
+
 TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
   const Case c = parse_case("nsa_compressed(lens=400,heads=4,kv_heads=1,compress_block=8,compress_stride=4,block=16)");
   const NsaProblem problem = nsa_problem_of(c);

@@ -101,7 +101,8 @@ class Installed(unittest.TestCase):
         again = self.run_in_folder(self.python, "-m", "attnspec", command[1], command[2], "--kernel", command[3])
         self.assertEqual(again.returncode, 1, again.stderr)
         done = self.run_in_folder(self.python, "-c", "import attnspec, mine; attnspec.assert_correct(mine.none)")
-        self.assertIn("AssertionError: FAIL selection-mismatch mine.py:none", done.stderr)
+        self.assertRegex(done.stderr, r"AssertionError: FAIL selection-mismatch mine\.py:none selection\[[^|]*\n"
+                                      r"  repeat: python -m attnspec replay '.*' --kernel mine\.py:none\n")
 
     def test_has_its_data_and_its_libraries(self):
         done = self.run_in_folder(self.folder / "venv/bin/attnspec", "golden")

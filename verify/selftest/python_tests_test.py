@@ -2,6 +2,7 @@
 where there is none."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -15,7 +16,8 @@ sys.path.insert(0, str(TOP / "verify/python"))
 
 import attnspec
 import numpy as np
-from attnspec import failure
+from attnspec import bridge, declaration, failure, judging
+from attnspec.abi import Print
 
 KERNELS = """
 import numpy as np
@@ -73,7 +75,7 @@ def load(folder):
     return file, module
 
 
-class AssertCorrect(unittest.TestCase):
+class WithKernels(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
@@ -83,6 +85,8 @@ class AssertCorrect(unittest.TestCase):
     def tearDownClass(cls):
         cls.folder.cleanup()
 
+
+class AssertCorrect(WithKernels):
     def message(self, *arguments, **options):
         with self.assertRaises(AssertionError) as raised:
             attnspec.assert_correct(*arguments, **options)
@@ -112,6 +116,12 @@ class AssertCorrect(unittest.TestCase):
         self.assertEqual([line[:4] for line in lines].count("FAIL"), failure.MAX_FAILURES)
         self.assertIn("... and 2 more cases with findings", lines)
 
+    def test_shows_the_hint_but_no_laws_that_are_not_promised(self):
+        lines = self.message(self.mine.wrong_scale, cases=["dense(lens=4)"])
+        self.assertRegex(lines[0], "^FAIL value-out-of-bound ")
+        self.assertEqual(lines[-2], "hint: no declared arithmetic explains these findings")
+        self.assertNotIn(" not held to the laws ", "".join(lines))
+
     def test_a_function_without_a_file_is_repeated_by_a_call(self):
         def silent(**_):
             pass
@@ -135,6 +145,40 @@ class AssertCorrect(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, line) as raised:
                 attnspec.assert_correct(*arguments, **options)
             self.assertNotIn("\n", str(raised.exception))
+
+
+class Judge(WithKernels):
+    """attnspec_judge, whose fields assert_correct reads."""
+
+    def judge(self, fn, cases, level=1):
+        kernel = bridge.Bridge(fn, declaration.declaration_of(fn)).kernel
+        said = []
+        code = judging.library().attnspec_judge(kernel, b"mine", level, judging.encoded(cases),
+                                                Print(lambda text, _: said.append(json.loads(text))), None)
+        return code, said
+
+    def test_hands_the_parts_of_a_result_apart(self):
+        code, (wrong, other, of_all) = self.judge(self.mine.wrong_scale, ["dense(lens=70)", "dense(lens=7,dk=128)"])
+        self.assertEqual(code, 1)
+        self.assertEqual([wrong["kernel"], wrong["case"], wrong["verdict"]],
+                         ["mine", "dense(lens=70)", "value-out-of-bound"])
+        self.assertRegex(wrong["findings"][0]["where"], r"^o\[seq=0,token=\d+,head=\d+,d=\d+\]$")
+        self.assertRegex(wrong["findings"][0]["failure"], r"^FAIL value-out-of-bound mine o\[.* ratio [^|\n]*$")
+        self.assertRegex(wrong["directions"][0], r"^o, in deviations: softmax scale off [1-9]\d")
+        self.assertRegex(wrong["repeat"], r"attnspec replay 'dense\(lens=70\)' --kernel mine$")
+        self.assertEqual([other["verdict"], other["findings"], other["directions"]], ["not-supported", [], []])
+        self.assertIn("dk", other["reason"])
+        self.assertEqual(of_all["totals"], "2 cases: 1 not-supported, 1 value-out-of-bound")
+        self.assertRegex(of_all["laws_not_held"], "^mine not held to the laws ")
+        self.assertNotIn("limits", of_all)
+
+    def test_has_the_hint_apart(self):
+        _, said = self.judge(self.mine.wrong_scale, ["dense(lens=4)"])
+        self.assertEqual(said[-1]["hint"], "hint: no declared arithmetic explains these findings")
+
+    def test_says_why_it_could_not_run(self):
+        code, said = self.judge(self.mine.right, None, level=3)
+        self.assertEqual((code, said), (2, [{"error": "level=3: must be in 1 .. 2"}]))
 
 
 @unittest.skipIf(importlib.util.find_spec("pytest") is None, "there is no pytest")

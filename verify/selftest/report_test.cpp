@@ -1,12 +1,14 @@
-// The failure line, the table, exit codes and the JUnit file.
+// The failure line, the table, exit codes, the JUnit file and JSON.
 
 #include "verify/report.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <pugixml.hpp>
 
+#include "verify/result_json.hpp"
 #include "verify/selftest/testing.hpp"
 
 namespace attnspec::verify {
@@ -154,6 +156,50 @@ TEST(Junit, HoldsEveryCaseAndItsFindings) {
 
 TEST(ErrorLine, IsOneLineWhateverItQuotes) {
   EXPECT_EQ(error_line(std::runtime_error("case 'a\nb\x7f\xc3\xa9'")), "attnspec: case 'a\\x0ab\\x7f\xc3\xa9'\n");
+}
+
+TEST(Json, HasThePartsOfAResultApart) {
+  CaseResult result = result_with(Verdict::value_out_of_bound);
+  result.directions = {{"o", {{"softmax scale off", 5, 1}, {"o scaled", -0.5, 1}}}, {"o2", {{"o scaled", 0.04, 1}}}};
+  const nlohmann::ordered_json json = json_of(result);
+  EXPECT_EQ(json.at("kernel"), "model:x");
+  EXPECT_EQ(json.at("case"), "moba(lens=9)");
+  EXPECT_EQ(json.at("verdict"), "value-out-of-bound");
+  EXPECT_EQ(json.at("rows_judged"), 9);
+  ASSERT_EQ(json.at("findings").size(), 1u);
+  const auto& finding = json.at("findings")[0];
+  EXPECT_EQ(finding.at("verdict"), "value-out-of-bound");
+  EXPECT_EQ(finding.at("where"), "o[seq=0,token=4,head=1,d=5]");
+  EXPECT_EQ(finding.at("failure"), failure(result, result.findings[0]));
+  EXPECT_EQ(failure_line(result, result.findings[0]),
+            finding.at("failure").get<std::string>() + " | " + json.at("repeat").get<std::string>());
+  EXPECT_EQ(json.at("repeat"), "./attnspec replay 'moba(lens=9)' --kernel model:x");
+  EXPECT_EQ(json.at("directions"),
+            (std::vector<std::string>{"o, in deviations: softmax scale off 5.0, o scaled -0.5"}));
+  EXPECT_EQ(json_of(result, bench_command).at("repeat"), "./attnspec bench model:x --case 'moba(lens=9)'");
+}
+
+TEST(Json, SaysWhyACaseIsNotSupported) {
+  CaseResult result = result_with(Verdict::not_supported);
+  EXPECT_FALSE(json_of(result).contains("reason"));
+  result.reason = "dk 64 is above its limit 32";
+  EXPECT_EQ(json_of(result).at("reason"), result.reason);
+}
+
+TEST(Json, IsOneLineOfUtf8WhateverAKernelSays) {
+  CaseResult result = result_with(Verdict::call_failed);
+  result.findings[0].detail = "no\nmemory \xff";
+  const std::string text = json_text(json_of(result));
+  EXPECT_EQ(text.find('\n'), text.size() - 1);
+  EXPECT_NE(text.find("no\\nmemory \xef\xbf\xbd"), std::string::npos) << text;
+}
+
+TEST(Details, ShowEveryDirection) {
+  CaseResult result = result_with(Verdict::pass);
+  result.directions = {{"o", {{"softmax scale off", 0.04, 1}, {"o scaled", -5, 1}}}};
+  EXPECT_NE(details(result).find("\n  o, in deviations: softmax scale off 0.0, o scaled -5.0\nverdict: "),
+            std::string::npos)
+      << details(result);
 }
 
 TEST(Details, ShowEveryOutput) {

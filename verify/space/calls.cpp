@@ -1,8 +1,10 @@
 // Cases of several calls: sessions and laws.
 
 #include <algorithm>
+#include <cmath>
 
 #include "verify/laws/laws.hpp"
+#include "verify/laws/power.hpp"
 #include "verify/session.hpp"
 #include "verify/space/axes.hpp"
 
@@ -33,15 +35,32 @@ void set_law(Draft& draft, Law law) {
   if (draft.is_extreme) return;
   c.law = law;
   c.session.clear();  // a law has calls of its own
-  if (law == Law::future) c.causal = true;
+  if (needs_causality(law)) c.causal = true;
   if (law == Law::unselected) c.shared_kv = false;
   if (law == Law::heads && c.kv_heads == 1 && (c.heads == 1 || is_nsa(c.op))) c.heads *= 2, c.kv_heads = 2;
   if (law == Law::packing && c.lens.size() == 1) {
     c.lens.push_back(c.lens[0]);
     c.q_lens.push_back(c.q_lens[0]);
   }
+  if (law == Law::power && c.scale != 0 && std::abs(c.scale) < kMinPowerScale) c.scale = default_scale(c.dk);
   if (law == Law::power && compresses(c.op) && c.phi != reference::Phi::mean && c.dtype == Format::fp16)
     c.dtype = Format::bf16;
+  if (law == Law::negation || law == Law::reciprocal) c.phi = reference::Phi::mean;
+  if (law == Law::reciprocal && compresses(c.op) && c.dtype == Format::fp16) c.dtype = Format::bf16;
+  if (law == Law::groups && c.heads == c.kv_heads) c.heads *= 2;
+  if (law == Law::all_blocks) c.top_k = std::max(c.top_k, max_blocks(c));
+  if (law == Law::own_block) c.top_k = 1, c.gate = reference::Gate::top_k;
+  if (law == Law::whole_window) c.window = std::max<std::int64_t>(1, longest(c));
+  if (law == Law::as_moba) {
+    c.heads = c.kv_heads, c.compress_block = c.compress_stride = c.block, c.phi = reference::Phi::mean;
+    c.initial = 0, c.local = 1, c.shared_kv = true, c.scale = default_scale(c.dk);
+  }
+  if (law == Law::slots) c.selection_order = std::min(c.selection_order, SelectionOrder::packed);
+  if (law == Law::prefix)
+    c.lens[0] = std::max<std::int64_t>(2, c.lens[0]), c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
+  if (law == Law::mass)
+    for (std::int64_t& length : c.lens) length = std::min(length, c.dv * c.block);
+  if (law == Law::dv_sum) c.scale = default_scale(c.dk);
   if (law == Law::decode && c.op != Operator::nsa_compress) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
   if (law == Law::decode && c.op == Operator::nsa_compress)
     c.lens[0] = c.q_lens[0] = std::max(c.lens[0], c.compress_block + c.compress_stride);

@@ -70,6 +70,11 @@ Axis scale_axis() {
           {{"default", 4, [](Draft& draft) { draft.c.scale = default_scale(draft.c.dk); },
             [](const Case& c) { return c.scale == default_scale(c.dk); }},
            sets("0", &Case::scale, 0.0),
+           {"tiny", 1,
+            [](Draft& draft) {
+              draft.c.scale = draft.one_of<double>({0x1p-24, 0x1p-60});
+            },
+            [](const Case& c) { return c.scale > 0 && c.scale < 0x1p-20; }},
            {"negative", 1,
             [](Draft& draft) {
               draft.c.scale = draft.one_of<double>({-0.1, -0.5, -1});
@@ -105,7 +110,7 @@ Axis regime_axis() {
   for (const Regime& regime : regimes()) {
     if (std::string(regime.name) == "captured") continue;
     axis.values.push_back(sets<std::string>(regime.name, &Case::regime, regime.name, 3));
-    if (regime.for_selection) axis.values.back().has = [](Operator op) { return selects(op) || has_importance(op); };
+    axis.values.back().has = regime.has;
   }
   for (const std::string& file : captured_names()) axis.values.push_back(captured(file));
   axis.values.push_back(seen("captured", [](const Case& c) { return c.regime.starts_with("captured:"); }));

@@ -67,7 +67,8 @@ std::size_t choose_by_weight(std::size_t axis, const std::vector<std::size_t>& v
 }
 
 Case draw_case(Operator op, const Choose& choose, const Between& between) {
-  Draft draft{{}, between};
+  Draft draft;
+  draft.between = between;
   draft.c.op = op;
   draft.c.lens.clear();
   draft.c.q_lens.clear();

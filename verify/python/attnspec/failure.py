@@ -1,59 +1,69 @@
-"""The text of a failed test, from what the judge says with details."""
+"""The text of a failed test, from what attnspec_judge says."""
 
 from __future__ import annotations
 
-import re
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 MAX_FAILURES = 3
 """Failing cases that are shown; the rest are counted."""
 
 
-def summary(said: str) -> str:
-    """The judge's last line of counts: "63 cases: 61 pass, 2 value-out-of-bound"."""
-    found = re.findall(r"^\d+ cases: .*$", said, flags=re.MULTILINE)
-    return found[-1] if found else "nothing was judged"
+class Finding(TypedDict):
+    """What is wrong with a case; c_api.h explains the fields of this and of the other two."""
+
+    verdict: str
+    where: str
+    failure: str
 
 
-def failure_text(said: str, what: str, function: str | None) -> str:
-    """Of the first failing cases: the failure line, the line on what all errors of an output have in common, and the
-    command that repeats the case. function: how check is called with a function that the program cannot find, as
-    "name, 'dense'"."""
-    failures = list(blocks(said))
+class CaseResult(TypedDict):
+    """What was judged of a case."""
+
+    kernel: str
+    case: str
+    verdict: str
+    reason: NotRequired[str]
+    rows_judged: int
+    findings: list[Finding]
+    directions: list[str]
+    repeat: str
+
+
+class Judgement(TypedDict):
+    """What is said of all cases."""
+
+    totals: str
+    limits: NotRequired[str]
+    hint: NotRequired[str]
+    over_declaration: NotRequired[str]
+    lse_not_judged: NotRequired[str]
+    laws_not_held: NotRequired[str]
+
+
+def failure_text(results: list[CaseResult], judgement: Judgement, what: str, function: str | None) -> str:
+    """Of the first failing cases: the failure line, the directions that all errors of an output add up in, and the
+    command that repeats the case. Then what may explain them. function: how check is called with a function that the
+    program cannot find, as "name, 'dense'"."""
+    failing = [result for result in results if result["findings"]]
     lines = []
-    for block in failures[:MAX_FAILURES]:
-        failure, _, command = block[-1].rpartition(" | ")
-        lines += [failure, *common(block), f"  repeat: {repeat(command, function)}"]
-    if len(failures) > MAX_FAILURES:
-        lines.append(f"... and {len(failures) - MAX_FAILURES} more cases with findings")
-    if not failures:
+    for result in failing[:MAX_FAILURES]:
+        lines += [result["findings"][0]["failure"], *[f"  {line}" for line in result["directions"]],
+                  f"  repeat: {repeat(result, function)}"]
+    if len(failing) > MAX_FAILURES:
+        lines.append(f"... and {len(failing) - MAX_FAILURES} more cases with findings")
+    if not failing:
         lines.append("nothing is wrong, but the judgement is inconclusive: rows are undecided, or no case is supported")
-    after = said[said.rfind(summary(said)) :].splitlines()[1:]
-    hints = [line for line in after if " not held to the laws " not in line]
-    return "\n".join([*lines, *hints, f"judged: {what}: {summary(said)}"])
+    for note in ("limits", "hint", "over_declaration", "lse_not_judged"):
+        if note in judgement:
+            lines.append(judgement[note])
+    return "\n".join([*lines, f"judged: {what}: {judgement['totals']}"])
 
 
-def blocks(said: str) -> list[list[str]]:
-    """The lines of each failing case, from the case itself to its failure line."""
-    found: list[list[str]] = []
-    block: list[str] = []
-    for line in said.splitlines():
-        if re.match(r"[a-z_]+\(.*\)$", line):
-            block = []
-        block.append(line)
-        if line.startswith("FAIL "):
-            found.append(block[:])
-    return found
-
-
-def common(block: list[str]) -> list[str]:
-    """What all errors of an output have in common: the directions that they add up in, a pattern of the rows."""
-    return [line for line in block if line.strip().startswith("pattern")
-            or ", in deviations: " in line and re.search(r" -?(?!0\.0\b)\d+\.\d", line)]
-
-
-def repeat(command: str, function: str | None) -> str:
+def repeat(result: CaseResult, function: str | None) -> str:
     """The command that repeats a case; of a function that the program cannot find, the call."""
-    case = re.search(r"'([a-z_]+\(.*\))'", command)
-    if function is None or case is None:
-        return command
-    return f'attnspec.check({function}, cases=["{case[1]}"], details=True)'
+    if function is None:
+        return result["repeat"]
+    return f'attnspec.check({function}, cases=["{result["case"]}"], details=True)'

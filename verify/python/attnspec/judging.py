@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 from . import places
 from .abi import Kernel, Print
 from .bridge import Bridge
 from .declaration import Declaration, declaration_of
-from .failure import failure_text, summary
+from .failure import failure_text
 from .loading import program_name
 
 if TYPE_CHECKING:
@@ -23,19 +24,15 @@ PASSED, COULD_NOT_RUN = 0, 2
 def library() -> ctypes.CDLL:
     """The judge. Raises FileNotFoundError."""
     judge = ctypes.CDLL(places.library())
-    judge.attnspec_check.argtypes = [ctypes.POINTER(Kernel), ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p,
-                                     ctypes.c_int, Print, ctypes.c_void_p]
+    what = (ctypes.POINTER(Kernel), ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p)
+    judge.attnspec_check.argtypes = (*what, ctypes.c_int, Print, ctypes.c_void_p)
+    judge.attnspec_judge.argtypes = (*what, Print, ctypes.c_void_p)
     return judge
 
 
-def judge(fn: Callable[..., Any], declared: Declaration, name: str, level: int, cases: Iterable[str] | None,
-          details: bool, show: Callable[[str], None]) -> int:
-    """Judges a function, gives `show` what is said, and returns the exit code."""
-    bridge = Bridge(fn, declared)
-    text = None if cases is None else "\n".join(cases).encode()
-    callback = Print(lambda lines, _: show(lines.decode()))
-    code: int = library().attnspec_check(bridge.kernel, name.encode(), level, text, details, callback, None)
-    return code
+def encoded(cases: Iterable[str] | None) -> bytes | None:
+    """Cases as the library takes them."""
+    return None if cases is None else "\n".join(cases).encode()
 
 
 def declared_of(fn: Callable[..., Any], operator: str | None, options: Options) -> Declaration:
@@ -57,9 +54,11 @@ def check(fn: Callable[..., Any], operator: str | None = None, *, level: int = 1
 
     operator and options: as of Declaration, unless the function is decorated with kernel. cases: texts of cases instead
     of those of the level. details: also everything that was judged of each case."""
-    declared = declared_of(fn, operator, options)
-    return judge(fn, declared, name or fn.__name__, level, cases, details,
-                 lambda text: print(text, end="", flush=True))
+    bridge = Bridge(fn, declared_of(fn, operator, options))
+    show = Print(lambda text, _: print(text.decode(), end="", flush=True))
+    code: int = library().attnspec_check(bridge.kernel, (name or fn.__name__).encode(), level, encoded(cases), details,
+                                         show, None)
+    return code
 
 
 def assert_correct(fn: Callable[..., Any], level: int = 1, *, operator: str | None = None,
@@ -72,12 +71,15 @@ def assert_correct(fn: Callable[..., Any], level: int = 1, *, operator: str | No
     __tracebackhide__ = True
     declared = declared_of(fn, operator, options)
     name = program_name(fn) if operator is None else None
-    text: list[str] = []
-    code = judge(fn, declared, name or fn.__name__, level, cases, True, text.append)
-    said = "".join(text)
+    bridge = Bridge(fn, declared)
+    said: list[bytes] = []
+    code = library().attnspec_judge(bridge.kernel, (name or fn.__name__).encode(), level, encoded(cases),
+                                    Print(lambda text, _: said.append(text)), None)
+    *results, judgement = map(json.loads, said)
     if code == COULD_NOT_RUN:
-        raise ValueError(said.strip().removeprefix("attnspec: "))
+        raise ValueError(judgement["error"])
     what = f"{declared.operator}, " + (f"level {level}" if cases is None else "cases given")
     if code != PASSED:
-        raise AssertionError(failure_text(said, what, None if name else f"{fn.__name__}, {declared.operator!r}"))
-    return f"{what}: {summary(said)}"
+        function = None if name else f"{fn.__name__}, {declared.operator!r}"
+        raise AssertionError(failure_text(results, judgement, what, function))
+    return f"{what}: {judgement['totals']}"
