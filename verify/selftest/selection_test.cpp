@@ -34,6 +34,8 @@ TEST_F(SelectionOfOneRow, MayDifferWithinTheMargin) {
   margins.setConstant(0.06);
   EXPECT_EQ(fault({1, 4, 5}), "");
   EXPECT_EQ(fault({2, 4, 5}), "block 1 (score 5 +- 0.06) left out for block 4 (score 4.8 +- 0.06)");
+  margins.setConstant(0.09);  // either margin twice would reach the other
+  EXPECT_EQ(fault({2, 4, 5}), "block 1 (score 5 +- 0.09) left out for block 4 (score 4.8 +- 0.09)");
 }
 
 TEST_F(SelectionOfOneRow, MayTakeAnyOfExactTies) {
