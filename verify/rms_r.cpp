@@ -38,7 +38,8 @@ std::optional<double> number(const RecordedRms& record, const std::string& outpu
 
 std::string print(const RecordedRms& record) {
   std::vector<std::string> parts;
-  for (const auto& [output, rms] : record.outputs) parts.push_back(fmt::format("{} {:.3g}", output, rms));
+  for (const auto& [output, rms] : record.outputs)
+    parts.push_back(fmt::format("{} {:.3g}", output, rms < kRmsStep / 2 ? 0 : rms));
   return fmt::format("{} {}: {}", record.kernel, print(record.c), fmt::join(parts, ", "));
 }
 
@@ -75,8 +76,7 @@ RecordedRms measured_rms(const std::string& kernel, const Case& c) {
   RecordedRms record{kernel, c, {}};
   for (const OutputSummary& output : result.outputs)
     if (output.rows >= kMinRecordedRows && !output.output.ends_with("selection"))
-      record.outputs.emplace_back(output.output,
-                                  std::sqrt(output.sum_r_squared / static_cast<double>(output.rows)));
+      record.outputs.emplace_back(output.output, std::sqrt(output.sum_r_squared / static_cast<double>(output.rows)));
   return record;
 }
 
@@ -85,8 +85,8 @@ std::string outside_band(const RecordedRms& recorded, const RecordedRms& measure
   for (const auto& [output, rms] : recorded.outputs) {
     const std::optional<double> now = number(measured, output);
     if (!now || !(std::abs(*now - rms) <= kRmsBand * rms + kRmsStep))
-      parts.push_back(fmt::format("{} {} where {:.3g} is recorded", output,
-                                  now ? fmt::format("{:.3g}", *now) : "is missing", rms));
+      parts.push_back(
+          fmt::format("{} {} where {:.3g} is recorded", output, now ? fmt::format("{:.3g}", *now) : "is missing", rms));
   }
   for (const auto& [output, rms] : measured.outputs)
     if (!number(recorded, output)) parts.push_back(fmt::format("{} {:.3g} is not recorded", output, rms));

@@ -285,8 +285,9 @@ TEST(Shrink, StopsAfterSomeJudgements) {
     result.c = c;
     return result;
   };
-  CaseResult failing = passes(parse_case("moba(lens=9000+8000+7000+6000+5000+4000+3000+2000+9001+8001+7001+6001,q_lens="
-                                         "99+98+97+96+95+94+93+92+91+90+89+88,heads=32,kv_heads=4,dk=100,dv=99)"));
+  CaseResult failing =
+      passes(parse_case("moba(lens=9000+8000+7000+6000+5000+4000+3000+2000+9001+8001+7001+6001,q_lens="
+                        "99+98+97+96+95+94+93+92+91+90+89+88,heads=32,kv_heads=4,dk=100,dv=99)"));
   failing.verdict = Verdict::value_out_of_bound;
   EXPECT_EQ(shrink(passes, failing).judgements, kMaxJudgements);
 }

@@ -158,10 +158,11 @@ TEST(Judge, JudgesValuesOnTheKernelsOwnSelection) {
   EXPECT_NE(verdict(liar, tie), Verdict::pass);
 }
 
-/// The model kernel, which keeps its selection to itself.
+/// The forward of the model kernel, which keeps its selection to itself.
 Kernel hiding_kernel() {
   Kernel kernel = model_kernel();
   kernel.exports_selection = false;
+  kernel.backward = {};
   return kernel;
 }
 
@@ -382,6 +383,13 @@ TEST(Judge, JudgesGradientsOfAKernelThatKeepsItsLse) {
   EXPECT_EQ(lse_not_judged(keeping_lse("model:moba")),
             "model:moba: lse was not judged: the kernel keeps it to itself\n");
   EXPECT_EQ(lse_not_judged(model_kernel()), "");
+}
+
+TEST(Judge, LeavesOutABackwardThatNeedsAsManyQueriesAsKeys) {
+  Kernel kernel = model_kernel();
+  kernel.limits.equal_lengths = EqualLengths::of_backwards;
+  EXPECT_EQ(judge(kernel, parse_case("dense(lens=9)")).outputs.size(), 5u);
+  EXPECT_EQ(judge(kernel, parse_case("dense(lens=9,q_lens=4)")).outputs.size(), 2u);
 }
 
 TEST(Judge, SaysWhatIsUnsupportedBeforeMakingInputs) {

@@ -83,9 +83,15 @@ TEST_F(SelectionOfOneRow, HasItsAdmissibleSelectionsListed) {
   EXPECT_EQ(admissible_selections(rule(), 16).size(), 3u);  // any two of 1, 2, 4
   scores.setZero();
   EXPECT_EQ(admissible_selections(rule(), 16).size(), 10u);
+  EXPECT_EQ(admissible_selections(rule(), 10).size(), 10u);
   EXPECT_TRUE(admissible_selections(rule(), 9).empty());
   for (const Blocks& blocks : admissible_selections(rule(), 16)) EXPECT_EQ(fault(blocks), "");
   EXPECT_EQ(admissible_selections(selection_rule(problem, -1, 100, scores, margins), 16), std::vector<Blocks>{{}});
+}
+
+TEST_F(SelectionOfOneRow, IsAnyOfThoseThatTieWithoutAMargin) {
+  scores[4] = scores[2];
+  EXPECT_EQ(admissible_selections(rule(), 16), (std::vector<Blocks>{{5, 1, 2}, {5, 1, 4}}));
 }
 
 TEST(Malformed, NamesWhatIsNoSet) {

@@ -58,6 +58,8 @@ TEST(Session, HasACallForEachStep) {
             (std::vector<std::string>{"moba(lens=9+4,seed=1)", "moba(lens=9+4,seed=2)", "moba(lens=4+4,seed=2)",
                                       "moba(lens=4+4,seed=2)", "moba(lens=4+4,seed=2)", "moba(lens=9+4,seed=1)"}));
   EXPECT_EQ(places, (std::vector<std::size_t>{0, 0, 0, 1, 1, 0}));
+  EXPECT_EQ(print(session_calls(parse_case("moba(lens=9+4,q_lens=3+2,session=offsets)")).back().c),
+            "moba(lens=4+9,q_lens=2+3)");
 }
 
 TEST(Session, WritesAStepThatIsRepeatedWithAFactor) {
