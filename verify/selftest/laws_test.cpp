@@ -253,8 +253,8 @@ TEST(Laws, WithinRoundingLeaveOutRowsThatBreakATieInAnotherWay) {
   const Kernel other = find_kernel("variant:oldest_of_a_tie");
   Kernel kernel = model_kernel(Operator::moba);
   const auto forward = kernel.forward;
-  kernel.forward = [&](const ForwardCall& call) { (call.k.tokens < 40 ? other.forward : forward)(call); };
-  const CaseResult result = judged(kernel, "moba(lens=40,block=4,top_k=3,regime=tie,law=prefix)");
+  kernel.forward = [&](const ForwardCall& call) { (call.k.tokens < 160 ? other.forward : forward)(call); };
+  const CaseResult result = judged(kernel, "moba(lens=40+40+40+40,block=4,top_k=3,regime=tie,law=prefix)");
   EXPECT_EQ(result.verdict, Verdict::pass);
   const auto rows = [&](const char* output) {
     return std::ranges::find(result.outputs, output, &OutputSummary::output)->rows;
