@@ -82,7 +82,7 @@ Axis session_axis() {
 }
 
 Axis law_axis() {
-  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 40)}, true};
+  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 90)}, true};
   for (const Law law : kLaws)
     axis.values.push_back({name(law), 1, [=](Draft& draft) { set_law(draft, law); },
                            [=](const Case& c) { return c.law == law; }, [=](Operator op) { return has_law(op, law); }});
