@@ -38,6 +38,12 @@ NoisyRow& NoisyRow::operator+=(const NoisyRow& other) {
 
 Vector NoisyRow::bound() const { return worst.cwiseMin(reference::kKappa * variance.cwiseSqrt()) + floor; }
 
+const std::map<Place, NoisyRow>& JudgedCall::rows(const std::string& output) const {
+  static const std::map<Place, NoisyRow> kNone;
+  const auto found = outputs.find(output);
+  return found == outputs.end() ? kNone : found->second.values;
+}
+
 JudgedCall judged_call(const Kernel& kernel, const Case& c, Inputs inputs, CaseResult& result) {
   JudgedCall call{kernel, c, std::move(inputs)};
   std::mutex mutex;

@@ -99,6 +99,15 @@ Rows load_as_contiguous(const TensorView& from, std::int64_t begin, std::int64_t
   return correct_stages().load(contiguous, begin, end, head);
 }
 
+/// What no sequence has as a block is left out.
+Blocks load_blocks_as_contiguous(const SelectionView& from, std::int64_t token, std::int64_t head) {
+  constexpr std::int32_t kBlocks = 1 << 24;
+  Blocks blocks =
+      correct_stages().load_blocks(packed_selection(from.data, from.tokens, from.heads, from.slots), token, head);
+  std::erase_if(blocks, [](std::int32_t block) { return block < 0 || block >= kBlocks; });
+  return blocks;
+}
+
 std::vector<float> no_delta(const Stages&, const Work& work, const std::vector<BlockQueries>&, const BackwardRows&,
                             const Rows&) {
   return std::vector<float>(static_cast<std::size_t>(work.num_queries));
@@ -219,6 +228,9 @@ std::vector<Defect> moba_defects() {
        "a head index computed twice", Operator::dense, with(&Stages::store, &store_to_the_next_head)},
       {"strided_read_as_contiguous", "tensors are read as if they had no gaps", "memory", "strided tensors",
        "public kernels on views", Operator::dense, with(&Stages::load, &load_as_contiguous)},
+      {"selection_read_as_contiguous", "the selection is read as if it had no gaps", "memory",
+       "a strided selection of several rows", "public kernels on views", Operator::selected,
+       with(&Stages::load_blocks, &load_blocks_as_contiguous)},
       {"masked_with_a_number", "masked scores are -30000", "mask", "visible scores below -30000",
        "a mask value that fits into fp16, in place of -infinity", Operator::dense,
        with(&Stages::attend, &attend_masking_with_a_number)},

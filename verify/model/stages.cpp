@@ -39,6 +39,11 @@ Rows load(const TensorView& from, std::int64_t begin, std::int64_t end, std::int
   return rows;
 }
 
+Blocks load_blocks(const SelectionView& from, std::int64_t token, std::int64_t head) {
+  const std::int32_t* row = from.row(token, head);
+  return {row, row + from.slots};
+}
+
 void store(const Rows& rows, const TensorView& to, std::int64_t begin, std::int64_t head, float factor) {
   for (std::int64_t i = 0; i < rows.count; ++i)
     for (std::int64_t d = 0; d < rows.dim; ++d) to.store(begin + i, head, d, factor * rows.row(i)[d]);
@@ -530,6 +535,7 @@ float gradient_factor(const Work& work, ScaledOperand which) {
 const Stages& correct_stages() {
   static const Stages stages{.kv_head = kv_head,
                              .load = load,
+                             .load_blocks = load_blocks,
                              .pool = pool,
                              .score = score,
                              .select = select,

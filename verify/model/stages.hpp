@@ -119,6 +119,8 @@ struct Stages {
   // Before step 1: which kv head a query head reads, and tokens begin .. end - 1 of one head, in fp32.
   std::int64_t (*kv_head)(const MobaProblem&, std::int64_t h);
   Rows (*load)(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head);
+  // The slots of a row of a selection that is given.
+  Blocks (*load_blocks)(const SelectionView& from, std::int64_t token, std::int64_t head);
   // Step 1, assign: mean keys, gate scores, the blocks of each query.
   Rows (*pool)(const Work&, const Rows& k);
   float (*score)(const Work&, const float* q, const float* mean);

@@ -10,6 +10,7 @@
 #include "reference/gradient_noise.hpp"
 #include "reference/importance_noise.hpp"
 #include "reference/moba.hpp"
+#include "reference/nsa_gate_noise.hpp"
 #include "verify/judge.hpp"
 #include "verify/kernel.hpp"
 #include "verify/random.hpp"
@@ -181,6 +182,12 @@ TEST(ScoreMargins, HoldWhatFlushingTakesFromScores) {
   EXPECT_GT(score_margins(Arithmetic{}, q, pooled, noise, scores)[0], scores[0]);
   const Vector large = Vector::Constant(4, 0x1p100);  // flushed means
   EXPECT_GE(score_margins(Arithmetic{}, large, pooled, noise, gate_scores(large, view(pooled)))[0], 4 * 0x1p-24);
+}
+
+TEST(GatedNoise, HoldsWhatFlushingTakesFromAnOutputBehindALargeGate) {
+  const Vector tiny = Vector::Constant(2, 0x1p-127), zero = Vector::Zero(2);
+  const PredictedRow row = gated_noise(Arithmetic{}, Vector{{100, 0, 0}}, BranchRows{tiny, zero, zero});
+  EXPECT_GE(row.sum.noise.floor[0], 100 * 0x1p-127);  // a kernel that flushes o gives 0
 }
 
 TEST(ImportanceMargins, HoldWhatSinglePrecisionDoesAndLittleMore) {
