@@ -262,6 +262,11 @@ TEST(Laws, WithinRoundingLeaveOutRowsThatBreakATieInAnotherWay) {
   EXPECT_LT(rows("o"), rows("selection"));
 }
 
+TEST(Laws, ReciprocalSaysNothingWhereItsInputsLoseDigits) {
+  const Case c = parse_case("dense(lens=5,heads=2,dk=31,dv=1,scale=64,dtype=fp16,law=reciprocal)");
+  EXPECT_EQ(judge(find_kernel("model:moba"), c).verdict, Verdict::not_supported);
+}
+
 TEST(Laws, LeaveOutTheSignOfZero) {
   const Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
     call.o.store(0, 0, 0, call.k.load(call.k.tokens - 1, 0, 0) > 0 ? 0.0 : -0.0);
