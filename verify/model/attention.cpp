@@ -158,9 +158,7 @@ struct Model {
     const auto by_query = stages.restore(head, std::move(partials));
     for (std::int64_t i = 0; i < head.num_queries; ++i) {
       const Partial merged = stages.merge(head, by_query[static_cast<std::size_t>(i)]);
-      for (std::int64_t d = 0; d < v.dim; ++d)
-        call.o.store(q_begin(s) + i, h, d, merged.o[static_cast<std::size_t>(d)]);
-      call.lse.store(q_begin(s) + i, h, 0, merged.lse);
+      stages.store_output(head, merged, call.o, call.lse, q_begin(s) + i, h);
     }
   }
 
@@ -250,8 +248,8 @@ struct Model {
       if (arithmetic.rounded_head_gradients) of_keys.add(head);
     }
     of_keys.add(head);
-    stages.store(of_keys.dk.rows(), backward.dk, begin, g, 1);
-    stages.store(of_keys.dv.rows(), backward.dv, begin, g, 1);
+    stages.store_keys(stages, head, of_keys.dk.rows(), backward.dk, begin, g);
+    stages.store_keys(stages, head, of_keys.dv.rows(), backward.dv, begin, g);
   }
 };
 

@@ -99,13 +99,8 @@ Rows load_as_contiguous(const TensorView& from, std::int64_t begin, std::int64_t
   return correct_stages().load(contiguous, begin, end, head);
 }
 
-/// What no sequence has as a block is left out.
 Blocks load_blocks_as_contiguous(const SelectionView& from, std::int64_t token, std::int64_t head) {
-  constexpr std::int32_t kBlocks = 1 << 24;
-  Blocks blocks =
-      correct_stages().load_blocks(packed_selection(from.data, from.tokens, from.heads, from.slots), token, head);
-  std::erase_if(blocks, [](std::int32_t block) { return block < 0 || block >= kBlocks; });
-  return blocks;
+  return correct_stages().load_blocks(packed_selection(from.data, from.tokens, from.heads, from.slots), token, head);
 }
 
 std::vector<float> no_delta(const Stages&, const Work& work, const std::vector<BlockQueries>&, const BackwardRows&,

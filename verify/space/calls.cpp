@@ -29,6 +29,17 @@ void draw_session(Draft& draft) {
   }
 }
 
+/// Blocks that tie, of which a query selects some: which ones may depend on anything.
+void let_blocks_tie(Case& c) {
+  c.regime = "tie";
+  c.gate = reference::Gate::top_k;
+  c.block = std::min(c.block, std::max<std::int64_t>(1, longest(c) / 8));
+  c.top_k = std::max<std::int64_t>(2, std::min(c.top_k, max_blocks(c) / 2));
+}
+
+/// Whether the law holds the bits of a row to other queries or sequences beside it.
+bool changes_neighbours(Law law) { return law == Law::packing || law == Law::decode; }
+
 /// A law, with the sizes without which it says nothing.
 void set_law(Draft& draft, Law law) {
   Case& c = draft.c;
@@ -70,6 +81,7 @@ void set_law(Draft& draft, Law law) {
   if (law == Law::decode && c.op != Operator::nsa_compress) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
   if (law == Law::decode && c.op == Operator::nsa_compress)
     c.lens[0] = c.q_lens[0] = std::max(c.lens[0], c.compress_block + c.compress_stride);
+  if (changes_neighbours(law) && selects(c.op) && (!attends(c.op) || draft.between(0, 1) == 0)) let_blocks_tie(c);
 }
 
 }  // namespace
