@@ -91,7 +91,8 @@ TEST(Laws, FindWhatHappensNowAndThen) {
   options.laws = {Law::repeat};
   const std::vector<Found> found = findings(find_kernel("defect:order_of_a_counter"), options);
   ASSERT_EQ(found.size(), 1u);
-  EXPECT_EQ(found[0].shrunk.c.law, Law::repeat);
+  EXPECT_EQ(found[0].drawn.c.law, Law::repeat);
+  EXPECT_EQ(found[0].shrunk.verdict, Verdict::nondeterministic);
 }
 
 /// Cases of every law.
