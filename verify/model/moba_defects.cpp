@@ -153,10 +153,10 @@ std::vector<Partial> attend_in_half(const Stages& stages, const Work& work, cons
     if (scores.empty()) continue;
     float normaliser = 0;
     for (const auto& [j, score] : scores) {
-      const float weight = as_weight(stages.exp(score - partial.lse), work.arithmetic);
+      const float weight = stages.exp(score - partial.lse), stored = as_weight(weight, work.arithmetic);
       normaliser = kept(Half::normaliser, normaliser + weight);
       for (std::size_t d = 0; d < partial.o.size(); ++d)
-        partial.o[d] = kept(Half::output, partial.o[d] + weight * v.row(j)[d]);
+        partial.o[d] = kept(Half::output, partial.o[d] + stored * v.row(j)[d]);
     }
     for (float& x : partial.o) x /= normaliser;
     partial.lse += std::log(normaliser);

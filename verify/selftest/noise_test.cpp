@@ -184,6 +184,14 @@ TEST(ScoreMargins, HoldWhatFlushingTakesFromScores) {
   EXPECT_GE(score_margins(Arithmetic{}, large, pooled, noise, gate_scores(large, view(pooled)))[0], 4 * 0x1p-24);
 }
 
+TEST(AlikeRows, AreThoseThatTheirSumCannotTellApart) {
+  Matrix rows(5, 2);
+  rows << 1, 2, 1 + 0x1p-23, 2, 3, 4, 1, 2 + 0x1p-20, 0, 0;
+  const Groups groups = alike_rows(view(rows));  // sums of magnitudes 6 and 10, times 2^-24
+  ASSERT_EQ(groups.size(), 1u);
+  EXPECT_EQ(groups[0], (std::vector<Eigen::Index>{0, 1}));
+}
+
 TEST(GatedNoise, HoldsWhatFlushingTakesFromAnOutputBehindALargeGate) {
   const Vector tiny = Vector::Constant(2, 0x1p-127), zero = Vector::Zero(2);
   const PredictedRow row = gated_noise(Arithmetic{}, Vector{{100, 0, 0}}, BranchRows{tiny, zero, zero});
