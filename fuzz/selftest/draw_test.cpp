@@ -117,6 +117,17 @@ TEST(Swarm, AlwaysHasSomething) {
       EXPECT_TRUE(std::any_of(enabled.begin(), enabled.end(), [](bool is_enabled) { return is_enabled; }));
 }
 
+TEST(Swarm, LacksHalfOfTheAxesInPart) {
+  rc::Random random(8);
+  const Swarm whole = whole_swarm();
+  std::int64_t lacking = 0;
+  for (int i = 0; i < 100; ++i) {
+    const Swarm swarm = any_swarm()(random.split()).value();
+    for (std::size_t axis = 0; axis < axes().size(); ++axis) lacking += swarm.enabled[axis] != whole.enabled[axis];
+  }
+  EXPECT_GT(lacking, 25 * std::ssize(axes()));
+}
+
 TEST(Coverage, CountsTriplesOnceForEachOperator) {
   Coverage coverage;
   const Case moba = parse_case("moba(lens=40,block=16)"), dense = parse_case("dense(lens=40)");
