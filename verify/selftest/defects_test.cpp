@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <string>
@@ -18,7 +19,7 @@
 namespace attnspec::verify {
 namespace {
 
-/// The output of the first finding against a defect.
+/// An output that a defect shows in, where it matters which.
 const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "selection"},
                                                   {"future_token_visible", "o"},
                                                   {"top_k_one_is_dense", "o"},
@@ -91,15 +92,16 @@ class Variants : public testing::TestWithParam<std::size_t> {};
 TEST_P(Defects, AreRejectedByLevelOne) {
   const std::string name = model::defects().at(GetParam()).name;
   const Kernel kernel = find_kernel("defect:" + name);
+  const auto shows_in = [&](const Finding& finding) {
+    return !kShowsIn.contains(name) || finding.output == kShowsIn.at(name);
+  };
+  bool is_rejected = false;
   for (const Case& c : level_cases(kernel.operators.front(), 1)) {
     const CaseResult result = judge(kernel, c);
-    if (!is_finding(result.verdict)) continue;
-    if (std::string(model::defects().at(GetParam()).kind) != "laws") {
-      EXPECT_EQ(result.findings.front().output, kShowsIn.at(name));
-    }
-    return;
+    is_rejected |= is_finding(result.verdict);
+    if (std::ranges::any_of(result.findings, shows_in)) return;
   }
-  FAIL() << "not rejected";
+  FAIL() << (is_rejected ? "no finding in " + kShowsIn.at(name) : "not rejected");
 }
 
 /// The law that a defect breaks.
