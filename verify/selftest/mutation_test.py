@@ -31,7 +31,8 @@ class List(unittest.TestCase):
         for file, own in by_file.items():
             text = mutants.planted(file, (TREE / file).read_text(), own)
             for mutant in own:
-                self.assertEqual(text.count(f"attnspec_mutant({mutant.number})"), max(1, mutant.mutated.count("MUTANT")))
+                switches = text.count(f"attnspec_mutant({mutant.number})")
+                self.assertEqual(switches, max(1, mutant.mutated.count("MUTANT")))
 
 
 class Planting(unittest.TestCase):
