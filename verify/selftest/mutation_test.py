@@ -37,7 +37,8 @@ class List(unittest.TestCase):
 
 class Planting(unittest.TestCase):
     def test_switches_expressions_statements_and_text(self):
-        self.assertIn("return (attnspec_mutant(1) ? (a - 1) : (a + 1));", planted({"code": "a + 1", "mutated": "a - 1"}))
+        mutated = planted({"code": "a + 1", "mutated": "a - 1"})
+        self.assertIn("return (attnspec_mutant(1) ? (a - 1) : (a + 1));", mutated)
         self.assertIn(
             "{ if (attnspec_mutant(1)) { h(a); } else { g(a); } }",
             planted({"code": "g(a);", "mutated": "h(a);", "kind": "statement"}),
