@@ -217,6 +217,7 @@ const std::vector<Simpler>& ways_to_simplify() {
                                         plain(&Case::shared_phi, false),
                                         plain(&Case::shared_kv, false),
                                         plain(&Case::shared_selection, false),
+                                        plain(&Case::selection_order, SelectionOrder::any),
                                         plain(&Case::causal, true),
                                         plain_scale,
                                         plain(&Case::dtype, Format::bf16),

@@ -75,7 +75,7 @@ struct Samples {
 }  // namespace
 
 std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows, std::uint64_t seed) {
-  const auto& [regime, arithmetic] = job;
+  const CalibratedArithmetic& arithmetic = job.arithmetic;
   const Kernel moba = find_kernel(arithmetic.kernel(Operator::moba)),
                nsa = find_kernel(arithmetic.kernel(Operator::window));
   const reference::Arithmetic formats = reference::make_arithmetic(arithmetic.dtype, arithmetic.options);
@@ -90,7 +90,7 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
                        [&](const CalibratedOutput& o) { return outputs.at(o.name).result.rows >= rows / o.share; });
   };
   for (std::uint64_t i = 0; !is_enough(); ++i) {
-    const Case c = random_case(regime, arithmetic.dtype, seed + i);
+    const Case c = random_case(job.regime, arithmetic.dtype, seed + i);
     judge(is_nsa(c.op) ? nsa : moba, c, [&](const ObservedRow& observed) {
       const auto& [kind, output, place, row, expected, values, covariance, noise] = observed;
       const std::lock_guard lock(mutex);
@@ -108,7 +108,7 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   }
   std::vector<Calibration> results;
   for (auto& [name, samples] : outputs) {
-    samples.result.regime = regime, samples.result.arithmetic = arithmetic.name(), samples.result.output = name;
+    samples.result.regime = job.regime, samples.result.arithmetic = arithmetic.name(), samples.result.output = name;
     if (samples.r.size() >= kMinSamples) {
       const auto middle = samples.r.begin() + std::ssize(samples.r) / 2;
       std::nth_element(samples.r.begin(), middle, samples.r.end());

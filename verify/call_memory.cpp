@@ -16,7 +16,7 @@ DLTensor CallMemory::of(const TensorView& view) {
 
 DLTensor CallMemory::of(const SelectionView& view) {
   return make(view.data, {kDLInt, 32, 1},
-              {view.tokens, view.heads, view.slots, view.heads * view.slots, view.slots, 1});
+              {view.tokens, view.heads, view.slots, view.token_stride, view.head_stride, 1});
 }
 
 AttnspecPhi CallMemory::of(const PhiTensors<TensorView>& phi) {

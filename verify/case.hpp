@@ -84,12 +84,11 @@ enum class Law {
   dv_sum,
   one_row,
 };
-inline constexpr Law kLaws[] = {
-    Law::repeat, Law::future,     Law::unselected, Law::heads,        Law::strides,    Law::packing,
-    Law::decode, Law::power,      Law::negation,   Law::slots,        Law::reciprocal, Law::groups,
-    Law::prefix, Law::all_blocks, Law::own_block,  Law::whole_window, Law::as_moba,    Law::one_hot,
-    Law::mass,   Law::dk_sum,     Law::dv_sum,     Law::one_row,
-};
+inline constexpr Law kLaws[] = {Law::repeat,       Law::future,  Law::unselected, Law::heads,      Law::strides,
+                                Law::packing,      Law::decode,  Law::power,      Law::negation,   Law::reciprocal,
+                                Law::slots,        Law::groups,  Law::prefix,     Law::all_blocks, Law::own_block,
+                                Law::whole_window, Law::as_moba, Law::one_hot,    Law::mass,       Law::dk_sum,
+                                Law::dv_sum,       Law::one_row};
 
 const char* name(Law law);
 /// Throws std::invalid_argument that lists the laws.

@@ -55,7 +55,9 @@ void DirectionTest::add(const reference::RowInputs& in, const reference::Attende
   const Vector scores = row.scores.array() - row.scores.maxCoeff();  // so that large ones do not cancel
   const double mean = row.weights.dot(scores);
   const double spread = std::sqrt(std::max(0.0, row.weights.dot(scores.cwiseAbs2()) - mean * mean));
-  if (!(spread > 8 * reference::unit_roundoff(arithmetic_.weights)) || !(trace > floor.squaredNorm())) return;
+  const double coarsest =
+      std::max(reference::unit_roundoff(arithmetic_.weights), reference::unit_roundoff(arithmetic_.output));
+  if (!(spread > 8 * coarsest) || !(trace > floor.squaredNorm())) return;
   const reference::Rows& v = in.kv.v;
   const reference::KeyRange first = in.visible.front(), last = in.visible.back();
   const std::int64_t keys = first.end - first.begin;

@@ -37,8 +37,8 @@ class DirectionTest {
 
   /// Adds a row of o that is finite, from any thread. error [dv]: observed less expected; next_key: the key after the
   /// last that the row may see, -1 where there is none; floor [dv]: errors that do not average out. Rows whose weights
-  /// are one or too much alike to round independently, or whose floor is above their noise, count for nothing, and no
-  /// row counts for a fault that would move it by less than the expected row is exact in double.
+  /// are one or so much alike that they, or all o, round the same way, or whose floor is above their noise, count for
+  /// nothing, and no row counts for a fault that would move it by less than the expected row is exact in double.
   void add(const reference::RowInputs& in, const reference::AttendedRow& row, const reference::Covariance& covariance,
            double trace, const reference::Vector& error, const reference::Vector& floor, std::int64_t next_key);
 

@@ -47,7 +47,7 @@ AnyCall blank_call(const reference::MobaProblem& moba, const reference::NsaProbl
                    v = packed(c.dtype, keys, c.kv_heads, c.dv), o = packed(output, queries, c.heads, c.dv),
                    lse = exports_lse ? packed(Format::fp32, queries, c.heads, 1) : absent_tensor(Format::fp32);
   const auto selection = [&](std::int64_t heads, std::int64_t slots) {
-    return SelectionView{nullptr, queries, heads, slots};
+    return packed_selection(nullptr, queries, heads, slots);
   };
   if (compresses(c.op)) {
     const std::int64_t rows = reference::compressed_offsets(nsa).back();

@@ -16,9 +16,10 @@
  * H query heads, Hkv key/value heads, dk and dv features: all of them are read off the shapes. Query head h reads
  * key/value head h / (H / Hkv).
  *
- * A selection is an int32 tensor {kDLInt, 32, 1} [query tokens, heads, slots], packed: key blocks, counted from 0 in
- * their sequence, each at most once in a row, in any order unless the limits name one; -1 is an empty slot. There are
- * enough slots for every row. All slots are written: the unused ones with -1.
+ * A selection is an int32 tensor {kDLInt, 32, 1} [query tokens, heads, slots] with strides like every other's, where
+ * the stride of heads may also be the larger one: key blocks, counted from 0 in their sequence, each at most once in a
+ * row, in any order unless the limits name one; -1 is an empty slot. There are enough slots for every row. All slots
+ * are written: the unused ones with -1.
  *
  * Every output tensor is written whole, and holds other bytes before every call. A query that sees no key has o = 0,
  * lse = -infinity and dq = 0; a key that no query sees has dk = dv = 0.
@@ -41,7 +42,7 @@ extern "C" {
 
 /* Within a version, structs that carry their size may grow at their end, and no other changes. struct_size and
  * abi_version begin AttnspecKernel in every version. */
-#define ATTNSPEC_ABI_VERSION 2
+#define ATTNSPEC_ABI_VERSION 3
 
 /* Operators, as bits. */
 enum {

@@ -144,6 +144,15 @@ void choose(const std::vector<T>& allowed, const Random& random, std::uint64_t i
   if (!is_allowed(allowed, value)) value = allowed[static_cast<std::size_t>(random.below(std::ssize(allowed), index))];
 }
 
+/// Whether a law has nothing to say of NSA's case with this phi and format.
+bool says_nothing(const Case& c) {
+  if (!compresses(c.op)) return false;
+  const bool is_half = c.dtype == Format::fp16;
+  if (c.law == Law::power) return is_half && c.phi != Phi::mean;
+  if (c.law == Law::reciprocal) return is_half || c.phi != Phi::mean;
+  return (c.law == Law::negation || c.law == Law::as_moba) && c.phi != Phi::mean;
+}
+
 /// What is neither a size nor a length.
 void move_choices(const Limits& limits, const Random& random, Case& c) {
   choose(limits.dtypes, random, 0, c.dtype);
@@ -153,8 +162,7 @@ void move_choices(const Limits& limits, const Random& random, Case& c) {
   if (limits.selection_per != SelectionPer::any) c.shared_selection = limits.selection_per == SelectionPer::kv_head;
   c.selection_order = std::max(c.selection_order, order_needed(limits));
   if (limits.forced_blocks) c.initial = limits.forced_blocks->initial, c.local = limits.forced_blocks->local;
-  const bool was_halved = c.law == Law::power && compresses(c.op) && c.phi != Phi::mean && c.dtype == Format::fp16;
-  if (was_halved) c.law = Law::none;  // of which values times a power of two leave the format
+  if (says_nothing(c)) c.law = Law::none;
 }
 
 void move_dims(const Limits& limits, Case& c) {

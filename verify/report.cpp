@@ -172,6 +172,8 @@ std::string details(const CaseResult& result) {
                         has_r ? short_number(output.worst_r) : "-", has_r ? short_number(rms) : "-", output.undecided,
                         output.findings);
   }
+  if (const Law law = result.c.law; law != Law::none && info(law).follow_ups == nullptr && !result.outputs.empty())
+    text += "  compared within the predicted rounding\n";
   if (const auto judged = samples(result); !judged.empty())
     text += fmt::format("  a sample: judged {}\n", fmt::join(judged, ", "));
   for (const Directions& directions : result.directions) text += "  " + direction_line(directions) + "\n";

@@ -77,11 +77,21 @@ constexpr TensorView absent_tensor(Format format) { return {.format = format}; }
 /// A copy of a tensor in somebody's memory.
 reference::Tensor load(const TensorView& view);
 
-/// A selection [tokens, heads, slots] in somebody's memory, contiguous; -1 = empty slot.
+/// A selection [tokens, heads, slots] in somebody's memory; -1 = empty slot. Strides in elements, slots are contiguous.
 struct SelectionView {
   std::int32_t* data = nullptr;
   std::int64_t tokens = 0, heads = 0, slots = 0;
+  std::int64_t token_stride = 0, head_stride = 0;
+
+  std::int32_t* row(std::int64_t token, std::int64_t head) const {
+    return data + token * token_stride + head * head_stride;
+  }
 };
+
+/// One in memory without gaps.
+inline SelectionView packed_selection(std::int32_t* data, std::int64_t tokens, std::int64_t heads, std::int64_t slots) {
+  return {data, tokens, heads, slots, heads * slots, slots};
+}
 
 /// How the harness lays out a tensor. Both keep features contiguous.
 enum class Layout {

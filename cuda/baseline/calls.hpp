@@ -57,10 +57,10 @@ Rows<T> packed(T* data, std::int64_t heads, std::int64_t dim) {
   return {data, heads * dim, dim};
 }
 
-inline constexpr Blocks kAllKeys{nullptr, 0, 1, std::int64_t{1} << 60};
+inline constexpr Blocks kAllKeys{{}, 0, 1, std::int64_t{1} << 60};
 
 inline Blocks blocks_of(const DLTensor& selection, std::int64_t block) {
-  return {static_cast<const std::int32_t*>(selection.data), selection.shape[1], selection.shape[2], block};
+  return {rows_of<const std::int32_t>(selection), selection.shape[1], selection.shape[2], block};
 }
 
 template <class T, class Params>

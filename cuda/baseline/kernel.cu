@@ -40,7 +40,7 @@ void select(const Params& p, const Attention& a, const Scratch& scratch, const s
   copy_to_device(scratch.mean_offsets, offsets.data(), offsets.size() * sizeof(std::int64_t), p.call.stream);
   pool_keys<T>(a, p.block, offsets.back(), scratch.mean_offsets, rows_of<const T>(p.k), scratch.means, p.call.stream);
   select_blocks<T>(a, {p.block, p.top_k, p.selection.shape[2], p.gate}, scratch.mean_offsets, rows_of<const T>(p.q),
-                   scratch.means, static_cast<std::int32_t*>(p.selection.data), p.call.stream);
+                   scratch.means, rows_of<std::int32_t>(p.selection), p.call.stream);
 }
 
 std::int64_t num_means(const std::vector<std::int64_t>& offsets, const DLTensor& k) {
@@ -64,8 +64,7 @@ const char* backward_of(const Params& p, const Blocks& blocks) {
     Buffers buffers;
     add_tensors(f, buffers);
     add_gradients(p, buffers);
-    if (blocks.data != nullptr)
-      buffers.add("selection", blocks.data, f.q.shape[0] * blocks.heads * blocks.slots * std::int64_t{4});
+    if constexpr (requires { f.selection; }) buffers.add("selection", f.selection);
     with_dtype(f.q, [&](auto zero) { backward<decltype(zero)>(p, blocks, token_attention(f, lay_out(f.call, 0))); });
   });
 }

@@ -46,7 +46,7 @@ struct ImportanceRule {
 /// them. importances: room for as many numbers.
 template <class T>
 void select_important_blocks(const Attention&, const ImportanceRule&, Rows<const T> q, Rows<const T> k,
-                             Rows<const float> lse, float* importances, std::int32_t* selection, void* stream);
+                             Rows<const float> lse, float* importances, Rows<std::int32_t> selection, void* stream);
 
 /// The branches of NSA, in the order of the gates of a row.
 inline constexpr int kBranches = 3;

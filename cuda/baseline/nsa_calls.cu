@@ -120,7 +120,7 @@ struct Stages {
     select_important_blocks<T>(a,
                                {sizes.block, sizes.top_n, sizes.initial_blocks, sizes.local_blocks, selection.shape[2]},
                                rows_of<const T>(q), rows_of<const T>(k), rows_of<const float>(lse), scratch.importances,
-                               static_cast<std::int32_t*>(selection.data), call.stream);
+                               rows_of<std::int32_t>(selection), call.stream);
   }
 };
 

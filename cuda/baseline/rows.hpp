@@ -31,7 +31,7 @@ struct Attention {
 /// The key blocks that queries attend to: [query tokens, heads, slots], -1 is none. Without data: all keys, as one
 /// block.
 struct Blocks {
-  const std::int32_t* data;
+  Rows<const std::int32_t> selected;
   std::int64_t heads, slots;
   std::int64_t tokens;  // in a block
 };
@@ -68,6 +68,6 @@ void pool_keys(const Attention&, std::int64_t block, std::int64_t num_means, con
 /// The blocks of each query, by its scores against mean keys.
 template <class T>
 void select_blocks(const Attention&, const SelectionRule&, const std::int64_t* mean_offsets, Rows<const T> q,
-                   const float* means, std::int32_t* selection, void* stream);
+                   const float* means, Rows<std::int32_t> selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline

@@ -29,7 +29,7 @@ __global__ void pool_features(Attention a, std::int64_t block, std::int64_t num_
 
 template <class T>
 __global__ void select_rows(Attention a, SelectionRule rule, const std::int64_t* mean_offsets, Rows<const T> q,
-                            const float* means, std::int32_t* selection) {
+                            const float* means, Rows<std::int32_t> selection) {
   const std::int64_t row = global_thread();
   if (row >= a.num_queries * a.heads) return;
   const std::int64_t token = row / a.heads;
@@ -38,7 +38,7 @@ __global__ void select_rows(Attention a, SelectionRule rule, const std::int64_t*
   const std::int64_t visible = num_visible_keys(a.sequences, s, token - s.q_begin);
   const std::int64_t num_blocks = (visible + rule.block - 1) / rule.block;
   const std::int64_t candidates = a.sequences.is_causal ? num_blocks - 1 : num_blocks;  // the others than the own one
-  std::int32_t* selected = selection + row * rule.slots;
+  std::int32_t* selected = selection.at(token, h);
   std::int64_t taken = 0;
   if (a.sequences.is_causal && visible > 0) selected[taken++] = static_cast<std::int32_t>(num_blocks - 1);
   const std::int64_t wanted = visible == 0 ? 0 : rule.top_k < candidates + taken ? rule.top_k : candidates + taken;
@@ -74,7 +74,7 @@ void pool_keys(const Attention& a, std::int64_t block, std::int64_t num_means, c
 
 template <class T>
 void select_blocks(const Attention& a, const SelectionRule& rule, const std::int64_t* mean_offsets, Rows<const T> q,
-                   const float* means, std::int32_t* selection, void* stream) {
+                   const float* means, Rows<std::int32_t> selection, void* stream) {
   launch_rows(select_rows<T>, a.num_queries * a.heads, stream, a, rule, mean_offsets, q, means, selection);
 }
 
@@ -82,7 +82,7 @@ void select_blocks(const Attention& a, const SelectionRule& rule, const std::int
   template void pool_keys<T>(const Attention&, std::int64_t, std::int64_t, const std::int64_t*, Rows<const T>, float*, \
                              void*);                                                                                   \
   template void select_blocks<T>(const Attention&, const SelectionRule&, const std::int64_t*, Rows<const T>,           \
-                                 const float*, std::int32_t*, void*);
+                                 const float*, Rows<std::int32_t>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)

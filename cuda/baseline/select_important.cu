@@ -38,7 +38,7 @@ __device__ __forceinline__ float importance(const Attention& a, const Importance
 
 template <class T>
 __global__ void select_rows(Attention a, ImportanceRule rule, Rows<const T> q, Rows<const T> k, Rows<const float> lse,
-                            float* importances, std::int32_t* selection) {
+                            float* importances, Rows<std::int32_t> selection) {
   const std::int64_t row = global_thread();
   if (row >= a.num_queries * a.kv_heads) return;
   const std::int64_t token = row / a.kv_heads;
@@ -48,7 +48,7 @@ __global__ void select_rows(Attention a, ImportanceRule rule, Rows<const T> q, R
       (num_visible_tokens(a, s, token - s.q_begin) + rule.block - 1) / rule.block;  // with the query's own
   const std::int64_t wanted = rule.top_n < num_blocks ? rule.top_n : num_blocks;
   const auto is_forced = [&](std::int64_t b) { return b < rule.initial_blocks || b >= num_blocks - rule.local_blocks; };
-  std::int32_t* selected = selection + row * rule.slots;
+  std::int32_t* selected = selection.at(token, g);
   float* scores = importances + row * rule.slots;
   std::int64_t forced = 0;
   for (std::int64_t b = 0; b < num_blocks; ++b)
@@ -74,13 +74,13 @@ __global__ void select_rows(Attention a, ImportanceRule rule, Rows<const T> q, R
 
 template <class T>
 void select_important_blocks(const Attention& a, const ImportanceRule& rule, Rows<const T> q, Rows<const T> k,
-                             Rows<const float> lse, float* importances, std::int32_t* selection, void* stream) {
+                             Rows<const float> lse, float* importances, Rows<std::int32_t> selection, void* stream) {
   launch_rows(select_rows<T>, a.num_queries * a.kv_heads, stream, a, rule, q, k, lse, importances, selection);
 }
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                                   \
   template void select_important_blocks<T>(const Attention&, const ImportanceRule&, Rows<const T>, Rows<const T>, \
-                                           Rows<const float>, float*, std::int32_t*, void*);
+                                           Rows<const float>, float*, Rows<std::int32_t>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 ATTNSPEC_INSTANTIATE(float)

@@ -47,9 +47,9 @@ __device__ __forceinline__ float dot(const A* a, const B* b, int features) {
 /// The blocks of a query row; nullptr: all keys.
 __device__ __forceinline__ const std::int32_t* blocks_of(const Blocks& blocks, std::int64_t token, int h,
                                                          const Attention& a) {
-  if (blocks.data == nullptr) return nullptr;
+  if (blocks.selected.data == nullptr) return nullptr;
   const std::int64_t head = blocks.heads == a.heads ? h : h / (a.heads / a.kv_heads);
-  return blocks.data + (token * blocks.heads + head) * blocks.slots;
+  return blocks.selected.at(token, head);
 }
 
 /// How many tokens of its sequence query i sees.

@@ -79,7 +79,7 @@ void backward(const Params& params, QueryGradients dq, const MakeQueryGradients&
   BackwardProblem p = sizes_of(f, block_offsets, dq);
   const CallScratch scratch = lay_out(f.call.workspace, f.call, f.q, p);
   copy_all_offsets(f.call, block_offsets, scratch, p);
-  p.selection.selected = static_cast<const std::int32_t*>(f.selection.data);
+  p.selection.selected = rows_of<const std::int32_t>(f.selection);
   with_dtype(f.q, [&](auto zero) {
     using T = decltype(zero);
     const auto rows = baseline::backward_rows<T>(params);

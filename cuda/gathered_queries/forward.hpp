@@ -35,7 +35,7 @@ inline constexpr int kSelectQueries = 128;
 template <class T>
 void select_blocks(const Attention&, const SelectionRule&, const std::int64_t* block_offsets,
                    const std::int64_t* tile_offsets, std::int64_t num_tiles, Rows<const T> q, const MeanKeys&,
-                   std::int32_t* selection, void* stream);
+                   Rows<std::int32_t> selection, void* stream);
 
 /// Attention of some heads' queries to single blocks, for each assignment: o normalised, and its lse to base 2. Of
 /// each 16 features of o lane t of four has 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, which lie together.

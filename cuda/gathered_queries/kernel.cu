@@ -60,7 +60,7 @@ Forward lay_out(const AttnspecCall& call, const DLTensor& q, const DLTensor& k, 
       baseline::attention_of(call, {f.offsets.q, f.offsets.k, call.num_sequences, call.causal != 0}, q, k, dv);
   f.selection = {f.attention.sequences,
                  f.block_offsets_global,
-                 static_cast<const std::int32_t*>(selection.data),
+                 rows_of<const std::int32_t>(selection),
                  q.shape[0],
                  num_blocks,
                  block,
@@ -115,7 +115,7 @@ template <class T, class Params>
 void select(const Params& p, const Forward& f) {
   const SelectionRule rule{p.block, p.top_k, p.selection.shape[2], p.gate};
   const auto q = rows_of<const T>(p.q), k = rows_of<const T>(p.k);
-  auto* selection = static_cast<std::int32_t*>(p.selection.data);
+  const auto selection = rows_of<std::int32_t>(p.selection);
   if (p.gate != ATTNSPEC_GATE_TOP_K)
     return baseline::select_blocks<T>(f.attention, rule, f.block_offsets_global, q, nullptr, selection, p.call.stream);
   pool_keys<T>(f.attention, p.block, f.block_offsets_global, f.selection.num_blocks, k, f.means, p.call.stream);

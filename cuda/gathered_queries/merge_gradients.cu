@@ -95,7 +95,7 @@ __global__ void merge_query_rows(Problem p, Rows<T> dq) {
   if (token >= s.num_queries) return;
   const Sequence sequence = sequence_of(s.sequences, s.sequences.q_offsets, token);
   const std::int64_t visible = num_visible_keys(s.sequences, sequence, token - sequence.q_begin);
-  const std::int32_t* selected = s.selected + (std::int64_t{token} * s.heads + p.list_head(h)) * s.slots;
+  const std::int32_t* selected = s.selected.at(token, p.list_head(h));
   const int num_parts = static_cast<int>(s.slots) * p.tiles;
   for (int features = 0; features < p.sizes.dk; features += 4 * kWarpLanes) {
     const int d = features + 4 * lane_index();

@@ -39,8 +39,7 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes)
   const std::int64_t row = block_index().y * selection.num_queries + token;  // of the partials
   const Sequence s = sequence_of(a.sequences, a.sequences.q_offsets, token);
   const std::int64_t visible = num_visible_keys(a.sequences, s, token - s.q_begin);
-  const std::int32_t* selected =
-      selection.selected + (token * selection.heads + head / heads_per_list) * selection.slots;
+  const std::int32_t* selected = selection.selected.at(token, head / heads_per_list);
   const float* row_lse = partials.lse + row * selection.slots;
 
   // phase 2 - the largest lse

@@ -35,7 +35,7 @@ std::int64_t num_chunks(const Selection& s) { return (s.num_queries + chunk_toke
 __device__ __forceinline__ std::int64_t block_of_assignment(const Selection& s, int head, std::int64_t assignment) {
   const auto number = static_cast<std::uint32_t>(assignment), slots = static_cast<std::uint32_t>(s.slots);
   const std::int64_t token = number / slots, slot = number % slots;
-  const std::int64_t selected = load_constant(s.selected + (token * s.heads + head) * s.slots + slot);
+  const std::int64_t selected = load_constant(s.selected.at(token, head) + slot);
   const Sequence sequence = sequence_of(s.sequences, s.sequences.q_offsets, token);
   if (selected < 0 || selected * s.block >= num_visible_keys(s.sequences, sequence, token - sequence.q_begin))
     return -1;

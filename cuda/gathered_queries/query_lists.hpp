@@ -12,7 +12,7 @@ namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 struct Selection {
   Sequences sequences;
   const std::int64_t* block_offsets;  // [count + 1], on the device: run_offsets of the keys
-  const std::int32_t* selected;       // [num_queries, heads, slots]: blocks, counted within their sequence; -1 is none
+  Rows<const std::int32_t> selected;  // [num_queries, heads, slots]: blocks, counted within their sequence; -1 is none
   std::int64_t num_queries;           // of all sequences
   std::int64_t num_blocks;            // of all sequences, numbered one after the other
   std::int64_t block;                 // tokens in a block

@@ -47,7 +47,7 @@ struct Inputs {
   const std::int64_t *block_offsets, *tile_offsets;
   Rows<const T> q;
   MeanKeys means;
-  std::int32_t* selection;
+  Rows<std::int32_t> selection;
 };
 
 /// A block in the order of preference: higher scores first, then earlier blocks.
@@ -245,8 +245,7 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const QueryRow& row = rows[tile][half];
-        std::int32_t* selected =
-            in.selection + ((row.token < 0 ? 0 : row.token) * in.a.heads + h) * in.rule.slots + (row.own < 0 ? 0 : 1);
+        std::int32_t* selected = in.selection.at(row.token < 0 ? 0 : row.token, h) + (row.own < 0 ? 0 : 1);
         for (int place = taken; place < taken + Sizes::kList && place < last.wanted; ++place) {
           taken_last[tile][half] = lists[tile][half].take_best_of_four();
           if (lane % 4 == 0 && place < row.wanted) selected[place] = taken_last[tile][half].block;
@@ -261,7 +260,7 @@ __global__ void __launch_bounds__(Sizes::kThreads, 256 / Sizes::kThreads) select
     for (int half = 0; half < 2; ++half) {
       const QueryRow& row = rows[tile][half];
       if (row.token < 0) continue;
-      std::int32_t* selected = in.selection + (row.token * in.a.heads + h) * in.rule.slots;
+      std::int32_t* selected = in.selection.at(row.token, h);
       const int used = row.wanted + (row.own < 0 ? 0 : 1);
       if (lane % 4 == 0 && row.own >= 0) selected[0] = row.own;
       for (std::int64_t slot = used + lane % 4; slot < in.rule.slots; slot += 4) selected[slot] = -1;
@@ -286,7 +285,7 @@ void with_sizes(int dk, std::int64_t wanted, const Use& use) {
 template <class T>
 void select_blocks(const Attention& a, const SelectionRule& rule, const std::int64_t* block_offsets,
                    const std::int64_t* tile_offsets, std::int64_t num_tiles, Rows<const T> q, const MeanKeys& means,
-                   std::int32_t* selection, void* stream) {
+                   Rows<std::int32_t> selection, void* stream) {
   if (num_tiles == 0) return;
   with_sizes(a.dk, rule.top_k - (a.sequences.is_causal ? 1 : 0), [&]<class Sizes>(Sizes) {
     LaunchShape shape;
@@ -299,7 +298,7 @@ void select_blocks(const Attention& a, const SelectionRule& rule, const std::int
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                                    \
   template void select_blocks<T>(const Attention&, const SelectionRule&, const std::int64_t*, const std::int64_t*, \
-                                 std::int64_t, Rows<const T>, const MeanKeys&, std::int32_t*, void*);
+                                 std::int64_t, Rows<const T>, const MeanKeys&, Rows<std::int32_t>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 

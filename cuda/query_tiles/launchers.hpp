@@ -130,10 +130,9 @@ const char* nsa_compressed(const AttnspecNsaCompressed* f) {
     with_16_bits(f->q, [&](auto zero) {
       using T = decltype(zero);
       attend<Stages, T>(*f, l);
-      Stages::template select_important_blocks<T>(l.problem, l.select_tiles.tiles(),
-                                                  rule_of(f->sizes, f->selection.shape[2]), rows_of<const T>(f->q),
-                                                  rows_of<const T>(f->k), rows_of<const float>(f->lse),
-                                                  static_cast<std::int32_t*>(f->selection.data), f->call.stream);
+      Stages::template select_important_blocks<T>(
+          l.problem, l.select_tiles.tiles(), rule_of(f->sizes, f->selection.shape[2]), rows_of<const T>(f->q),
+          rows_of<const T>(f->k), rows_of<const float>(f->lse), rows_of<std::int32_t>(f->selection), f->call.stream);
     });
   });
 }

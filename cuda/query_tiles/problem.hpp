@@ -101,6 +101,6 @@ struct ImportanceRule {
 /// important; for groups of at most kSelectRows heads, and slots that fit into shared memory.
 template <class T>
 void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceRule&, Rows<const T> q,
-                             Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream);
+                             Rows<const T> k, Rows<const float> lse, Rows<std::int32_t> selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::query_tiles

@@ -89,7 +89,7 @@ __device__ __forceinline__ void add_to_blocks(const ImportanceRule& rule, const 
 template <class T, int dk>
 __global__ void __launch_bounds__(kThreads, 3)
     select_tile(Problem p, Tiles tiles, ImportanceRule rule, int heads_of_group, Rows<const T> q, Rows<const T> k,
-                Rows<const float> lse, std::int32_t* selection) {
+                Rows<const float> lse, Rows<std::int32_t> selection) {
   auto& shared = *dynamic_shared<SharedTiles<T, dk>>();
   const int rows_of_query = p.group;
   const QueryRoom of_queries(rows_of_query, rule.slots);
@@ -165,8 +165,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   for (int query = warp_index(); query * rows_of_query < tile.count; query += kWarps) {
     const int row = query * rows_of_query;
     const Candidates candidates = candidates_of(rule, num_visible_tokens(p, tile.sequence, tile.query(p, row)));
-    store_selection(rule, candidates, of_queries.best(room, query),
-                    selection + (tile.token(p, row) * p.kv_heads + tile.kv_head) * rule.slots);
+    store_selection(rule, candidates, of_queries.best(room, query), selection.at(tile.token(p, row), tile.kv_head));
   }
 }
 
@@ -186,7 +185,7 @@ std::size_t select_shared_bytes(int dk, int group, int slots) {
 
 template <class T>
 void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceRule& rule, Rows<const T> q,
-                             Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream) {
+                             Rows<const T> k, Rows<const float> lse, Rows<std::int32_t> selection, void* stream) {
   if (row_tiles.count == 0) return;
   Problem rows = p;
   rows.group = select_rows_of_query(p.group);
@@ -200,7 +199,7 @@ void select_important_blocks(const Problem& p, const Tiles& row_tiles, const Imp
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                                \
   template void select_important_blocks<T>(const Problem&, const Tiles&, const ImportanceRule&, Rows<const T>, \
-                                           Rows<const T>, Rows<const float>, std::int32_t*, void*);
+                                           Rows<const T>, Rows<const float>, Rows<std::int32_t>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 

@@ -116,26 +116,36 @@ class PlacedCall {
         v_(given.v, keys_before_, place),
         o_(given.o, 0, place),
         lse_(given.lse, 0, place),
-        blocks_(given.selection.data, given.selection.data + size(given.selection)) {
-    for (std::int32_t& block : blocks_) block += block < 0 ? 0 : blocks_before_;
+        blocks_(static_cast<std::size_t>(size(given.selection))) {
+    for_each_block([&](std::int32_t& here, const std::int32_t& given_block) {
+      here = given_block + (given_block < 0 ? 0 : blocks_before_);
+    });
     for (const PlacedTensor* tensor : {&q_, &k_, &v_, &o_, &lse_}) tensor->put();
   }
 
   ForwardCall call() {
-    SelectionView selection = given_.selection;
-    selection.data = blocks_.data();
+    const SelectionView& given = given_.selection;
+    const SelectionView selection = packed_selection(blocks_.data(), given.tokens, given.heads, given.slots);
     return {given_.op, problem_,  given_.nsa, q_.view(),   k_.view(),
             v_.view(), selection, o_.view(),  lse_.view(), given_.workspace};
   }
-  void take_back() const {
+  void take_back() {
     o_.take_back(), lse_.take_back();
-    for (std::size_t n = 0; n < blocks_.size(); ++n)
-      given_.selection.data[n] = blocks_[n] - (blocks_[n] < 0 ? 0 : blocks_before_);
+    for_each_block([&](const std::int32_t& here, std::int32_t& given_block) {
+      given_block = here - (here < 0 ? 0 : blocks_before_);
+    });
   }
   std::int64_t keys_before() const { return keys_before_; }
 
  private:
   static std::int64_t size(const SelectionView& s) { return s.tokens * s.heads * s.slots; }
+  /// visit(block here, block as it was given) for every slot.
+  template <class Visit>
+  void for_each_block(const Visit& visit) {
+    const SelectionView& s = given_.selection;
+    for (std::int64_t n = 0; n < size(s); ++n)
+      visit(blocks_[static_cast<std::size_t>(n)], s.row(n / (s.heads * s.slots), n / s.slots % s.heads)[n % s.slots]);
+  }
 
   const ForwardCall& given_;
   reference::MobaProblem problem_;

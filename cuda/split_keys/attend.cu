@@ -93,11 +93,11 @@ struct KeyList {
 /// The list of a token that sees the keys `seen`. starts: room for its blocks, filled when the thread block has met.
 __device__ __forceinline__ KeyList key_list(const Lists& lists, const Item& item, const KeyRange& seen, int* starts) {
   KeyList keys{starts, lists.block, lists.by_block, seen.end - seen.first};
-  if (lists.selected == nullptr) {
+  if (lists.selected.data == nullptr) {
     if (thread_number() == 0) starts[0] = seen.first;
     return keys;
   }
-  const std::int32_t* selected = lists.selected + (item.token * lists.count + item.list) * lists.slots;
+  const std::int32_t* selected = lists.selected.at(item.token, item.list);
   const auto is_seen = [&](int block) { return block >= 0 && std::int64_t{block} * lists.block < seen.end; };
   int blocks = 0, last = 0;
   for (int slot = lane_index(); slot < lists.slots; slot += kWarpLanes) {
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   RunningSoftmax<1> softmax;
   softmax.clear();
   const float to_log2 = p.scale * kLog2E;
-  const bool has_runs = lists.selected == nullptr || lists.block % kKeys == 0;  // keys of a tile follow each other
+  const bool has_runs = lists.selected.data == nullptr || lists.block % kKeys == 0;  // keys of a tile follow each other
   const auto copy_tile = [&](int stage, const auto& rows_of_keys) {
     copy_rows<Shape::kThreads, kKeys, kDk>(SharedTile<T, kDk>{shared.keys.k[stage]}, p.dk, rows_of_keys(k));
     copy_rows<Shape::kThreads, kKeys, kDv>(SharedTile<T, kDv>{shared.keys.v[stage]}, p.dv, rows_of_keys(v));
@@ -228,7 +228,8 @@ template <class T>
 void attend_splits(const Problem& p, const Lists& lists, const Tokens& tokens, Rows<const T> q, Rows<const T> k,
                    Rows<const T> v, const Partials& partials, const Scores& scores, void* stream) {
   if (tokens.count == 0 || partials.splits == 0) return;
-  const std::size_t list_bytes = static_cast<std::size_t>(lists.selected == nullptr ? 1 : lists.slots) * sizeof(int);
+  const std::size_t list_bytes =
+      static_cast<std::size_t>(lists.selected.data == nullptr ? 1 : lists.slots) * sizeof(int);
   with_features(p.dk, p.dv, [&]<class Features>(Features) {
     using Shape = Shape<Features>;
     launch(attend_split<T, Shape>,

@@ -107,10 +107,10 @@ template <class Forward>
 Lists lists_of(const Forward& f) {
   if constexpr (kHasBlocks<Forward>) {
     const int block = countable(f.block);
-    return {static_cast<int>(f.selection.shape[1]), static_cast<const std::int32_t*>(f.selection.data),
+    return {static_cast<int>(f.selection.shape[1]), rows_of<const std::int32_t>(f.selection),
             static_cast<int>(f.selection.shape[2]), block, Divider(block)};
   } else {
-    return {static_cast<int>(f.k.shape[1]), nullptr, 0, countable(kMaxCountable), Divider(kMaxCountable)};
+    return {static_cast<int>(f.k.shape[1]), {}, 0, countable(kMaxCountable), Divider(kMaxCountable)};
   }
 }
 
@@ -159,8 +159,7 @@ const char* forward(const Forward* f) {
         const auto q = rows_of<const T>(f->q), k = rows_of<const T>(f->k), v = rows_of<const T>(f->v);
         Scores kept = l.scores;
         if constexpr (std::is_same_v<Forward, AttnspecMoba>) {
-          select_blocks<T>(p, rule_of(*f, l), tokens, q, k, l.scores, static_cast<std::int32_t*>(f->selection.data),
-                           stream);
+          select_blocks<T>(p, rule_of(*f, l), tokens, q, k, l.scores, rows_of<std::int32_t>(f->selection), stream);
           kept = {};
         }
         attend_splits<T>(p, lists, tokens, q, k, v, l.partials, kept, stream);
@@ -168,7 +167,7 @@ const char* forward(const Forward* f) {
         if constexpr (std::is_same_v<Forward, AttnspecNsaCompressed>)
           select_important_blocks(p, query_tiles::rule_of(f->sizes, f->selection.shape[2]), tokens, l.scores,
                                   rows_of<const float>(f->lse), l.importances, l.blocks,
-                                  static_cast<std::int32_t*>(f->selection.data), stream);
+                                  rows_of<std::int32_t>(f->selection), stream);
       }
     });
   });

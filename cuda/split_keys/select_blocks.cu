@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kMeanThreads, kMeanBlocks)
   }
 }
 
-__global__ void __launch_bounds__(kBestThreads)
-    select_blocks_of_row(Problem p, BlockSelectionRule rule, Tokens tokens, Scores scores, std::int32_t* selection) {
+__global__ void __launch_bounds__(kBestThreads) select_blocks_of_row(Problem p, BlockSelectionRule rule, Tokens tokens,
+                                                                     Scores scores, Rows<std::int32_t> selection) {
   auto& shared = static_shared<BestRanks>();
 
   // phase 1 - what the row may select from
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kBestThreads)
   const int wanted = rule.top_k - own < candidates ? rule.top_k - own : candidates;
 
   // phase 2 - its own block, and the slots of none
-  std::int32_t* selected = selection + (token * p.heads + head) * rule.slots;
+  std::int32_t* selected = selection.at(token, head);
   for (int slot = thread_number(); slot < rule.slots; slot += kBestThreads) {
     if (slot < own) selected[slot] = blocks - 1;
     if (slot >= own + wanted) selected[slot] = -1;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kBestThreads)
 
 template <class T>
 void select_blocks(const Problem& p, const BlockSelectionRule& rule, const Tokens& tokens, Rows<const T> q,
-                   Rows<const T> k, const Scores& scores, std::int32_t* selection, void* stream) {
+                   Rows<const T> k, const Scores& scores, Rows<std::int32_t> selection, void* stream) {
   if (tokens.count == 0) return;
   if (rule.gate == ATTNSPEC_GATE_TOP_K && rule.num_blocks > 0)
     launch(score_block<T>, {{rule.num_blocks * p.kv_heads}, {kMeanThreads}}, stream, p, rule, tokens, q, k, scores,
@@ -113,7 +113,7 @@ void select_blocks(const Problem& p, const BlockSelectionRule& rule, const Token
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                           \
   template void select_blocks<T>(const Problem&, const BlockSelectionRule&, const Tokens&, Rows<const T>, \
-                                 Rows<const T>, const Scores&, std::int32_t*, void*);
+                                 Rows<const T>, const Scores&, Rows<std::int32_t>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 

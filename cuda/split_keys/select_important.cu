@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     select_by_importance(Problem p, ImportanceRule rule, Tokens tokens, Scores scores, float* importances, int blocks,
-                         std::int32_t* selection) {
+                         Rows<std::int32_t> selection) {
   auto& shared = static_shared<BestRanks>();
 
   // phase 1 - the importance of each block
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
       mine[block] = importance(rule, block, 0, rows, weight_of);
 
   // phase 2 - forced blocks, and the slots of none
-  std::int32_t* selected = selection + (token * p.kv_heads + place.kv_head) * rule.slots;
+  std::int32_t* selected = selection.at(token, place.kv_head);
   for (int slot = thread_number(); slot < rule.slots; slot += kThreads) {
     if (slot < candidates.forced) selected[slot] = forced_block(rule, candidates, slot);
     if (slot >= candidates.forced + candidates.wanted) selected[slot] = -1;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void select_important_blocks(const Problem& p, const ImportanceRule& rule, const Tokens& tokens, const Scores& scores,
-                             Rows<const float> lse, float* importances, int blocks, std::int32_t* selection,
+                             Rows<const float> lse, float* importances, int blocks, Rows<std::int32_t> selection,
                              void* stream) {
   if (tokens.count == 0) return;
   const int runs = (scores.stride + kRunRows - 1) / kRunRows;

@@ -33,8 +33,8 @@ struct Tokens {
 /// A query token has a list of keys for each key/value head or for each query head: all keys in its reach; or those
 /// of them in the blocks that it selected, in ascending order.
 struct Lists {
-  int count;                     // of a token: Hkv or H
-  const std::int32_t* selected;  // [query tokens, count, slots], -1 is none; nullptr: all keys in reach
+  int count;                          // of a token: Hkv or H
+  Rows<const std::int32_t> selected;  // [query tokens, count, slots], -1 is none; without data: all keys in reach
   int slots;
   int block;  // keys in a block; where none are selected, more than any list has
   Divider by_block;
@@ -75,7 +75,7 @@ void merge_splits(const Problem&, const Tokens&, const Partials&, Rows<T> o, Row
 /// selection [query tokens, Hkv, slots] of the tokens, from their scores against compressed rows, which it overwrites.
 /// importances: room for [tokens, Hkv, blocks], as many blocks as any sequence has.
 void select_important_blocks(const Problem&, const ImportanceRule&, const Tokens&, const Scores&, Rows<const float> lse,
-                             float* importances, int blocks, std::int32_t* selection, void* stream);
+                             float* importances, int blocks, Rows<std::int32_t> selection, void* stream);
 
 /// How MoBA selects.
 struct BlockSelectionRule {
@@ -91,6 +91,6 @@ struct BlockSelectionRule {
 /// sequence has.
 template <class T>
 void select_blocks(const Problem&, const BlockSelectionRule&, const Tokens&, Rows<const T> q, Rows<const T> k,
-                   const Scores& scores, std::int32_t* selection, void* stream);
+                   const Scores& scores, Rows<std::int32_t> selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys

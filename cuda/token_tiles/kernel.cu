@@ -38,8 +38,7 @@ Layout lay_out(const AttnspecSelected& f, std::int64_t before = 0) {
   l.offsets = take_offsets(workspace, f.call);
   l.problem = query_tiles::problem_of(f, {l.offsets.q, l.offsets.k, f.call.num_sequences, f.call.causal != 0},
                                       query_tiles::all_keys(l.offsets.k));
-  l.selection = {static_cast<const std::int32_t*>(f.selection.data), f.q.shape[0], f.selection.shape[2], f.block,
-                 l.problem.kv_heads};
+  l.selection = {rows_of<const std::int32_t>(f.selection), f.q.shape[0], f.selection.shape[2], f.block};
   l.bytes = workspace.bytes();
   return l;
 }

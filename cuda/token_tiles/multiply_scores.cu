@@ -75,7 +75,7 @@ void multiply_score_gradients(const Problem& whole, const Selection& all, const 
   Problem p = whole;
   p.kv_heads = scores.kv_count;
   Selection selection = all;
-  selection.selected += scores.kv_begin * all.slots;
+  selection.selected.data += scores.kv_begin * all.selected.head_stride;
   ScoreGradients own = scores;
   own.kv_begin = 0;
   k.data += scores.kv_begin * k.head_stride;

@@ -15,11 +15,10 @@ using query_tiles::Problem;
 
 /// The key blocks that queries attend to: [query tokens, Hkv, slots], counted within their sequence; -1 is none.
 struct Selection {
-  const std::int32_t* selected;
+  Rows<const std::int32_t> selected;
   std::int64_t num_queries;  // of all sequences
   std::int64_t slots;
   std::int64_t block;  // tokens in a block
-  int kv_heads;
 };
 
 /// o [query tokens, H, dv] and lse [query tokens, H, 1], T being bf16 or fp16. Features are multiples of 8 up to 256.

@@ -66,7 +66,7 @@ class KeyCursor {
   __device__ __forceinline__ KeyCursor(const Selection& s, const TokenTile& tile)
       : block_(s.block),
         visible_(tile.visible),
-        slots_(s.selected + (tile.token * s.kv_heads + tile.kv_head) * s.slots),
+        slots_(s.selected.at(tile.token, tile.kv_head)),
         num_slots_(static_cast<int>(s.slots)) {
     advance();
   }

@@ -55,6 +55,6 @@ void attend_backward(const Problem&, const Tiles& row_tiles, const Tiles& key_ti
 bool can_select(const Problem&, const ImportanceRule&);
 template <class T>
 void select_important_blocks(const Problem&, const Tiles& row_tiles, const ImportanceRule&, Rows<const T> q,
-                             Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream);
+                             Rows<const T> k, Rows<const float> lse, Rows<std::int32_t> selection, void* stream);
 
 }  // namespace attnspec::cuda::inline ATTNSPEC_TARGET::warpgroup_tiles

@@ -138,7 +138,7 @@ __device__ __forceinline__ void add_blocks(const ImportanceRule& rule, int wante
 template <class T, int dk>
 __device__ __forceinline__ void select_by_importance(const Work& w, SharedTiles<T, dk>& shared,
                                                      const ImportanceRule& rule, const Rows<const float>& lse,
-                                                     std::int32_t* selection) {
+                                                     Rows<std::int32_t> selection) {
   const Problem& p = w.p;
   const int first_row = warp_index() * kWarpRows, warpgroup = first_row / kWarpgroupRows;
   const int end_row = first_row + kWarpRows < w.tile.count ? first_row + kWarpRows : w.tile.count;
@@ -241,14 +241,14 @@ __device__ __forceinline__ void select_by_importance(const Work& w, SharedTiles<
   for (int query = first_query; query < end_query; ++query) {
     const std::int64_t token = w.tile.token(p, query * rows_of_query);
     query_tiles::store_selection(rule, candidates_at(query), of_queries.best(room, query),
-                                 selection + (token * p.kv_heads + w.tile.kv_head) * rule.slots);
+                                 selection.at(token, w.tile.kv_head));
   }
 }
 
 template <class T, int dk>
 __global__ void __launch_bounds__(kThreads, 1)
     select_tile(Problem p, Tiles tiles, ImportanceRule rule, int heads_of_group, Rows<const T> q, Rows<const T> k,
-                Rows<const float> lse, std::int32_t* selection) {
+                Rows<const float> lse, Rows<std::int32_t> selection) {
   auto& shared = *dynamic_shared<SharedTiles<T, dk>>();
   const RowTile tile = query_tiles::row_tile<kImportanceRows>(p, tiles, block_index().x);
   const Work work{p, tile, heads_of_group, tile.seen(p).end};
@@ -276,7 +276,7 @@ bool can_select(const Problem& p, const ImportanceRule& rule) {
 
 template <class T>
 void select_important_blocks(const Problem& p, const Tiles& row_tiles, const ImportanceRule& rule, Rows<const T> q,
-                             Rows<const T> k, Rows<const float> lse, std::int32_t* selection, void* stream) {
+                             Rows<const T> k, Rows<const float> lse, Rows<std::int32_t> selection, void* stream) {
   if (row_tiles.count == 0) return;
   Problem rows = p;
   rows.group = query_tiles::select_rows_of_query(p.group);
@@ -289,7 +289,7 @@ void select_important_blocks(const Problem& p, const Tiles& row_tiles, const Imp
 
 #define ATTNSPEC_INSTANTIATE(T)                                                                                \
   template void select_important_blocks<T>(const Problem&, const Tiles&, const ImportanceRule&, Rows<const T>, \
-                                           Rows<const T>, Rows<const float>, std::int32_t*, void*);
+                                           Rows<const T>, Rows<const float>, Rows<std::int32_t>, void*);
 ATTNSPEC_INSTANTIATE(bf16)
 ATTNSPEC_INSTANTIATE(fp16)
 

@@ -133,7 +133,9 @@ Reading moba_reading(const MobaProblem& problem) {
 
 Selection selection_of(const SelectionView& view) {
   Selection selection(view.tokens, view.heads, view.slots);
-  std::copy_n(view.data, selection.blocks.size(), selection.blocks.begin());
+  for (std::int64_t token = 0; token < view.tokens; ++token)
+    for (std::int64_t head = 0; head < view.heads; ++head)
+      std::copy_n(view.row(token, head), view.slots, selection.row(token, head).begin());
   return selection;
 }
 

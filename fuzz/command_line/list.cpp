@@ -52,8 +52,10 @@ void list_laws() {
     std::vector<const char*> operators;
     for (const Operator op : kOperators)
       if (has_law(op, law)) operators.push_back(name(op));
-    fmt::print("{:<11} {}\n  operators: {}; needs the promise {}\n", name(law), info(law).sentence,
-               fmt::join(operators, ", "), name(info(law).promise));
+    const std::string promise = info(law).promise == EqualBits::none
+                                    ? "holds within rounding, needs no promise"
+                                    : fmt::format("needs the promise {}", name(info(law).promise));
+    fmt::print("{:<12} {}\n  operators: {}; {}\n", name(law), info(law).sentence, fmt::join(operators, ", "), promise);
   }
 }
 

@@ -201,7 +201,9 @@ TEST_F(FuzzCommand, GivesOneLineForBadInput) {
   expect_one_line("fuzz model:moba --operator window",
                   "operator 'window': model:moba implements dense, selected, moba_select, moba");
   expect_one_line("fuzz model:moba --law future --law slow",
-                  "law=slow: is none of none, repeat, future, unselected, heads, strides, packing, decode, power");
+                  "law=slow: is none of none, repeat, future, unselected, heads, strides, packing, decode, power, "
+                  "negation, reciprocal, slots, groups, prefix, all_blocks, own_block, whole_window, as_moba, one_hot, "
+                  "mass, dk_sum, dv_sum, one_row");
   expect_one_line("fuzz model:moba --operator dense --law unselected", "law 'unselected': no operator has it");
   expect_one_line("fuzz model:moba --cases 1 --findings /proc/nowhere", "/proc/nowhere: cannot be written");
   expect_one_line("defects nowhere", "defect 'nowhere': is not known (list defects)");

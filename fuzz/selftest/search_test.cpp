@@ -93,7 +93,8 @@ TEST(Laws, FindWhatHappensNowAndThen) {
   options.laws = {Law::repeat};
   const std::vector<Found> found = findings(find_kernel("defect:order_of_a_counter"), options);
   ASSERT_EQ(found.size(), 1u);
-  EXPECT_EQ(found[0].shrunk.c.law, Law::repeat);
+  EXPECT_EQ(found[0].drawn.c.law, Law::repeat);
+  EXPECT_EQ(found[0].shrunk.verdict, Verdict::nondeterministic);
 }
 
 /// Cases of every law.
@@ -235,7 +236,8 @@ TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
   const Kernel kernel = find_kernel("defect:wrong_gqa_map");
   const CaseResult failing =
       judge(kernel, parse_case("selected(lens=40+0+17,q_lens=30+0+20,heads=6,kv_heads=3,dk=40,dv=24,block=12,top_k=5,"
-                               "scale=0.3,dtype=fp16,layout=contiguous,regime=spiky,seed=4711)"));
+                               "selection_order=ascending,scale=0.3,dtype=fp16,layout=contiguous,regime=largest_values,"
+                               "seed=4711)"));
   ASSERT_TRUE(is_finding(failing.verdict));
   const Shrunk shrunk = shrink([&](const Case& c) { return judge(kernel, c); }, failing);
   EXPECT_LE(shrunk.judgements, kMaxJudgements);
@@ -245,6 +247,7 @@ TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
   EXPECT_EQ(c.heads, 4);  // two kv heads of two query heads each: without them the map is right
   EXPECT_EQ(c.kv_heads, 2);
   EXPECT_EQ(c.block, 1);
+  EXPECT_EQ(c.selection_order, SelectionOrder::any);
   EXPECT_EQ(c.regime, "normal");
   EXPECT_EQ(c.dtype, Format::bf16);
   EXPECT_EQ(c.layout, Layout::strided);

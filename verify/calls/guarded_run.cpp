@@ -189,27 +189,43 @@ bool holds_fill(const GuardedCall& call, const Written& nan) {
 }  // namespace
 
 SelectionView HostSelection::view() {
-  return {entries_.data() + kGuardElements, shape_.tokens, shape_.heads, shape_.slots};
+  return {entries_.data() + first_, shape_.tokens, shape_.heads, shape_.slots, token_stride_, head_stride_};
+}
+
+template <class Visit>
+void HostSelection::for_each_slot(const Visit& visit) const {
+  std::size_t index = 0;
+  for (std::int64_t token = 0; token < shape_.tokens; ++token)
+    for (std::int64_t head = 0; head < shape_.heads; ++head)
+      for (std::int64_t slot = 0; slot < shape_.slots; ++slot) visit(place(token, head, slot), index++);
 }
 
 reference::Selection HostSelection::values() const {
   reference::Selection result = shape_;
-  std::copy(entries_.begin() + kGuardElements, entries_.end() - kGuardElements, result.blocks.begin());
+  for_each_slot([&](std::size_t place, std::size_t index) { result.blocks[index] = entries_[place]; });
   return result;
 }
 
 void HostSelection::prepare(const reference::Selection& selection, SelectionUse use, Surroundings with) {
   shape_ = selection;
-  entries_.assign(selection.blocks.size() + 2 * kGuardElements, with == Surroundings::nan ? kUnwritten : ~kUnwritten);
+  const std::int64_t row = shape_.slots + (layout_ == Layout::strided ? 8 : 0),
+                     gap = layout_ == Layout::strided ? 16 : 0;
+  const bool by_head = order_ == RowOrder::by_head;
+  token_stride_ = by_head ? row : shape_.heads * row + gap;
+  head_stride_ = by_head ? shape_.tokens * row + gap : row;
+  first_ = kGuardElements + (layout_ == Layout::strided ? 24 : 0);
+  const std::int64_t outer = by_head ? shape_.heads * head_stride_ : shape_.tokens * token_stride_;
+  entries_.assign(static_cast<std::size_t>(first_ + outer + kGuardElements),
+                  with == Surroundings::nan ? kUnwritten : ~kUnwritten);
   if (use == SelectionUse::read)
-    std::copy(selection.blocks.begin(), selection.blocks.end(), entries_.begin() + kGuardElements);
+    for_each_slot([&](std::size_t place, std::size_t index) { entries_[place] = selection.blocks[index]; });
   prepared_.assign(entries_.begin(), entries_.end());
 }
 
 std::int64_t HostSelection::num_strays(SelectionUse use) const {
   std::vector<std::int32_t> expected = prepared_;
   if (use != SelectionUse::read)
-    std::copy(entries_.begin() + kGuardElements, entries_.end() - kGuardElements, expected.begin() + kGuardElements);
+    for_each_slot([&](std::size_t place, std::size_t) { expected[place] = entries_[place]; });
   std::int64_t strays = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) strays += entries_[i] != expected[i];
   return strays;

@@ -27,10 +27,15 @@ struct NamedTensor {
 /// What a call does with its selection.
 enum class SelectionUse { read, written, ignored };
 
-/// A selection in memory of its own, between guards: a kernel's copy, apart from the judge's.
+/// In which order the rows of a selection lie.
+enum class RowOrder { by_token, by_head };
+
+/// A selection in memory of its own, between guards: a kernel's copy, apart from the judge's. Its rows have gaps where
+/// those of tensors do.
 class HostSelection {
  public:
-  explicit HostSelection(std::pmr::memory_resource* memory) : entries_(memory) {}
+  HostSelection(Layout layout, RowOrder order, std::pmr::memory_resource* memory)
+      : layout_(layout), order_(order), entries_(memory) {}
 
   SelectionView view();
   /// The blocks as they are now, in the shape of the last `prepare`.
@@ -43,7 +48,18 @@ class HostSelection {
   const reference::Selection& shape() const { return shape_; }
 
  private:
+  /// The place of a slot among the entries.
+  std::size_t place(std::int64_t token, std::int64_t head, std::int64_t slot) const {
+    return static_cast<std::size_t>(first_ + token * token_stride_ + head * head_stride_ + slot);
+  }
+  /// visit(place, index among the slots without gaps) for every slot.
+  template <class Visit>
+  void for_each_slot(const Visit& visit) const;
+
+  Layout layout_;
+  RowOrder order_;
   reference::Selection shape_;
+  std::int64_t first_ = 0, token_stride_ = 0, head_stride_ = 0;  // in entries
   std::pmr::vector<std::int32_t> entries_;
   std::vector<std::int32_t> prepared_;
 };

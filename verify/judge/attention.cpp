@@ -84,14 +84,17 @@ AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std
 std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(const Sequence& sequence,
                                                                              std::int64_t token, std::int64_t head,
                                                                              const std::vector<Blocks>& candidates) {
-  std::optional<ForwardRow> fit, last;
+  std::optional<ForwardRow> fit, wrong;
   std::set<std::int32_t> doubtful;  // blocks that one selection which fits has, and another has not
   Blocks selected;
   for (const Blocks& blocks : candidates) {
-    last.emplace(compare(sequence, token, head, blocks));
-    if (!last->is_right()) continue;
+    ForwardRow row = compare(sequence, token, head, blocks);
+    if (!row.is_right()) {
+      wrong = std::move(row);
+      continue;
+    }
     if (!fit) {
-      fit = std::move(last);
+      fit = std::move(row);
       selected = blocks;
       continue;
     }
@@ -110,7 +113,7 @@ std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(con
     for (const std::int32_t block : doubtful)
       ambiguous_blocks_.emplace(sequence.index, kv_head(stage_.problem, head), block);
   }
-  return fit ? std::move(fit) : std::move(last);
+  return fit ? std::move(fit) : std::move(wrong);
 }
 
 void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,
@@ -360,8 +363,8 @@ void AttentionJudge::judge_key_gradients(const TensorView& dk_view, const Tensor
       const auto chunks = judged_chunks(sequence, g);
       const auto rows = queries_by_block(stage_.problem, sequence, g, stage_.block, stage_.selection);
 #pragma omp parallel for schedule(dynamic)
-      for (std::size_t c = 0; c < chunks.size(); ++c)
-        judge_chunk(chunks[c], sequence, g, rows[static_cast<std::size_t>(chunks[c].block)], dk_view, dv_view, dk, dv);
+      for (const KeyChunk& chunk : chunks)
+        judge_chunk(chunk, sequence, g, rows[static_cast<std::size_t>(chunk.block)], dk_view, dv_view, dk, dv);
     }
   }
   dk.sample(stage_.keys, dk_view);

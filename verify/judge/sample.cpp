@@ -93,8 +93,7 @@ void for_each_query(const AttentionProblem& problem, const JudgedRows& rows,
                     const std::function<void(const Sequence&, std::int64_t, std::int64_t)>& visit) {
   const std::vector<Sequence> all = sequences(problem);
 #pragma omp parallel for schedule(dynamic, 4)
-  for (std::size_t i = 0; i < rows.places.size(); ++i) {
-    const Place& place = rows.places[i];
+  for (const Place& place : rows.places) {
     const Sequence& sequence = all[static_cast<std::size_t>(place.sequence)];
     visit(sequence, sequence.q_begin + place.token, place.head);
   }

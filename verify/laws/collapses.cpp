@@ -124,10 +124,10 @@ void prepare_one_hot(const Case&, Inputs& inputs) {
 
 void check_one_hot(const JudgedCall& call, RoundedComparison& comparison) {
   const std::vector<std::int64_t> offsets = row_offsets(call.c, RowsOf::queries, 0);
-  for (const auto& [place, row] : call.outputs.at("o").values) {
+  for (const auto& [place, row] : call.rows("o")) {
     const std::int64_t token = offsets[static_cast<std::size_t>(place.sequence)] + place.token;
     const auto branch = static_cast<std::size_t>((token + place.head) % call.inputs.gates.dim);
-    const auto& of_branch = call.outputs.at(std::string(kBranchNames[branch]) + ".o").values;
+    const auto& of_branch = call.rows(std::string(kBranchNames[branch]) + ".o");
     if (const auto found = of_branch.find(place); found != of_branch.end())
       comparison.compare("o", place, row.observed, found->second.observed, row.bound());
   }

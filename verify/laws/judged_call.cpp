@@ -38,12 +38,19 @@ NoisyRow& NoisyRow::operator+=(const NoisyRow& other) {
 
 Vector NoisyRow::bound() const { return worst.cwiseMin(reference::kKappa * variance.cwiseSqrt()) + floor; }
 
+const std::map<Place, NoisyRow>& JudgedCall::rows(const std::string& output) const {
+  static const std::map<Place, NoisyRow> kNone;
+  const auto found = outputs.find(output);
+  return found == outputs.end() ? kNone : found->second.values;
+}
+
 JudgedCall judged_call(const Kernel& kernel, const Case& c, Inputs inputs, CaseResult& result) {
   JudgedCall call{kernel, c, std::move(inputs)};
   std::mutex mutex;
   RowObserver observe([&](const ObservedRow& row) {
     const std::lock_guard lock(mutex);
-    NoisyOutput& output = call.outputs.try_emplace(row.output, rows_of(c, row.kind, row.output)).first->second;
+    NoisyOutput& output =
+        call.outputs.try_emplace(row.output, NoisyOutput{rows_of(c, row.kind, row.output), {}}).first->second;
     output.values.insert_or_assign(
         row.place, NoisyRow{row.observed, row.expected, row.noise.variance, row.noise.worst, row.noise.floor});
   });

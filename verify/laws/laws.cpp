@@ -178,8 +178,11 @@ void judge_law(const Kernel& kernel, const Case& c, CaseResult& result) {
     judge_bits(kernel, c, law, inputs, result);
   else
     judge_rounded(kernel, c, law, inputs, result);
-  if (result.rows() == 0 && !is_finding(result.verdict))
-    says_nothing(fmt::format("law {}: nothing of the case is compared by it", name(c.law)), result);
+  if (result.rows() > 0 || is_finding(result.verdict)) return;
+  says_nothing(c.law == Law::as_moba && !implements(kernel, Operator::moba)
+                   ? fmt::format("law {}: the kernel does not implement {}", name(c.law), name(Operator::moba))
+                   : fmt::format("law {}: nothing of the case is compared by it", name(c.law)),
+               result);
 }
 
 namespace {

@@ -19,7 +19,7 @@ bool has_features(const Case& c) { return blocks_of(c, longest(c)) <= c.dv; }
 /// The importances of the blocks of a rule as o has them: the sum over the heads of a group.
 std::optional<NoisyRow> importances(const JudgedCall& call, const Place& of_group) {
   const std::int64_t group = call.c.heads / call.c.kv_heads;
-  const auto& rows = call.outputs.at("o").values;
+  const auto& rows = call.rows("o");
   std::optional<NoisyRow> sum;
   for (std::int64_t head = of_group.head * group; head < (of_group.head + 1) * group; ++head) {
     const auto found = rows.find({of_group.sequence, of_group.token, head});
@@ -36,8 +36,10 @@ std::optional<NoisyRow> importances(const JudgedCall& call, const Place& of_grou
 
 void prepare_mass(const Case& c, Inputs& inputs) {
   if (!has_features(c)) return;
+  Case plain = c;
+  plain.regime = "normal";
+  inputs = make_inputs(plain);
   const reference::NsaProblem problem = nsa_problem_of(c);
-  const std::vector<std::int64_t> counts = compressed_rows(c);
   for_each_row(c, RowsOf::compressed_rows, inputs.v.tokens, inputs.v.heads, [&](const RowPlace& row, std::int64_t i) {
     const auto s = static_cast<std::size_t>(row.sequence);
     inputs.v.row(i, row.head).setZero();
@@ -51,7 +53,7 @@ void check_mass(const JudgedCall& call, RoundedComparison& comparison) {
   if (!has_features(c)) return;
   const double whole = static_cast<double>(c.compress_block) / static_cast<double>(c.compress_stride);
   const reference::NsaProblem problem = nsa_problem_of(c);
-  for (const auto& [place, row] : call.outputs.at("o").values) {
+  for (const auto& [place, row] : call.rows("o")) {
     const auto s = static_cast<std::size_t>(place.sequence);
     const std::int64_t t = place.token + c.lens[s] - c.q_lens[s];
     // Errors of weights are shared by the features of a row, which are sums of the same weights.

@@ -85,8 +85,9 @@ void RoundedComparison::compare(const std::string& output, const Place& place, c
   for (Eigen::Index d = 0; d < observed.size(); ++d) {
     const double a = observed[d], b = wanted[d];
     if (a == b || (std::isnan(a) && std::isnan(b)) || std::abs(a - b) <= bound[d]) continue;
-    return add(output, place, d,
-               fmt::format("{:.6g} where the law has {:.6g}, within the predicted rounding of {:.3g}", a, b, bound[d]));
+    const std::string within =
+        bound[d] == 0 ? "exactly" : fmt::format("within the predicted rounding of {:.3g}", bound[d]);
+    return add(output, place, d, fmt::format("{:.6g} where the law has {:.6g}, {}", a, b, within));
   }
   add(output, place, -1, "");
 }
@@ -100,10 +101,9 @@ void compare(const JudgedCall& source, const NearFollowUp& follow_up, const Judg
       if (refs.empty() || is_of_other_blocks(source.c, output, of_output.rows, place, differ)) continue;
       NoisyRow sum, both = row;
       const bool are_there = std::all_of(refs.begin(), refs.end(), [&](const RowRef& ref) {
-        const auto there = other.outputs.find(ref.output);
-        if (there == other.outputs.end()) return false;
-        const auto found = there->second.values.find(ref.place);
-        if (found == there->second.values.end()) return false;
+        const auto& rows = other.rows(ref.output);
+        const auto found = rows.find(ref.place);
+        if (found == rows.end()) return false;
         if (sum.observed.size() == 0)
           sum = found->second;
         else

@@ -109,9 +109,9 @@ struct Model {
             is_backward};
   }
 
-  std::int32_t* selection_row(std::int64_t token, std::int64_t h) const {
-    const std::int64_t head = call.selection.heads == problem.attention.heads ? h : h / group();
-    return call.selection.data + (token * call.selection.heads + head) * call.selection.slots;
+  /// The head of the selection that query head h reads or writes.
+  std::int64_t selection_head(std::int64_t h) const {
+    return call.selection.heads == problem.attention.heads ? h : h / group();
   }
 
   /// Step 1 for one head: MoBA's gate, which also exports the selection.
@@ -124,7 +124,7 @@ struct Model {
       for (std::int64_t b = 0; b < means.count; ++b)
         scores[static_cast<std::size_t>(b)] = stages.score(head, q.row(i), means.row(b));
       selected.push_back(stages.select(head, scores, head.position(i)));
-      std::int32_t* row = selection_row(q_begin(s) + i, h);
+      std::int32_t* row = call.selection.row(q_begin(s) + i, selection_head(h));
       std::fill(row, row + call.selection.slots, -1);
       std::copy_n(selected.back().begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(selected.back())),
                   row);
@@ -136,10 +136,9 @@ struct Model {
   std::vector<Blocks> given(std::int64_t s, std::int64_t h) const {
     const Work head = work(s);
     std::vector<Blocks> selected;
-    for (std::int64_t i = 0; i < head.num_queries; ++i) {
-      const std::int32_t* row = has_one_block() ? nullptr : selection_row(q_begin(s) + i, h);
-      selected.push_back(row == nullptr ? Blocks(head.num_keys > 0 ? 1 : 0) : Blocks(row, row + call.selection.slots));
-    }
+    for (std::int64_t i = 0; i < head.num_queries; ++i)
+      selected.push_back(has_one_block() ? Blocks(head.num_keys > 0 ? 1 : 0)
+                                         : stages.load_blocks(call.selection, q_begin(s) + i, selection_head(h)));
     return selected;
   }
 
@@ -159,9 +158,7 @@ struct Model {
     const auto by_query = stages.restore(head, std::move(partials));
     for (std::int64_t i = 0; i < head.num_queries; ++i) {
       const Partial merged = stages.merge(head, by_query[static_cast<std::size_t>(i)]);
-      for (std::int64_t d = 0; d < v.dim; ++d)
-        call.o.store(q_begin(s) + i, h, d, merged.o[static_cast<std::size_t>(d)]);
-      call.lse.store(q_begin(s) + i, h, 0, merged.lse);
+      stages.store_output(head, merged, call.o, call.lse, q_begin(s) + i, h);
     }
   }
 
@@ -171,7 +168,7 @@ struct Model {
     const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), g);
     for (std::int64_t i = 0; i < head.num_queries; ++i) {
       const std::int64_t t = head.position(i), token = q_begin(s) + i;
-      std::int32_t* row = call.selection.data + (token * call.selection.heads + g) * call.selection.slots;
+      std::int32_t* row = call.selection.row(token, g);
       std::fill(row, row + call.selection.slots, -1);
       if (t < 0) continue;
       std::vector<float> importance(static_cast<std::size_t>(t / call.nsa.block + 1));
@@ -251,8 +248,8 @@ struct Model {
       if (arithmetic.rounded_head_gradients) of_keys.add(head);
     }
     of_keys.add(head);
-    stages.store(of_keys.dk.rows(), backward.dk, begin, g, 1);
-    stages.store(of_keys.dv.rows(), backward.dv, begin, g, 1);
+    stages.store_keys(stages, head, of_keys.dk.rows(), backward.dk, begin, g);
+    stages.store_keys(stages, head, of_keys.dv.rows(), backward.dv, begin, g);
   }
 };
 

@@ -31,8 +31,7 @@ struct Compression {
 
   /// The tokens of block i of a sequence.
   Rows block(const CompressWork& sequence, std::int64_t i, std::int64_t g) const {
-    const std::int64_t begin = stages.block_start(sequence, i);
-    return stages.load(call.tokens, begin, begin + call.nsa.compress_block, g);
+    return stages.load_block(stages, sequence, call.tokens, i, g);
   }
 
   void forward_head(std::int64_t g) const {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 
 #include "verify/model/planting.hpp"
@@ -111,6 +112,19 @@ std::vector<BlockQueries> order_while_blocks_ascend(const Work& work, const std:
   return correct_stages().order(work, ascending);
 }
 
+/// Keys of a sort: the last two bits of a score make room for those of the block's number in the batch, which counts
+/// down to the last one.
+Blocks select_by_keys_with_a_number(const Work& work, const std::vector<float>& scores, std::int64_t t) {
+  std::vector<float> keys = scores;
+  for (std::size_t b = 0; b < keys.size(); ++b) {
+    const auto number =
+        static_cast<std::uint32_t>(work.problem.attention.q_offsets.back()) - static_cast<std::uint32_t>(b);
+    if (std::isfinite(keys[b]))
+      keys[b] = std::bit_cast<float>((std::bit_cast<std::uint32_t>(keys[b]) & ~3u) | (number & 3u));
+  }
+  return correct_stages().select(work, keys, t);
+}
+
 Blocks select_with_two_local_blocks(const Work& work, const std::vector<float>& importance) {
   NsaProblem nsa = work.nsa;
   nsa.local_blocks = std::min<std::int64_t>(2, nsa.top_n);
@@ -151,6 +165,9 @@ std::vector<Defect> law_defects() {
       {"blocks_while_ascending", "a row's blocks are read until one is lower than the one before it", "laws",
        "slots in another order", "a loop over ranges that takes a lower index for the end of the list",
        Operator::selected, with(&Stages::order, &order_while_blocks_ascend)},
+      {"ties_decided_by_neighbours", "which of tied blocks is taken depends on how many queries the batch has", "laws",
+       "blocks that tie", "an index over the whole batch in the last bits of a sort key", Operator::moba_select,
+       with(&Stages::select, &select_by_keys_with_a_number)},
       {"two_local_blocks",
        "the query's own block and the one before it are forced, whatever is asked for",
        "laws",

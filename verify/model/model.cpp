@@ -7,7 +7,7 @@
 namespace attnspec::verify::model {
 
 Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Operator> operators, const Stages& stages,
-                   reference::ArithmeticOptions options) {
+                   const reference::ArithmeticOptions& options) {
   Kernel kernel;
   kernel.name = std::move(kernel_name);
   kernel.summary = std::move(summary);

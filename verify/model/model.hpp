@@ -9,6 +9,6 @@ namespace attnspec::verify::model {
 /// A kernel made of these stages, which must live as long as the program, in the plain arithmetic of its inputs' format
 /// with arithmetic options.
 Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Operator> operators, const Stages& stages,
-                   reference::ArithmeticOptions options = {});
+                   const reference::ArithmeticOptions& options = {});
 
 }  // namespace attnspec::verify::model

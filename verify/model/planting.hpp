@@ -27,10 +27,12 @@ inline Partial merge_with_base_two_lse(const Work& work, const std::vector<Parti
   return merged;
 }
 
-/// In the operators that attend and in MoBA; in NSA and its parts; those that need not show in any value, but break
-/// laws.
+/// In the operators that attend and in MoBA; in NSA and its parts; of tiles and splits, and of lists, in all of them;
+/// those that need not show in any value, but break laws.
 std::vector<Defect> moba_defects();
 std::vector<Defect> nsa_defects();
+std::vector<Defect> tile_defects();
+std::vector<Defect> list_defects();
 std::vector<Defect> law_defects();
 
 }  // namespace attnspec::verify::model

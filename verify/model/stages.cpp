@@ -39,6 +39,11 @@ Rows load(const TensorView& from, std::int64_t begin, std::int64_t end, std::int
   return rows;
 }
 
+Blocks load_blocks(const SelectionView& from, std::int64_t token, std::int64_t head) {
+  const std::int32_t* row = from.row(token, head);
+  return {row, row + from.slots};
+}
+
 void store(const Rows& rows, const TensorView& to, std::int64_t begin, std::int64_t head, float factor) {
   for (std::int64_t i = 0; i < rows.count; ++i)
     for (std::int64_t d = 0; d < rows.dim; ++d) to.store(begin + i, head, d, factor * rows.row(i)[d]);
@@ -89,7 +94,8 @@ std::vector<BlockQueries> order(const Work& work, const std::vector<Blocks>& sel
   for (std::int64_t b = 0; b < work.num_blocks(); ++b) result.push_back({b, {}});
   for (std::size_t i = 0; i < selected.size(); ++i)
     for (const std::int32_t b : selected[i])
-      if (b >= 0) result[static_cast<std::size_t>(b)].queries.push_back(static_cast<std::int64_t>(i));
+      if (b >= 0 && b < work.num_blocks())  // a defect may read others
+        result[static_cast<std::size_t>(b)].queries.push_back(static_cast<std::int64_t>(i));
   return result;
 }
 
@@ -234,6 +240,12 @@ Partial merge(const Work& work, const std::vector<Partial>& partials) {
   return merged;
 }
 
+void store_output(const Work&, const Partial& merged, const TensorView& o, const TensorView& lse, std::int64_t token,
+                  std::int64_t head) {
+  for (std::int64_t d = 0; d < o.dim; ++d) o.store(token, head, d, merged.o[static_cast<std::size_t>(d)]);
+  lse.store(token, head, 0, merged.lse);
+}
+
 /// visit(i, j, P, dP) for every key j of a block that its query i sees.
 template <class Visit>
 void for_each_weight(const Stages& stages, const Work& work, const BlockQueries& list, const BackwardRows& rows,
@@ -288,6 +300,11 @@ void attend_backward(const Stages& stages, const Work& work, const BlockQueries&
   });
 }
 
+void store_keys(const Stages& stages, const Work&, const Rows& rows, const TensorView& to, std::int64_t begin,
+                std::int64_t g) {
+  stages.store(rows, to, begin, g, 1);
+}
+
 /// sums += W^T x, row by row of W.
 void add_transposed_product(Fp32Products products, const Rows& w, const std::vector<float>& x,
                             std::vector<float>& sums) {
@@ -322,6 +339,12 @@ void store_as_weights(std::vector<float>& values, const Arithmetic& arithmetic) 
 
 std::int64_t block_start(const CompressWork& work, std::int64_t i) {
   return work.first_token + i * work.nsa.compress_stride;
+}
+
+Rows load_block(const Stages& stages, const CompressWork& work, const TensorView& tokens, std::int64_t i,
+                std::int64_t g) {
+  const std::int64_t begin = stages.block_start(work, i);
+  return stages.load(tokens, begin, begin + work.nsa.compress_block, g);
 }
 
 Parameters load_parameters(const NsaProblem& nsa, const PhiTensors<TensorView>& phi, std::int64_t g) {
@@ -530,6 +553,7 @@ float gradient_factor(const Work& work, ScaledOperand which) {
 const Stages& correct_stages() {
   static const Stages stages{.kv_head = kv_head,
                              .load = load,
+                             .load_blocks = load_blocks,
                              .pool = pool,
                              .score = score,
                              .select = select,
@@ -542,10 +566,13 @@ const Stages& correct_stages() {
                              .select_important = select_important,
                              .restore = restore,
                              .merge = merge,
+                             .store_output = store_output,
                              .delta = delta,
                              .attend_backward = attend_backward,
                              .store = store,
+                             .store_keys = store_keys,
                              .block_start = block_start,
+                             .load_block = load_block,
                              .load_parameters = load_parameters,
                              .activation = activation,
                              .compress = compress,

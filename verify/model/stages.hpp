@@ -119,6 +119,8 @@ struct Stages {
   // Before step 1: which kv head a query head reads, and tokens begin .. end - 1 of one head, in fp32.
   std::int64_t (*kv_head)(const MobaProblem&, std::int64_t h);
   Rows (*load)(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head);
+  // The slots of a row of a selection that is given.
+  Blocks (*load_blocks)(const SelectionView& from, std::int64_t token, std::int64_t head);
   // Step 1, assign: mean keys, gate scores, the blocks of each query.
   Rows (*pool)(const Work&, const Rows& k);
   float (*score)(const Work&, const float* q, const float* mean);
@@ -140,15 +142,19 @@ struct Stages {
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax.
   Partial (*merge)(const Work&, const std::vector<Partial>& partials);
+  void (*store_output)(const Work&, const Partial& merged, const TensorView& o, const TensorView& lse,
+                       std::int64_t token, std::int64_t head);
   // Backward: delta of every row of one head, for which rows.delta is empty and o has no rows where it is not read;
-  // then one block with its queries, then the gradients of one head from its first token.
+  // then one block with its queries, then the gradients of one head from its first token; store_keys stores dk and dv.
   std::vector<float> (*delta)(const Stages&, const Work&, const std::vector<BlockQueries>& lists,
                               const BackwardRows& rows, const Rows& o);
   void (*attend_backward)(const Stages&, const Work&, const BlockQueries&, const BackwardRows&, Gradients& sums);
   void (*store)(const Rows&, const TensorView& to, std::int64_t begin, std::int64_t head, float factor);
-  // Compression: the first token of block i in the packed tensor, what phi reads for kv head g, its activation, and one
-  // row from the tokens x [l, features] of its block.
+  void (*store_keys)(const Stages&, const Work&, const Rows&, const TensorView& to, std::int64_t begin, std::int64_t g);
+  // Compression: the first token of block i in the packed tensor, its tokens, what phi reads for kv head g, its
+  // activation, and one row from the tokens x [l, features] of its block.
   std::int64_t (*block_start)(const CompressWork&, std::int64_t i);
+  Rows (*load_block)(const Stages&, const CompressWork&, const TensorView& tokens, std::int64_t i, std::int64_t g);
   Parameters (*load_parameters)(const NsaProblem&, const PhiTensors<TensorView>& phi, std::int64_t g);
   float (*activation)(reference::Activation kind, float x);
   std::vector<float> (*compress)(const Stages&, const CompressWork&, const Parameters& phi, const Rows& x);

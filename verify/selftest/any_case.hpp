@@ -66,7 +66,7 @@ inline rc::Gen<Case> any_case() {
                                             SelectionOrder::own_last);
     }
     const Law law = *rc::gen::elementOf(std::vector<Law>(std::begin(kLaws), std::end(kLaws)));
-    if (has_law(c.op, law) && c.session.empty() && (c.causal || law != Law::future)) c.law = law;
+    if (has_law(c.op, law) && c.session.empty() && (c.causal || !needs_causality(law))) c.law = law;
     if (c.op != Operator::nsa_compress && c.law == Law::none && *rc::gen::arbitrary<bool>())
       c.sample = 2 * c.heads * std::ssize(c.lens) + *rc::gen::inRange(0, 100);
     return c;

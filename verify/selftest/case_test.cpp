@@ -71,11 +71,15 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
 
 TEST(Case, RejectsLawsThatTheOperatorDoesNotHave) {
   EXPECT_EQ(rejection("moba(law=fast)"),
-            "law=fast: is none of none, repeat, future, unselected, heads, strides, packing, decode, power");
+            "law=fast: is none of none, repeat, future, unselected, heads, strides, packing, decode, power, negation, "
+            "reciprocal, slots, groups, prefix, all_blocks, own_block, whole_window, as_moba, one_hot, mass, dk_sum, "
+            "dv_sum, one_row");
   EXPECT_EQ(rejection("dense(law=unselected)"),
-            "law=unselected: dense has the laws repeat, future, heads, strides, packing, decode, power");
+            "law=unselected: dense has the laws repeat, future, heads, strides, packing, decode, power, negation, "
+            "reciprocal, groups, prefix, dk_sum, dv_sum, one_row");
   EXPECT_EQ(rejection("moba_select(law=power)"),
-            "law=power: moba_select has the laws repeat, future, heads, strides, packing, decode");
+            "law=power: moba_select has the laws repeat, future, heads, strides, packing, decode, negation, "
+            "reciprocal, groups, prefix");
   EXPECT_EQ(rejection("dense(session=again,law=heads)"),
             "law=heads: has calls of its own, beside which there is no session");
   EXPECT_EQ(rejection("dense(causal=0,law=future)"), "law=future: needs causal=1, else every query sees the future");

@@ -147,6 +147,11 @@ TEST(DirectionTest, CallsAClippedScaleNothingElse) {
   }
 }
 
+TEST(DirectionTest, DoesNotCountRowsThatRoundAlike) {  // every row has the same o, which is rounded once for all
+  const Case c = parse_case("selected(lens=15,dk=68,dv=35,block=15,causal=0,scale=5.960464477539063e-08,seed=731257)");
+  EXPECT_EQ(judge(find_kernel("model:moba+fp32_weights"), c).verdict, Verdict::pass);
+}
+
 TEST(DirectionTest, IsSilentWhereRowsAreGrosslyWrong) {
   const Kernel kernel = altered([](const ForwardCall& call) {  // each row has the o of the next token
     for (std::int64_t t = 0; t + 1 < call.o.tokens; ++t)

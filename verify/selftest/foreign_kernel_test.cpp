@@ -89,9 +89,9 @@ std::string refusal_of(const Change& change) {
 
 TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
   EXPECT_EQ(make_foreign_kernel(minimal(), "x").arithmetic, (reference::ArithmeticOptions{"rounded_sum", "fp32_out"}));
-  EXPECT_EQ(refusal_of([](auto& k) { k.abi_version = 1; }), "kernel 'x': abi_version=1: this attnspec has version 2");
+  EXPECT_EQ(refusal_of([](auto& k) { k.abi_version = 1; }), "kernel 'x': abi_version=1: this attnspec has version 3");
   EXPECT_EQ(refusal_of([](auto& k) { k.struct_size = 24; }),
-            "kernel 'x': struct_size=24: in version 2 it is at least " + std::to_string(sizeof(AttnspecKernel)));
+            "kernel 'x': struct_size=24: in version 3 it is at least " + std::to_string(sizeof(AttnspecKernel)));
   EXPECT_EQ(refusal_of([](auto& k) { k.struct_size += 8; }), "");
   EXPECT_EQ(refusal_of([](auto& k) { k.device_type = kDLVulkan; }),
             "kernel 'x': device_type=7: is neither kDLCPU nor kDLCUDA");
@@ -241,7 +241,8 @@ const char* see_nsa(const AttnspecNsa* p) {
       for (std::int64_t i = 0; i < tensor->shape[0]; ++i)
         std::memset(static_cast<char*>(tensor->data) + i * tensor->strides[0] * (tensor->dtype.bits / 8), 0,
                     static_cast<std::size_t>(tensor->shape[2] * (tensor->dtype.bits / 8)));
-  std::memset(p->selection.data, 0, static_cast<std::size_t>(p->selection.shape[0]) * sizeof(std::int32_t));
+  for (std::int64_t token = 0; token < p->selection.shape[0]; ++token)
+    static_cast<std::int32_t*>(p->selection.data)[token * p->selection.strides[0]] = 0;
   return nullptr;
 }
 const char* see_nsa_backward(const AttnspecNsaBackward* p) {

@@ -135,7 +135,7 @@ TEST(Judge, FindsOutputsThatWereNeverWritten) {  // they keep what lay there bef
 
 TEST(Judge, FindsADuplicateBlockAndDoesNotJudgeItsValues) {
   const Kernel kernel = altered([](const ForwardCall& call) {
-    if (call.op == Operator::moba) call.selection.data[(50 * 2 + 1) * 3 + 1] = call.selection.data[(50 * 2 + 1) * 3];
+    if (call.op == Operator::moba) call.selection.row(50, 1)[1] = call.selection.row(50, 1)[0];
   });
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::selection_mismatch);
@@ -150,7 +150,7 @@ TEST(Judge, JudgesValuesOnTheKernelsOwnSelection) {
             Verdict::pass);  // takes the most recent of tied blocks, the reference the first
   const Kernel liar = altered([](const ForwardCall& call) {  // exports another tied block than it attended to
     for (std::int64_t row = 0; row < call.selection.tokens * call.selection.heads; ++row) {
-      std::int32_t* blocks = call.selection.data + row * call.selection.slots;
+      std::int32_t* blocks = call.selection.row(row / call.selection.heads, row % call.selection.heads);
       std::sort(blocks, blocks + 3);
       if (blocks[2] >= 6) blocks[0] = blocks[0] >= 3 ? blocks[0] - 3 : blocks[0];
     }
@@ -182,7 +182,7 @@ TEST(Judge, IsUndecidedOfASessionWhereAnEarlierCallIs) {
 TEST(Judge, HandsTheBackwardWhatTheForwardGave) {
   bool same = false;
   const Kernel kernel = altered({}, [&](const BackwardCall& call) {
-    same = std::isfinite(call.forward.o.load(99, 1, 0)) && call.forward.selection.data[99 * 2 * 3] >= 0;
+    same = std::isfinite(call.forward.o.load(99, 1, 0)) && call.forward.selection.row(99, 0)[0] >= 0;
   });
   EXPECT_EQ(verdict(kernel, kCase), Verdict::pass);
   EXPECT_TRUE(same);
@@ -194,6 +194,23 @@ std::uint16_t* after_last_row(const TensorView& view) {
          (view.heads - 1) * view.head_stride + view.dim;
 }
 
+TEST(Judge, HandsOverSelectionsWithGapsInBothOrders) {
+  SelectionView seen;
+  const Kernel kernel = altered([&](const ForwardCall& call) { seen = call.selection; });
+  const auto judged = [&](const char* keys) {
+    return verdict(kernel, (std::string("selected(lens=20,heads=2,dk=8,block=4,top_k=3") + keys + ")").c_str());
+  };
+  EXPECT_EQ(judged(""), Verdict::pass);
+  EXPECT_GT(seen.head_stride, 3);
+  EXPECT_GT(seen.token_stride, 2 * seen.head_stride);
+  EXPECT_EQ(judged(",seed=1"), Verdict::pass);
+  EXPECT_GT(seen.token_stride, 3);
+  EXPECT_GT(seen.head_stride, 20 * seen.token_stride);
+  EXPECT_EQ(judged(",layout=contiguous,seed=1"), Verdict::pass);
+  EXPECT_EQ(seen.head_stride, 3);
+  EXPECT_EQ(seen.token_stride, 6);
+}
+
 TEST(Judge, FindsWritesOutsideTheOutputs) {
   const Kernel behind = altered([](const ForwardCall& call) { *after_last_row(call.o) = 0; });
   const Kernel before = altered([](const ForwardCall& call) { static_cast<std::uint16_t*>(call.o.data)[-1] = 0; });
@@ -203,7 +220,8 @@ TEST(Judge, FindsWritesOutsideTheOutputs) {
   const Kernel given = altered({}, [](const BackwardCall& call) { call.forward.o.store(3, 0, 0, 77); });
   const Kernel selection = altered({}, [](const BackwardCall& call) { call.forward.selection.data[0] = -1; });
   const Kernel slots = altered([](const ForwardCall& call) { call.selection.data[-1] = 0; });
-  for (const Kernel* kernel : {&behind, &before, &between, &input, &given, &selection, &slots})
+  const Kernel gap = altered([](const ForwardCall& call) { call.selection.row(0, 0)[call.selection.slots] = 0; });
+  for (const Kernel* kernel : {&behind, &before, &between, &input, &given, &selection, &slots, &gap})
     EXPECT_EQ(verdict(*kernel, kCase), Verdict::stray_write);
   const CaseResult result = judge(input, parse_case(kCase));
   EXPECT_EQ(result.findings[0].output, "k");
@@ -307,7 +325,8 @@ TEST(Judge, TriesEveryAdmissibleSelectionOfAKernelThatHidesItsOwn) {
     std::vector<std::int32_t> elsewhere(
         static_cast<std::size_t>(call.selection.tokens * call.selection.heads * call.selection.slots));
     ForwardCall own = call;
-    own.selection.data = elsewhere.data();
+    own.selection =
+        packed_selection(elsewhere.data(), call.selection.tokens, call.selection.heads, call.selection.slots);
     model_kernel().forward(own);
   };
   EXPECT_EQ(verdict(silent, "moba(lens=100,block=16,top_k=3)"), Verdict::pass);

@@ -31,12 +31,14 @@ class List(unittest.TestCase):
         for file, own in by_file.items():
             text = mutants.planted(file, (TREE / file).read_text(), own)
             for mutant in own:
-                self.assertEqual(text.count(f"attnspec_mutant({mutant.number})"), max(1, mutant.mutated.count("MUTANT")))
+                switches = text.count(f"attnspec_mutant({mutant.number})")
+                self.assertEqual(switches, max(1, mutant.mutated.count("MUTANT")))
 
 
 class Planting(unittest.TestCase):
     def test_switches_expressions_statements_and_text(self):
-        self.assertIn("return (attnspec_mutant(1) ? (a - 1) : (a + 1));", planted({"code": "a + 1", "mutated": "a - 1"}))
+        mutated = planted({"code": "a + 1", "mutated": "a - 1"})
+        self.assertIn("return (attnspec_mutant(1) ? (a - 1) : (a + 1));", mutated)
         self.assertIn(
             "{ if (attnspec_mutant(1)) { h(a); } else { g(a); } }",
             planted({"code": "g(a);", "mutated": "h(a);", "kind": "statement"}),

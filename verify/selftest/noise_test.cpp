@@ -10,6 +10,7 @@
 #include "reference/gradient_noise.hpp"
 #include "reference/importance_noise.hpp"
 #include "reference/moba.hpp"
+#include "reference/nsa_gate_noise.hpp"
 #include "verify/random.hpp"
 #include "verify/regimes.hpp"
 
@@ -179,6 +180,20 @@ TEST(ScoreMargins, HoldWhatFlushingTakesFromScores) {
   EXPECT_GT(score_margins(Arithmetic{}, q, pooled, noise, scores)[0], scores[0]);
   const Vector large = Vector::Constant(4, 0x1p100);  // flushed means
   EXPECT_GE(score_margins(Arithmetic{}, large, pooled, noise, gate_scores(large, view(pooled)))[0], 4 * 0x1p-24);
+}
+
+TEST(AlikeRows, AreThoseThatTheirSumCannotTellApart) {
+  Matrix rows(5, 2);
+  rows << 1, 2, 1 + 0x1p-23, 2, 3, 4, 1, 2 + 0x1p-20, 0, 0;
+  const Groups groups = alike_rows(view(rows));  // sums of magnitudes 6 and 10, times 2^-24
+  ASSERT_EQ(groups.size(), 1u);
+  EXPECT_EQ(groups[0], (std::vector<Eigen::Index>{0, 1}));
+}
+
+TEST(GatedNoise, HoldsWhatFlushingTakesFromAnOutputBehindALargeGate) {
+  const Vector tiny = Vector::Constant(2, 0x1p-127), zero = Vector::Zero(2);
+  const PredictedRow row = gated_noise(Arithmetic{}, Vector{{100, 0, 0}}, BranchRows{tiny, zero, zero});
+  EXPECT_GE(row.sum.noise.floor[0], 100 * 0x1p-127);  // a kernel that flushes o gives 0
 }
 
 /// Root mean square of errors over their margins. Other roundings would change it by 1 / sqrt(2 n).

@@ -188,7 +188,7 @@ TEST(NsaJudge, ExcludesRowsOfAGroupWhoseSelectionIsMalformed) {
   Kernel kernel = model_kernel();
   kernel.nsa = [](const NsaCall& call) {
     model_kernel().nsa(call);
-    std::int32_t* row = call.selection.data + (50 * 2 + 1) * call.selection.slots;
+    std::int32_t* row = call.selection.row(50, 1);
     row[1] = row[0];
   };
   const CaseResult result = judge(kernel, parse_case(kCase));

@@ -219,7 +219,7 @@ TEST(Sample, LeavesNoNanAndNoMalformedSelectionUnseen) {
     EXPECT_EQ(result.findings[0].d, 5);
   }
   const Kernel twice = altered([=](const ForwardCall& call) {
-    std::int32_t* blocks = call.selection.data + (query.token * 2 + query.head) * call.selection.slots;
+    std::int32_t* blocks = call.selection.row(query.token, query.head);
     blocks[0] = blocks[1] = blocks[2] = 0;
   });
   const CaseResult result = judge(twice, c);

@@ -29,6 +29,17 @@ void draw_session(Draft& draft) {
   }
 }
 
+/// Blocks that tie, of which a query selects some: which ones may depend on anything.
+void let_blocks_tie(Case& c) {
+  c.regime = "tie";
+  c.gate = reference::Gate::top_k;
+  c.block = std::min(c.block, std::max<std::int64_t>(1, longest(c) / 8));
+  c.top_k = std::max<std::int64_t>(2, std::min(c.top_k, max_blocks(c) / 2));
+}
+
+/// Whether the law holds the bits of a row to other queries or sequences beside it.
+bool changes_neighbours(Law law) { return law == Law::packing || law == Law::decode; }
+
 /// A law, with the sizes without which it says nothing.
 void set_law(Draft& draft, Law law) {
   Case& c = draft.c;
@@ -58,12 +69,19 @@ void set_law(Draft& draft, Law law) {
   if (law == Law::slots) c.selection_order = std::min(c.selection_order, SelectionOrder::packed);
   if (law == Law::prefix)
     c.lens[0] = std::max<std::int64_t>(2, c.lens[0]), c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
-  if (law == Law::mass)
+  if (law == Law::mass) {
+    if (c.compress_stride == c.block) set_compression(draft, std::max<std::int64_t>(1, c.block / 4), 2, 4);
+    c.top_n = std::min(c.top_n, c.initial + c.local + 2);
     for (std::int64_t& length : c.lens) length = std::min(length, c.dv * c.block);
-  if (law == Law::dv_sum) c.scale = default_scale(c.dk);
+  }
+  if (law == Law::mass || law == Law::dk_sum || law == Law::dv_sum) {
+    c.scale = default_scale(c.dk);
+    for (std::int64_t& queries : c.q_lens) queries = std::max<std::int64_t>(1, queries);
+  }
   if (law == Law::decode && c.op != Operator::nsa_compress) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
   if (law == Law::decode && c.op == Operator::nsa_compress)
     c.lens[0] = c.q_lens[0] = std::max(c.lens[0], c.compress_block + c.compress_stride);
+  if (changes_neighbours(law) && selects(c.op) && (!attends(c.op) || draft.between(0, 1) == 0)) let_blocks_tie(c);
 }
 
 }  // namespace
@@ -76,7 +94,7 @@ Axis session_axis() {
 }
 
 Axis law_axis() {
-  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 40)}, true};
+  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 90)}, true};
   for (const Law law : kLaws)
     axis.values.push_back({name(law), 1, [=](Draft& draft) { set_law(draft, law); },
                            [=](const Case& c) { return c.law == law; }, [=](Operator op) { return has_law(op, law); }});

@@ -42,8 +42,9 @@ double work(const Case& c) {
   for (std::size_t s = 0; s < c.lens.size(); ++s) {
     const auto keys = static_cast<double>(c.lens[s]), queries = static_cast<double>(c.q_lens[s] * c.heads);
     products += queries * (1 + keys_of_query(c, keys)) * dims + keys * static_cast<double>(c.kv_heads) * dims;
-    if (compresses(c.op))
-      products += keys * static_cast<double>(c.kv_heads * c.compress_block / c.compress_stride) * dims * width;
+    if (!compresses(c.op)) continue;
+    const std::int64_t rows_of_key = c.kv_heads * c.compress_block / c.compress_stride;  // about, of all heads
+    products += keys * static_cast<double>(rows_of_key) * dims * width;
   }
   return products * calls(c);
 }

@@ -118,7 +118,8 @@ std::vector<std::string> programs(const std::string& name) {
     candidates.push_back(name);
   } else {
     std::istringstream folders(path == nullptr ? "" : path);
-    for (std::string folder; std::getline(folders, folder, ':');) candidates.push_back(folder + "/" + name);
+    for (std::string folder; std::getline(folders, folder, ':');)
+      candidates.push_back(fmt::format("{}/{}", folder, name));
   }
   std::erase_if(candidates, [](const std::string& file) { return access(file.c_str(), X_OK) != 0; });
   return candidates;

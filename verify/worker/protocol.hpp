@@ -61,7 +61,9 @@ void fields(auto& a, Is<reference::NsaProblem> auto& x) {
 void fields(auto& a, Is<TensorView> auto& x) {
   a(x.data, x.format, x.tokens, x.heads, x.dim, x.token_stride, x.head_stride);
 }
-void fields(auto& a, Is<SelectionView> auto& x) { a(x.data, x.tokens, x.heads, x.slots); }
+void fields(auto& a, Is<SelectionView> auto& x) {
+  a(x.data, x.tokens, x.heads, x.slots, x.token_stride, x.head_stride);
+}
 void fields(auto& a, Is<PhiTensors<TensorView>> auto& x) { a(x.position, x.w, x.w1, x.b1, x.w2, x.b2); }
 void fields(auto& a, Is<BranchCall> auto& x) { a(x.k, x.v, x.o, x.lse); }
 void fields(auto& a, Is<BranchGradientViews> auto& x) { a(x.dk, x.dv); }

@@ -8,6 +8,10 @@
 #include "verify/examples/c/dense_moba.c"
 #undef attnspec_kernel
 
+static inline int32_t* blocks_of(const DLTensor* selection, int64_t token, int64_t h) {
+  return (int32_t*)selection->data + token * selection->strides[0] + h * selection->strides[1];
+}
+
 /* Makes one row wrong by a little: the last row of o becomes its first. */
 static inline void spoil(const DLTensor* o) {
   const int64_t last = o->shape[0] - 1;
@@ -181,7 +185,7 @@ static const char* hostile_moba(const AttnspecMoba* p) {
       const int64_t visible = visible_keys(&p->call, s, i);
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t token = s.q_begin + i, g = h / (heads / p->k.shape[1]);
-        const int32_t* chosen = (int32_t*)p->selection.data + (token * heads + h) * slots;
+        const int32_t* chosen = blocks_of(&p->selection, token, h);
         const float lse = load(&p->lse, token, h, 0);
         for (int64_t slot = 0; slot < slots; ++slot) {
           float heaviest = -INFINITY;
@@ -227,7 +231,7 @@ static const char* hostile_moba(const AttnspecMoba* p) {
     for (int64_t i = 0; i < s.num_queries; ++i) {
       const int64_t visible = visible_keys(&p->call, s, i), token = s.q_begin + i;
       for (int64_t h = 0; h < heads && visible > 0 && p->call.causal; ++h) {
-        int32_t* chosen = (int32_t*)p->selection.data + (token * heads + h) * slots;
+        int32_t* chosen = blocks_of(&p->selection, token, h);
         for (int64_t slot = 1; slot < slots && chosen[slot] >= 0; ++slot) chosen[slot] = chosen[0] - (int32_t)slot;
         attend(&tensors, token, h, s, visible, chosen, slots, p->block, (float)p->call.scale, p->call.workspace);
       }

@@ -192,7 +192,7 @@ static const char* moba(const AttnspecMoba* p) {
       pool(&p->k, s, g, p->block, means);
       for (int64_t i = 0; i < s.num_queries; ++i) {
         const int64_t token = s.q_begin + i, visible = visible_keys(&p->call, s, i);
-        int32_t* blocks = (int32_t*)p->selection.data + (token * heads + h) * slots;
+        int32_t* blocks = (int32_t*)p->selection.data + token * p->selection.strides[0] + h * p->selection.strides[1];
         for (int64_t b = 0; b < num_blocks; ++b) {
           const char* q = address(&p->q, token, h, 0);
           scores[b] = 0;

@@ -7,7 +7,7 @@ from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_int32, c
 from ctypes import c_uint32, c_uint64, c_void_p
 from typing import Any
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 OPERATORS = ["dense", "selected", "moba_select", "moba", "nsa_compress", "nsa_compressed", "window", "nsa"]
 DTYPES = ["bf16", "fp16", "fp32"]

@@ -20,7 +20,7 @@ TensorView view(const DLTensor& t) {
   return {t.data, format, t.shape[0], t.shape[1], t.shape[2], t.strides[0], t.strides[1]};
 }
 SelectionView selection(const DLTensor& t) {
-  return {static_cast<std::int32_t*>(t.data), t.shape[0], t.shape[1], t.shape[2]};
+  return {static_cast<std::int32_t*>(t.data), t.shape[0], t.shape[1], t.shape[2], t.strides[0], t.strides[1]};
 }
 PhiTensors<TensorView> phi(const AttnspecPhi& p) {
   return {view(p.position), view(p.w), view(p.w1), view(p.b1), view(p.w2), view(p.b2)};

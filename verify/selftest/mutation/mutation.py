@@ -100,7 +100,8 @@ def main() -> int:
         test = killer(folder, arguments.jobs, mutant)
         killed, lives = killed + bool(test), lives + (not test)
         seconds = time.monotonic() - start
-        print(f"{mutant.number:4} {seconds:4.0f} s {mutant.name}: {f'killed by {test}' if test else 'LIVES'}", flush=True)
+        fate = f"killed by {test}" if test else "LIVES"
+        print(f"{mutant.number:4} {seconds:4.0f} s {mutant.name}: {fate}", flush=True)
     print(f"{killed} of {killed + lives} mutants killed, {100 * killed / max(killed + lives, 1):.0f} %")
     return 1 if lives > 0 else 0
 
