@@ -2,7 +2,8 @@
 """Whether the quick tests notice faults of the judge itself: each mutant of mutants.toml is one.
 
 All mutants are planted in a copy of the tree, as switches that the environment variable ATTNSPEC_MUTANT turns on. The
-copy is built once. Then the quick tests run for each mutant until one fails."""
+copy is built once. Then the quick tests run for each mutant until one fails, several
+mutants at a time."""
 
 import argparse
 import os
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import mutants
@@ -61,17 +63,19 @@ def first_failure(folder: Path, jobs: int, number: int, only: str = "") -> str:
     return test if how == "Failed" else f"{test} ({how})"
 
 
-def killer(folder: Path, jobs: int, mutant: Mutant) -> str:
-    """The test that sees the mutant; empty where none does."""
-    return (mutant.first and first_failure(folder, jobs, mutant.number, mutant.first)) or first_failure(
-        folder, jobs, mutant.number
-    )
+def fate(folder: Path, mutant: Mutant) -> tuple[str, str]:
+    """The test that sees the mutant, empty where none does; and a line that says so."""
+    start = time.monotonic()
+    test = mutant.first and first_failure(folder, 1, mutant.number, mutant.first)
+    test = test or first_failure(folder, 1, mutant.number)
+    seconds = time.monotonic() - start
+    return test, f"{mutant.number:4} {seconds:4.0f} s {mutant.name}: {f'killed by {test}' if test else 'LIVES'}"
 
 
 def parsed_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=TREE / "build" / "mutation", help="where the copy goes")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="tests and compilers at once (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants and compilers at once (%(default)s)")
     parser.add_argument("--only", default="", metavar="REGEX", help="only the mutants whose name or file it matches")
     parser.add_argument("--list", action="store_true", help="list the mutants and end")
     parser.add_argument("--skip-check", action="store_true", help="do not first run all quick tests without a mutant")
@@ -91,17 +95,16 @@ def main() -> int:
     build(folder, arguments.jobs)
     if not arguments.skip_check and (failed := first_failure(folder, arguments.jobs, 0)):
         sys.exit(f"mutation: {failed} fails without a mutant")
-    killed = lives = 0
     for mutant in chosen:
         if mutant.equivalent:
             print(f"{mutant.number:4} equivalent: {mutant.name} ({mutant.equivalent})")
-            continue
-        start = time.monotonic()
-        test = killer(folder, arguments.jobs, mutant)
-        killed, lives = killed + bool(test), lives + (not test)
-        seconds = time.monotonic() - start
-        fate = f"killed by {test}" if test else "LIVES"
-        print(f"{mutant.number:4} {seconds:4.0f} s {mutant.name}: {fate}", flush=True)
+    killed = lives = 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        fates = [pool.submit(fate, folder, mutant) for mutant in chosen if not mutant.equivalent]
+        for done in as_completed(fates):
+            test, line = done.result()
+            killed, lives = killed + bool(test), lives + (not test)
+            print(line, flush=True)
     print(f"{killed} of {killed + lives} mutants killed, {100 * killed / max(killed + lives, 1):.0f} %")
     return 1 if lives > 0 else 0
 
