@@ -257,8 +257,9 @@ void fill_largest_keys(const Case& c, Inputs& in) {
   const double largest = largest_number(c) / std::max(1.0, std::numbers::log2e * sigma);  // a kernel may scale keys
   const double product = sigma == 0 ? 1 : 1 / (sigma * std::sqrt(dk));
   const bool has_biases = compresses(c.op) && c.phi != reference::Phi::mean;  // which no small key outweighs
+  const bool keys_alone = has_biases || c.op == Operator::moba_select;        // whose means are what can overflow
   const std::int64_t kind =
-      has_biases ? 0 : Random(shared_seed(c), "kind").below(product < kBoth ? 2 : 3, 0);  // keys, queries, both
+      keys_alone ? 0 : Random(shared_seed(c), "kind").below(product < kBoth ? 2 : 3, 0);  // keys, queries, both
   const double one = std::min(largest, kind == 2 ? std::sqrt(product) : largest),
                other = std::min(largest, product / one);
   const double small = std::sqrt(0x1p-6 / (std::max(sigma, 0x1p-6) * std::sqrt(dv)));
@@ -280,6 +281,7 @@ void fill_smallest(const Case& c, Inputs& in) {
 }
 
 bool selects_blocks(Operator op) { return selects(op) || has_importance(op); }
+bool has_values(Operator op) { return op != Operator::moba_select; }
 
 /// The size of all of a key's features that adds `score` to its scores with a query of ones, as far as the dtype and
 /// products in fp32 hold it.
@@ -503,11 +505,13 @@ const std::vector<Regime>& regimes() {
       {.name = "token_tagged",
        .mistake = "values spell the key's position over a mean of 1, do = 1: keys swapped or counted twice, rows "
                   "normalised wrongly",
-       .fill = fill_token_tagged},
+       .fill = fill_token_tagged,
+       .has = has_values},
       {.name = "head_tagged",
        .mistake = "values and do are the same for every token of a head and name it: heads swapped, weights that do "
                   "not sum to 1",
-       .fill = fill_head_tagged},
+       .fill = fill_head_tagged,
+       .has = has_values},
       {.name = "constant_keys",
        .mistake = "all keys of a head are equal: weights are 1 / n, so that lse and o count the keys",
        .fill = fill_constant_keys},
@@ -539,16 +543,19 @@ const std::vector<Regime>& regimes() {
        .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 16, 16, 1, 1); }},
       {.name = "subnormal",
        .mistake = "values at the smallest normal number: results flushed to zero, gradients that vanish",
-       .fill = fill_subnormal},
+       .fill = fill_subnormal,
+       .has = has_values},
       {.name = "smallest",
        .mistake = "every tensor around the smallest normal number: products flushed to zero, scores that seem to tie",
        .fill = fill_smallest},
       {.name = "largest_values",
        .mistake = "values as large as the format and the sums of a correct kernel hold: outputs and sums in fp16",
-       .fill = fill_largest_values},
+       .fill = fill_largest_values,
+       .has = has_values},
       {.name = "largest_gradients",
        .mistake = "a row of do as large as the format and the sums hold: gradients in fp16",
-       .fill = fill_largest_gradients},
+       .fill = fill_largest_gradients,
+       .has = has_values},
       {.name = "largest_keys",
        .mistake = "keys or queries as large as the format and the sums hold, with scores about 1: means, scaled keys "
                   "and products that overflow before they are scaled",
