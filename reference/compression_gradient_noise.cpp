@@ -121,7 +121,7 @@ CompressionGradientNoise::CompressionGradientNoise(const Arithmetic& arithmetic,
     position_ = parameters.position.reshaped<Eigen::RowMajor>();
     d_bias_ = rows.colwise().sum().transpose();
     d_bias_error_ = d_bias_.unaryExpr([&](double x) { return round_to(x, arithmetic.output) - x; });
-    const FeatureSum sum = feature_sum(unit_roundoff(Format::fp32), rows, equal_rows(view(rows)), d_bias_);
+    const FeatureSum sum = feature_sum(unit_roundoff(Format::fp32), rows, alike_rows(view(rows)), d_bias_);
     d_bias_deviation_ = (d_bias_error_.cwiseAbs2() + sum.variance).cwiseSqrt();
     d_bias_worst_ = d_bias_error_.cwiseAbs() + sum.worst;
   }
@@ -303,7 +303,7 @@ PredictedRow CompressionGradientNoise::input_gradient(const std::vector<Part>& p
   }
   expected = terms.colwise().sum().transpose();
   const Groups equal = equal_rows(view(terms));
-  const FeatureSum sum = feature_sum(roundoff_of_inputs(), terms, equal, expected);
+  const FeatureSum sum = feature_sum(roundoff_of_inputs(), terms, alike_rows(view(terms)), expected);
   errors.separate = sum.variance + grouped_variance(deviations, Vector::Ones(n), equal);
   if (is_parameter) {  // E7, as far as it can be told before the rest
     SumNoise of_parts{RowErrors(features_), RowNoise(features_)};

@@ -125,7 +125,7 @@ void add_stored_parts(const Vector& one, const Vector& other, Format format, Sum
 double roundings_of_mean(double l) { return std::exp2(std::round(std::log2(l))) == l ? 0 : 2; }
 
 SummedRows::SummedRows(Matrix rows)
-    : squares(rows.cwiseAbs2()), magnitudes(rows.cwiseAbs()), equal(equal_rows(view(rows))) {
+    : squares(rows.cwiseAbs2()), magnitudes(rows.cwiseAbs()), equal(alike_rows(view(rows))) {
   y = std::make_shared<const Matrix>(std::move(rows));
 }
 

@@ -14,7 +14,7 @@ namespace attnspec::reference {
 struct SummedRows {
   std::shared_ptr<const Matrix> y;  // [n, dim]
   Matrix squares, magnitudes;       // [n, dim]
-  Groups equal;                     // of equal rows
+  Groups equal;                     // of rows that are alike
 
   explicit SummedRows(Matrix rows = {});
 };

@@ -18,6 +18,24 @@ Groups equal_rows(const Rows& y) {
   return repeated(rows, repeated_rows(y));
 }
 
+Groups alike_rows(const Rows& y) {
+  const Vector tolerance = unit_roundoff(Format::fp32) * y.cwiseAbs().colwise().sum().transpose();
+  const auto are_alike = [&](Eigen::Index a, Eigen::Index b) {
+    return ((y.row(a) - y.row(b)).cwiseAbs().array() <= tolerance.transpose().array()).all();
+  };
+  const Vector sums = y.rowwise().sum();  // of alike rows they lie together, with few others between them
+  std::vector<Eigen::Index> order(static_cast<std::size_t>(y.rows()));
+  std::iota(order.begin(), order.end(), 0);
+  Groups groups;
+  if (!sums.allFinite()) return groups;
+  std::sort(order.begin(), order.end(), [&](Eigen::Index a, Eigen::Index b) { return sums[a] < sums[b]; });
+  for (auto first = order.begin(), next = first; first != order.end(); first = next) {
+    for (++next; next != order.end() && are_alike(*first, *next); ++next) continue;
+    if (next - first > 1 && !y.row(*first).isZero(0)) groups.emplace_back(first, next);
+  }
+  return groups;
+}
+
 void add_shared(const Groups& groups, const Vector& weights, const Vector& variances, double scale,
                 const std::function<Vector(Eigen::Index)>& y, RowErrors& errors) {
   for (const auto& group : groups) {

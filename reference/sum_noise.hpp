@@ -34,6 +34,9 @@ PredictedRow stored(Vector expected, SumNoise sum, Format format, std::shared_pt
 /// Groups of equal rows.
 Groups equal_rows(const Rows& y);
 
+/// Groups of rows that their sum cannot tell apart: in every feature they differ by less than u of its magnitudes. A6.
+Groups alike_rows(const Rows& y);
+
 /// One error for each group: together its members move the sum along sum_g weights_j y_j. E6. A member that takes no
 /// part has variance 0.
 void add_shared(const Groups& groups, const Vector& weights, const Vector& variances, double scale,

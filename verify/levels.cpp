@@ -103,8 +103,8 @@ std::vector<Case> extreme_cases(Operator op, std::uint64_t each) {
   return cases;
 }
 
-/// Every law of the operator in every format, with sequences, heads and blocks to tell apart.
-std::vector<Case> law_cases(Operator op) {
+/// So many cases of every law of the operator in every format, with sequences, heads and blocks to tell apart.
+std::vector<Case> law_cases(Operator op, std::uint64_t each) {
   const std::size_t law_axis = axis_of("law"), dtype_axis = axis_of("dtype");
   std::vector<Case> cases;
   for (const std::size_t law : drawn_values(axes()[law_axis], op)) {
@@ -116,7 +116,7 @@ std::vector<Case> law_cases(Operator op) {
       set(row, "heads", op == Operator::nsa_compress ? "several" : "groups");
       set(row, "size", "hundreds"), set(row, "sequences", "few"), set(row, "queries", "as keys");
       set(row, "block", "few tokens"), set(row, "blocks per query", "some");
-      cases.push_back(case_of(op, row, "laws", cases.size()));
+      for (std::uint64_t i = 0; i < each; ++i) cases.push_back(case_of(op, row, "laws", cases.size()));
     }
   }
   return cases;
@@ -195,7 +195,7 @@ std::vector<Case> level_cases(Operator op, int level) {
   for (std::uint64_t seed = 0; seed < (level == 1 ? 1 : 8); ++seed) append(paired_cases(op, seed));
   append(session_cases(op));
   for (const std::string& file : captured_names()) append(captured_cases(op, file));
-  append(law_cases(op));
+  append(law_cases(op, level == 1 ? 1 : 4));
   append(extreme_cases(op, level == 1 ? 1 : 4));
   append(cases_of_other_classes(op, cases));
   return cases;

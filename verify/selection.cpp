@@ -120,7 +120,7 @@ std::vector<Blocks> admissible_selections(const SelectionRule& rule, std::size_t
   std::vector<Blocks> result;
   if (open.size() > 24) return result;
   std::vector<char> taken(open.size(), 0);
-  std::fill(taken.begin(), taken.begin() + missing, 1);
+  std::fill_n(taken.begin(), missing, 1);
   do {  // every way to fill the missing places
     Blocks blocks = certain;
     for (std::size_t i = 0; i < open.size(); ++i)

@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <fstream>
+#include <iterator>
 #include <memory>
+#include <stdexcept>
 
 #include "fuzz/command_line/command.hpp"
 #include "fuzz/command_line/interruptible.hpp"
@@ -13,6 +16,7 @@
 #include "fuzz/command_line/progress.hpp"
 #include "verify/calibration.hpp"
 #include "verify/report.hpp"
+#include "verify/rms_r.hpp"
 
 namespace attnspec::fuzz {
 
@@ -24,6 +28,7 @@ struct CalibrateOptions {
   std::int64_t rows = 5000;          // of every output, in every regime and arithmetic
   std::vector<std::string> regimes;  // none: every one
   std::uint64_t seed = 0;
+  std::string rms;  // a record whose lines are printed with the numbers of now, instead of all that
 };
 
 /// One line of all calibrations that share a name: of a regime and output, or of an arithmetic and output.
@@ -45,6 +50,13 @@ void print_calibrations(const std::vector<Calibration>& all, std::string Calibra
                  short_number(worst_z), most > 0 ? fmt::format("{:.2f} .. {:.2f}", least, most) : "-");
     }
   }
+}
+
+int print_rms_record(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw std::invalid_argument(fmt::format("--rms {}: cannot be read", path));
+  fmt::print("{}", measured_rms_record({std::istreambuf_iterator<char>(file), {}}));
+  return 0;
 }
 
 int calibrate(const CalibrateOptions& options) {
@@ -103,8 +115,10 @@ Command add_calibrate(CLI::App& program) {
       ->capture_default_str();
   app->add_option("--regime", options->regimes, "only these regimes")->type_name(kRegimeValue);
   app->add_option("--seed", options->seed, "other cases")->check(in_range<std::uint64_t>(0))->capture_default_str();
+  app->add_option("--rms", options->rms, "print this record of rms R, verify/selftest/rms_r.txt, as it is now")
+      ->type_name("FILE");
   add_example(*app, "./attnspec calibrate --regime subnormal --rows 10");
-  return {app, [options] { return calibrate(*options); }};
+  return {app, [options] { return options->rms.empty() ? calibrate(*options) : print_rms_record(options->rms); }};
 }
 
 }  // namespace attnspec::fuzz

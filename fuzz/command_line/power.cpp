@@ -4,7 +4,11 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <exception>
+#include <iterator>
 #include <memory>
+#include <utility>
 
 #include "fuzz/command_line/command.hpp"
 #include "fuzz/command_line/interruptible.hpp"
@@ -26,18 +30,28 @@ int power(const PowerOptions& options) {
   const std::vector<Fault> planted = faults();
   const std::vector<RightKernel> right = right_kernels();
   Progress progress(planted.size() + right.size(), "faults and right kernels");
-  Power power;
-  for (const Fault& fault : planted) {
-    if (is_interrupted()) return kInconclusive;
-    power.faults.push_back({fault.name, look(fault.kernel, fault.c)});
-    progress.step(0);
-  }
-  for (const auto& [c, kernel] : right) {
-    if (is_interrupted()) return kInconclusive;
-    power.right.push_back(look(kernel, c));
+  std::vector<Seen> seen(planted.size() + right.size());
+  std::exception_ptr error;
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    if (is_interrupted()) continue;
+    try {
+      seen[i] = i < planted.size() ? look(planted[i].kernel, planted[i].c)
+                                   : look(right[i - planted.size()].kernel, right[i - planted.size()].c);
+    } catch (...) {
+#pragma omp critical(attnspec_power)
+      error = std::current_exception();
+    }
+#pragma omp critical(attnspec_power)
     progress.step(0);
   }
   progress.clear();
+  if (error) std::rethrow_exception(error);
+  if (is_interrupted()) return kInconclusive;
+  Power power;
+  for (std::size_t i = 0; i < planted.size(); ++i) power.faults.push_back({planted[i].name, std::move(seen[i])});
+  power.right.assign(std::make_move_iterator(seen.begin() + static_cast<std::ptrdiff_t>(planted.size())),
+                     std::make_move_iterator(seen.end()));
   fmt::print("{}", power_tables(power));
   if (!options.picture.empty()) verify::write_file("--picture", options.picture, power_picture(power));
   return 0;

@@ -46,7 +46,7 @@ std::vector<RightKernel> right_kernels() {
   for (const Regime& regime : regimes()) {
     if (std::string(regime.name) == "captured") continue;
     for (const char* dtype : {"bf16", "fp16", "fp32"})
-      right.push_back({parse_case(fmt::format("dense(lens=300,heads=2,dtype={},regime={})", dtype, regime.name)),
+      right.push_back({parse_case(fmt::format("dense(lens=100,heads=2,dtype={},regime={})", dtype, regime.name)),
                        find_kernel("model:moba")});
   }
   return right;

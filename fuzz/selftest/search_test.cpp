@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 #include <optional>
 
+#include "fuzz/judging.hpp"
 #include "fuzz/shrink.hpp"
 #include "verify/kernel.hpp"
 #include "verify/model/defects.hpp"
@@ -91,7 +93,8 @@ TEST(Laws, FindWhatHappensNowAndThen) {
   options.laws = {Law::repeat};
   const std::vector<Found> found = findings(find_kernel("defect:order_of_a_counter"), options);
   ASSERT_EQ(found.size(), 1u);
-  EXPECT_EQ(found[0].shrunk.c.law, Law::repeat);
+  EXPECT_EQ(found[0].drawn.c.law, Law::repeat);
+  EXPECT_EQ(found[0].shrunk.verdict, Verdict::nondeterministic);
 }
 
 /// Cases of every law.
@@ -277,6 +280,28 @@ TEST(Shrink, LeavesOutASample) {
   const Shrunk shrunk = shrink([&](const Case& c) { return judge(kernel, c); }, failing);
   EXPECT_EQ(shrunk.result.c.lens, std::vector<std::int64_t>{1});
   EXPECT_EQ(shrunk.result.c.sample, 0);
+}
+
+TEST(Shrink, StopsAfterSomeJudgements) {
+  const auto passes = [](const Case& c) {
+    CaseResult result;
+    result.c = c;
+    return result;
+  };
+  CaseResult failing =
+      passes(parse_case("moba(lens=9000+8000+7000+6000+5000+4000+3000+2000+9001+8001+7001+6001,q_lens="
+                        "99+98+97+96+95+94+93+92+91+90+89+88,heads=32,kv_heads=4,dk=100,dv=99)"));
+  failing.verdict = Verdict::value_out_of_bound;
+  EXPECT_EQ(shrink(passes, failing).judgements, kMaxJudgements);
+}
+
+TEST(JobsAtOnce, AreOneWithAKernelThatIsCalledByOneThread) {
+  Kernel kernel = find_kernel("model:moba");
+  EXPECT_EQ(jobs_at_once(4, {{&kernel, {}}}), 4);
+  kernel.is_reentrant = false;
+  EXPECT_EQ(jobs_at_once(4, {{&kernel, {}}}), 1);
+  kernel.another = [] { return std::make_shared<Kernel>(find_kernel("model:moba")); };
+  EXPECT_EQ(jobs_at_once(4, {{&kernel, {}}}), 4);
 }
 
 TEST(Shrink, StopsWhenItIsTold) {

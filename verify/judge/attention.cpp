@@ -84,14 +84,17 @@ AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std
 std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(const Sequence& sequence,
                                                                              std::int64_t token, std::int64_t head,
                                                                              const std::vector<Blocks>& candidates) {
-  std::optional<ForwardRow> fit, last;
+  std::optional<ForwardRow> fit, wrong;
   std::set<std::int32_t> doubtful;  // blocks that one selection which fits has, and another has not
   Blocks selected;
   for (const Blocks& blocks : candidates) {
-    last = compare(sequence, token, head, blocks);
-    if (!last->is_right()) continue;
+    ForwardRow row = compare(sequence, token, head, blocks);
+    if (!row.is_right()) {
+      wrong = std::move(row);
+      continue;
+    }
     if (!fit) {
-      fit = std::move(last);
+      fit = std::move(row);
       selected = blocks;
       continue;
     }
@@ -110,7 +113,7 @@ std::optional<AttentionJudge::ForwardRow> AttentionJudge::compare_candidates(con
     for (const std::int32_t block : doubtful)
       ambiguous_blocks_.emplace(sequence.index, kv_head(stage_.problem, head), block);
   }
-  return fit ? std::move(fit) : std::move(last);
+  return fit ? std::move(fit) : std::move(wrong);
 }
 
 void AttentionJudge::judge_outputs(const Candidates& candidates, bool zero_mean_values, const RowObserver& observe,

@@ -49,7 +49,8 @@ JudgedCall judged_call(const Kernel& kernel, const Case& c, Inputs inputs, CaseR
   std::mutex mutex;
   RowObserver observe([&](const ObservedRow& row) {
     const std::lock_guard lock(mutex);
-    NoisyOutput& output = call.outputs.try_emplace(row.output, rows_of(c, row.kind, row.output)).first->second;
+    NoisyOutput& output =
+        call.outputs.try_emplace(row.output, NoisyOutput{rows_of(c, row.kind, row.output), {}}).first->second;
     output.values.insert_or_assign(
         row.place, NoisyRow{row.observed, row.expected, row.noise.variance, row.noise.worst, row.noise.floor});
   });

@@ -36,8 +36,10 @@ std::optional<NoisyRow> importances(const JudgedCall& call, const Place& of_grou
 
 void prepare_mass(const Case& c, Inputs& inputs) {
   if (!has_features(c)) return;
+  Case plain = c;
+  plain.regime = "normal";
+  inputs = make_inputs(plain);
   const reference::NsaProblem problem = nsa_problem_of(c);
-  const std::vector<std::int64_t> counts = compressed_rows(c);
   for_each_row(c, RowsOf::compressed_rows, inputs.v.tokens, inputs.v.heads, [&](const RowPlace& row, std::int64_t i) {
     const auto s = static_cast<std::size_t>(row.sequence);
     inputs.v.row(i, row.head).setZero();

@@ -111,7 +111,7 @@ std::vector<float> no_delta(const Stages&, const Work& work, const std::vector<B
 /// Masked keys of a block have a score that is finite, so that they matter where all other scores are lower.
 std::vector<Partial> attend_masking_with_a_number(const Stages& stages, const Work& work, const BlockQueries& list,
                                                   const Rows& q, const Rows& k, const Rows& v) {
-  constexpr float kMasked = -30000;
+  constexpr float kMasked = -10000;
   std::vector<Partial> partials = correct_stages().attend(stages, work, list, q, k, v);
   for (Partial& partial : partials) {
     Partial masked{partial.query, std::vector<float>(partial.o.size()), 0};
@@ -153,10 +153,10 @@ std::vector<Partial> attend_in_half(const Stages& stages, const Work& work, cons
     if (scores.empty()) continue;
     float normaliser = 0;
     for (const auto& [j, score] : scores) {
-      const float weight = as_weight(stages.exp(score - partial.lse), work.arithmetic);
+      const float weight = stages.exp(score - partial.lse), stored = as_weight(weight, work.arithmetic);
       normaliser = kept(Half::normaliser, normaliser + weight);
       for (std::size_t d = 0; d < partial.o.size(); ++d)
-        partial.o[d] = kept(Half::output, partial.o[d] + weight * v.row(j)[d]);
+        partial.o[d] = kept(Half::output, partial.o[d] + stored * v.row(j)[d]);
     }
     for (float& x : partial.o) x /= normaliser;
     partial.lse += std::log(normaliser);
@@ -226,7 +226,7 @@ std::vector<Defect> moba_defects() {
       {"selection_read_as_contiguous", "the selection is read as if it had no gaps", "memory",
        "a strided selection of several rows", "public kernels on views", Operator::selected,
        with(&Stages::load_blocks, &load_blocks_as_contiguous)},
-      {"masked_with_a_number", "masked scores are -30000", "mask", "visible scores below -30000",
+      {"masked_with_a_number", "masked scores are -10000", "mask", "visible scores below -10000",
        "a mask value that fits into fp16, in place of -infinity", Operator::dense,
        with(&Stages::attend, &attend_masking_with_a_number)},
       {"scores_in_fp16", "q k is kept in fp16 before it is scaled", "overflow", "q k above 65504",

@@ -132,7 +132,9 @@ TEST(CommandLine, ReplaysACaseFile) {
   const Outcome result = run("replay " + file.string());
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_NE(result.out.find("dense(lens=6)"), std::string::npos);
-  EXPECT_TRUE(result.out.ends_with("\n2 cases: 2 pass\n")) << result.out;
+  EXPECT_NE(result.out.find("\n2 cases: 2 pass\nat 95 % model:moba leaves out a block or key in fewer than "),
+            std::string::npos)
+      << result.out;
 }
 
 TEST(CommandLine, ChecksTheCasesOfAFileAndStopsAtTheFirstFinding) {
@@ -332,7 +334,7 @@ std::string completions(const std::string& line, const std::string& word_breaks 
 }
 
 TEST(CommandLine, CompletesCommandsOptionsAndValues) {
-  EXPECT_EQ(completions("./attnspec "), "check fuzz bench defects replay calibrate golden list completion");
+  EXPECT_EQ(completions("./attnspec "), "check fuzz bench defects power replay calibrate golden list completion");
   EXPECT_EQ(completions("attnspec de"), "defects");
   EXPECT_EQ(completions("attnspec list "), "operators kernels regimes laws arithmetic variants defects cases");
   EXPECT_EQ(completions("attnspec completion "), "bash");
@@ -343,7 +345,7 @@ TEST(CommandLine, CompletesCommandsOptionsAndValues) {
   EXPECT_EQ(completions("attnspec check --operator dense model:", "="), "model:moba model:nsa");
   EXPECT_EQ(completions("attnspec check --operator=moba_"), "moba_select");
   EXPECT_EQ(completions("attnspec check --operator=moba_", ":"), "--operator=moba_select");
-  EXPECT_EQ(completions("attnspec fuzz model:moba --law r"), "repeat");
+  EXPECT_EQ(completions("attnspec fuzz model:moba --law r"), "repeat reciprocal");
   EXPECT_EQ(completions("attnspec fuzz defect:delta_m"), "delta_missing");
   EXPECT_EQ(completions("attnspec fuzz variant:ex"), "exp2");
   EXPECT_EQ(completions("attnspec fuzz model:moba+rounded_s"), "moba+rounded_sum");

@@ -82,6 +82,15 @@ TEST(CompareRow, AllowsMoreWhereErrorsShareADirection) {
   EXPECT_EQ(fault(expected, observed, noise), RowFault::row);
 }
 
+TEST(CompareNumber, MeasuresWhatIsBeyondTheFloorInDeviations) {
+  RowNoise noise = unit_noise(1);
+  noise.floor[0] = 1;
+  noise.variance[0] = 4;
+  const RowComparison row = compare_number(0, 6, noise, Format::fp32);
+  EXPECT_EQ(row.r, 2.5);
+  EXPECT_EQ(row.z, 2.5);
+}
+
 TEST(CompareNumber, DecidesByTheElementAlone) {
   EXPECT_EQ(compare_number(1, 7.9, unit_noise(1), Format::fp32).fault, RowFault::none);
   EXPECT_EQ(compare_number(1, 8.1, unit_noise(1), Format::fp32).fault, RowFault::element);

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <string>
@@ -18,7 +19,7 @@
 namespace attnspec::verify {
 namespace {
 
-/// The output of the first finding against a defect.
+/// An output that a defect shows in, where it matters which.
 const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "selection"},
                                                   {"future_token_visible", "o"},
                                                   {"top_k_one_is_dense", "o"},
@@ -28,21 +29,29 @@ const std::map<std::string, std::string> kShowsIn{{"own_block_not_forced", "sele
                                                   {"lse_in_base_two", "lse"},
                                                   {"last_short_block_dropped", "o"},
                                                   {"dk_of_one_head", "dk"},
-                                                  {"scale_off", "o"},
-                                                  {"one_key_dropped", "o"},
+                                                  {"scale_off", "lse"},
+                                                  {"one_key_dropped", "lse"},
                                                   {"mean_over_block_size", "selection"},
                                                   {"gradients_of_another_head", "dq"},
                                                   {"strided_read_as_contiguous", "o"},
+                                                  {"selection_read_as_contiguous", "o"},
+                                                  {"masked_with_a_number", "o"},
+                                                  {"scores_in_fp16", "o"},
+                                                  {"normaliser_in_fp16", "lse"},
+                                                  {"output_sum_in_fp16", "o"},
+                                                  {"partials_in_fp16", "o"},
+                                                  {"means_in_fp16", "selection"},
+                                                  {"gates_clamped", "o"},
                                                   {"delta_missing", "dq"},
                                                   {"window_of_one_more", "o"},
                                                   {"window_of_one_less", "o"},
                                                   {"window_without_start", "o"},
-                                                  {"backward_without_window", "dv"},
+                                                  {"backward_without_window", "dq"},
                                                   {"compressed_from_its_start", "o"},
                                                   {"compressed_from_its_stride", "o"},
                                                   {"compressed_strictly_past", "o"},
                                                   {"nothing_visible_is_nan", "o"},
-                                                  {"compressed_lse_in_base_two", "lse"},
+                                                  {"compressed_lse_in_base_two", "selection"},
                                                   {"importance_minus", "selection"},
                                                   {"importance_plus", "selection"},
                                                   {"importance_largest", "selection"},
@@ -101,15 +110,16 @@ class Variants : public testing::TestWithParam<std::size_t> {};
 TEST_P(Defects, AreRejectedByLevelOne) {
   const std::string name = model::defects().at(GetParam()).name;
   const Kernel kernel = find_kernel("defect:" + name);
+  const auto shows_in = [&](const Finding& finding) {
+    return !kShowsIn.contains(name) || finding.output == kShowsIn.at(name);
+  };
+  bool is_rejected = false;
   for (const Case& c : level_cases(kernel.operators.front(), 1)) {
     const CaseResult result = judge(kernel, c);
-    if (!is_finding(result.verdict)) continue;
-    if (std::string(model::defects().at(GetParam()).kind) != "laws") {
-      EXPECT_EQ(result.findings.front().output, kShowsIn.at(name));
-    }
-    return;
+    is_rejected |= is_finding(result.verdict);
+    if (std::ranges::any_of(result.findings, shows_in)) return;
   }
-  FAIL() << "not rejected";
+  FAIL() << (is_rejected ? "no finding in " + kShowsIn.at(name) : "not rejected");
 }
 
 /// The law that a defect breaks.

@@ -38,6 +38,18 @@ Direction largest_direction(const CaseResult& result) {
   return largest;
 }
 
+/// What the lines of the direction test name, one after the other.
+std::vector<std::string> named_faults(const CaseResult& result) {
+  std::vector<std::string> faults;
+  const std::string prefix = "errors of all rows judged add up as if: ";
+  for (const Finding& finding : result.findings)
+    if (finding.detail.starts_with(prefix))
+      faults.push_back(finding.detail.substr(prefix.size(), finding.detail.find(';') - prefix.size()));
+  return faults;
+}
+
+using Faults = std::vector<std::string>;
+
 TEST(DirectionTest, SeesAScaleThatIsOffByFarLessThanARowsNoise) {
   const Case c = parse_case("dense(lens=500,heads=4)");
   const CaseResult right = judge(model_kernel(), c);
@@ -54,6 +66,29 @@ TEST(DirectionTest, SeesAScaleThatIsOffByFarLessThanARowsNoise) {
   EXPECT_EQ(biased.verdict, Verdict::pass);  // values with a mean: information only
 }
 
+TEST(DirectionTest, SeesWhatIsAFewDeviationsBeyondItsLimit) {
+  const CaseResult result = judge(with_scale_of_o_off(1 - 0x1p-11), parse_case("dense(lens=200,heads=6)"));
+  const double z = std::abs(largest_direction(result).z());
+  EXPECT_GT(z, reference::kKappa);
+  EXPECT_LT(z, 2 * reference::kKappa);
+  EXPECT_EQ(named_faults(result), Faults{"softmax scale off"});
+}
+
+TEST(DirectionTest, AllowsTheScaleOneRoundingAndNotTen) {
+  const Case c = parse_case("dense(lens=16,heads=32,dtype=fp32)");
+  EXPECT_EQ(named_faults(judge(with_scale_of_o_off(1 - 0x1p-24), c)), Faults{});
+  EXPECT_EQ(named_faults(judge(with_scale_of_o_off(1 - 0x1p-20), c)), Faults{"softmax scale off"});
+}
+
+TEST(DirectionTest, NamesNothingThatOneRowAloneShows) {
+  const Kernel kernel = altered([](const ForwardCall& call) {  // without the last of two keys
+    for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(1, 0, d, call.v.load(0, 0, d));
+  });
+  const CaseResult result = judge(kernel, parse_case("dense(lens=2)"));
+  EXPECT_EQ(result.outputs.at(0).findings, 1);
+  EXPECT_EQ(named_faults(result), Faults{});
+}
+
 TEST(DirectionTest, SeesAKeyThatIsGivenALittleTooMuchWeight) {
   const Kernel kernel =
       altered([](const ForwardCall& call) {  // the last key counts 1 % more: o moves towards its value
@@ -68,18 +103,6 @@ TEST(DirectionTest, SeesAKeyThatIsGivenALittleTooMuchWeight) {
   EXPECT_EQ(largest_direction(result).fault, std::string("last key dropped or counted twice"));
   EXPECT_LT(largest_direction(result).z(), 0);  // counted more, not less
 }
-
-/// What the lines of the direction test name, one after the other.
-std::vector<std::string> named_faults(const CaseResult& result) {
-  std::vector<std::string> faults;
-  const std::string prefix = "errors of all rows judged add up as if: ";
-  for (const Finding& finding : result.findings)
-    if (finding.detail.starts_with(prefix))
-      faults.push_back(finding.detail.substr(prefix.size(), finding.detail.find(';') - prefix.size()));
-  return faults;
-}
-
-using Faults = std::vector<std::string>;
 
 TEST(DirectionTest, NamesAFactorOfO) {
   const Kernel kernel = altered([](const ForwardCall& call) {

@@ -78,6 +78,21 @@ TEST(Judge, FindsASingleElementThatIsOff) {
   }
 }
 
+TEST(Judge, TellsFindingsByTheirPlaceAndTheWorstR) {
+  const Kernel kernel = altered([](const ForwardCall& call) {
+    for (const std::int64_t token : {70, 3, 40}) call.o.store(token, 0, 0, 10 + static_cast<double>(token));
+  });
+  const CaseResult result = judge(kernel, parse_case("dense(lens=100)"));
+  std::vector<std::int64_t> tokens;
+  double worst = 0;
+  for (const Finding& finding : result.findings) {
+    tokens.push_back(finding.token);
+    worst = std::max(worst, finding.r);
+  }
+  EXPECT_EQ(tokens, (std::vector<std::int64_t>{3, 40, 70}));
+  EXPECT_EQ(result.outputs.front().worst_r, worst);
+}
+
 TEST(Judge, FindsAnLseInBaseTwo) {
   const Kernel kernel = altered([](const ForwardCall& call) {
     for (std::int64_t token = 0; token < call.lse.tokens; ++token)
@@ -141,6 +156,27 @@ TEST(Judge, JudgesValuesOnTheKernelsOwnSelection) {
     }
   });
   EXPECT_NE(verdict(liar, tie), Verdict::pass);
+}
+
+/// The forward of the model kernel, which keeps its selection to itself.
+Kernel hiding_kernel() {
+  Kernel kernel = model_kernel();
+  kernel.exports_selection = false;
+  kernel.backward = {};
+  return kernel;
+}
+
+TEST(Judge, IsUndecidedWhereOneRowIs) {
+  const CaseResult result = judge(hiding_kernel(), parse_case("moba(lens=400,q_lens=1,block=8,top_k=6,regime=tie)"));
+  EXPECT_EQ(result.outputs.front().undecided, 1);
+  EXPECT_EQ(result.verdict, Verdict::undecided);
+}
+
+TEST(Judge, IsUndecidedOfASessionWhereAnEarlierCallIs) {
+  const char* session = "moba(lens=400,q_lens=1,block=8,top_k=6,regime=tie,session=shape+shape+shape+shape)";
+  EXPECT_EQ(verdict(hiding_kernel(), session), Verdict::undecided);
+  EXPECT_EQ(verdict(hiding_kernel(), "moba(lens=25,q_lens=0,block=8,top_k=6,regime=tie)"), Verdict::pass)
+      << "its last call alone";
 }
 
 TEST(Judge, HandsTheBackwardWhatTheForwardGave) {
@@ -366,6 +402,13 @@ TEST(Judge, JudgesGradientsOfAKernelThatKeepsItsLse) {
   EXPECT_EQ(lse_not_judged(keeping_lse("model:moba")),
             "model:moba: lse was not judged: the kernel keeps it to itself\n");
   EXPECT_EQ(lse_not_judged(model_kernel()), "");
+}
+
+TEST(Judge, LeavesOutABackwardThatNeedsAsManyQueriesAsKeys) {
+  Kernel kernel = model_kernel();
+  kernel.limits.equal_lengths = EqualLengths::of_backwards;
+  EXPECT_EQ(judge(kernel, parse_case("dense(lens=9)")).outputs.size(), 5u);
+  EXPECT_EQ(judge(kernel, parse_case("dense(lens=9,q_lens=4)")).outputs.size(), 2u);
 }
 
 TEST(Judge, SaysWhatIsUnsupportedBeforeMakingInputs) {

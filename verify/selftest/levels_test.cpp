@@ -44,6 +44,8 @@ TEST(Levels, HoldDistinctValidCasesOfTheOperator) {
 TEST(Levels, HoldEveryRegimeInEveryDtypeAndTheCapturedActivations) {
   std::set<std::string> seen;
   for (const Case& c : level_cases(Operator::moba, 1)) seen.insert(c.regime + reference::name(c.dtype));
+  for (const Case& c : level_cases(Operator::nsa, 1))
+    if (c.regime == "wide_gates") seen.insert(c.regime + reference::name(c.dtype));
   for (const char* dtype : {"bf16", "fp16", "fp32"}) {
     for (const Regime& regime : regimes()) {
       if (regime.name == std::string("captured")) continue;

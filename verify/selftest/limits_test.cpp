@@ -110,6 +110,11 @@ TEST(Limits, NameTheFieldAndTheValue) {
   EXPECT_EQ(why(tiled(), "dense(heads=16,kv_heads=1,dk=96)"), "dk 96 is none of 64, 128");
   EXPECT_EQ(why(of([](Limits& l) { l.group.smallest = 4; }), "dense(heads=6,kv_heads=2)"),
             "group 3 is below its limit 4");
+  const Limits between = of([](Limits& l) { l.dk.smallest = 32, l.dk.largest = 96; });
+  EXPECT_EQ(why(between, "dense(dk=31)"), "dk 31 is below its limit 32");
+  EXPECT_EQ(why(between, "dense(dk=32)"), "");
+  EXPECT_EQ(why(between, "dense(dk=96)"), "");
+  EXPECT_EQ(why(between, "dense(dk=97)"), "dk 97 is above its limit 96");
   EXPECT_EQ(why(of([](Limits& l) { l.group.power_of_two = true; }), "dense(heads=6,kv_heads=2)"),
             "group 3 is no power of two");
   EXPECT_EQ(why(of([](Limits& l) { l.scale = ScaleLimit::positive; }), "dense(scale=0)"), "scale 0 is not above 0");

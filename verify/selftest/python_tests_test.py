@@ -209,7 +209,7 @@ class Plugin(unittest.TestCase):
         self.assertNotRegex(said, r"judging\.py|bridge\.py|pytest_plugin\.py")
         if importlib.util.find_spec("torch") is None:
             self.assertRegex(said, r"SKIPPED .*tensors 'torch': No module named 'torch'")
-        self.assertIn("2 failed", said)
+        self.assertRegex(said, r"\b[23] failed")  # on_a_gpu is skipped where there is none
 
     def test_passes_a_right_kernel(self):
         self.assertIn("1 passed", self.pytest("-k", "right"))

@@ -34,6 +34,8 @@ TEST_F(SelectionOfOneRow, MayDifferWithinTheMargin) {
   margins.setConstant(0.06);
   EXPECT_EQ(fault({1, 4, 5}), "");
   EXPECT_EQ(fault({2, 4, 5}), "block 1 (score 5 +- 0.06) left out for block 4 (score 4.8 +- 0.06)");
+  margins.setConstant(0.09);  // either margin twice would reach the other
+  EXPECT_EQ(fault({2, 4, 5}), "block 1 (score 5 +- 0.09) left out for block 4 (score 4.8 +- 0.09)");
 }
 
 TEST_F(SelectionOfOneRow, MayTakeAnyOfExactTies) {
@@ -81,9 +83,15 @@ TEST_F(SelectionOfOneRow, HasItsAdmissibleSelectionsListed) {
   EXPECT_EQ(admissible_selections(rule(), 16).size(), 3u);  // any two of 1, 2, 4
   scores.setZero();
   EXPECT_EQ(admissible_selections(rule(), 16).size(), 10u);
+  EXPECT_EQ(admissible_selections(rule(), 10).size(), 10u);
   EXPECT_TRUE(admissible_selections(rule(), 9).empty());
   for (const Blocks& blocks : admissible_selections(rule(), 16)) EXPECT_EQ(fault(blocks), "");
   EXPECT_EQ(admissible_selections(selection_rule(problem, -1, 100, scores, margins), 16), std::vector<Blocks>{{}});
+}
+
+TEST_F(SelectionOfOneRow, IsAnyOfThoseThatTieWithoutAMargin) {
+  scores[4] = scores[2];
+  EXPECT_EQ(admissible_selections(rule(), 16), (std::vector<Blocks>{{5, 1, 2}, {5, 1, 4}}));
 }
 
 TEST(Malformed, NamesWhatIsNoSet) {

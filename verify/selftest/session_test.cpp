@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <tuple>
@@ -56,6 +58,8 @@ TEST(Session, HasACallForEachStep) {
             (std::vector<std::string>{"moba(lens=9+4,seed=1)", "moba(lens=9+4,seed=2)", "moba(lens=4+4,seed=2)",
                                       "moba(lens=4+4,seed=2)", "moba(lens=4+4,seed=2)", "moba(lens=9+4,seed=1)"}));
   EXPECT_EQ(places, (std::vector<std::size_t>{0, 0, 0, 1, 1, 0}));
+  EXPECT_EQ(print(session_calls(parse_case("moba(lens=9+4,q_lens=3+2,session=offsets)")).back().c),
+            "moba(lens=4+9,q_lens=2+3)");
 }
 
 TEST(Session, WritesAStepThatIsRepeatedWithAFactor) {
@@ -101,6 +105,27 @@ TEST(Session, FindsResultsKeptByAddress) {
   EXPECT_TRUE(is_finding(result.verdict));
   EXPECT_EQ(failing_call(result), "call 3, contents");
   EXPECT_NE(failure_line(result, result.findings.front()).find(" (call 3, contents) => "), std::string::npos);
+}
+
+TEST(Session, EndsWithTheCallThatFails) {
+  const auto judged = [](const char* steps) {
+    return judge_session(make_remembering([](const ForwardCall& call) { return call.q.data; }), steps);
+  };
+  EXPECT_EQ(judged("moved+contents+again+again").failing_call, 3);
+  EXPECT_EQ(judged("moved+contents+again+again").rows(), judged("moved+contents").rows());
+}
+
+TEST(Session, LeavesInTheWorkspaceWhatTheCallBeforeWrote) {
+  Kernel kernel = find_kernel("model:moba");
+  kernel.workspace_bytes = [](const Case&) { return 8; };
+  kernel.forward = [forward = kernel.forward](const ForwardCall& call) {
+    constexpr std::byte kMark{0x5a};
+    forward(call);
+    if (std::ranges::count(call.workspace, kMark) == 8) call.lse.store(0, 0, 0, 77);
+    std::ranges::fill(call.workspace, kMark);
+  };
+  EXPECT_EQ(judge_session(kernel, "").verdict, Verdict::pass);
+  EXPECT_TRUE(is_finding(judge_session(kernel, "again").verdict));
 }
 
 TEST(Session, FindsResultsKeptByShape) {

@@ -69,9 +69,15 @@ void set_law(Draft& draft, Law law) {
   if (law == Law::slots) c.selection_order = std::min(c.selection_order, SelectionOrder::packed);
   if (law == Law::prefix)
     c.lens[0] = std::max<std::int64_t>(2, c.lens[0]), c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
-  if (law == Law::mass)
+  if (law == Law::mass) {
+    if (c.compress_stride == c.block) set_compression(draft, std::max<std::int64_t>(1, c.block / 4), 2, 4);
+    c.top_n = std::min(c.top_n, c.initial + c.local + 2);
     for (std::int64_t& length : c.lens) length = std::min(length, c.dv * c.block);
-  if (law == Law::dv_sum) c.scale = default_scale(c.dk);
+  }
+  if (law == Law::mass || law == Law::dk_sum || law == Law::dv_sum) {
+    c.scale = default_scale(c.dk);
+    for (std::int64_t& queries : c.q_lens) queries = std::max<std::int64_t>(1, queries);
+  }
   if (law == Law::decode && c.op != Operator::nsa_compress) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
   if (law == Law::decode && c.op == Operator::nsa_compress)
     c.lens[0] = c.q_lens[0] = std::max(c.lens[0], c.compress_block + c.compress_stride);
@@ -88,7 +94,7 @@ Axis session_axis() {
 }
 
 Axis law_axis() {
-  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 40)}, true};
+  Axis axis{"law", always, {sets("none", &Case::law, Law::none, 90)}, true};
   for (const Law law : kLaws)
     axis.values.push_back({name(law), 1, [=](Draft& draft) { set_law(draft, law); },
                            [=](const Case& c) { return c.law == law; }, [=](Operator op) { return has_law(op, law); }});

@@ -111,6 +111,11 @@ Axis regime_axis() {
     if (std::string(regime.name) == "captured") continue;
     axis.values.push_back(sets<std::string>(regime.name, &Case::regime, regime.name, 3));
     axis.values.back().has = regime.has;
+    if (regime.name == std::string("very_negative"))  // in fp16, times a large scale, no backward can be judged: A8
+      axis.values.back().draw = [](Draft& draft) {
+        draft.c.regime = "very_negative";
+        if (draft.c.dtype == Format::fp16 && draft.c.scale >= 8) draft.c.scale = default_scale(draft.c.dk);
+      };
   }
   for (const std::string& file : captured_names()) axis.values.push_back(captured(file));
   axis.values.push_back(seen("captured", [](const Case& c) { return c.regime.starts_with("captured:"); }));

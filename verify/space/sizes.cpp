@@ -102,6 +102,8 @@ Axis head_axis() {
               set_heads(draft, kv_heads, draft.between(2, 3));
             },
             [](const Case& c) { return c.kv_heads > 1 && group(c) > 1; }, has_queries},
+           {"a large group", 1, [](Draft& draft) { set_heads(draft, 1, draft.between(6, 24)); },
+            [](const Case& c) { return group(c) > 5; }, has_queries},
            seen(
                "a group of 2", [](const Case& c) { return group(c) == 2; }, has_queries),
            seen(
@@ -197,6 +199,8 @@ Axis query_axis() {
             [](const Case& c) { return c.q_lens == c.lens; }},
            {"one", 1, [](Draft& draft) { add_queries(draft, 1); },
             any_sequence([](auto queries, auto keys) { return queries == 1 && keys > 1; })},
+           {"two to four", 1, [](Draft& draft) { add_queries(draft, draft.between(2, 4)); },
+            any_sequence([](auto queries, auto keys) { return queries > 1 && queries < 5 && keys > 4; })},
            {"none", 1, [](Draft& draft) { add_queries(draft, 0); },
             any_sequence([](auto queries, auto keys) { return queries == 0 && keys > 0; })},
            {"fewer", 1, [](Draft& draft) { add_queries(draft, draft.between(1, keys_of_next(draft))); },

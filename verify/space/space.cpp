@@ -17,7 +17,7 @@ void fit(Draft& draft) {
   const std::int64_t max = std::max<std::int64_t>(128, 2 * draft.room);
   if (queries() > max) c.heads = c.kv_heads;
   if (queries() > max) c.heads = c.kv_heads = 1;
-  while (queries() * (c.dk + c.dv) > 64 * max && c.dk + c.dv > 16)
+  while (queries() * (c.dk + c.dv) > 128 * max && c.dk + c.dv > 16)
     space::set_features(draft, (c.dk + 1) / 2, (c.dv + 1) / 2);
 }
 
