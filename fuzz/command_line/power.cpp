@@ -64,7 +64,7 @@ Command add_power(CLI::App& program) {
   CLI::App* app = program.add_subcommand(
       "power", "the smallest faults that attnspec and the usual tolerances see, and the right kernels they accuse");
   app->add_option("--picture", options->picture, "also draw it as SVG")->type_name(kFileValue);
-  add_example(*app, "./attnspec power --picture power.svg");
+  add_example(*app, "./attnspec power");
   return {app, [options] { return power(*options); }};
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <utility>
 
 #include "reference/score_range.hpp"
@@ -301,7 +302,8 @@ std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
   const double sums = std::max(1.0, d_p) * std::max({1.0, q, k, longest_row(d_o)}) * std::max(1.0, sigma) * terms;
   const double limit = std::min(exp_limit - std::log(sums),
                                 std::log(largest_finite(arithmetic_.weights)) - std::log(std::max(1.0, d_p)));
-  double largest = -HUGE_VAL;  // score - lse as a kernel may have it, where that is too large
+  constexpr double kNone = std::numeric_limits<double>::lowest();  // where an OpenMP compiler may begin a maximum
+  double largest = kNone;  // score - lse as a kernel may have it, where that is too large
   for (const Sequence& sequence : sequences_) {
 #pragma omp parallel for collapse(2) schedule(dynamic) reduction(max : largest)
     for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token) {
@@ -320,7 +322,7 @@ std::string AttentionJudge::why_gradients_overflow(const Tensor& d_o) const {
       }
     }
   }
-  if (largest == -HUGE_VAL) return "";
+  if (largest == kNone) return "";
   return fmt::format(
       "backward not judged: with scale={:g} score - lse may be {:.3g} in fp32, and exp of that, or a gradient made of "
       "it, overflows",

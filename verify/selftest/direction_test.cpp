@@ -75,7 +75,7 @@ TEST(DirectionTest, SeesWhatIsAFewDeviationsBeyondItsLimit) {
 }
 
 TEST(DirectionTest, AllowsTheScaleOneRoundingAndNotTen) {
-  const Case c = parse_case("dense(lens=16,heads=32,dtype=fp32)");
+  const Case c = parse_case("dense(lens=12,heads=16,dv=512,dtype=fp32)");  // n and |<w, o>| are small
   EXPECT_EQ(named_faults(judge(with_scale_of_o_off(1 - 0x1p-24), c)), Faults{});
   EXPECT_EQ(named_faults(judge(with_scale_of_o_off(1 - 0x1p-20), c)), Faults{"softmax scale off"});
 }
