@@ -283,14 +283,18 @@ TEST(Shrink, LeavesOutASample) {
 }
 
 TEST(Shrink, StopsAfterSomeJudgements) {
-  const auto passes = [](const Case& c) {
+  const auto passes = [](const Case& simpler) {
     CaseResult result;
-    result.c = c;
+    result.c = simpler;
     return result;
   };
-  CaseResult failing =
-      passes(parse_case("moba(lens=9000+8000+7000+6000+5000+4000+3000+2000+9001+8001+7001+6001,q_lens="
-                        "99+98+97+96+95+94+93+92+91+90+89+88,heads=32,kv_heads=4,dk=100,dv=99)"));
+  Case c = parse_case("moba(heads=32,kv_heads=4,dk=100,dv=99)");
+  c.lens.clear(), c.q_lens.clear();
+  for (std::int64_t sequence = 0; sequence < 30; ++sequence) {
+    c.lens.push_back(3000 + sequence);
+    c.q_lens.push_back(2000 + sequence);
+  }
+  CaseResult failing = passes(c);
   failing.verdict = Verdict::value_out_of_bound;
   EXPECT_EQ(shrink(passes, failing).judgements, kMaxJudgements);
 }

@@ -129,6 +129,36 @@ TEST(AttentionNoise, OfPartialOutputsIsTheirRounding) {
   EXPECT_TRUE(added.isApprox(expected, 1e-3));
 }
 
+TEST(AttentionNoise, OfPartialOutputsThatAgreeIsOneRounding) {
+  OneRow r;
+  r.inputs.v.values.assign(r.inputs.v.values.size(), 0.3);
+  const KeyValues keys{r.keys.k, r.inputs.v.rows(0, 200, 0)};
+  const RowInputs in{r.in.q, keys, r.visible, r.in.scale};
+  const AttendedRow row = attend(in.q, keys.k, keys.v, r.visible, in.scale);
+  const auto variance = [&](const ArithmeticOptions& options) {
+    return attention_noise(make_arithmetic(Format::bf16, options), in, row).o.variance;
+  };
+  const Vector added =
+      variance({"fp32_weights", "fp32_out", "rounded_partials"}) - variance({"fp32_weights", "fp32_out"});
+  EXPECT_TRUE(added.isApprox(Vector::Constant(8, rounding_variance(0.3, Format::bf16)), 1e-3));
+}
+
+TEST(KeyGradientNoise, HasTheErrorOfTheScaleThatAllScoresShare) {  // A4
+  KeyTerms terms(1, 1, 4, 4, 0.5, 1);
+  terms.q << 1, -2, 3, 0.25;
+  terms.q_squares = terms.q.cwiseAbs2();
+  terms.q_magnitudes = terms.q.cwiseAbs();
+  for (Matrix* matrix : {&terms.d_o, &terms.d_o_squares, &terms.d_o_magnitudes}) matrix->setZero();
+  terms.complete();
+  const auto variance = [&]() -> Vector {
+    return key_gradient_noise(Arithmetic{}, terms, 0, Vector::Ones(4)).noise.variance;
+  };
+  const Vector without = variance();
+  terms.ds_by_scale(0, 0) = 1e4;
+  const Vector expected = square(kScaleError * 0.5 * 1e4) * terms.q_squares.row(0).transpose();
+  EXPECT_TRUE((variance() - without).isApprox(expected, 1e-6));
+}
+
 TEST(EqualGroups, HoldIndicesOfEqualValuesOnly) {
   const Vector values{{3, 1, 2, 1, 0, 0, 2 + 0x1p-30, 5}};
   EXPECT_EQ(equal_groups(values), (Groups{{1, 3}, {2, 6}}));
