@@ -100,6 +100,12 @@ TEST(Limits, MoveAnyCaseInside) {
   }));
 }
 
+TEST(Limits, MoveASizeToTheSmallerOfTwoAsNear) {
+  Limits limits;
+  limits.dk.multiple_of = 16;
+  EXPECT_EQ(inside(limits, parse_case("dense(dk=24)")).dk, 16);
+}
+
 TEST(Limits, NameTheFieldAndTheValue) {
   const auto of = [](auto set) {
     Limits limits;
