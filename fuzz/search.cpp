@@ -121,8 +121,7 @@ void add(const CaseResult& result, SearchSummary& summary) {
   tally.rows += result.rows();
   tally.undecided_rows += result.undecided();
   ++tally.verdicts[result.verdict];
-  tally.left_out += result.left_out();
-  tally.too_many += result.too_many();
+  tally.imagined += result.imagined();
   if (result.verdict == Verdict::pass) summary.launches += result.launches;
   for (const OutputSummary& output : result.outputs) tally.worst_r = std::max(tally.worst_r, output.worst_r);
 }
@@ -219,15 +218,9 @@ std::int64_t SearchSummary::rows() const {
   return sum;
 }
 
-Imagined SearchSummary::left_out() const {
-  Imagined sum;
-  for (const auto& [op, tally] : operators) sum += tally.left_out;
-  return sum;
-}
-
-Imagined SearchSummary::too_many() const {
-  Imagined sum;
-  for (const auto& [op, tally] : operators) sum += tally.too_many;
+ImaginedCounts SearchSummary::imagined() const {
+  ImaginedCounts sum;
+  for (const auto& [op, tally] : operators) sum += tally.imagined;
   return sum;
 }
 
@@ -244,6 +237,7 @@ int exit_code(const SearchSummary& summary) {
   for (const auto& [op, tally] : summary.operators) {
     const auto unsupported = tally.verdicts.find(Verdict::not_supported);
     if (tally.cases == (unsupported == tally.verdicts.end() ? 0 : unsupported->second)) return 3;
+    if (tally.imagined.show_nothing()) return 3;
   }
   return summary.count(Verdict::undecided) > 0 ? 3 : 0;
 }

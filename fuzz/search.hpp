@@ -81,7 +81,7 @@ struct SearchOptions {
 struct OperatorTally {
   std::int64_t cases = 0, rows = 0, undecided_rows = 0;
   double worst_r = 0;
-  verify::Imagined left_out{}, too_many{};
+  verify::ImaginedCounts imagined{};
   std::map<verify::Verdict, std::int64_t> verdicts;
 };
 
@@ -95,8 +95,7 @@ struct SearchSummary {
   std::int64_t cases() const;
   std::int64_t rows() const;
   std::int64_t count(verify::Verdict verdict) const;
-  verify::Imagined left_out() const;
-  verify::Imagined too_many() const;
+  verify::ImaginedCounts imagined() const;
 };
 
 /// What happens meanwhile; empty functions are left out. Called from one thread, in the order of the cases.
@@ -109,7 +108,8 @@ struct SearchObserver {
 /// Throws std::invalid_argument for an operator that the kernel does not implement, and what judge throws.
 SearchSummary search(const verify::Kernel& kernel, const SearchOptions& options, const SearchObserver& observer = {});
 
-/// 0 everything passed; 1 a finding; 3 inconclusive: a case was undecided, or no case of an operator was supported.
+/// 0 everything passed; 1 a finding; 3 inconclusive: a case was undecided, no case of an operator was supported, or
+/// no row of one would show a fault (D2).
 int exit_code(const SearchSummary& summary);
 
 }  // namespace attnspec::fuzz

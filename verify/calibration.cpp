@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 
+#include "verify/inputs/captured.hpp"
 #include "verify/random.hpp"
 #include "verify/regimes.hpp"
 #include "verify/report.hpp"

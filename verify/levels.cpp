@@ -8,9 +8,9 @@
 #include <string_view>
 #include <utility>
 
+#include "verify/inputs/captured.hpp"
 #include "verify/laws/laws.hpp"
 #include "verify/random.hpp"
-#include "verify/regimes.hpp"
 #include "verify/space/coverage.hpp"
 #include "verify/space/pairwise.hpp"
 #include "verify/space/space.hpp"

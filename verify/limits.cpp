@@ -8,6 +8,8 @@
 #include <limits>
 #include <numeric>
 
+#include "verify/inputs/captured.hpp"
+#include "verify/laws/degrees.hpp"
 #include "verify/random.hpp"
 #include "verify/regimes.hpp"
 #include "verify/space/work.hpp"
@@ -144,13 +146,12 @@ void choose(const std::vector<T>& allowed, const Random& random, std::uint64_t i
   if (!is_allowed(allowed, value)) value = allowed[static_cast<std::size_t>(random.below(std::ssize(allowed), index))];
 }
 
-/// Whether a law has nothing to say of NSA's case with this phi and format.
-bool says_nothing(const Case& c) {
-  if (!compresses(c.op)) return false;
-  const bool is_half = c.dtype == Format::fp16;
-  if (c.law == Law::power) return is_half && c.phi != Phi::mean;
-  if (c.law == Law::reciprocal) return is_half || c.phi != Phi::mean;
-  return (c.law == Law::negation || c.law == Law::as_moba) && c.phi != Phi::mean;
+/// Whether the case's law has nothing to say of its phi and format.
+bool is_law_silent(const Case& c) {
+  const bool is_half = c.dtype == Format::fp16, is_linear = has_linear_rows(c);
+  if (c.law == Law::power) return is_half && !is_linear;
+  if (c.law == Law::reciprocal) return (is_half && compresses(c.op)) || !is_linear;
+  return (c.law == Law::negation || c.law == Law::as_moba) && !is_linear;
 }
 
 /// What is neither a size nor a length.
@@ -162,7 +163,7 @@ void move_choices(const Limits& limits, const Random& random, Case& c) {
   if (limits.selection_per != SelectionPer::any) c.shared_selection = limits.selection_per == SelectionPer::kv_head;
   c.selection_order = std::max(c.selection_order, order_needed(limits));
   if (limits.forced_blocks) c.initial = limits.forced_blocks->initial, c.local = limits.forced_blocks->local;
-  if (says_nothing(c)) c.law = Law::none;
+  if (is_law_silent(c)) c.law = Law::none;
 }
 
 void move_dims(const Limits& limits, Case& c) {

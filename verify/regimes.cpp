@@ -4,20 +4,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <map>
-#include <mutex>
-#include <numbers>
 #include <numeric>
 #include <span>
 
-#include "verify/paths.hpp"
+#include "verify/inputs/captured.hpp"
+#include "verify/inputs/filling.hpp"
+#include "verify/inputs/magnitudes.hpp"
 #include "verify/random.hpp"
-#include "verify/safetensors.hpp"
 
 namespace attnspec::verify {
 
@@ -27,37 +21,6 @@ using reference::InvalidProblem;
 using reference::Selection;
 using reference::Sequence;
 using reference::Tensor;
-
-constexpr const char* kCaptured = "captured";
-
-/// The seeds of the branches of nsa lie so far apart.
-constexpr std::uint64_t kSeedsOfABranch = std::uint64_t{1} << 40;
-
-/// Sets every element to element(token, head, feature), rounded once to the case's dtype. index counts elements.
-template <class Element>
-void fill(const Case& c, Tensor& tensor, const Element& element) {
-#pragma omp parallel for
-  for (std::int64_t token = 0; token < tensor.tokens; ++token)
-    for (std::int64_t head = 0; head < tensor.heads; ++head)
-      for (std::int64_t d = 0; d < tensor.dim; ++d)
-        tensor.at(token, head)[d] = reference::round_to(element(token, head, d), c.dtype);
-}
-
-/// Normal numbers times `factor`, plus `mean`.
-void fill_normal(const Case& c, Tensor& tensor, const char* stream, double factor = 1, double mean = 0) {
-  const Random random(c.seed, stream);
-  fill(c, tensor, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
-    return factor * random.normal(static_cast<std::uint64_t>((token * tensor.heads + head) * tensor.dim + d)) + mean;
-  });
-}
-
-/// All four tensors normal, each times its factor.
-void fill_scaled(const Case& c, Inputs& in, double q, double k, double v, double d_o) {
-  fill_normal(c, in.q, "q", q);
-  fill_normal(c, in.k, "k", k);
-  fill_normal(c, in.v, "v", v);
-  fill_normal(c, in.d_o, "do", d_o);
-}
 
 /// Position of each row of k within its sequence.
 std::vector<std::int64_t> key_positions(const Case& c) {
@@ -133,15 +96,6 @@ void fill_token_tagged(const Case& c, Inputs& in) {
   fill(c, in.d_o, [](std::int64_t, std::int64_t, std::int64_t) { return 1.0; });
 }
 
-/// Multiplies every row by factor(row), a power of two, before it is rounded.
-template <class Factor>
-void fill_normal_times(const Case& c, Tensor& tensor, const char* stream, const Factor& factor) {
-  const Random random(c.seed, stream);
-  fill(c, tensor, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
-    return factor(token) * random.normal(static_cast<std::uint64_t>((token * tensor.heads + head) * tensor.dim + d));
-  });
-}
-
 void fill_cancelling_means(const Case& c, Inputs& in) {
   fill_scaled(c, in, 1, 1, 1, 1);
   const Random common(c.seed, "common"), rest(c.seed, "rest");
@@ -190,94 +144,6 @@ void fill_repeated_tokens(const Case& c, Inputs& in) {
   repeat(in.k, "k");
   repeat(in.v, "v");
   repeat(in.d_o, "do");
-}
-
-void fill_subnormal(const Case& c, Inputs& in) {
-  fill_scaled(c, in, 1, 1, reference::power_of_two(reference::min_exponent(c.dtype)), 0x1p-8);
-}
-
-/// Any size from the largest down to half of it, and any sign.
-void fill_near(const Case& c, Tensor& tensor, const char* stream, double largest) {
-  const Random random(c.seed, stream);
-  fill(c, tensor, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
-    const auto index = static_cast<std::uint64_t>((token * tensor.heads + head) * tensor.dim + d);
-    const double size = largest * (1 - static_cast<double>(random.below(512, index)) / 1024);
-    return random.bits(index) >> 63 != 0 ? -size : size;
-  });
-}
-
-/// The largest number that tensors may hold so that no right kernel overflows: the format's, and with it fp32 must hold
-/// a sum of as many as there are keys or rows, each times 2^8, since some kernels raise the maximum of the scores only
-/// when it has grown by that. The branches of NSA are summed; what a phi other than the mean makes is larger.
-double largest_number(const Case& c) {
-  const std::int64_t terms = longest(c) + c.heads * std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0});
-  const double of_sums = 0x1p127 / 0x1p8 / static_cast<double>(std::bit_ceil(static_cast<std::uint64_t>(terms)));
-  const double branches = c.op == Operator::nsa ? 4 : 1,
-               phi = compresses(c.op) && c.phi != reference::Phi::mean ? 64 : 1;
-  return std::min(reference::largest_finite(c.dtype), of_sums) / (branches * phi);
-}
-
-/// What do times v may be, so that gradients of scores and their products with the scale stay in the format.
-double gradient_size(const Case& c) {
-  return c.dtype == Format::fp16 ? std::max(1.0, 64 / std::max(1.0, std::abs(c.scale))) : 0x1p32;
-}
-
-/// v, or what nsa_compress reads.
-Tensor& values_of(const Case& c, Inputs& in) { return c.op == Operator::nsa_compress ? in.k : in.v; }
-
-void fill_largest_values(const Case& c, Inputs& in) {
-  fill_scaled(c, in, 1, 1, 1, gradient_size(c) / largest_number(c));
-  fill_near(c, values_of(c, in), "largest", largest_number(c));
-}
-
-/// One row of do is half of the largest number; all others together are less, so that no sum of them overflows.
-void fill_largest_gradients(const Case& c, Inputs& in) {
-  fill_scaled(c, in, 1, 1, 1, 1);
-  const double largest = largest_number(c);
-  fill_normal(c, values_of(c, in), "v", gradient_size(c) / largest);
-  const Random random(c.seed, "largest"), row(c.seed, "row");
-  const std::int64_t tokens = in.d_o.tokens, heads = in.d_o.heads;
-  const std::int64_t loud_token = row.below(std::max<std::int64_t>(1, tokens), 0), loud_head = row.below(heads, 1);
-  fill(c, in.d_o, [&](std::int64_t token, std::int64_t head, std::int64_t d) {
-    const auto index = static_cast<std::uint64_t>((token * heads + head) * in.d_o.dim + d);
-    const double sign = random.bits(index) >> 63 != 0 ? -1 : 1;
-    const bool is_loud = token == loud_token && head == loud_head;
-    return sign * largest * (is_loud ? 0.5 : 0.25 / static_cast<double>(tokens * heads));
-  });
-}
-
-/// The seed of a case, which all branches of nsa share.
-std::uint64_t shared_seed(const Case& c) { return c.seed % kSeedsOfABranch; }
-
-/// Keys, queries or both are as large as can be where their products with the scale are about 1; v and do so small that
-/// the gradients of q and k are finite.
-void fill_largest_keys(const Case& c, Inputs& in) {
-  constexpr double kBoth = 0x1p16;  // the products from which both may be large
-  const double sigma = std::abs(c.scale), dk = static_cast<double>(c.dk), dv = static_cast<double>(c.dv);
-  const double largest = largest_number(c) / std::max(1.0, std::numbers::log2e * sigma);  // a kernel may scale keys
-  const double product = sigma == 0 ? 1 : 1 / (sigma * std::sqrt(dk));
-  const bool has_biases = compresses(c.op) && c.phi != reference::Phi::mean;  // which no small key outweighs
-  const bool keys_alone = has_biases || c.op == Operator::moba_select;        // whose means are what can overflow
-  const std::int64_t kind =
-      keys_alone ? 0 : Random(shared_seed(c), "kind").below(product < kBoth ? 2 : 3, 0);  // keys, queries, both
-  const double one = std::min(largest, kind == 2 ? std::sqrt(product) : largest),
-               other = std::min(largest, product / one);
-  const double small = std::sqrt(0x1p-6 / (std::max(sigma, 0x1p-6) * std::sqrt(dv)));
-  fill_scaled(c, in, 1, 1, small, small);
-  fill_near(c, in.q, "largest q", kind == 1 ? one : other);
-  fill_near(c, in.k, "largest k", kind == 1 ? other : one);
-}
-
-/// Every row of every tensor around the smallest normal number.
-void fill_smallest(const Case& c, Inputs& in) {
-  const auto fill_rows = [&](Tensor& tensor, const char* stream) {
-    const Random size(c.seed, "size");
-    fill_normal_times(c, tensor, stream, [&](std::int64_t token) {
-      const auto above = static_cast<int>(size.below(8, static_cast<std::uint64_t>(token))) - 3;
-      return reference::power_of_two(reference::min_exponent(c.dtype) + above);
-    });
-  };
-  fill_rows(in.q, "q"), fill_rows(in.k, "k"), fill_rows(in.v, "v"), fill_rows(in.d_o, "do");
 }
 
 bool selects_blocks(Operator op) { return selects(op) || has_importance(op); }
@@ -356,73 +222,6 @@ void fill_disagreeing_heads(const Case& c, Inputs& in) {
     return sign_of(base, head, b % directions, d) +
            0.5 * k.normal(static_cast<std::uint64_t>((token * c.kv_heads + head) * c.dk + d));
   });
-}
-
-std::string captured_path(const std::string& name) {
-  return (std::filesystem::path(activations_directory()) / (name + ".safetensors")).string();
-}
-
-/// "layer0, layer4", or why there are none.
-std::string captured_list() {
-  try {
-    const std::vector<std::string> names = safetensors_stems(activations_directory());
-    return names.empty() ? "none in " + activations_directory() : fmt::format("{}", fmt::join(names, ", "));
-  } catch (const std::runtime_error& error) {
-    return fmt::format("none ({})", error.what());
-  }
-}
-
-std::string captured_name(const Case& c) { return c.regime.substr(std::string(kCaptured).size() + 1); }
-
-/// q, k, v, do [tokens, heads, dim], all of as many tokens. A file is read once.
-const Safetensors& load_captured(const std::string& name) {
-  static std::map<std::string, Safetensors> read;
-  static std::mutex guard;
-  const std::lock_guard lock(guard);
-  const std::string path = captured_path(name);
-  if (const auto found = read.find(path); found != read.end()) return found->second;
-  Safetensors file = read_safetensors(path);
-  for (const char* key : {"q", "k", "v", "do"}) {
-    const auto& shape = file.at(key).shape;
-    if (shape.size() != 3 || shape[0] != file.at("q").shape[0] || shape[1] < 1)
-      throw std::runtime_error(
-          fmt::format("{}: tensor {} is not [tokens, heads, dim] with the tokens of q", file.path, key));
-  }
-  return read.emplace(path, std::move(file)).first->second;
-}
-
-/// A case slices a captured file: tokens from a start that the seed chooses (0 for seed 0), the first features, and
-/// heads taken round robin.
-void fill_captured(const Case& c, Inputs& in) {
-  const std::string file = captured_name(c);
-  const Safetensors& captured = load_captured(file);
-  const std::int64_t captured_tokens = captured.at("q").shape[0];
-  const Random start(c.seed, "start");
-  std::int64_t q_token = 0, k_token = 0, gradient = 0;
-  const auto copy = [&](const char* key, Tensor& to, std::int64_t to_token, std::int64_t from_token,
-                        std::int64_t tokens) {
-    const SafeTensor& from = captured.at(key);
-    for (std::int64_t i = 0; i < tokens; ++i)
-      for (std::int64_t head = 0; head < to.heads; ++head)
-        for (std::int64_t d = 0; d < to.dim; ++d)
-          to.at(to_token + i, head)[d] = reference::round_to(
-              from.values[static_cast<std::size_t>(
-                  ((from_token + i) * from.shape[1] + head % from.shape[1]) * from.shape[2] + d % from.shape[2])],
-              c.dtype);
-  };
-  for (std::size_t s = 0; s < c.lens.size(); ++s) {
-    const std::int64_t keys = key_rows(c)[s], queries = query_rows(c)[s], gradients = gradient_rows(c)[s];
-    const std::int64_t longer = std::max(keys, queries);
-    const std::int64_t begin =
-        c.seed == 0 ? 0 : start.below(captured_tokens - longer + 1, static_cast<std::uint64_t>(s));
-    copy("q", in.q, q_token, begin + longer - queries, queries);
-    copy("do", in.d_o, gradient, begin + longer - gradients, gradients);
-    copy("k", in.k, k_token, begin + longer - keys, keys);
-    if (in.v.tokens > 0) copy("v", in.v, k_token, begin + longer - keys, keys);
-    q_token += queries;
-    gradient += gradients;
-    k_token += keys;
-  }
 }
 
 /// Puts the blocks of a row in the order that the case has.
@@ -586,48 +385,7 @@ const Regime& regime_of(const Case& c) {
 
 void validate_regime(const Case& c) {
   if (regime_of(c).name != std::string(kCaptured)) return;
-  const std::string file = captured_name(c);
-  if (file.empty() || file.find('/') != std::string::npos || !std::filesystem::exists(captured_path(file)))
-    throw InvalidProblem("regime", c.regime,
-                         fmt::format("no captured activations of that name; there are: {}", captured_list()));
-  const CapturedSizes sizes = captured_sizes(file);
-  if (c.dk > sizes.dk)
-    throw InvalidProblem("dk", std::to_string(c.dk), fmt::format("{} has {} features", c.regime, sizes.dk));
-  if (attends(c.op) && c.dv > sizes.dv)
-    throw InvalidProblem("dv", std::to_string(c.dv), fmt::format("{} has {} features", c.regime, sizes.dv));
-  for (const auto* lengths : {&c.lens, &c.q_lens})
-    for (const std::int64_t length : *lengths)
-      if (length > sizes.tokens)
-        throw InvalidProblem(lengths == &c.lens ? "lens" : "q_lens", fmt::format("{}", fmt::join(*lengths, "+")),
-                             fmt::format("{} has {} tokens", c.regime, sizes.tokens));
-}
-
-CapturedSizes captured_sizes(const std::string& file) {
-  const Safetensors& captured = load_captured(file);
-  const auto &q = captured.at("q").shape, &v = captured.at("v").shape;
-  return {q[0], q[1], v[1], q[2], v[2]};
-}
-
-std::string activations_directory() {
-  const char* given = std::getenv("ATTNSPEC_ACTIVATIONS_DIR");
-  return given != nullptr && *given != '\0' ? given : paths::activations();
-}
-
-std::vector<std::string> captured_names() {
-  try {
-    std::vector<std::string> names = safetensors_stems(activations_directory());
-    if (names.empty()) throw std::runtime_error(activations_directory() + ": holds no .safetensors file");
-    return names;
-  } catch (const std::runtime_error& error) {
-    static std::once_flag is_said;
-    std::call_once(is_said, [&] {
-      fmt::print(stderr,
-                 "attnspec: cases with captured activations are left out: {} (ATTNSPEC_ACTIVATIONS_DIR names their "
-                 "folder)\n",
-                 error.what());
-    });
-    return {};
-  }
+  validate_captured(c);
 }
 
 namespace {

@@ -48,16 +48,4 @@ const Regime& regime_of(const Case& c);
 /// Throws reference::InvalidProblem for a regime that is unknown, or a captured one that the case does not fit.
 void validate_regime(const Case& c);
 
-/// Names of the captured activations at hand, sorted. Where there are none, the first call says so on standard error.
-std::vector<std::string> captured_names();
-
-/// The sizes of a captured file. Throws std::runtime_error when it cannot be read or lacks a tensor.
-struct CapturedSizes {
-  std::int64_t tokens, heads, kv_heads, dk, dv;
-};
-CapturedSizes captured_sizes(const std::string& name);
-
-/// The directory of the captured activations: ATTNSPEC_ACTIVATIONS_DIR or the repository's.
-std::string activations_directory();
-
 }  // namespace attnspec::verify

@@ -81,11 +81,10 @@ std::vector<std::string> samples(const CaseResult& result, const std::string& of
   return texts;
 }
 
-/// Whether faults of the results were imagined, and none would have shown.
-bool shows_nothing(const std::vector<const CaseResult*>& results) {
-  Imagined sum;
-  for (const CaseResult* result : results) (sum += result->left_out()) += result->too_many();
-  return sum.rows > 0 && sum.shown == 0;
+ImaginedCounts imagined(const std::vector<const CaseResult*>& results) {
+  ImaginedCounts sum;
+  for (const CaseResult* result : results) sum += result->imagined();
+  return sum;
 }
 
 /// "fewer than 0.0031 % of rows (3 / 96312)", by the rule of three; what is not known where no row would show it.
@@ -177,8 +176,7 @@ std::string details(const CaseResult& result) {
   if (const auto judged = samples(result); !judged.empty())
     text += fmt::format("  a sample: judged {}\n", fmt::join(judged, ", "));
   for (const Directions& directions : result.directions) text += "  " + direction_line(directions) + "\n";
-  const Imagined left_out = result.left_out(), too_many = result.too_many();
-  if (left_out.rows > 0)
+  if (const auto [left_out, too_many] = result.imagined(); left_out.rows > 0)
     text += fmt::format("  a block or key left out would show in {} of {} rows, one too many in {} of {}\n",
                         left_out.shown, left_out.rows, too_many.shown, too_many.rows);
   if (result.launches > 0)
@@ -214,6 +212,38 @@ std::string undecided_line(const CaseResult& result) {
                      replay_command(result.kernel, result.c));
 }
 
+namespace {
+
+/// Why cases are undecided, the first few.
+std::string undecided_lines(const std::vector<CaseResult>& results) {
+  std::string lines;
+  std::size_t undecided = 0;
+  for (const CaseResult& result : results)
+    if (result.verdict == Verdict::undecided && undecided++ < kMaxUndecidedLines)
+      lines += undecided_line(result) + "\n";
+  return lines;
+}
+
+/// A line for each operator of which no row would show a fault, and for each kernel that passes what that excludes.
+std::string excluded_lines(const std::vector<CaseResult>& results) {
+  std::map<std::string, ImaginedCounts> sums;
+  std::set<std::string> failed;
+  std::string lines;
+  for (const auto& [line, group] : grouped(results)) {
+    sums[line.first] += imagined(group);
+    for (const CaseResult* result : group)
+      if (is_finding(result->verdict)) failed.insert(line.first);
+    if (imagined(group).show_nothing())
+      lines += fmt::format("INCONCLUSIVE {} {}: a block or key left out, or one too many, would show in no row\n",
+                           line.first, line.second);
+  }
+  for (const auto& [kernel, sum] : sums)
+    if (!failed.contains(kernel)) lines += excluded_line(kernel, sum);
+  return lines;
+}
+
+}  // namespace
+
 std::string table(const std::vector<CaseResult>& results) {
   std::vector<std::vector<std::string>> rows{
       {"kernel", "operator", "cases", "rows judged", "worst R", "undecided rows", "verdicts"}};
@@ -229,7 +259,8 @@ std::string table(const std::vector<CaseResult>& results) {
                     line.second == name(Operator::moba_select) ? "-" : short_number(worst), std::to_string(undecided),
                     counts(group)});
   }
-  return aligned(rows, {0, 1, rows[0].size() - 1}) + totals(results) + "\n";
+  return aligned(rows, {0, 1, rows[0].size() - 1}) + totals(results) + "\n" + undecided_lines(results) +
+         excluded_lines(results);
 }
 
 std::string totals(const std::vector<CaseResult>& results) {
@@ -238,29 +269,10 @@ std::string totals(const std::vector<CaseResult>& results) {
   return fmt::format("{} cases: {}", all.size(), counts(all));
 }
 
-std::string excluded_line(const std::string& kernel, const Imagined& left_out, const Imagined& too_many) {
-  if (left_out.rows + too_many.rows == 0) return "";
+std::string excluded_line(const std::string& kernel, const ImaginedCounts& imagined) {
+  if (imagined.left_out.rows + imagined.too_many.rows == 0) return "";
   return fmt::format("at 95 % {} leaves out a block or key in {}, and has one too many in {}\n", kernel,
-                     share_excluded(left_out), share_excluded(too_many));
-}
-
-std::string excluded_lines(const std::vector<CaseResult>& results) {
-  std::map<std::string, std::pair<Imagined, Imagined>> sums;
-  std::set<std::string> failed;
-  std::string lines;
-  for (const auto& [line, group] : grouped(results)) {
-    for (const CaseResult* result : group) {
-      if (is_finding(result->verdict)) failed.insert(line.first);
-      sums[line.first].first += result->left_out();
-      sums[line.first].second += result->too_many();
-    }
-    if (shows_nothing(group))
-      lines += fmt::format("INCONCLUSIVE {} {}: a block or key left out, or one too many, would show in no row\n",
-                           line.first, line.second);
-  }
-  for (const auto& [kernel, sum] : sums)
-    if (!failed.contains(kernel)) lines += excluded_line(kernel, sum.first, sum.second);
-  return lines;
+                     share_excluded(imagined.left_out), share_excluded(imagined.too_many));
 }
 
 std::string lse_not_judged(const Kernel& kernel) {
@@ -276,7 +288,7 @@ int exit_code(const std::vector<CaseResult>& results) {
         std::any_of(group.begin(), group.end(), [](const CaseResult* r) { return r->verdict == Verdict::undecided; });
     const bool none_judged = std::all_of(group.begin(), group.end(),
                                          [](const CaseResult* r) { return r->verdict == Verdict::not_supported; });
-    if (any_undecided || none_judged || shows_nothing(group)) code = 3;
+    if (any_undecided || none_judged || imagined(group).show_nothing()) code = 3;
   }
   return code;
 }

@@ -52,14 +52,13 @@ std::string details(const CaseResult& result);
 /// right. All rows have as many entries as the first.
 std::string aligned(const std::vector<std::vector<std::string>>& rows, const std::set<std::size_t>& text_columns);
 
-/// One line per kernel and operator: cases, rows judged, worst R, undecided rows, verdicts; then the totals.
+/// One line per kernel and operator: cases, rows judged, worst R, undecided rows, verdicts; then the totals, why the
+/// first cases are undecided, and for each kernel that passes what that excludes (D2).
 std::string table(const std::vector<CaseResult>& results);
 
-/// What a pass excludes: how many rows may have a block or key left out, or one too many, at 95 %. A line for each
-/// kernel that passes all its cases, and one for each operator of which no row would show such a fault. Tag D2.
-std::string excluded_lines(const std::vector<CaseResult>& results);
-/// The line of one kernel; empty where no fault was imagined.
-std::string excluded_line(const std::string& kernel, const Imagined& left_out, const Imagined& too_many);
+/// What a pass excludes: how many rows may have a block or key left out, or one too many, at 95 %. Empty where no fault
+/// was imagined. Tag D2.
+std::string excluded_line(const std::string& kernel, const ImaginedCounts& imagined);
 
 /// The totals of that table: "63 cases: 61 pass, 2 value-out-of-bound".
 std::string totals(const std::vector<CaseResult>& results);

@@ -11,6 +11,16 @@ Imagined& Imagined::operator+=(const Imagined& other) {
   return *this;
 }
 
+ImaginedCounts& ImaginedCounts::operator+=(const ImaginedCounts& other) {
+  left_out += other.left_out;
+  too_many += other.too_many;
+  return *this;
+}
+
+bool ImaginedCounts::show_nothing() const {
+  return left_out.rows + too_many.rows > 0 && left_out.shown + too_many.shown == 0;
+}
+
 std::int64_t CaseResult::rows() const {
   std::int64_t rows = 0;
   for (const OutputSummary& output : outputs) rows += output.rows;
@@ -23,15 +33,9 @@ std::int64_t CaseResult::undecided() const {
   return rows;
 }
 
-Imagined CaseResult::left_out() const {
-  Imagined sum;
-  for (const OutputSummary& output : outputs) sum += output.left_out;
-  return sum;
-}
-
-Imagined CaseResult::too_many() const {
-  Imagined sum;
-  for (const OutputSummary& output : outputs) sum += output.too_many;
+ImaginedCounts CaseResult::imagined() const {
+  ImaginedCounts sum;
+  for (const OutputSummary& output : outputs) sum += output.imagined;
   return sum;
 }
 

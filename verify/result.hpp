@@ -44,6 +44,15 @@ struct Imagined {
   Imagined& operator+=(const Imagined& other);
 };
 
+/// Both faults that are imagined: a block or key left out, or one too many.
+struct ImaginedCounts {
+  Imagined left_out, too_many;
+
+  ImaginedCounts& operator+=(const ImaginedCounts& other);
+  /// Whether faults were imagined, and none of them would show.
+  bool show_nothing() const;
+};
+
 /// What was judged of one output.
 struct OutputSummary {
   std::string output;
@@ -51,9 +60,9 @@ struct OutputSummary {
   std::int64_t findings = 0;  // of them wrong
   std::int64_t undecided = 0;
   double worst_r = 0;
-  double sum_r_squared = 0;         // information: mean square far below 1 means more exact than declared
-  std::int64_t all = 0;             // rows that it has, where a case may have a sample
-  Imagined left_out{}, too_many{};  // of an o: blocks, or keys
+  double sum_r_squared = 0;   // information: mean square far below 1 means more exact than declared
+  std::int64_t all = 0;       // rows that it has, where a case may have a sample
+  ImaginedCounts imagined{};  // of an o
 };
 
 /// Errors that all rows of one o share.
@@ -76,9 +85,7 @@ struct CaseResult {
 
   std::int64_t rows() const;
   std::int64_t undecided() const;
-  /// Over all of its o.
-  Imagined left_out() const;
-  Imagined too_many() const;
+  ImaginedCounts imagined() const;  // of all of its o
   /// Adds a finding about a whole tensor.
   void add(Finding finding);
 };

@@ -140,10 +140,6 @@ int check(const CheckOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<CaseResult> results = judge_jobs(jobs, options);
   fmt::print("{}", table(results));
-  std::size_t undecided = 0;
-  for (const CaseResult& result : results)
-    if (result.verdict == Verdict::undecided && undecided++ < kMaxUndecidedLines)
-      fmt::print("{}\n", undecided_line(result));
   for (const Kernel& kernel : judged) {
     if (options.cases.empty()) fmt::print("{}", limits_of(kernel, judged.size() > 1, options));
     if (results.size() == jobs.size()) {
@@ -152,7 +148,6 @@ int check(const CheckOptions& options) {
     }
     fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   }
-  fmt::print("{}", excluded_lines(results));
   if (!options.junit.empty()) write_junit(options.junit, results);
   if (results.size() < jobs.size()) {
     fmt::print(stderr, "{}: {} of {} cases judged\n", is_interrupted() ? "interrupted" : "stopped at the first finding",

@@ -78,7 +78,7 @@ void print_summary(const SearchSummary& summary, const std::string& kernel, std:
   if (exit_code(summary) != 1 && passed > 0)
     fmt::print("no finding: at 95 % the kernel fails on fewer than {:.2g} of such cases (3 / {})\n",
                3 / static_cast<double>(passed), passed);
-  if (exit_code(summary) != 1) fmt::print("{}", excluded_line(kernel, summary.left_out(), summary.too_many()));
+  if (exit_code(summary) != 1) fmt::print("{}", excluded_line(kernel, summary.imagined()));
 }
 
 /// Writes a finding and prints its line and how to repeat it.

@@ -12,6 +12,7 @@
 #include "cuda/device.hpp"
 #include "fuzz/command_line/command.hpp"
 #include "fuzz/command_line/options.hpp"
+#include "verify/inputs/captured.hpp"
 #include "verify/laws/laws.hpp"
 #include "verify/levels.hpp"
 #include "verify/model/defects.hpp"

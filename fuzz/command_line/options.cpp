@@ -1,6 +1,7 @@
 #include "fuzz/command_line/options.hpp"
 
 #include "reference/noise.hpp"
+#include "verify/inputs/captured.hpp"
 #include "verify/model/defects.hpp"
 #include "verify/model/variants.hpp"
 #include "verify/regimes.hpp"

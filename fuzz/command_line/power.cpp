@@ -27,17 +27,17 @@ struct PowerOptions {
 int power(const PowerOptions& options) {
   const Interruptible interruptible;
   if (!options.picture.empty()) verify::require_writable("--picture", options.picture);
-  const std::vector<Fault> planted = faults();
-  const std::vector<RightKernel> right = right_kernels();
-  Progress progress(planted.size() + right.size(), "faults and right kernels");
-  std::vector<Seen> seen(planted.size() + right.size());
+  std::vector<Subject> subjects = faults();
+  const auto num_faults = std::ssize(subjects);
+  for (Subject& right : right_kernels()) subjects.push_back(std::move(right));
+  Progress progress(subjects.size(), "faults and right kernels");
+  std::vector<Seen> seen(subjects.size());
   std::exception_ptr error;
 #pragma omp parallel for schedule(dynamic)
-  for (std::size_t i = 0; i < seen.size(); ++i) {
+  for (std::size_t i = 0; i < subjects.size(); ++i) {
     if (is_interrupted()) continue;
     try {
-      seen[i] = i < planted.size() ? look(planted[i].kernel, planted[i].c)
-                                   : look(right[i - planted.size()].kernel, right[i - planted.size()].c);
+      seen[i] = look(subjects[i]);
     } catch (...) {
 #pragma omp critical(attnspec_power)
       error = std::current_exception();
@@ -48,10 +48,7 @@ int power(const PowerOptions& options) {
   progress.clear();
   if (error) std::rethrow_exception(error);
   if (is_interrupted()) return kInconclusive;
-  Power power;
-  for (std::size_t i = 0; i < planted.size(); ++i) power.faults.push_back({planted[i].name, std::move(seen[i])});
-  power.right.assign(std::make_move_iterator(seen.begin() + static_cast<std::ptrdiff_t>(planted.size())),
-                     std::make_move_iterator(seen.end()));
+  const Power power{{seen.begin(), seen.begin() + num_faults}, {seen.begin() + num_faults, seen.end()}};
   fmt::print("{}", power_tables(power));
   if (!options.picture.empty()) verify::write_file("--picture", options.picture, power_picture(power));
   return 0;

@@ -86,7 +86,7 @@ int replay(const ReplayOptions& options) {
     for (const Finding& finding : result.findings) fmt::print("{}\n", failure_line(result, finding));
     std::fflush(stdout);
   }
-  if (!is_case(options.target)) fmt::print("{}{}", table(results), excluded_lines(results));
+  if (!is_case(options.target)) fmt::print("{}", table(results));
   if (results.size() < jobs.size()) {
     fmt::print(stderr, "interrupted: {} of {} cases judged\n", results.size(), jobs.size());
     return exit_code_of_part(results);

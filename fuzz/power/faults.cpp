@@ -9,6 +9,7 @@
 
 #include "verify/model/model.hpp"
 #include "verify/model/planting.hpp"
+#include "verify/regimes.hpp"
 
 namespace attnspec::fuzz {
 
@@ -50,12 +51,12 @@ Partial merge_without_the_lightest(const Work& work, const std::vector<Partial>&
 
 }  // namespace
 
-std::vector<Fault> faults() {
+std::vector<Subject> faults() {
   static const Stages drops = with(&Stages::is_visible, &misses_the_middle_key),
                       leaks = with(&Stages::is_visible, &sees_the_next_key),
                       leaks_once = with(&Stages::is_visible, &sees_the_next_key_in_the_middle),
                       skips = with(&Stages::merge, &merge_without_the_lightest);
-  std::vector<Fault> all;
+  std::vector<Subject> all;
   const auto add = [&](const std::string& name, const std::string& c, const Stages& stages) {
     all.push_back({name, parse_case(c), make_kernel("fault", name, {parse_case(c).op}, stages)});
   };
@@ -73,6 +74,17 @@ std::vector<Fault> faults() {
     add(fmt::format("lightest of {} blocks skipped", blocks),
         fmt::format("moba(lens=2048,q_lens=256,block=16,top_k={})", blocks), skips);
   return all;
+}
+
+std::vector<Subject> right_kernels() {
+  std::vector<Subject> right;
+  for (const Regime& regime : regimes()) {
+    if (std::string(regime.name) == "captured") continue;
+    for (const char* dtype : {"bf16", "fp16", "fp32"})
+      right.push_back({"", parse_case(fmt::format("dense(lens=100,heads=2,dtype={},regime={})", dtype, regime.name)),
+                       find_kernel("model:moba")});
+  }
+  return right;
 }
 
 }  // namespace attnspec::fuzz

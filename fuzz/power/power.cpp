@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <mutex>
 
-#include "verify/regimes.hpp"
-
 namespace attnspec::fuzz {
 
 using namespace verify;
@@ -20,14 +18,14 @@ std::string Seen::direction() const {
   return "";
 }
 
-Seen look(const Kernel& kernel, const Case& c) {
+Seen look(const Subject& subject) {
   struct Tensors {
     std::vector<double> expected, observed;
   };
   std::map<std::string, Tensors> outputs;
   std::mutex mutex;
-  Seen seen;
-  seen.result = judge(kernel, c, [&](const ObservedRow& row) {
+  Seen seen{subject.name, {}, {}};
+  seen.result = judge(subject.kernel, subject.c, [&](const ObservedRow& row) {
     const std::lock_guard lock(mutex);
     Tensors& tensors = outputs[row.output];
     tensors.expected.insert(tensors.expected.end(), row.expected.begin(), row.expected.end());
@@ -39,17 +37,6 @@ Seen look(const Kernel& kernel, const Case& c) {
       if (!rule.accepts(tensors.expected, tensors.observed)) wrong.push_back(output);
   }
   return seen;
-}
-
-std::vector<RightKernel> right_kernels() {
-  std::vector<RightKernel> right;
-  for (const Regime& regime : regimes()) {
-    if (std::string(regime.name) == "captured") continue;
-    for (const char* dtype : {"bf16", "fp16", "fp32"})
-      right.push_back({parse_case(fmt::format("dense(lens=100,heads=2,dtype={},regime={})", dtype, regime.name)),
-                       find_kernel("model:moba")});
-  }
-  return right;
 }
 
 namespace {
@@ -83,8 +70,8 @@ std::string power_tables(const Power& power) {
   head.push_back("direction of o");
   for (const Rule& rule : usual_rules()) head.push_back(rule.name);
   std::string text = header_of(head);
-  for (const auto& [name, seen] : power.faults) {
-    std::vector<std::string> cells{name};
+  for (const Seen& seen : power.faults) {
+    std::vector<std::string> cells{seen.name};
     for (const char* output : kOutputs) cells.push_back(wrong_rows(seen.result, output));
     cells.push_back(seen.direction().empty() ? "-" : seen.direction());
     for (const auto& outputs : seen.by_rule) cells.push_back(outputs_or_none(outputs));
@@ -117,7 +104,7 @@ std::string text_at(int x, std::size_t line, const char* anchor, const std::stri
                      kHead + kLine * static_cast<int>(line) + 14, anchor, colour, text);
 }
 
-/// A cell, green where what it says is good.
+/// A cell with a text, green where that is good.
 std::string cell(std::size_t column, std::size_t line, bool is_good, const std::string& text) {
   const int x = kFirstColumn + kColumn * static_cast<int>(column), y = kHead + kLine * static_cast<int>(line);
   return fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"/>\n", x + 1, y + 1, kColumn - 2,
@@ -142,11 +129,11 @@ std::string power_picture(const Power& power) {
   head(0, "attnspec");
   for (std::size_t rule = 0; rule < rules; ++rule) head(rule + 1, usual_rules()[rule].name);
   for (std::size_t line = 0; line < power.faults.size(); ++line) {
-    const auto& [name, seen] = power.faults[line];
+    const Seen& seen = power.faults[line];
     const auto sees = [&](std::size_t column, bool it_does) {
       svg += cell(column, line, it_does, it_does ? "sees it" : "does not");
     };
-    svg += text_at(6, line, "start", name);
+    svg += text_at(6, line, "start", seen.name);
     sees(0, seen.by_judge());
     for (std::size_t rule = 0; rule < rules; ++rule) sees(rule + 1, !seen.by_rule[rule].empty());
   }

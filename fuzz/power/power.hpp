@@ -14,6 +14,7 @@ namespace attnspec::fuzz {
 
 /// A kernel on a case, judged, and compared by the usual rules in the same run.
 struct Seen {
+  std::string name;  // of the subject
   verify::CaseResult result;
   /// By usual_rules(): the outputs that it takes for wrong.
   std::vector<std::vector<std::string>> by_rule;
@@ -25,18 +26,11 @@ struct Seen {
 
 /// Every output is compared with what the judge expects of it: gradients with those of the o and lse that the backward
 /// was given.
-Seen look(const verify::Kernel& kernel, const verify::Case& c);
+Seen look(const Subject& subject);
 
-/// A right kernel on a case: the model kernel in every regime that is made of random numbers, in every format.
-struct RightKernel {
-  verify::Case c;
-  verify::Kernel kernel;
-};
-std::vector<RightKernel> right_kernels();
-
+/// What was seen of faults() and of right_kernels().
 struct Power {
-  std::vector<std::pair<std::string, Seen>> faults;
-  std::vector<Seen> right;
+  std::vector<Seen> faults, right;
 };
 
 /// Two tables of Markdown: faults and who sees them; right kernels and who accuses them.

@@ -41,17 +41,17 @@ TEST(UsualRules, DecideAsTheyDoElsewhere) {
 
 TEST(Power, SeesEveryFaultOfTheTableAndAccusesNoRightKernel) {
   Power power;
-  for (const Fault& fault : faults()) {
-    power.faults.push_back({fault.name, look(fault.kernel, fault.c)});
-    EXPECT_TRUE(power.faults.back().second.by_judge()) << fault.name;
+  for (const Subject& fault : faults()) {
+    power.faults.push_back(look(fault));
+    EXPECT_TRUE(power.faults.back().by_judge()) << fault.name;
   }
-  for (const auto& [c, kernel] : right_kernels()) {
-    power.right.push_back(look(kernel, c));
-    EXPECT_FALSE(power.right.back().by_judge()) << verify::print(c);
+  for (const Subject& right : right_kernels()) {
+    power.right.push_back(look(right));
+    EXPECT_FALSE(power.right.back().by_judge()) << verify::print(right.c);
   }
   const auto seen = [&](std::size_t rule) {
     return std::count_if(power.faults.begin(), power.faults.end(),
-                         [&](const auto& fault) { return !fault.second.by_rule[rule].empty(); });
+                         [&](const auto& fault) { return !fault.by_rule[rule].empty(); });
   };
   EXPECT_GT(seen(0), 5);  // allclose 1e-2 sees the gross ones
   EXPECT_LT(seen(1), seen(0));

@@ -69,8 +69,7 @@ void add(const OutputSummary& output, std::vector<OutputSummary>& sums) {
   found->worst_r = std::max(found->worst_r, output.worst_r);
   found->sum_r_squared += output.sum_r_squared;
   found->all += output.all;
-  found->left_out += output.left_out;
-  found->too_many += output.too_many;
+  found->imagined += output.imagined;
 }
 
 /// "call 3, contents" of the call after so many.

@@ -36,8 +36,8 @@ void Tally::add(const Place& place, const reference::PredictedRow& row, const Ve
 
 void Tally::add(const ImaginedFaults& faults) {
   const std::lock_guard lock(mutex_);
-  if (faults.left_out) summary_.left_out += {1, *faults.left_out};
-  if (faults.too_many) summary_.too_many += {1, *faults.too_many};
+  if (faults.left_out) summary_.imagined.left_out += {1, *faults.left_out};
+  if (faults.too_many) summary_.imagined.too_many += {1, *faults.too_many};
 }
 
 void Tally::add_selection(const Place& place, std::span<const std::int32_t> blocks, const std::string& wrong) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "reference/attention.hpp"
 #include "verify/calls/names.hpp"
 
 namespace attnspec::verify {
@@ -40,7 +41,7 @@ std::vector<RowRef> same_values(const std::string& output, const RowPlace& row) 
 
 std::vector<NearFollowUp> all_blocks_follow_ups(const JudgedCall& source) {
   const Case& c = source.c;
-  if (c.top_k < (longest(c) + c.block - 1) / c.block) return {};
+  if (c.top_k < reference::num_blocks(longest(c), c.block)) return {};
   Case to = c;
   to.block = std::max<std::int64_t>(1, longest(c));
   return {{implements(source.kernel, Operator::dense) ? as_dense(c) : to, source.inputs, same_values}};

@@ -7,6 +7,9 @@
 
 namespace attnspec::verify {
 
+/// Whether NSA's compressed rows scale as the tokens do.
+inline bool has_linear_rows(const Case& c) { return !compresses(c.op) || c.phi == reference::Phi::mean; }
+
 /// Powers by which an output depends on q, on k, on the values and on the given gradient, where the scores stay as they
 /// are. The tokens of `nsa_compress` count as values.
 struct Degrees {

@@ -63,6 +63,12 @@ Tensor moved(const Tensor& tensor, const Case& from, const Case& to, RowsOf of, 
 
 }  // namespace
 
+Inputs normal_inputs(const Case& c) {
+  Case plain = c;
+  plain.regime = "normal";
+  return make_inputs(plain);
+}
+
 Inputs moved(const Case& from, const Inputs& inputs, const Case& to, const Move& move) {
   Inputs result;
   for (const auto& [tensor, rows] : input_tensors(from)) result.*tensor = moved(inputs.*tensor, from, to, rows, move);

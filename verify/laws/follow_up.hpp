@@ -86,6 +86,9 @@ struct InputTensor {
 /// All of them, but for the parameters of phi.
 std::vector<InputTensor> input_tensors(const Case& c);
 
+/// Inputs of the pattern `normal`, whatever that of the case.
+Inputs normal_inputs(const Case& c);
+
 /// The inputs of a follow_up: every row of the source call's that is in it.
 Inputs moved(const Case& from, const Inputs& inputs, const Case& to, const Move& move);
 

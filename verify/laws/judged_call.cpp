@@ -28,6 +28,7 @@ std::vector<std::int32_t> sorted_blocks(std::span<const std::int32_t> row) {
 }  // namespace
 
 NoisyRow& NoisyRow::operator+=(const NoisyRow& other) {
+  if (observed.size() == 0) return *this = other;
   observed += other.observed;
   expected += other.expected;
   variance += other.variance;

@@ -20,6 +20,7 @@ struct NoisyRow {
   Vector expected;                // from the selection, o and lse that the kernel stored
   Vector variance, worst, floor;  // as in RowNoise
 
+  /// A sum begins without elements.
   NoisyRow& operator+=(const NoisyRow& other);
   /// How far each element may be from the exact one, [n].
   Vector bound() const;

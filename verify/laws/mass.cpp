@@ -11,23 +11,18 @@ namespace attnspec::verify {
 
 namespace {
 
-std::int64_t blocks_of(const Case& c, std::int64_t length) { return (length + c.block - 1) / c.block; }
-
 /// Whether every block has a feature.
-bool has_features(const Case& c) { return blocks_of(c, longest(c)) <= c.dv; }
+bool has_features(const Case& c) { return reference::num_blocks(longest(c), c.block) <= c.dv; }
 
 /// The importances of the blocks of a rule as o has them: the sum over the heads of a group.
 std::optional<NoisyRow> importances(const JudgedCall& call, const Place& of_group) {
   const std::int64_t group = call.c.heads / call.c.kv_heads;
   const auto& rows = call.rows("o");
-  std::optional<NoisyRow> sum;
+  NoisyRow sum;
   for (std::int64_t head = of_group.head * group; head < (of_group.head + 1) * group; ++head) {
     const auto found = rows.find({of_group.sequence, of_group.token, head});
     if (found == rows.end()) return {};
-    if (sum)
-      *sum += found->second;
-    else
-      sum = found->second;
+    sum += found->second;
   }
   return sum;
 }
@@ -36,14 +31,12 @@ std::optional<NoisyRow> importances(const JudgedCall& call, const Place& of_grou
 
 void prepare_mass(const Case& c, Inputs& inputs) {
   if (!has_features(c)) return;
-  Case plain = c;
-  plain.regime = "normal";
-  inputs = make_inputs(plain);
+  inputs = normal_inputs(c);
   const reference::NsaProblem problem = nsa_problem_of(c);
   for_each_row(c, RowsOf::compressed_rows, inputs.v.tokens, inputs.v.heads, [&](const RowPlace& row, std::int64_t i) {
     const auto s = static_cast<std::size_t>(row.sequence);
     inputs.v.row(i, row.head).setZero();
-    for (std::int64_t j = 0; j < blocks_of(c, c.lens[s]); ++j)
+    for (std::int64_t j = 0; j < reference::num_blocks(c.lens[s], c.block); ++j)
       inputs.v.row(i, row.head)[j] = reference::overlap_weight(problem, j, row.token);
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "reference/attention.hpp"
 #include "verify/random.hpp"
 
 namespace attnspec::verify {
@@ -99,7 +100,7 @@ std::vector<NearFollowUp> prefix_follow_ups(const JudgedCall& source) {
   if (!selection.blocks.empty())
     for_each_row(to, RowsOf::queries, selection.tokens, selection.heads, [&](const RowPlace& row, std::int64_t token) {
       const std::int64_t length = to.lens[static_cast<std::size_t>(row.sequence)];
-      drop_blocks_from((length + to.block - 1) / to.block, selection.row(token, row.head));
+      drop_blocks_from(reference::num_blocks(length, to.block), selection.row(token, row.head));
     });
   follow_up.same_as = [move](const std::string& output, const RowPlace& row) -> std::vector<RowRef> {
     const bool is_later_sum = row.of == RowsOf::keys || row.of == RowsOf::parameters ||

@@ -68,8 +68,6 @@ double token_spread(const Case& c, const Inputs& inputs) {
   return spread;
 }
 
-bool has_linear_values(const Case& c) { return !compresses(c.op) || c.phi == reference::Phi::mean; }
-
 /// Whether everything on the way to an output that scales is stored in formats whose exponents reach far enough: fp16
 /// does not hold P~ and dS alone, which would do no harm.
 bool scales_in_half(const Case& c, const std::string& output, bool has_half_partials) {
@@ -101,7 +99,7 @@ std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
       score_spread(c, source.inputs.q, source.outputs.at("k_compressed").values, RowsOf::compressed_rows) > kMaxSpread)
     return {};
   const bool is_half = c.dtype == Format::fp16;
-  const int values = has_linear_values(c) ? kValues : 0, gradient = is_half ? 0 : kGradient;
+  const int values = has_linear_rows(c) ? kValues : 0, gradient = is_half ? 0 : kGradient;
   if (values == 0 && gradient == 0) return {};
   FollowUp follow_up{c, source.inputs, [](const RowPlace& row) { return row; }, {}};
   for (Tensor Inputs::*tensor : {&Inputs::v, &Inputs::v_selected, &Inputs::v_window})

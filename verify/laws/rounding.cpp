@@ -104,10 +104,7 @@ void compare(const JudgedCall& source, const NearFollowUp& follow_up, const Judg
         const auto& rows = other.rows(ref.output);
         const auto found = rows.find(ref.place);
         if (found == rows.end()) return false;
-        if (sum.observed.size() == 0)
-          sum = found->second;
-        else
-          sum += found->second;
+        sum += found->second;
         return true;
       });
       if (!are_there) continue;

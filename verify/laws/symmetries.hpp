@@ -7,9 +7,6 @@
 
 namespace attnspec::verify {
 
-/// Whether NSA's compressed rows change as the tokens do.
-inline bool has_linear_rows(const Case& c) { return !compresses(c.op) || c.phi == reference::Phi::mean; }
-
 /// q and k with the other sign.
 std::vector<FollowUp> negation_follow_ups(const SourceCall& source);
 /// q over a power of two, k times it.

@@ -140,7 +140,7 @@ struct Stages {
   Blocks (*select_important)(const Work&, const std::vector<float>& importance);
   // Step 4, restore the order of the queries.
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
-  // Step 5, merge one query's partials with online softmax.
+  // Step 5, merge one query's partials with online softmax, and store its o and lse.
   Partial (*merge)(const Work&, const std::vector<Partial>& partials);
   void (*store_output)(const Work&, const Partial& merged, const TensorView& o, const TensorView& lse,
                        std::int64_t token, std::int64_t head);

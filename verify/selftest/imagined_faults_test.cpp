@@ -76,15 +76,15 @@ TEST(ImaginedFaults, AreOfKeysWhereThereAreNoBlocks) {
 
 TEST(ImaginedFaults, AreCountedOfEveryRowThatSeesKeys) {
   const CaseResult result = judge(find_kernel("model:moba"), parse_case("moba(lens=70,q_lens=80,block=16,top_k=2)"));
-  EXPECT_EQ(result.left_out().rows, 70);  // the first ten queries see nothing
-  EXPECT_EQ(result.too_many().rows, 70);
-  EXPECT_GT(result.left_out().shown, 60);
-  EXPECT_GT(result.too_many().shown, 60);
+  EXPECT_EQ(result.imagined().left_out.rows, 70);  // the first ten queries see nothing
+  EXPECT_EQ(result.imagined().too_many.rows, 70);
+  EXPECT_GT(result.imagined().left_out.shown, 60);
+  EXPECT_GT(result.imagined().too_many.shown, 60);
   const CaseResult session =
       judge(find_kernel("model:moba"), parse_case("moba(lens=70,q_lens=80,block=16,top_k=2,session=again)"));
-  EXPECT_EQ(session.left_out().rows, 140);
+  EXPECT_EQ(session.imagined().left_out.rows, 140);
   const CaseResult spiky = judge(find_kernel("model:moba"), parse_case("dense(lens=300,regime=spiky)"));
-  EXPECT_LT(spiky.left_out().shown, 60);  // most keys weigh nothing
+  EXPECT_LT(spiky.imagined().left_out.shown, 60);  // most keys weigh nothing
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "verify/inputs/captured.hpp"
 #include "verify/regimes.hpp"
 #include "verify/session.hpp"
 #include "verify/space/coverage.hpp"

@@ -73,7 +73,8 @@ TEST(Table, CountsEveryVerdict) {
             "kernel   operator  cases  rows judged  worst R  undecided rows  verdicts\n"
             "model:x  moba          3           27     1.50               2  2 pass, 1 undecided\n"
             "model:x  dense         1            9     1.50               0  1 value-out-of-bound\n"
-            "4 cases: 2 pass, 1 undecided, 1 value-out-of-bound\n");
+            "4 cases: 2 pass, 1 undecided, 1 value-out-of-bound\n"
+            "UNDECIDED model:x: 2 of 11 rows of o | ./attnspec replay 'moba(lens=9)' --kernel model:x\n");
 }
 
 TEST(Table, NamesThePromiseThatLawCasesNeed) {
@@ -106,21 +107,25 @@ TEST(Table, KeepsItsColumnsForEveryError) {
   EXPECT_NE(details(huge).find(" 1.23e+99 "), std::string::npos) << details(huge);
 }
 
-TEST(ExcludedLines, SayWhatAPassExcludes) {
+TEST(Table, EndsWithWhatAPassExcludes) {
   CaseResult pass = result_with(Verdict::pass), blind = result_with(Verdict::pass, "dense(lens=9)");
-  pass.outputs[0].left_out = {400, 300};
-  pass.outputs[0].too_many = {90, 60};
-  EXPECT_EQ(excluded_lines({pass, pass}),
-            "at 95 % model:x leaves out a block or key in fewer than 0.5 % of rows (3 / 600), and has one too many in "
-            "fewer than 2.5 % of rows (3 / 120)\n");
-  blind.outputs[0].left_out = {9, 0};
-  EXPECT_EQ(excluded_lines({blind}),
-            "INCONCLUSIVE model:x dense: a block or key left out, or one too many, would show in no row\n"
-            "at 95 % model:x leaves out a block or key in an unknown number of rows (it would show in none), and has "
-            "one too many in an unknown number of rows (it would show in none)\n");
+  pass.outputs[0].imagined = {{400, 300}, {90, 60}};
+  EXPECT_TRUE(table({pass, pass})
+                  .ends_with("2 cases: 2 pass\n"
+                             "at 95 % model:x leaves out a block or key in fewer than 0.5 % of rows (3 / 600), and has "
+                             "one too many in fewer than 2.5 % of rows (3 / 120)\n"));
+  blind.outputs[0].imagined = {{9, 0}, {}};
+  EXPECT_TRUE(table({blind}).ends_with(
+      "1 cases: 1 pass\n"
+      "INCONCLUSIVE model:x dense: a block or key left out, or one too many, would show in no row\n"
+      "at 95 % model:x leaves out a block or key in an unknown number of rows (it would show in none), and has "
+      "one too many in an unknown number of rows (it would show in none)\n"))
+      << table({blind});
   EXPECT_EQ(exit_code({pass, blind}), 3);
   EXPECT_EQ(exit_code({pass, pass}), 0);
-  EXPECT_EQ(excluded_lines({result_with(Verdict::value_out_of_bound)}), "");
+  CaseResult wrong = result_with(Verdict::value_out_of_bound);
+  wrong.outputs[0].imagined = pass.outputs[0].imagined;
+  EXPECT_TRUE(table({wrong}).ends_with("1 cases: 1 value-out-of-bound\n"));
 }
 
 TEST(ExitCode, IsZeroOneOrThree) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "verify/inputs/captured.hpp"
 #include "verify/regimes.hpp"
 #include "verify/space/axes.hpp"
 

@@ -16,7 +16,7 @@ class BadList(Exception):
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted fault. mutants.toml says what its fields are."""
+    """One planted fault. mutants.toml explains its fields."""
 
     number: int  # from 1
     name: str
