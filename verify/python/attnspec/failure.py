@@ -55,7 +55,8 @@ def failure_text(results: list[CaseResult], judgement: Judgement, what: str, fun
     if len(failing) > MAX_FAILURES:
         lines.append(f"... and {len(failing) - MAX_FAILURES} more cases with findings")
     if not failing:
-        lines.append("nothing is wrong, but the judgement is inconclusive: rows are undecided, or no case is supported")
+        lines.append("nothing is wrong, but the judgement is inconclusive: rows are undecided, no "
+                     "case is supported, or no row would show a fault")
     for note in ("limits", "hint", "over_declaration", "lse_not_judged"):
         if note in judgement:
             lines.append(judgement[note])
