@@ -295,8 +295,8 @@ TEST(AMillionTokens, BlocksAreFoundAmongThem) {
     const Kernel kernel = find_kernel(name);
     std::vector<std::byte> workspace(static_cast<std::size_t>(kernel.workspace_bytes(c)));
     std::vector<std::int32_t> selected(kQueries * 4);
-    kernel.forward(
-        {c.op, problem_of(c), nsa_problem_of(c), q, k, none, {selected.data(), kQueries, 1, 4}, none, none, workspace});
+    kernel.forward({c.op, problem_of(c), nsa_problem_of(c), q, k, none,
+                    packed_selection(selected.data(), kQueries, 1, 4), none, none, workspace});
     for (std::int64_t t = 0; t < kQueries; ++t) {
       const auto* row = selected.data() + 4 * t;
       EXPECT_EQ(row[0], kMillion / kBlock - 1) << name;
