@@ -2,6 +2,7 @@
 
 #include "verify/judge.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -334,6 +335,29 @@ TEST(Judge, TriesEveryAdmissibleSelectionOfAKernelThatHidesItsOwn) {
   EXPECT_EQ(many.verdict, Verdict::undecided);
   EXPECT_GT(many.undecided(), 0);
   EXPECT_GT(many.rows(), 0);
+}
+
+/// Values near 0, from which o cannot tell whether tokens of the third block selected the first or the second.
+TEST(Judge, IsUndecidedOfGradientsWhereSeveralSelectionsFit) {
+  Kernel kernel = model_kernel();
+  kernel.exports_selection = false;
+  const CaseResult result = judge(kernel, parse_case("moba(lens=48,block=16,top_k=2,dk=64,regime=smallest)"));
+  EXPECT_EQ(result.verdict, Verdict::undecided);
+  ASSERT_EQ(result.outputs.size(), 5u);
+  for (const OutputSummary& output : result.outputs) {
+    EXPECT_EQ(output.findings, 0) << output.output;
+    const bool is_gradient = output.output.starts_with("d");
+    EXPECT_EQ(output.undecided > 0, is_gradient) << output.output;
+  }
+}
+
+TEST(Judge, RefusesScoresThatAreBeyondFp32) {
+  for (const Kernel& kernel : {model_kernel(), find_kernel("model:nsa")}) {
+    const char* op = kernel.name == "model:nsa" ? "window" : "dense";
+    EXPECT_EQ(verdict(kernel, fmt::format("{}(lens=20,scale=1e30,dtype=fp32)", op).c_str()), Verdict::undecided);
+    EXPECT_THROW(judge(kernel, parse_case(fmt::format("{}(lens=20,scale=1e38)", op))), reference::InvalidProblem);
+  }
+  EXPECT_THROW(judge(find_kernel("model:nsa"), parse_case("nsa(lens=70,scale=1e38)")), reference::InvalidProblem);
 }
 
 /// A model kernel that keeps lse to itself between its forward and its backward, as an autograd function does; what it

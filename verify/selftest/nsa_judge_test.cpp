@@ -212,6 +212,18 @@ TEST(NsaJudge, AcceptsFusedBranchesWhereDeclared) {
   EXPECT_EQ(verdict(kernel, text), Verdict::value_out_of_bound);
 }
 
+/// All scores are equal, so that dq is 0 but for rounding; times this scale, that may be more than fp16 holds.
+TEST(NsaJudge, LeavesADqUndecidedThatABranchMayOverflow) {
+  const CaseResult result =
+      judge(model_kernel(), parse_case("nsa(lens=70,heads=2,dk=16,block=16,compress_block=8,"
+                                       "compress_stride=4,window=20,scale=1e6,dtype=fp16,regime=tie)"));
+  EXPECT_EQ(result.verdict, Verdict::undecided);
+  for (const OutputSummary& output : result.outputs) {
+    EXPECT_EQ(output.findings, 0) << output.output;
+    EXPECT_EQ(output.undecided > 0, output.output == "dq") << output.output;
+  }
+}
+
 TEST(NsaJudge, EndsWhereCompressedRowsAreNotWritten) {
   Kernel kernel = model_kernel();
   kernel.nsa = [](const NsaCall&) {};
