@@ -10,7 +10,7 @@
 #include "cuda/launcher.cuh"
 #include "cuda/tensors.cuh"
 #include "cuda/workspace.hpp"
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET {
 

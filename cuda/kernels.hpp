@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 namespace attnspec::cuda {
 

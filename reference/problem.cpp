@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <sstream>
 
-#include "reference/format.hpp"
+#include "reference/noise/format.hpp"
 
 namespace attnspec::reference {
 

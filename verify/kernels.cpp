@@ -1,4 +1,4 @@
-#include "cuda/kernels.hpp"
+#include "verify/kernels.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -8,11 +8,11 @@
 #include <string_view>
 
 #include "cuda/device.hpp"
-#include "verify/foreign_kernel.hpp"
-#include "verify/kernel.hpp"
-#include "verify/model/defects.hpp"
+#include "cuda/kernels.hpp"
+#include "verify/model/defects/defects.hpp"
 #include "verify/model/model.hpp"
-#include "verify/model/variants.hpp"
+#include "verify/model/variants/variants.hpp"
+#include "verify/run/foreign_kernel.hpp"
 
 namespace attnspec::verify {
 
@@ -43,40 +43,7 @@ Kernel make_model(const ModelKernel& kernel, std::string name, const reference::
                             options);
 }
 
-/// The first line of a text, of so many bytes at most, without control characters. A character of UTF-8 is not cut.
-std::string first_line(const std::string& text, std::size_t max_bytes) {
-  constexpr std::string_view kCut = "...";
-  std::string line = text.substr(0, text.find('\n'));
-  if (line.size() > max_bytes) {
-    std::size_t end = max_bytes - kCut.size();
-    while (end > 0 && (static_cast<unsigned char>(line[end]) & 0xc0) == 0x80) --end;
-    line.replace(end, std::string::npos, kCut);
-  }
-  for (char& c : line)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-  return line;
-}
-
 }  // namespace
-
-CallFailed::CallFailed(const std::string& text, Verdict how)
-    : std::runtime_error(first_line(text, kMaxFailureLine)), verdict(how) {
-  if (const std::size_t end = text.find('\n'); end != std::string::npos) more = text.substr(end + 1);
-}
-
-const char* name(EqualBits promise) {
-  switch (promise) {
-    case EqualBits::none: return "none";
-    case EqualBits::same_call: return "deterministic";
-    case EqualBits::same_shape: return "row-independent";
-    case EqualBits::any_batch: return "batch-invariant";
-  }
-  return "";
-}
-
-bool implements(const Kernel& kernel, Operator op) {
-  return std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end();
-}
 
 const std::vector<Kernel>& kernels() {
   static const std::vector<Kernel> all = [] {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/primitives/qualifiers.cuh"
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 

@@ -6,7 +6,7 @@
 
 #include "cuda/baseline/nsa.hpp"
 #include "cuda/baseline/visit.cuh"
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/gathered_queries/attend_backward.hpp"
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::gathered_queries {
 

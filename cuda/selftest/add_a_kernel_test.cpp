@@ -1,9 +1,9 @@
 // The kernel that docs/add_a_kernel.md adds, in the simulator.
 #include <gtest/gtest.h>
 
-#include "verify/foreign_kernel.hpp"
-#include "verify/judge.hpp"
-#include "verify/report.hpp"
+#include "verify/judge/judge.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/run/foreign_kernel.hpp"
 
 namespace attnspec {
 

@@ -11,8 +11,9 @@
 #include <vector>
 
 #include "cuda/simulator/grid.hpp"
-#include "verify/judge.hpp"
-#include "verify/report.hpp"
+#include "verify/judge/judge.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/kernels.hpp"
 
 namespace attnspec::verify {
 namespace {

@@ -14,7 +14,7 @@
 #include "cuda/split_keys/best_blocks.cuh"
 #include "cuda/split_keys/sequences.cuh"
 #include "cuda/split_keys/stages.hpp"
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::split_keys {
 

@@ -10,9 +10,9 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "reference/format.hpp"
-#include "verify/paths.hpp"
-#include "verify/worker/process.hpp"
+#include "reference/noise/format.hpp"
+#include "verify/cases/paths.hpp"
+#include "verify/run/worker/process.hpp"
 
 namespace attnspec::fuzz {
 

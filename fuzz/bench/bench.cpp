@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "fuzz/median.hpp"
+#include "fuzz/bench/median.hpp"
 
 namespace attnspec::fuzz {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "fuzz/bench/work.hpp"
-#include "verify/judge.hpp"
+#include "verify/judge/judge.hpp"
 
 namespace attnspec::fuzz {
 

@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "fuzz/median.hpp"
-#include "verify/report.hpp"
-#include "verify/result_json.hpp"
+#include "fuzz/bench/median.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/judge/result_json.hpp"
 
 namespace attnspec::fuzz {
 

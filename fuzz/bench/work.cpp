@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "reference/dense.hpp"
-#include "reference/nsa_compression.hpp"
-#include "reference/nsa_window.hpp"
+#include "reference/nsa/nsa_compression.hpp"
+#include "reference/nsa/nsa_window.hpp"
 
 namespace attnspec::fuzz {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/timing.hpp"
-#include "verify/kernel.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::fuzz {
 

@@ -16,7 +16,8 @@
 #include "fuzz/command_line/interruptible.hpp"
 #include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
-#include "verify/report.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/kernels.hpp"
 
 namespace attnspec::fuzz {
 

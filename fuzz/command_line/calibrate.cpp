@@ -14,9 +14,9 @@
 #include "fuzz/command_line/interruptible.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
-#include "verify/calibration.hpp"
-#include "verify/report.hpp"
-#include "verify/rms_r.hpp"
+#include "verify/calibration/calibration.hpp"
+#include "verify/calibration/rms_r.hpp"
+#include "verify/judge/report.hpp"
 
 namespace attnspec::fuzz {
 
@@ -115,7 +115,7 @@ Command add_calibrate(CLI::App& program) {
       ->capture_default_str();
   app->add_option("--regime", options->regimes, "only these regimes")->type_name(kRegimeValue);
   app->add_option("--seed", options->seed, "other cases")->check(in_range<std::uint64_t>(0))->capture_default_str();
-  app->add_option("--rms", options->rms, "print this record of rms R, verify/selftest/rms_r.txt, as it is now")
+  app->add_option("--rms", options->rms, "print this record of rms R, verify/selftest/judge/rms_r.txt, as it is now")
       ->type_name("FILE");
   add_example(*app, "./attnspec calibrate --regime subnormal --rows 10");
   return {app, [options] { return options->rms.empty() ? calibrate(*options) : print_rms_record(options->rms); }};

@@ -17,10 +17,10 @@
 #include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
-#include "fuzz/judging.hpp"
+#include "fuzz/search/judging.hpp"
+#include "verify/cases/levels.hpp"
+#include "verify/judge/report.hpp"
 #include "verify/laws/laws.hpp"
-#include "verify/levels.hpp"
-#include "verify/report.hpp"
 
 namespace attnspec::fuzz {
 

@@ -1,6 +1,6 @@
 // The command defects.
 
-#include "verify/model/defects.hpp"
+#include "verify/model/defects/defects.hpp"
 
 #include <fmt/format.h>
 
@@ -9,12 +9,13 @@
 #include <memory>
 #include <stdexcept>
 
+#include "fuzz/bench/median.hpp"
 #include "fuzz/command_line/command.hpp"
 #include "fuzz/command_line/interruptible.hpp"
 #include "fuzz/command_line/options.hpp"
-#include "fuzz/findings.hpp"
-#include "fuzz/median.hpp"
-#include "fuzz/search.hpp"
+#include "fuzz/search/findings.hpp"
+#include "fuzz/search/search.hpp"
+#include "verify/kernels.hpp"
 
 namespace attnspec::fuzz {
 

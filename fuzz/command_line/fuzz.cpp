@@ -15,12 +15,13 @@
 #include "fuzz/command_line/interruptible.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
-#include "fuzz/findings.hpp"
-#include "fuzz/search.hpp"
-#include "verify/hint.hpp"
+#include "fuzz/search/findings.hpp"
+#include "fuzz/search/search.hpp"
+#include "verify/cases/levels.hpp"
+#include "verify/judge/hint.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/kernels.hpp"
 #include "verify/laws/laws.hpp"
-#include "verify/levels.hpp"
-#include "verify/report.hpp"
 
 namespace attnspec::fuzz {
 

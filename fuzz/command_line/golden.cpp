@@ -1,6 +1,6 @@
 // The command golden.
 
-#include "verify/golden.hpp"
+#include "verify/golden/golden.hpp"
 
 #include <fmt/format.h>
 

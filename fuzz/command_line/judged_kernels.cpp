@@ -9,9 +9,10 @@
 #include <stdexcept>
 
 #include "fuzz/command_line/interruptible.hpp"
-#include "verify/foreign_kernel.hpp"
-#include "verify/hint.hpp"
-#include "verify/report.hpp"
+#include "verify/judge/hint.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/kernels.hpp"
+#include "verify/run/foreign_kernel.hpp"
 
 namespace attnspec::fuzz {
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "verify/kernel.hpp"
-#include "verify/result.hpp"
+#include "verify/judge/result.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::fuzz {
 

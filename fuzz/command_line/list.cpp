@@ -12,12 +12,13 @@
 #include "cuda/device.hpp"
 #include "fuzz/command_line/command.hpp"
 #include "fuzz/command_line/options.hpp"
-#include "verify/inputs/captured.hpp"
+#include "verify/cases/inputs/captured.hpp"
+#include "verify/cases/levels.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/kernels.hpp"
 #include "verify/laws/laws.hpp"
-#include "verify/levels.hpp"
-#include "verify/model/defects.hpp"
-#include "verify/model/variants.hpp"
-#include "verify/regimes.hpp"
+#include "verify/model/defects/defects.hpp"
+#include "verify/model/variants/variants.hpp"
 
 namespace attnspec::fuzz {
 

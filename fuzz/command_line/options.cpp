@@ -1,10 +1,11 @@
 #include "fuzz/command_line/options.hpp"
 
-#include "reference/noise.hpp"
-#include "verify/inputs/captured.hpp"
-#include "verify/model/defects.hpp"
-#include "verify/model/variants.hpp"
-#include "verify/regimes.hpp"
+#include "reference/noise/noise.hpp"
+#include "verify/cases/inputs/captured.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/kernels.hpp"
+#include "verify/model/defects/defects.hpp"
+#include "verify/model/variants/variants.hpp"
 
 namespace attnspec::fuzz {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "verify/kernel.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::fuzz {
 

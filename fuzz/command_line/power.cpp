@@ -14,7 +14,7 @@
 #include "fuzz/command_line/interruptible.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
-#include "verify/report.hpp"
+#include "verify/judge/report.hpp"
 
 namespace attnspec::fuzz {
 

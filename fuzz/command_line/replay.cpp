@@ -16,9 +16,10 @@
 #include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
-#include "fuzz/judging.hpp"
-#include "verify/judge.hpp"
-#include "verify/report.hpp"
+#include "fuzz/search/judging.hpp"
+#include "verify/judge/judge.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/kernels.hpp"
 
 namespace attnspec::fuzz {
 

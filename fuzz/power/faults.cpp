@@ -7,9 +7,10 @@
 #include <cstdint>
 #include <utility>
 
+#include "verify/cases/regimes.hpp"
+#include "verify/kernels.hpp"
+#include "verify/model/defects/planting.hpp"
 #include "verify/model/model.hpp"
-#include "verify/model/planting.hpp"
-#include "verify/regimes.hpp"
 
 namespace attnspec::fuzz {
 

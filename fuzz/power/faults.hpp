@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "verify/kernel.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::fuzz {
 

@@ -8,7 +8,7 @@
 
 #include "fuzz/power/faults.hpp"
 #include "fuzz/power/rules.hpp"
-#include "verify/judge.hpp"
+#include "verify/judge/judge.hpp"
 
 namespace attnspec::fuzz {
 

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "fuzz/search.hpp"
-#include "verify/foreign_kernel.hpp"
+#include "fuzz/search/search.hpp"
+#include "verify/run/foreign_kernel.hpp"
 
 namespace attnspec::fuzz {
 namespace {

@@ -10,12 +10,13 @@
 #include <string>
 
 #include "fuzz/bench/baselines.hpp"
-#include "fuzz/median.hpp"
-#include "reference/moba.hpp"
-#include "reference/nsa_selection.hpp"
-#include "verify/foreign_kernel.hpp"
-#include "verify/regimes.hpp"
-#include "verify/timed_call.hpp"
+#include "fuzz/bench/median.hpp"
+#include "reference/moba/moba.hpp"
+#include "reference/nsa/nsa_selection.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/kernels.hpp"
+#include "verify/run/foreign_kernel.hpp"
+#include "verify/run/timed_call.hpp"
 
 namespace attnspec::fuzz {
 namespace {

@@ -7,10 +7,10 @@
 #include <numeric>
 #include <set>
 
-#include "fuzz/search.hpp"
-#include "verify/space/coverage.hpp"
-#include "verify/space/space.hpp"
-#include "verify/space/work.hpp"
+#include "fuzz/search/search.hpp"
+#include "verify/cases/space/coverage.hpp"
+#include "verify/cases/space/space.hpp"
+#include "verify/cases/space/work.hpp"
 
 namespace attnspec::fuzz {
 namespace {

@@ -11,9 +11,9 @@
 #include <fstream>
 #include <numeric>
 
-#include "verify/case.hpp"
-#include "verify/regimes.hpp"
-#include "verify/safetensors.hpp"
+#include "verify/cases/case.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/cases/safetensors.hpp"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // The search finds every planted defect, accuses no equivalent variant, and shrinks what it finds.
 
-#include "fuzz/search.hpp"
+#include "fuzz/search/search.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,12 +9,12 @@
 #include <numeric>
 #include <optional>
 
-#include "fuzz/judging.hpp"
-#include "fuzz/shrink.hpp"
-#include "verify/kernel.hpp"
-#include "verify/model/defects.hpp"
-#include "verify/model/variants.hpp"
-#include "verify/report.hpp"
+#include "fuzz/search/judging.hpp"
+#include "fuzz/search/shrink.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/kernels.hpp"
+#include "verify/model/defects/defects.hpp"
+#include "verify/model/variants/variants.hpp"
 
 namespace attnspec::fuzz {
 namespace {

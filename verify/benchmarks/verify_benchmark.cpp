@@ -4,9 +4,10 @@
 
 #include <string>
 
-#include "reference/moba.hpp"
-#include "verify/judge.hpp"
-#include "verify/regimes.hpp"
+#include "reference/moba/moba.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/judge/judge.hpp"
+#include "verify/kernels.hpp"
 
 namespace attnspec::verify {
 namespace {

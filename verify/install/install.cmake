@@ -16,11 +16,12 @@ function(install_library name export scope)
 endfunction()
 
 # For kernels, and for judging them from C: needs DLPack alone.
-install_library(abi attnspec_c INTERFACE ${PROJECT_SOURCE_DIR}/verify/kernel_abi.h)
-install_library(c attnspec_c PUBLIC ${PROJECT_SOURCE_DIR}/verify/c_api.h)
+install_library(abi attnspec_c INTERFACE ${PROJECT_SOURCE_DIR}/verify/abi/kernel_abi.h)
+install_library(c attnspec_c PUBLIC ${PROJECT_SOURCE_DIR}/verify/abi/c_api.h)
 
 # For C++.
-file(GLOB reference_headers ${PROJECT_SOURCE_DIR}/reference/*.hpp)
+file(GLOB_RECURSE reference_headers ${PROJECT_SOURCE_DIR}/reference/*.hpp)
+list(FILTER reference_headers EXCLUDE REGEX "/reference/selftest/")
 install_library(reference attnspec_cxx PUBLIC ${reference_headers})
 if(TARGET attnspec_simulated)
   install_library(simulator attnspec_cxx PRIVATE)
@@ -28,9 +29,9 @@ if(TARGET attnspec_simulated)
 endif()
 install_library(cuda attnspec_cxx PUBLIC ${PROJECT_SOURCE_DIR}/cuda/device.hpp ${PROJECT_SOURCE_DIR}/cuda/timing.hpp)
 file(GLOB_RECURSE verify_headers ${PROJECT_SOURCE_DIR}/verify/*.hpp)
-list(FILTER verify_headers EXCLUDE REGEX "/verify/(selftest/|result_json[.]hpp)") # users need no library for JSON
-install_library(verify attnspec_cxx PUBLIC ${verify_headers} ${PROJECT_SOURCE_DIR}/verify/kernel_abi.h)
-file(GLOB fuzz_headers ${PROJECT_SOURCE_DIR}/fuzz/*.hpp)
+list(FILTER verify_headers EXCLUDE REGEX "/verify/(selftest/|judge/result_json[.]hpp)") # users need no library for JSON
+install_library(verify attnspec_cxx PUBLIC ${verify_headers} ${PROJECT_SOURCE_DIR}/verify/abi/kernel_abi.h)
+file(GLOB fuzz_headers ${PROJECT_SOURCE_DIR}/fuzz/search/*.hpp)
 install_library(fuzz attnspec_cxx PUBLIC ${fuzz_headers})
 # The linker keeps one copy of what both the headers, or Eigen, and a program that includes them compile. None of them may
 # fuse a product and a sum, so that inputs and expected values stay the same with every -march.
@@ -48,9 +49,9 @@ if(CMAKE_CUDA_COMPILER)
   target_link_libraries(attnspec_cuda INTERFACE $<INSTALL_INTERFACE:CUDA::cudart_static>)
 endif()
 
-foreach(folder python golden activations)
+foreach(folder python golden cases/activations)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/verify/${folder} DESTINATION share/attnspec
-    PATTERN __pycache__ EXCLUDE PATTERN "*.egg-info" EXCLUDE PATTERN build EXCLUDE)
+    PATTERN __pycache__ EXCLUDE PATTERN "*.egg-info" EXCLUDE PATTERN build EXCLUDE PATTERN "*.[ch]pp" EXCLUDE)
 endforeach()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/fuzz/bench DESTINATION share/attnspec FILES_MATCHING PATTERN "*.py")
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION share/attnspec)

@@ -8,7 +8,7 @@
 #include <limits>
 #include <utility>
 
-#include "reference/score_range.hpp"
+#include "reference/noise/score_range.hpp"
 #include "verify/judge/overflow.hpp"
 
 namespace attnspec::verify {

@@ -11,14 +11,14 @@
 #include <tuple>
 #include <vector>
 
-#include "reference/attention_noise.hpp"
-#include "reference/gradient_noise.hpp"
-#include "reference/operands.hpp"
+#include "reference/noise/attention_noise.hpp"
+#include "reference/noise/gradient_noise.hpp"
+#include "reference/noise/operands.hpp"
 #include "reference/selected.hpp"
-#include "verify/calls/names.hpp"
+#include "verify/judge/selection.hpp"
 #include "verify/judge/tally.hpp"
-#include "verify/selection.hpp"
-#include "verify/storage.hpp"
+#include "verify/run/calls/names.hpp"
+#include "verify/run/storage.hpp"
 
 namespace attnspec::verify {
 

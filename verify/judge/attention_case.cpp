@@ -2,12 +2,12 @@
 #include <utility>
 
 #include "reference/dense.hpp"
-#include "reference/nsa_window.hpp"
-#include "verify/calls/attention_calls.hpp"
+#include "reference/nsa/nsa_window.hpp"
 #include "verify/judge/attention.hpp"
 #include "verify/judge/cases.hpp"
 #include "verify/judge/overflow.hpp"
 #include "verify/judge/selections.hpp"
+#include "verify/run/calls/attention_calls.hpp"
 
 namespace attnspec::verify {
 

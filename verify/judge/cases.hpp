@@ -1,9 +1,9 @@
 // Judging a case: one function for each kind of operator, and one for sessions.
 #pragma once
 
-#include "verify/kernel.hpp"
-#include "verify/regimes.hpp"
-#include "verify/result.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/judge/result.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify {
 

@@ -3,7 +3,7 @@
 #include <functional>
 #include <utility>
 
-#include "reference/compression_gradient_noise.hpp"
+#include "reference/noise/compression_gradient_noise.hpp"
 
 namespace attnspec::verify {
 

@@ -1,10 +1,10 @@
 // Judging NSA's compression: its rows, and the gradients of tokens and parameters from the gradient of the rows.
 #pragma once
 
-#include "verify/calls/names.hpp"
 #include "verify/judge/tally.hpp"
-#include "verify/phi.hpp"
-#include "verify/storage.hpp"
+#include "verify/operators/phi.hpp"
+#include "verify/run/calls/names.hpp"
+#include "verify/run/storage.hpp"
 
 namespace attnspec::verify {
 

@@ -1,7 +1,7 @@
-#include "verify/calls/compression_calls.hpp"
-#include "verify/calls/phi_memory.hpp"
 #include "verify/judge/cases.hpp"
 #include "verify/judge/compression.hpp"
+#include "verify/run/calls/compression_calls.hpp"
+#include "verify/run/calls/phi_memory.hpp"
 
 namespace attnspec::verify {
 

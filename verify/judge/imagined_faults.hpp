@@ -5,8 +5,8 @@
 #include <optional>
 
 #include "reference/attention.hpp"
-#include "reference/noise.hpp"
-#include "verify/random.hpp"
+#include "reference/noise/noise.hpp"
+#include "verify/cases/random.hpp"
 
 namespace attnspec::verify {
 

@@ -1,4 +1,4 @@
-#include "verify/judge.hpp"
+#include "verify/judge/judge.hpp"
 
 #include <algorithm>
 

@@ -4,15 +4,15 @@
 #include <utility>
 
 #include "reference/dense.hpp"
-#include "reference/nsa.hpp"
-#include "reference/nsa_gate_noise.hpp"
-#include "verify/calls/nsa_calls.hpp"
-#include "verify/calls/phi_memory.hpp"
+#include "reference/noise/nsa_gate_noise.hpp"
+#include "reference/nsa/nsa.hpp"
 #include "verify/judge/attention.hpp"
 #include "verify/judge/cases.hpp"
 #include "verify/judge/compression.hpp"
 #include "verify/judge/overflow.hpp"
 #include "verify/judge/selections.hpp"
+#include "verify/run/calls/nsa_calls.hpp"
+#include "verify/run/calls/phi_memory.hpp"
 
 namespace attnspec::verify {
 

@@ -7,7 +7,7 @@
 #include <set>
 #include <tuple>
 
-#include "verify/random.hpp"
+#include "verify/cases/random.hpp"
 
 namespace attnspec::verify {
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "reference/attention.hpp"
-#include "verify/case.hpp"
-#include "verify/result.hpp"
+#include "verify/cases/case.hpp"
+#include "verify/judge/result.hpp"
 
 namespace attnspec::verify {
 

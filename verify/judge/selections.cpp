@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "reference/operands.hpp"
+#include "reference/noise/operands.hpp"
 
 namespace attnspec::verify {
 

@@ -4,10 +4,10 @@
 #include <functional>
 #include <vector>
 
-#include "reference/gate_noise.hpp"
-#include "reference/importance_noise.hpp"
+#include "reference/noise/gate_noise.hpp"
+#include "reference/noise/importance_noise.hpp"
+#include "verify/judge/selection.hpp"
 #include "verify/judge/tally.hpp"
-#include "verify/selection.hpp"
 
 namespace attnspec::verify {
 

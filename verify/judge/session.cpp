@@ -1,4 +1,4 @@
-#include "verify/session.hpp"
+#include "verify/cases/session.hpp"
 
 #include <fmt/format.h>
 
@@ -8,9 +8,9 @@
 #include <span>
 #include <vector>
 
-#include "verify/judge.hpp"
 #include "verify/judge/cases.hpp"
-#include "verify/placed_memory.hpp"
+#include "verify/judge/judge.hpp"
+#include "verify/run/placed_memory.hpp"
 
 namespace attnspec::verify {
 

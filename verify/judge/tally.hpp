@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "reference/sum_noise.hpp"
+#include "reference/noise/sum_noise.hpp"
 #include "verify/judge/imagined_faults.hpp"
+#include "verify/judge/result.hpp"
 #include "verify/judge/sample.hpp"
-#include "verify/result.hpp"
-#include "verify/storage.hpp"
+#include "verify/run/storage.hpp"
 
 namespace attnspec::verify {
 

@@ -7,8 +7,8 @@
 #include <bit>
 #include <cmath>
 
-#include "verify/calls/calls.hpp"
-#include "verify/selection.hpp"
+#include "verify/judge/selection.hpp"
+#include "verify/run/calls/calls.hpp"
 
 namespace attnspec::verify {
 

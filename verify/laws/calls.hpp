@@ -1,9 +1,9 @@
 // The calls of a law, and the comparison of their rows.
 #pragma once
 
-#include "verify/kernel.hpp"
+#include "verify/judge/result.hpp"
 #include "verify/laws/follow_up.hpp"
-#include "verify/result.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "verify/random.hpp"
+#include "verify/cases/random.hpp"
 
 namespace attnspec::verify {
 

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "reference/attention.hpp"
-#include "verify/calls/names.hpp"
+#include "verify/run/calls/names.hpp"
 
 namespace attnspec::verify {
 

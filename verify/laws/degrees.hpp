@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "verify/case.hpp"
+#include "verify/cases/case.hpp"
 
 namespace attnspec::verify {
 

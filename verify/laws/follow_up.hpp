@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "verify/calls/guarded_run.hpp"
-#include "verify/case.hpp"
-#include "verify/kernel.hpp"
-#include "verify/regimes.hpp"
+#include "verify/cases/case.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/run/calls/guarded_run.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify {
 

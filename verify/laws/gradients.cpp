@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "verify/random.hpp"
+#include "verify/cases/random.hpp"
 
 namespace attnspec::verify {
 

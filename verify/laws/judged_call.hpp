@@ -7,10 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include "verify/calls/guarded_run.hpp"
-#include "verify/kernel.hpp"
-#include "verify/regimes.hpp"
-#include "verify/result.hpp"
+#include "verify/cases/regimes.hpp"
+#include "verify/judge/result.hpp"
+#include "verify/run/calls/guarded_run.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify {
 

@@ -15,7 +15,7 @@
 #include "verify/laws/near_moves.hpp"
 #include "verify/laws/power.hpp"
 #include "verify/laws/symmetries.hpp"
-#include "verify/placed_memory.hpp"
+#include "verify/run/placed_memory.hpp"
 
 namespace attnspec::verify {
 

@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "verify/kernel.hpp"
+#include "verify/judge/result.hpp"
 #include "verify/laws/follow_up.hpp"
 #include "verify/laws/rounding.hpp"
-#include "verify/result.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify {
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "reference/attention.hpp"
-#include "reference/nsa_selection.hpp"
+#include "reference/nsa/nsa_selection.hpp"
 #include "verify/judge/selections.hpp"
 
 namespace attnspec::verify {

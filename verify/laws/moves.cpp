@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "verify/random.hpp"
+#include "verify/cases/random.hpp"
 
 namespace attnspec::verify {
 

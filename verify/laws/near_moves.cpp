@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "reference/attention.hpp"
-#include "verify/random.hpp"
+#include "verify/cases/random.hpp"
 
 namespace attnspec::verify {
 

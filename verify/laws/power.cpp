@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "reference/noise.hpp"
+#include "reference/noise/noise.hpp"
 #include "verify/laws/degrees.hpp"
 
 namespace attnspec::verify {

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "verify/judge/result.hpp"
 #include "verify/laws/follow_up.hpp"
 #include "verify/laws/judged_call.hpp"
-#include "verify/result.hpp"
 
 namespace attnspec::verify {
 

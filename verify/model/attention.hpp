@@ -2,8 +2,8 @@
 // of NSA are one block that holds the sequence.
 #pragma once
 
-#include "verify/kernel.hpp"
 #include "verify/model/stages.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify::model {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "verify/kernel.hpp"
 #include "verify/model/stages.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify::model {
 

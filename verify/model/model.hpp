@@ -1,8 +1,8 @@
 // The model kernel as a kernel that can be judged, for every operator.
 #pragma once
 
-#include "verify/kernel.hpp"
 #include "verify/model/stages.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify::model {
 

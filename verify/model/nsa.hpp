@@ -1,8 +1,8 @@
 // The operator `nsa`: compression, the three branches one after the other, and the gates over them.
 #pragma once
 
-#include "verify/kernel.hpp"
 #include "verify/model/stages.hpp"
+#include "verify/run/kernel.hpp"
 
 namespace attnspec::verify::model {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "reference/arithmetic.hpp"
+#include "reference/noise/arithmetic.hpp"
 
 namespace attnspec::verify::model {
 

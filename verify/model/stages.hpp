@@ -15,13 +15,13 @@
 #include <cstdint>
 #include <vector>
 
-#include "reference/noise.hpp"
+#include "reference/noise/noise.hpp"
 #include "reference/problem.hpp"
-#include "verify/case.hpp"
-#include "verify/kernel.hpp"
+#include "verify/cases/case.hpp"
 #include "verify/model/products.hpp"
-#include "verify/phi.hpp"
-#include "verify/storage.hpp"
+#include "verify/operators/phi.hpp"
+#include "verify/run/kernel.hpp"
+#include "verify/run/storage.hpp"
 
 namespace attnspec::verify::model {
 

@@ -1,8 +1,8 @@
 """Makes the wheel of the Python package, with the program inside: what pip calls (PEP 517), with Python alone.
 
 The program is that of ./attnspec: built where it is not, by the same command. ATTNSPEC_BUILD names another build, as it
-is. The wheel has the program and its files in the folders that verify/paths.hpp describes, and the shared libraries
-that they need beside those of glibc, so that it runs where no package is installed.
+is. The wheel has the program and its files in the folders that verify/cases/paths.hpp describes, and the shared
+libraries that they need beside those of glibc, so that it runs where no package is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROGRAMS = {  # in the build: in the package
 }
 DATA = {  # in the sources: in the package
     "verify/golden/*.safetensors": "share/attnspec/golden",
-    "verify/activations/*.safetensors": "share/attnspec/activations",
+    "verify/cases/activations/*.safetensors": "share/attnspec/activations",
     "fuzz/bench/*.py": "share/attnspec/bench",
 }
 

@@ -32,7 +32,7 @@ def test_installed_files(prefix):
     for name in ("bin/attnspec", "libexec/attnspec_worker", "lib/libattnspec_c.so", "lib/libattnspec_reference.a",
                  "share/attnspec/golden/moba_0.safetensors",
                  "share/attnspec/activations/layer0.safetensors", "share/attnspec/bench/dense_baselines.py",
-                 "include/attnspec/reference/moba.hpp", "include/attnspec/verify/kernel_abi.h"):
+                 "include/attnspec/reference/moba/moba.hpp", "include/attnspec/verify/abi/kernel_abi.h"):
         assert (prefix / name).is_file(), name
     assert list((prefix / "share/attnspec/python").rglob("*.py"))
     missing = list(unresolved_includes(prefix / "include/attnspec"))

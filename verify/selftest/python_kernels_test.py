@@ -167,7 +167,7 @@ class Nsa(unittest.TestCase):
 
 def header_structs():
     """The fields of the structs of kernel_abi.h, by the name of the struct without its prefix."""
-    text = re.sub(r"/\*.*?\*/", "", (TOP / "verify/kernel_abi.h").read_text(), flags=re.DOTALL)
+    text = re.sub(r"/\*.*?\*/", "", (TOP / "verify/abi/kernel_abi.h").read_text(), flags=re.DOTALL)
     structs = {}
     for name, body in re.findall(r"typedef struct Attnspec(\w+) \{(.*?)\} Attnspec\w+;", text, flags=re.DOTALL):
         fields = []

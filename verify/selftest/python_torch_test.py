@@ -14,7 +14,7 @@ import tempfile
 import unittest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-KERNELS = TOP / "verify/selftest/foreign/torch_kernels.py"
+KERNELS = TOP / "verify/selftest/run/foreign/torch_kernels.py"
 sys.path[:0] = [str(TOP / "verify/python"), str(KERNELS.parent)]
 
 import attnspec
@@ -120,7 +120,7 @@ class Tensors(unittest.TestCase):
         np.testing.assert_array_equal(padded, before)
 
     def test_guard_is_that_of_the_judge(self):
-        guard = re.search(r"kGuardElements = (\d+);", (TOP / "verify/storage.hpp").read_text())
+        guard = re.search(r"kGuardElements = (\d+);", (TOP / "verify/run/storage.hpp").read_text())
         self.assertEqual(torch_tensors.GUARD, int(guard[1]))
 
 

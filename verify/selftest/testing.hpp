@@ -8,7 +8,7 @@
 #include <iterator>
 #include <string>
 
-#include "reference/arithmetic.hpp"
+#include "reference/noise/arithmetic.hpp"
 
 namespace attnspec {
 

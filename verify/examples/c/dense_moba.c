@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 /* ---- Elements of a tensor [tokens, heads, dim] ---- */
 

@@ -5,7 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include "verify/kernel_abi.h"
+#include "verify/abi/kernel_abi.h"
 
 namespace {
 

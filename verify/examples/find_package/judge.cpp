@@ -1,9 +1,10 @@
 // Judges the model kernel of MoBA on one case and prints what was judged.
-#include "verify/judge.hpp"
+#include "verify/judge/judge.hpp"
 
 #include <cstdio>
 
-#include "verify/report.hpp"
+#include "verify/judge/report.hpp"
+#include "verify/kernels.hpp"
 
 int main() {
   using namespace attnspec::verify;

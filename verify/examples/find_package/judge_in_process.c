@@ -1,7 +1,7 @@
 /* Judges the kernel that is linked in, without a process of its own. */
 #include <stdio.h>
 
-#include "verify/c_api.h"
+#include "verify/abi/c_api.h"
 
 static void print(const char* text, void* context) { fputs(text, context); }
 

@@ -2,7 +2,7 @@
 // row of o is the mean of the values that its query sees: 1, 1.5, 3, 3.5.
 #include <cstdio>
 
-#include "reference/moba.hpp"
+#include "reference/moba/moba.hpp"
 
 int main() {
   using namespace attnspec::reference;

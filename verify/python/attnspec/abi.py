@@ -1,4 +1,4 @@
-"""The structs of verify/kernel_abi.h and of DLPack, and what names their bits have."""
+"""The structs of verify/abi/kernel_abi.h and of DLPack, and what names their bits have."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """All eight operators in NumPy, with their backwards: a second opinion that shares no code with the reference.
 
 Read this if you doubt the reference or the judge, or if you want to see each operator as a few plain lines. It was
-written from docs/specification.md and verify/kernel_abi.h alone (and from the two pages on declaring a kernel and the
-module attnspec): its author had not seen the reference, the judge, the model kernel, or any other kernel of this
+written from docs/specification.md and verify/abi/kernel_abi.h alone (and from the two pages on declaring a kernel and
+the module attnspec): its author had not seen the reference, the judge, the model kernel, or any other kernel of this
 project. So where this file and the judge agree, the specification said the same to two readers.
 
     ./attnspec check verify/selftest/independent/numpy_all.py:nsa

@@ -1,0 +1,65 @@
+#include "reference/moba/moba.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace attnspec::reference {
+
+Matrix pool_keys(const Rows& k, std::int64_t block) {
+  Matrix pooled(num_blocks(k.rows(), block), k.cols());
+  for (std::int64_t b = 0; b < pooled.rows(); ++b)
+    pooled.row(b) = k.middleRows(b * block, std::min(block, k.rows() - b * block)).colwise().mean();
+  return pooled;
+}
+
+Vector gate_scores(const Row& q, const Rows& pooled) { return pooled * q; }
+
+std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector& scores, std::int64_t t,
+                                        std::int64_t num_blocks) {
+  const bool causal = problem.attention.causal;
+  if (num_blocks == 0 || (causal && t < 0)) return {};
+  const std::int64_t own = causal ? t / problem.block : num_blocks;  // without causality no block is the query's own
+  const std::int64_t wanted = std::min(causal ? problem.top_k - 1 : problem.top_k, own);
+  std::vector<std::int32_t> selected(static_cast<std::size_t>(own));
+  std::iota(selected.begin(), selected.end(), 0);
+  if (problem.gate == Gate::window) selected.erase(selected.begin(), selected.end() - wanted);
+  if (problem.gate == Gate::sink && wanted > 0) selected.erase(selected.begin() + 1, selected.end() - (wanted - 1));
+  if (problem.gate == Gate::top_k) {
+    std::stable_sort(selected.begin(), selected.end(),
+                     [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; });
+    selected.resize(static_cast<std::size_t>(wanted));
+    std::sort(selected.begin(), selected.end());
+  }
+  if (causal) selected.push_back(static_cast<std::int32_t>(own));
+  return selected;
+}
+
+std::int64_t selection_slots(const MobaProblem& problem) {
+  return std::min(problem.top_k, max_blocks(problem.attention, problem.block));
+}
+
+Selection moba_select(const MobaProblem& problem, const Tensor& q, const Tensor& k) {
+  const AttentionProblem& attention = problem.attention;
+  std::vector<Matrix> pooled;  // of (sequence, kv head)
+  for (const Sequence& sequence : sequences(attention))
+    for (std::int64_t g = 0; g < attention.kv_heads; ++g)
+      pooled.push_back(pool_keys(k.rows(sequence.k_begin, sequence.k_end, g), problem.block));
+  Selection selection(q.tokens, attention.heads, selection_slots(problem));
+  for_each_query(attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
+    const Matrix& means = pooled[static_cast<std::size_t>(sequence.index * attention.kv_heads + kv_head(attention, h))];
+    const std::int64_t t = sequence.position(token);
+    const std::int64_t candidates = !attention.causal ? means.rows() : t < 0 ? 0 : t / problem.block;
+    const Rows past(means.data(), candidates, means.cols());
+    const auto blocks = select_blocks(problem, gate_scores(q.row(token, h), past), t, means.rows());
+    std::copy(blocks.begin(), blocks.end(), selection.row(token, h).begin());
+  });
+  return selection;
+}
+
+MobaOutputs moba(const MobaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {
+  Selection selection = moba_select(problem, q, k);
+  AttentionOutputs attention = selected(problem.attention, problem.block, q, k, v, selection);
+  return {std::move(selection), std::move(attention)};
+}
+
+}  // namespace attnspec::reference

@@ -1,0 +1,179 @@
+// A case: one call of one operator, as a small flat value without tensors. Its printed form is its name, the filter,
+// the replay key and the line in a case file, and parses back to itself.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "reference/noise/format.hpp"
+#include "reference/problem.hpp"
+#include "verify/run/storage.hpp"
+
+namespace attnspec::verify {
+
+enum class Operator { dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa };
+inline constexpr Operator kOperators[] = {Operator::dense,  Operator::selected,     Operator::moba_select,
+                                          Operator::moba,   Operator::nsa_compress, Operator::nsa_compressed,
+                                          Operator::window, Operator::nsa};
+
+const char* name(Operator op);
+/// One line: inputs, outputs, meaning.
+const char* summary(Operator op);
+/// Throws std::invalid_argument that lists the operators.
+Operator parse_operator(std::string_view text);
+
+/// How the blocks of a given selection stand in its slots. Each order has what those before it have.
+enum class SelectionOrder {
+  any,        // empty slots anywhere
+  packed,     // empty slots last
+  ascending,  // blocks in their order
+  own_last,   // every query with a key has its own block, and it stands last
+};
+
+/// The names of values, as cases have them.
+const char* name(reference::Gate gate);
+const char* name(reference::Phi phi);
+const char* name(SelectionOrder order);
+
+/// Whether the operator attends (o, lse and gradients).
+inline bool attends(Operator op) { return op != Operator::moba_select && op != Operator::nsa_compress; }
+/// Whether the kernel selects the blocks that it attends to.
+inline bool selects(Operator op) { return op == Operator::moba_select || op == Operator::moba; }
+/// Whether it is NSA or a part of it, with an NsaProblem.
+inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }
+/// Whether it makes compressed rows out of tokens, with phi.
+inline bool compresses(Operator op) { return op == Operator::nsa_compress || op == Operator::nsa; }
+/// Whether it selects blocks by their importance.
+inline bool has_importance(Operator op) { return op == Operator::nsa_compressed || op == Operator::nsa; }
+/// Whether it has queries.
+inline bool has_queries(Operator op) { return op != Operator::nsa_compress; }
+/// Whether a query has top_k slots for blocks: selected by the kernel, or given.
+inline bool has_slots(Operator op) { return selects(op) || op == Operator::selected; }
+/// Whether it has selection blocks.
+inline bool has_blocks(Operator op) { return has_slots(op) || has_importance(op); }
+/// Whether it has compression blocks.
+inline bool has_compression(Operator op) { return compresses(op) || has_importance(op); }
+/// Whether it has a window.
+inline bool has_window(Operator op) { return op == Operator::window || op == Operator::nsa; }
+
+/// What a case is judged by instead of the specification: a relation between calls, or within one.
+enum class Law {
+  none,
+  repeat,
+  future,
+  unselected,
+  heads,
+  strides,
+  packing,
+  decode,
+  power,
+  negation,
+  reciprocal,
+  slots,
+  groups,
+  prefix,
+  all_blocks,
+  own_block,
+  whole_window,
+  as_moba,
+  one_hot,
+  mass,
+  dk_sum,
+  dv_sum,
+  one_row,
+};
+inline constexpr Law kLaws[] = {Law::repeat,       Law::future,  Law::unselected, Law::heads,      Law::strides,
+                                Law::packing,      Law::decode,  Law::power,      Law::negation,   Law::reciprocal,
+                                Law::slots,        Law::groups,  Law::prefix,     Law::all_blocks, Law::own_block,
+                                Law::whole_window, Law::as_moba, Law::one_hot,    Law::mass,       Law::dk_sum,
+                                Law::dv_sum,       Law::one_row};
+
+const char* name(Law law);
+/// Throws std::invalid_argument that lists the laws.
+Law parse_law(const std::string& text);
+/// What the next call of a session differs in from the one before it.
+enum class SessionStep {
+  contents,  // other numbers in the same place
+  moved,     // the same in another place
+  shape,     // the first sequence half as long, in the same place
+  offsets,   // the sequences' lengths change places, which leaves every shape as it is
+  again,     // the first call once more, in its place
+};
+
+struct Case {
+  Operator op = Operator::moba;
+  std::vector<std::int64_t> lens{256};    // keys of each sequence
+  std::vector<std::int64_t> q_lens{256};  // queries of each sequence; lens unless given
+  std::int64_t heads = 1, kv_heads = 1;   // kv_heads is heads unless given
+  std::int64_t dk = 64, dv = 64;          // dv is dk unless given
+  std::int64_t block = 64, top_k = 3;     // of `selected`: top_k is the number of slots
+  reference::Gate gate = reference::Gate::top_k;
+  std::int64_t compress_block = 32, compress_stride = 16;  // l and d of NSA
+  std::int64_t top_n = 16, initial = 1, local = 2;         // of NSA's selection: n, forced blocks within it
+  std::int64_t window = 64;                                // of NSA: keys w, the query's own included
+  reference::Phi phi = reference::Phi::mean;
+  reference::Activation activation = reference::Activation::silu;
+  std::int64_t hidden = 64;       // of phi=mlp
+  bool shared_phi = false;        // one phi for all kv heads
+  bool shared_kv = false;         // of `nsa`: all branches read the same k and v
+  bool shared_selection = false;  // of `selected`: one selection per kv head instead of per query head
+  SelectionOrder selection_order = SelectionOrder::any;  // of `selected`
+  bool causal = true;
+  double scale = 0.125;  // dk^-1/2 unless given
+  Format dtype = Format::bf16;
+  Layout layout = Layout::strided;
+  std::string regime = "normal";
+  std::uint64_t seed = 0;
+  std::int64_t sample = 0;           // query rows judged of every output, at most; 0: all of them. See judge/sample.hpp
+  std::vector<SessionStep> session;  // the steps of calls that follow on the same kernel; see session.hpp
+  Law law = Law::none;
+
+  bool operator==(const Case&) const = default;
+};
+
+/// moba(lens=193+64+1,heads=4,...): keys in declaration order, defaults left out.
+std::string print(const Case& c);
+
+/// The inverse of print. Keys in any order, each at most once; defaults may be written out. Throws
+/// std::invalid_argument, one line that names the key and the value: unknown operator or key, a key the operator does
+/// not have, a value that does not parse, or a case that validate rejects.
+Case parse_case(std::string_view text);
+
+/// Throws reference::InvalidProblem, naming field and value: sizes that the problem rejects, an unknown regime,
+/// tensors too large to index, a law that the operator does not have, a sample without room for the rows that are
+/// always in it.
+void validate(const Case& c);
+
+/// The softmax scale when a case does not give one: dk^-1/2.
+double default_scale(std::int64_t dk);
+
+/// Sizes and parameters as the reference and the kernels take them. For `dense`, block and top_k have no meaning.
+reference::MobaProblem problem_of(const Case& c);
+
+/// The same for the operators of NSA. For `nsa_compress`, which has no queries, H = Hkv and a selection block is a
+/// compression block.
+reference::NsaProblem nsa_problem_of(const Case& c);
+
+/// Tokens of the longest sequence; 0 without any.
+std::int64_t longest(const Case& c);
+
+/// Rows of k and v of each sequence: its keys, or for nsa_compressed its compressed rows.
+std::vector<std::int64_t> key_rows(const Case& c);
+
+/// Compressed rows of each sequence of NSA's.
+std::vector<std::int64_t> compressed_rows(const Case& c);
+
+/// Rows of q of each sequence; none for nsa_compress.
+std::vector<std::int64_t> query_rows(const Case& c);
+
+/// Rows of the gradient that the backward is given, of each sequence: its queries, or for nsa_compress its compressed
+/// rows.
+std::vector<std::int64_t> gradient_rows(const Case& c);
+
+/// The lines of a case file: blank lines and text after # are left out. Throws std::invalid_argument naming file and
+/// line, std::runtime_error when the file cannot be read.
+std::vector<Case> read_case_file(const std::string& path);
+
+}  // namespace attnspec::verify
