@@ -68,7 +68,7 @@ double tensor_bytes(const Case& c) {
     return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
   };
   const std::int64_t features =
-      sum(query_rows(c)) * c.heads * (c.dk + c.dv) + sum(key_rows(c)) * c.kv_heads * (c.dk + c.dv);
+      sum(row_counts(c, RowsOf::queries)) * c.heads * (c.dk + c.dv) + sum(key_rows(c)) * c.kv_heads * (c.dk + c.dv);
   return static_cast<double>(features * bytes_of(c.dtype));
 }
 

@@ -60,7 +60,7 @@ Outputs call_once(const Kernel& kernel, const Case& c, const Inputs& inputs, boo
     if (!is_well_formed(c, outputs.selection, result)) return outputs;
   }
   if (!with_backward || !calls->has_backward() || (selects(c.op) && !kernel.exports_selection)) return outputs;
-  calls->backward(c.op == Operator::selected ? inputs.selection : outputs.selection, result);
+  calls->backward(reads_selection(c.op) ? inputs.selection : outputs.selection, result);
   add_outputs(calls->backward_outputs(), outputs);
   return outputs;
 }

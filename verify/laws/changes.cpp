@@ -83,9 +83,8 @@ bool selects_block(const Case& c, const reference::Selection& selection, const s
 
 std::vector<FollowUp> unselected_follow_ups(const SourceCall& source) {
   const Case& c = source.c;
-  const bool has_blocks = c.op != Operator::window, has_window = !has_blocks || c.op == Operator::nsa;
-  const reference::Selection& selection =
-      c.op == Operator::selected ? source.inputs.selection : source.outputs.selection;
+  const bool has_blocks = verify::has_blocks(c.op), has_window = verify::has_window(c.op);
+  const reference::Selection& selection = reads_selection(c.op) ? source.inputs.selection : source.outputs.selection;
   if (has_blocks && selection.blocks.empty()) return {};
   if (c.shared_kv) return {};  // the compressed branch reads all values
   std::vector<std::int64_t> blocks = c.lens;
@@ -96,10 +95,10 @@ std::vector<FollowUp> unselected_follow_ups(const SourceCall& source) {
                key = draw_below(Random(c.seed + i, "key"), c.lens);
     FollowUp follow_up{c, source.inputs, stay, {}};
     if (has_blocks)
-      change_rows(c, c.op == Operator::nsa ? follow_up.inputs.v_selected : follow_up.inputs.v, RowsOf::keys,
+      change_rows(c, has_branches(c.op) ? follow_up.inputs.v_selected : follow_up.inputs.v, RowsOf::keys,
                   [&](const RowPlace& row) { return row.token / c.block == at(block, row); });
     if (has_window)
-      change_rows(c, c.op == Operator::nsa ? follow_up.inputs.v_window : follow_up.inputs.v, RowsOf::keys,
+      change_rows(c, has_branches(c.op) ? follow_up.inputs.v_window : follow_up.inputs.v, RowsOf::keys,
                   [&](const RowPlace& row) { return row.token == at(key, row); });
     const auto offsets = row_offsets(c, RowsOf::queries, 0);
     follow_up.speaks_of = [=, &c, &selection](const std::string& output, const RowPlace& row) {

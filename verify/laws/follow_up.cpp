@@ -17,16 +17,13 @@ const Output& Outputs::at(const std::string& name) const {
 
 std::vector<std::int64_t> row_offsets(const Case& c, RowsOf of, std::int64_t tokens) {
   std::vector<std::int64_t> counts{tokens}, offsets{0};
-  if (of == RowsOf::queries) counts = query_rows(c);
-  if (of == RowsOf::keys) counts = c.lens;
-  if (of == RowsOf::compressed_rows) counts = compressed_rows(c);
+  if (of != RowsOf::parameters) counts = row_counts(c, of);
   std::partial_sum(counts.begin(), counts.end(), std::back_inserter(offsets));
   return offsets;
 }
 
 std::vector<InputTensor> input_tensors(const Case& c) {
-  const RowsOf keys = c.op == Operator::nsa_compressed ? RowsOf::compressed_rows : RowsOf::keys;
-  const RowsOf gradients = c.op == Operator::nsa_compress ? RowsOf::compressed_rows : RowsOf::queries;
+  const RowsOf keys = key_rows(c.op), gradients = gradient_rows(c.op);
   return {{&Inputs::q, RowsOf::queries},
           {&Inputs::k, keys},
           {&Inputs::v, keys},

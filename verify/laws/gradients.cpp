@@ -55,7 +55,7 @@ namespace {
 /// The row of the given gradient that is not zero: token, or compressed row, and head of each sequence; -1: none.
 std::vector<Place> chosen_rows(const Case& c) {
   const std::vector<std::int64_t> counts = gradient_rows(c);
-  const std::int64_t heads = c.op == Operator::nsa_compress ? c.kv_heads : c.heads;
+  const std::int64_t heads = has_queries(c.op) ? c.heads : c.kv_heads;
   const Random random(c.seed, "one row");
   std::vector<Place> rows;
   for (std::size_t s = 0; s < counts.size(); ++s)
@@ -68,7 +68,7 @@ std::vector<Place> chosen_rows(const Case& c) {
 bool may_select(const JudgedCall& call, const Place& query, std::int64_t token) {
   const Case& c = call.c;
   const auto block = static_cast<std::int32_t>(token / c.block);
-  if (c.op == Operator::selected) {
+  if (reads_selection(c.op)) {
     const reference::Selection& given = call.inputs.selection;
     const auto row =
         given.row(row_offsets(c, RowsOf::queries, 0)[static_cast<std::size_t>(query.sequence)] + query.token,
@@ -84,7 +84,7 @@ bool may_select(const JudgedCall& call, const Place& query, std::int64_t token) 
 bool enters(const JudgedCall& call, const std::string& output, const Place& query, const RowPlace& row) {
   const Case& c = call.c;
   if (query.token < 0) return false;
-  if (c.op == Operator::nsa_compress) {
+  if (!has_queries(c.op)) {
     const std::int64_t begin = query.token * c.compress_stride;
     return row.head == query.head && row.token >= begin && row.token < begin + c.compress_block;
   }
@@ -103,7 +103,7 @@ bool enters(const JudgedCall& call, const std::string& output, const Place& quer
 }  // namespace
 
 void prepare_one_row(const Case& c, Inputs& inputs) {
-  const RowsOf of = c.op == Operator::nsa_compress ? RowsOf::compressed_rows : RowsOf::queries;
+  const RowsOf of = gradient_rows(c.op);
   const std::vector<Place> chosen = chosen_rows(c);
   for_each_row(c, of, inputs.d_o.tokens, inputs.d_o.heads, [&](const RowPlace& row, std::int64_t token) {
     const Place& kept = chosen[static_cast<std::size_t>(row.sequence)];

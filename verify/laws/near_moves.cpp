@@ -88,7 +88,7 @@ std::vector<NearFollowUp> prefix_follow_ups(const JudgedCall& source) {
     to.q_lens[s] -= left_out;
   }
   if (to.lens == c.lens) return {};
-  const std::vector<std::int64_t> queries = to.q_lens, keys = to.lens, rows = compressed_rows(to);
+  const std::vector<std::int64_t> queries = to.q_lens, keys = to.lens, rows = row_counts(to, RowsOf::compressed_rows);
   const Move move = [=](const RowPlace& row) -> std::optional<RowPlace> {
     if (row.of == RowsOf::parameters) return row;
     const auto& counts = row.of == RowsOf::queries ? queries : row.of == RowsOf::keys ? keys : rows;

@@ -42,7 +42,7 @@ PhiTensors<TensorView> packed_phi(const Case& c, const reference::NsaProblem& ns
 /// A forward call of the case, without data, of these problems.
 AnyCall blank_call(const reference::MobaProblem& moba, const reference::NsaProblem& nsa, Format output,
                    bool exports_lse, const Case& c) {
-  const std::int64_t queries = sum(query_rows(c)), keys = sum(key_rows(c));
+  const std::int64_t queries = sum(row_counts(c, RowsOf::queries)), keys = sum(key_rows(c));
   const TensorView q = packed(c.dtype, queries, c.heads, c.dk), k = packed(c.dtype, keys, c.kv_heads, c.dk),
                    v = packed(c.dtype, keys, c.kv_heads, c.dv), o = packed(output, queries, c.heads, c.dv),
                    lse = exports_lse ? packed(Format::fp32, queries, c.heads, 1) : absent_tensor(Format::fp32);

@@ -1,0 +1,16 @@
+// dense: attention to all keys.
+#pragma once
+
+#include "verify/operators/parts.hpp"
+
+namespace attnspec::verify {
+
+inline OperatorPage dense_page() {
+  return {.name = "dense",
+          .summary = "q, k, v -> o, lse; d_o -> dq, dk, dv: full causal attention",
+          .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, {"causal"}}),
+          .tensors = attention_tensors<AttnspecDense, AttnspecDenseBackward>(),
+          .reach = reach_of_attention};
+}
+
+}  // namespace attnspec::verify

@@ -1,0 +1,20 @@
+// window: NSA's sliding window.
+#pragma once
+
+#include "reference/nsa/nsa_window.hpp"
+#include "verify/operators/parts.hpp"
+
+namespace attnspec::verify {
+
+inline OperatorPage window_page() {
+  return {.name = "window",
+          .summary = "q, k, v -> o, lse; d_o -> dq, dk, dv: NSA's sliding window",
+          .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, {"window"}}),
+          .is_nsa = true,
+          .tensors = attention_tensors<AttnspecWindow, AttnspecWindowBackward>(),
+          .reach = [](const reference::MobaProblem&, const reference::NsaProblem& nsa) {
+            return reference::window_reach(nsa);
+          }};
+}
+
+}  // namespace attnspec::verify
