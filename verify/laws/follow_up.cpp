@@ -4,6 +4,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "verify/operators/operator.hpp"
+
 namespace attnspec::verify {
 
 using reference::Selection;
@@ -23,16 +25,10 @@ std::vector<std::int64_t> row_offsets(const Case& c, RowsOf of, std::int64_t tok
 }
 
 std::vector<InputTensor> input_tensors(const Case& c) {
-  const RowsOf keys = key_rows(c.op), gradients = gradient_rows(c.op);
-  return {{&Inputs::q, RowsOf::queries},
-          {&Inputs::k, keys},
-          {&Inputs::v, keys},
-          {&Inputs::d_o, gradients},
-          {&Inputs::gates, RowsOf::queries},
-          {&Inputs::k_selected, RowsOf::keys},
-          {&Inputs::v_selected, RowsOf::keys},
-          {&Inputs::k_window, RowsOf::keys},
-          {&Inputs::v_window, RowsOf::keys}};
+  std::vector<InputTensor> all;
+  for (const TensorInfo& tensor : page_of(c.op).tensors)
+    if (tensor.input != nullptr && tensor.role != Role::gradient) all.push_back({tensor.input, tensor.rows});
+  return all;
 }
 
 namespace {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "verify/cases/random.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -95,8 +96,9 @@ bool enters(const JudgedCall& call, const std::string& output, const Place& quer
   if (t < 0 && c.causal) return false;
   if (row.of == RowsOf::compressed_rows) return row.token * c.compress_stride + c.compress_block - 1 <= t;
   if (c.causal && row.token > t) return false;
-  const bool is_window = c.op == Operator::window || output.starts_with("d_window."),
-             is_selected = has_slots(c.op) || output.starts_with("d_selected.");
+  const auto branch = tensor_of(c.op, output).branch;
+  const bool is_window = branch ? branch == reference::Branch::window : has_window(c.op),
+             is_selected = branch ? branch == reference::Branch::selected : has_slots(c.op);
   return !(is_window && row.token <= t - c.window) && !(is_selected && !may_select(call, query, row.token));
 }
 
@@ -114,7 +116,7 @@ void prepare_one_row(const Case& c, Inputs& inputs) {
 void check_one_row(const JudgedCall& call, RoundedComparison& comparison) {
   const std::vector<Place> chosen = chosen_rows(call.c);
   for (const auto& [output, of_output] : call.outputs) {
-    if (!output.starts_with("d") || of_output.rows == RowsOf::parameters) continue;
+    if (!is_gradient(tensor_of(call.c.op, output)) || of_output.rows == RowsOf::parameters) continue;
     for (const auto& [place, row] : of_output.values) {
       const RowPlace there{of_output.rows, 0, place.sequence, place.token, place.head};
       if (enters(call, output, chosen[static_cast<std::size_t>(place.sequence)], there)) continue;

@@ -202,9 +202,9 @@ std::string not_held_line(const std::string& calls, const Kernel& kernel, EqualB
 
 std::string laws_not_held(const Kernel& kernel) {
   std::string lines = not_held_line(kernel.name, kernel, kernel.equal_bits);
-  const bool has_backward = (kernel.backward || kernel.compress_backward || kernel.nsa_backward) &&
-                            kernel.forward_only.size() < kernel.operators.size();
-  if (has_backward && kernel.equal_bits_backward < kernel.equal_bits)
+  const bool has_any_backward = std::any_of(kernel.operators.begin(), kernel.operators.end(),
+                                            [&](Operator op) { return has_backward(kernel, op); });
+  if (has_any_backward && kernel.equal_bits_backward < kernel.equal_bits)
     lines += not_held_line("the backward of " + kernel.name, kernel, kernel.equal_bits_backward);
   return lines;
 }

@@ -74,7 +74,7 @@ bool scales_in_half(const Case& c, const std::string& output, bool has_half_part
   const Degrees d = degrees(c, output);
   if (d.v == 0 && d.gradient == 0) return true;
   if (d.gradient > 0 || has_half_partials) return false;
-  return c.op != Operator::nsa || (output != "o" && output != "compressed.o");
+  return !tensor_of(c.op, output).follows_from_stored;
 }
 
 }  // namespace

@@ -13,7 +13,11 @@ inline OperatorPage moba_page() {
           .tensors = tensors({attention_tensors<AttnspecMoba, AttnspecMobaBackward>(),
                               {written_selection(offsetof(AttnspecMoba, selection), Heads::query)}}),
           .slots = [](const Case& c) { return reference::selection_slots(problem_of(c)); },
-          .reach = reach_of_attention};
+          .reach = reach_of_attention,
+          .bit = ATTNSPEC_MOBA,
+          .forward = c_function<&AttnspecKernel::moba>(),
+          .backward = c_function<&AttnspecKernel::moba_backward>(),
+          .set_sizes = set_moba_sizes<AttnspecMoba>};
 }
 
 }  // namespace attnspec::verify

@@ -13,7 +13,10 @@ inline OperatorPage moba_select_page() {
           .tensors = {q_tensor<AttnspecMobaSelect>(), k_tensor<AttnspecMobaSelect>(),
                       written_selection(offsetof(AttnspecMobaSelect, selection), Heads::query)},
           .slots = [](const Case& c) { return reference::selection_slots(problem_of(c)); },
-          .reach = reach_of_attention};
+          .reach = reach_of_attention,
+          .bit = ATTNSPEC_MOBA_SELECT,
+          .forward = c_function<&AttnspecKernel::moba_select>(),
+          .set_sizes = set_moba_sizes<AttnspecMobaSelect>};
 }
 
 }  // namespace attnspec::verify

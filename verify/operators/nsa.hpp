@@ -169,7 +169,11 @@ inline OperatorPage nsa_page() {
       .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, kKeysOfPhi, kKeysOfImportance, {"window", "shared_kv"}}),
       .is_nsa = true,
       .tensors = tensors({nsa_inputs(), nsa_outputs(), nsa_gradients()}),
-      .slots = [](const Case& c) { return reference::selection_slots(nsa_problem_of(c)); }};
+      .slots = [](const Case& c) { return reference::selection_slots(nsa_problem_of(c)); },
+      .bit = ATTNSPEC_NSA,
+      .forward = c_function<&AttnspecKernel::nsa>(),
+      .backward = c_function<&AttnspecKernel::nsa_backward>(),
+      .set_sizes = set_nsa_sizes<AttnspecNsa>};
 }
 
 }  // namespace attnspec::verify

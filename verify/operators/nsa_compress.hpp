@@ -45,7 +45,11 @@ inline OperatorPage nsa_compress_page() {
                                                 .offset = offsetof(AttnspecNsaCompressBackward, d_phi),
                                                 .phi = &Inputs::phi_k,
                                                 .degrees = of_gradients,
-                                                .follows_from_stored = true})})};
+                                                .follows_from_stored = true})}),
+      .bit = ATTNSPEC_NSA_COMPRESS,
+      .forward = c_function<&AttnspecKernel::nsa_compress>(),
+      .backward = c_function<&AttnspecKernel::nsa_compress_backward>(),
+      .set_sizes = set_nsa_sizes<AttnspecNsaCompress>};
 }
 
 }  // namespace attnspec::verify

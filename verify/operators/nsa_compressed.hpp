@@ -19,7 +19,11 @@ inline OperatorPage nsa_compressed_page() {
                        {written_selection(offsetof(AttnspecNsaCompressed, selection), Heads::kv, InBackward::absent)}}),
           .slots = [](const Case& c) { return reference::selection_slots(nsa_problem_of(c)); },
           .reach = [](const reference::MobaProblem&,
-                      const reference::NsaProblem& nsa) { return reference::compressed_reach(nsa); }};
+                      const reference::NsaProblem& nsa) { return reference::compressed_reach(nsa); },
+          .bit = ATTNSPEC_NSA_COMPRESSED,
+          .forward = c_function<&AttnspecKernel::nsa_compressed>(),
+          .backward = c_function<&AttnspecKernel::nsa_compressed_backward>(),
+          .set_sizes = set_nsa_sizes<AttnspecNsaCompressed>};
 }
 
 }  // namespace attnspec::verify

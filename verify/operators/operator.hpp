@@ -12,10 +12,12 @@
 
 #include "reference/nsa/nsa.hpp"
 #include "reference/selected.hpp"
+#include "verify/abi/kernel_abi.h"
 #include "verify/cases/case.hpp"
 #include "verify/cases/regimes.hpp"
 #include "verify/operators/operators.hpp"
 #include "verify/operators/phi.hpp"
+#include "verify/run/any_call.hpp"
 
 namespace attnspec::verify {
 
@@ -64,6 +66,14 @@ struct TensorInfo {
   bool follows_from_stored = false;           // made of rows that the kernel stored before
 };
 
+/// A function of AttnspecKernel, whatever the struct that it takes.
+struct CFunction {
+  std::size_t struct_size = 0;  // of what it takes
+  bool (*exists)(const AttnspecKernel&) = [](const AttnspecKernel&) { return false; };
+  /// No exception may leave it: one that does ends the process.
+  const char* (*enter)(const AttnspecKernel&, const void* params) noexcept = nullptr;
+};
+
 struct OperatorPage {
   std::string name{};
   std::string summary{};            // one line: inputs, outputs, meaning
@@ -74,7 +84,25 @@ struct OperatorPage {
   std::int64_t (*slots)(const Case&) = nullptr;
   /// The keys that its queries may see in any block; null for operators without one attention.
   reference::Reach (*reach)(const reference::MobaProblem&, const reference::NsaProblem&) = nullptr;
+
+  // ---- In kernel_abi.h ----
+  std::uint32_t bit = 0;
+  CFunction forward{}, backward{};
+  /// Sets the fields of the forward struct that are neither its head nor tensors. sizes: of the operators of NSA.
+  void (*set_sizes)(const AnyCall& call, const AttnspecNsaSizes& sizes,
+                    void* forward) = [](const AnyCall&, const AttnspecNsaSizes&, void*) {};
 };
+
+/// What a tensor of a case has: [tokens, heads, dim]; a selection has slots for dim. An absent one has no tokens.
+struct Shape {
+  std::int64_t tokens = 0, heads = 0, dim = 0;
+};
+Shape shape_of(const Case& c, const TensorInfo& tensor);
+
+/// The format of its elements, where the case has the first and the kernel's outputs the second; of no selection.
+inline Format format_of(const TensorInfo& tensor, Format input, Format output) {
+  return tensor.format == Stored::fp32 ? Format::fp32 : tensor.format == Stored::as_output ? output : input;
+}
 
 /// The tensor of that name, null where there is none.
 const TensorInfo* find_tensor(Operator op, std::string_view name);

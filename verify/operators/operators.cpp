@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -111,6 +113,39 @@ bool has_compression(Operator op) { return traits(op).has_compression; }
 bool has_window(Operator op) { return traits(op).has_window; }
 RowsOf key_rows(Operator op) { return traits(op).key_rows; }
 RowsOf gradient_rows(Operator op) { return traits(op).gradient_rows; }
+
+namespace {
+
+std::int64_t heads_of(const Case& c, Heads heads) {
+  if (heads == Heads::given) return c.shared_selection ? c.kv_heads : c.heads;
+  return heads == Heads::query ? c.heads : c.kv_heads;
+}
+
+std::int64_t dim_of(const Case& c, Dim dim) {
+  switch (dim) {
+    case Dim::dk: return c.dk;
+    case Dim::dv: return c.dv;
+    case Dim::one: return 1;
+    case Dim::branches: return 3;
+    case Dim::slots: return page_of(c.op).slots(c);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Shape shape_of(const Case& c, const TensorInfo& tensor) {
+  if (tensor.part != nullptr) {
+    using Shapes = PhiTensors<std::array<std::int64_t, 3>>;
+    const Shapes shapes = parameter_shapes(nsa_problem_of(c), dim_of(c, tensor.dim));
+    for (std::size_t i = 0; i < kPhiParts<reference::Tensor>.size(); ++i) {
+      const auto& [tokens, heads, dim] = shapes.*kPhiParts<std::array<std::int64_t, 3>>[i].tensor;
+      if (tensor.part == kPhiParts<reference::Tensor>[i].tensor) return {tokens, heads, dim};
+    }
+  }
+  const std::vector<std::int64_t> rows = row_counts(c, tensor.rows);
+  return {std::accumulate(rows.begin(), rows.end(), std::int64_t{0}), heads_of(c, tensor.heads), dim_of(c, tensor.dim)};
+}
 
 const TensorInfo* find_tensor(Operator op, std::string_view tensor) { return find(page_of(op), tensor); }
 

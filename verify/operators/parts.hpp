@@ -133,6 +133,49 @@ inline std::vector<TensorInfo> phi_tensors(const std::string& field, const Tenso
   return all;
 }
 
+// ---- The C interface ----
+
+template <class Params, const char* (*AttnspecKernel::*function)(const Params*)>
+constexpr CFunction c_function_of() {
+  return {sizeof(Params), [](const AttnspecKernel& kernel) { return kernel.*function != nullptr; },
+          [](const AttnspecKernel& kernel, const void* params) noexcept {
+            return (kernel.*function)(static_cast<const Params*>(params));
+          }};
+}
+template <auto function>
+constexpr CFunction c_function() {
+  return []<class Params>(const char* (*AttnspecKernel::*)(const Params*)) {
+    return c_function_of<Params, function>();
+  }(function);
+}
+
+inline std::int32_t bit_of(reference::Gate gate) {
+  return gate == reference::Gate::top_k    ? ATTNSPEC_GATE_TOP_K
+         : gate == reference::Gate::window ? ATTNSPEC_GATE_WINDOW
+                                           : ATTNSPEC_GATE_SINK;
+}
+
+/// block, top_k and gate of MoBA.
+template <class Forward>
+void set_moba_sizes(const AnyCall& call, const AttnspecNsaSizes&, void* forward) {
+  auto& params = *static_cast<Forward*>(forward);
+  params.block = call.problem.block;
+  params.top_k = call.problem.top_k;
+  params.gate = bit_of(call.problem.gate);
+}
+
+/// The sizes of NSA.
+template <class Forward>
+void set_nsa_sizes(const AnyCall&, const AttnspecNsaSizes& sizes, void* forward) {
+  static_cast<Forward*>(forward)->sizes = sizes;
+}
+
+/// window_size alone.
+template <class Forward>
+void set_window_size(const AnyCall& call, const AttnspecNsaSizes&, void* forward) {
+  static_cast<Forward*>(forward)->window_size = call.nsa.window;
+}
+
 // ---- Reach ----
 
 /// Every key up to the query's own, or every key.

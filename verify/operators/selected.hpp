@@ -18,7 +18,12 @@ inline OperatorPage selected_page() {
                             .format = Stored::blocks,
                             .offset = offsetof(AttnspecSelected, selection)}}}),
       .slots = [](const Case& c) { return c.top_k; },
-      .reach = reach_of_attention};
+      .reach = reach_of_attention,
+      .bit = ATTNSPEC_SELECTED,
+      .forward = c_function<&AttnspecKernel::selected>(),
+      .backward = c_function<&AttnspecKernel::selected_backward>(),
+      .set_sizes = [](const AnyCall& call, const AttnspecNsaSizes&,
+                      void* forward) { static_cast<AttnspecSelected*>(forward)->block = call.problem.block; }};
 }
 
 }  // namespace attnspec::verify

@@ -12,9 +12,12 @@ inline OperatorPage window_page() {
           .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, {"window"}}),
           .is_nsa = true,
           .tensors = attention_tensors<AttnspecWindow, AttnspecWindowBackward>(),
-          .reach = [](const reference::MobaProblem&, const reference::NsaProblem& nsa) {
-            return reference::window_reach(nsa);
-          }};
+          .reach = [](const reference::MobaProblem&,
+                      const reference::NsaProblem& nsa) { return reference::window_reach(nsa); },
+          .bit = ATTNSPEC_WINDOW,
+          .forward = c_function<&AttnspecKernel::window>(),
+          .backward = c_function<&AttnspecKernel::window_backward>(),
+          .set_sizes = set_window_size<AttnspecWindow>};
 }
 
 }  // namespace attnspec::verify
