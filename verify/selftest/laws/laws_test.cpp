@@ -115,6 +115,19 @@ TEST(Laws, DoNotPassWithoutARowToCompare) {
   }
 }
 
+/// The errors that keys share are as large as they are predicted, and no larger: a sixteenth is not one of them.
+TEST(Laws, SumsOfGradientsTellASixteenth) {
+  const Kernel model = model_kernel(Operator::dense);
+  Kernel kernel = model;
+  kernel.backward = [&](const BackwardCall& call) {
+    model.backward(call);
+    for (std::int64_t token = 0; token < call.dv.tokens; ++token)
+      for (std::int64_t d = 0; d < call.dv.dim; ++d) call.dv.store(token, 0, d, 1.0625 * call.dv.load(token, 0, d));
+  };
+  EXPECT_EQ(judged(kernel, "dense(lens=40,law=dv_sum)").verdict, Verdict::law_broken);
+  EXPECT_EQ(judged(model, "dense(lens=40,law=dv_sum)").verdict, Verdict::pass);
+}
+
 TEST(Laws, KeepTheShapeOfASelectionWithoutQueries) {
   int calls = 0;
   const Kernel kernel = altered(Operator::selected, [&](const ForwardCall& call) {
