@@ -115,17 +115,17 @@ TEST(Laws, DoNotPassWithoutARowToCompare) {
   }
 }
 
-/// The errors that keys share are as large as they are predicted, and no larger: a sixteenth is not one of them.
-TEST(Laws, SumsOfGradientsTellASixteenth) {
+/// Far below the sum of what each key's error could be at worst.
+TEST(Laws, SumsOfGradientsTellAFactorOfOneAndASixtyFourth) {
   const Kernel model = model_kernel(Operator::dense);
   Kernel kernel = model;
   kernel.backward = [&](const BackwardCall& call) {
     model.backward(call);
     for (std::int64_t token = 0; token < call.dv.tokens; ++token)
-      for (std::int64_t d = 0; d < call.dv.dim; ++d) call.dv.store(token, 0, d, 1.0625 * call.dv.load(token, 0, d));
+      for (std::int64_t d = 0; d < call.dv.dim; ++d) call.dv.store(token, 0, d, 65. / 64 * call.dv.load(token, 0, d));
   };
-  EXPECT_EQ(judged(kernel, "dense(lens=40,law=dv_sum)").verdict, Verdict::law_broken);
-  EXPECT_EQ(judged(model, "dense(lens=40,law=dv_sum)").verdict, Verdict::pass);
+  EXPECT_EQ(judged(kernel, "dense(lens=400,law=dv_sum)").verdict, Verdict::law_broken);
+  EXPECT_EQ(judged(model, "dense(lens=400,law=dv_sum)").verdict, Verdict::pass);
 }
 
 TEST(Laws, KeepTheShapeOfASelectionWithoutQueries) {
