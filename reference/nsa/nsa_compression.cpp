@@ -4,8 +4,6 @@
 #include <cstddef>
 #include <numbers>
 
-#include "reference/dense.hpp"
-
 namespace attnspec::reference {
 
 namespace {
@@ -111,13 +109,6 @@ AttentionProblem compressed_problem(const NsaProblem& problem) {
   return rows;
 }
 
-Reach compressed_reach(const NsaProblem& problem) {
-  return [problem, in_tokens = sequences(problem.attention)](const Sequence& sequence, std::int64_t token) {
-    const std::int64_t t = in_tokens[static_cast<std::size_t>(sequence.index)].position(token);
-    return KeyRange{0, num_visible_compressed(problem, t)};
-  };
-}
-
 AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Rows& k, const Rows& v, std::int64_t t) {
   const KeyRange visible{0, num_visible_compressed(problem, t)};
   return attend(q, k, v, {&visible, 1}, problem.attention.scale);
@@ -125,15 +116,22 @@ AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Row
 
 AttentionOutputs compressed(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {
   const AttentionProblem rows = compressed_problem(problem);
-  const auto [block, selection] = whole_sequence(rows);
-  return attend_rows(rows, block, q, k, v, selection, compressed_reach(problem));
+  return attend_rows(
+      rows, [&, in_tokens = sequences(problem.attention)](const Sequence& in_rows, std::int64_t token, std::int64_t h) {
+        const std::int64_t g = kv_head(rows, h), t = in_tokens[static_cast<std::size_t>(in_rows.index)].position(token);
+        return attend_compressed(problem, q.row(token, h), k.rows(in_rows.k_begin, in_rows.k_end, g),
+                                 v.rows(in_rows.k_begin, in_rows.k_end, g), t);
+      });
 }
 
 AttentionGradients compressed_backward(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
                                        const Tensor& d_o, const AttentionOutputs& outputs) {
-  const AttentionProblem rows = compressed_problem(problem);
-  const auto [block, selection] = whole_sequence(rows);
-  return attend_rows_backward(rows, block, q, k, v, selection, compressed_reach(problem), d_o, outputs);
+  const auto keys_of_row = [&, in_tokens = sequences(problem.attention)](const Sequence& in_rows, std::int64_t token,
+                                                                         std::int64_t) {
+    const std::int64_t t = in_tokens[static_cast<std::size_t>(in_rows.index)].position(token);
+    return std::vector{KeyRange{0, num_visible_compressed(problem, t)}};
+  };
+  return attend_rows_backward(compressed_problem(problem), q, k, v, keys_of_row, d_o, outputs);
 }
 
 Matrix compress_block_backward(const NsaProblem& problem, const PhiParameters& phi, const Rows& x, const Row& d_row,

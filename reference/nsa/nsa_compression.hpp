@@ -88,9 +88,6 @@ AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Row
 /// The attention whose keys are the compressed rows. A query's position among them has no meaning.
 AttentionProblem compressed_problem(const NsaProblem& problem);
 
-/// The rows 0 .. m(t) - 1, t being the position of the query among the tokens, for sequences of compressed_problem.
-Reach compressed_reach(const NsaProblem& problem);
-
 /// C9 over every query row. Equation C10.
 ///
 /// q [query tokens, H, dk]; k and v as `compress` gives them.
