@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "verify/selftest/testing.hpp"
 
@@ -21,6 +22,18 @@ std::vector<std::smatch> matches(const std::string& text, const std::string& pat
   return {std::sregex_iterator(text.begin(), text.end(), regex), std::sregex_iterator()};
 }
 
+/// Headers and sources of the reference in all its folders but that of its tests.
+std::vector<std::filesystem::path> reference_files() {
+  std::vector<std::filesystem::path> files;
+  const std::filesystem::path root = ATTNSPEC_SOURCE_DIR "/reference";
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
+    const std::string extension = entry.path().extension();
+    const bool is_test = *entry.path().lexically_relative(root).begin() == "selftest";
+    if (!is_test && (extension == ".hpp" || extension == ".cpp")) files.push_back(entry.path());
+  }
+  return files;
+}
+
 /// "**M2** `pool_keys`" at the head of a paragraph; a method by its own name.
 Pairs in_document() {
   Pairs pairs;
@@ -33,9 +46,9 @@ Pairs in_document() {
 /// "Equation M2" or "Equations B6, B7" in the doc comment above a declaration.
 Pairs in_reference() {
   Pairs pairs;
-  for (const auto& entry : std::filesystem::directory_iterator(ATTNSPEC_SOURCE_DIR "/reference")) {
-    if (entry.path().extension() != ".hpp") continue;
-    const std::string text = read_file(entry.path());
+  for (const auto& file : reference_files()) {
+    if (file.extension() != ".hpp") continue;
+    const std::string text = read_file(file);
     for (const auto& comment : matches(text, "((?:[ ]*///[^\n]*\n)+)[^\n(]*?([a-z_]+)\\(")) {
       const std::string words = std::regex_replace(comment[1].str(), std::regex("\n *///"), "");
       for (const auto& list : matches(words, "Equations? ([A-Z][0-9]+(?:, [A-Z][0-9]+)*)")) {
@@ -63,9 +76,9 @@ TEST(Numerics, DerivesEveryTagThatTheNoisePredictionUses) {
   const std::string document = read_file(ATTNSPEC_SOURCE_DIR "/docs/numerics.md");
   std::set<std::string> derived, used;
   for (const auto& match : matches(document, "\n\\*\\*([A-Z][0-9]+) ")) derived.insert(match[1]);
-  for (const auto& entry : std::filesystem::directory_iterator(ATTNSPEC_SOURCE_DIR "/reference")) {
-    if (entry.path().filename().string().find("noise") == std::string::npos) continue;
-    const std::string text = read_file(entry.path());
+  for (const auto& file : reference_files()) {
+    if (file.filename().string().find("noise") == std::string::npos) continue;
+    const std::string text = read_file(file);
     for (const auto& match : matches(text, "(?:[Tt]ags?|//|to) ([A-Z][0-9])\\b")) used.insert(match[1]);
   }
   EXPECT_GE(derived.size(), 18u);
