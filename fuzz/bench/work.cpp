@@ -7,6 +7,7 @@
 #include "reference/dense.hpp"
 #include "reference/nsa/nsa_compression.hpp"
 #include "reference/nsa/nsa_window.hpp"
+#include "verify/judge/reach.hpp"
 #include "verify/operators/operator.hpp"
 
 namespace attnspec::fuzz {

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "reference/nsa/nsa.hpp"
-#include "reference/selected.hpp"
 #include "verify/abi/kernel_abi.h"
 #include "verify/cases/case.hpp"
 #include "verify/cases/regimes.hpp"
+#include "verify/judge/reach.hpp"
 #include "verify/operators/operators.hpp"
 #include "verify/operators/phi.hpp"
 #include "verify/run/any_call.hpp"
@@ -83,7 +83,7 @@ struct OperatorPage {
   /// Slots of its selection for each query.
   std::int64_t (*slots)(const Case&) = nullptr;
   /// The keys that its queries may see in any block; null for operators without one attention.
-  reference::Reach (*reach)(const reference::MobaProblem&, const reference::NsaProblem&) = nullptr;
+  Reach (*reach)(const reference::MobaProblem&, const reference::NsaProblem&) = nullptr;
 
   // ---- In kernel_abi.h ----
   std::uint32_t bit = 0;

@@ -179,8 +179,8 @@ void set_window_size(const AnyCall& call, const AttnspecNsaSizes&, void* forward
 // ---- Reach ----
 
 /// Every key up to the query's own, or every key.
-inline reference::Reach reach_of_attention(const reference::MobaProblem& problem, const reference::NsaProblem&) {
-  return reference::causal_reach(problem.attention);
+inline Reach reach_of_attention(const reference::MobaProblem& problem, const reference::NsaProblem&) {
+  return causal_reach(problem.attention);
 }
 
 }  // namespace attnspec::verify

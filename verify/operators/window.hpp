@@ -1,7 +1,6 @@
 // window: NSA's sliding window.
 #pragma once
 
-#include "reference/nsa/nsa_window.hpp"
 #include "verify/operators/parts.hpp"
 
 namespace attnspec::verify {
@@ -12,8 +11,7 @@ inline OperatorPage window_page() {
           .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, {"window"}}),
           .is_nsa = true,
           .tensors = attention_tensors<AttnspecWindow, AttnspecWindowBackward>(),
-          .reach = [](const reference::MobaProblem&,
-                      const reference::NsaProblem& nsa) { return reference::window_reach(nsa); },
+          .reach = [](const reference::MobaProblem&, const reference::NsaProblem& nsa) { return window_reach(nsa); },
           .bit = ATTNSPEC_WINDOW,
           .forward = c_function<&AttnspecKernel::window>(),
           .backward = c_function<&AttnspecKernel::window_backward>(),
