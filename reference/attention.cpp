@@ -112,11 +112,15 @@ Vector query_gradient(const RowGradient& row, const Rows& k, std::span<const Key
   return scale * combination(row.d_scores, k, visible);
 }
 
-void add_key_gradient(const RowGradient& row, KeyRange visible, std::int64_t first_key, const Row& q, const Row& d_o,
+void add_key_gradient(const RowGradient& row, std::span<const KeyRange> visible, const Row& q, const Row& d_o,
                       double scale, KeyGradient& sum) {
-  const std::int64_t begin = visible.begin - first_key, keys = visible.end - visible.begin;
-  sum.dv.middleRows(begin, keys).noalias() += row.weights * d_o.transpose();
-  sum.dk.middleRows(begin, keys).noalias() += (scale * row.d_scores) * q.transpose();
+  std::int64_t n = 0;
+  for (const auto& [begin, end] : visible) {
+    const std::int64_t keys = end - begin;
+    sum.dv.middleRows(begin, keys).noalias() += row.weights.segment(n, keys) * d_o.transpose();
+    sum.dk.middleRows(begin, keys).noalias() += (scale * row.d_scores.segment(n, keys)) * q.transpose();
+    n += keys;
+  }
 }
 
 }  // namespace attnspec::reference

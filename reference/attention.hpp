@@ -100,7 +100,7 @@ void set_delta(double delta, RowGradient& row);
 /// dq = sigma sum_j dS_j k_j, [dk]. Equation B5. No visible key: 0.
 Vector query_gradient(const RowGradient& row, const Rows& k, std::span<const KeyRange> visible, double scale);
 
-/// The gradients of a block of keys, summed over the queries added so far.
+/// The gradients of some keys, summed over the queries added so far.
 struct KeyGradient {
   Matrix dk;  // [keys, dk]
   Matrix dv;  // [keys, dv]
@@ -108,8 +108,8 @@ struct KeyGradient {
 
 /// Adds one query row's part: dv_j += P_j do, dk_j += sigma dS_j q. Equations B6, B7.
 ///
-/// row: attend_backward over the one range `visible`, whose first key is row `visible.begin - first_key` of the sums.
-void add_key_gradient(const RowGradient& row, KeyRange visible, std::int64_t first_key, const Row& q, const Row& d_o,
+/// row: attend_backward over the same keys; visible: which rows of the sums they are.
+void add_key_gradient(const RowGradient& row, std::span<const KeyRange> visible, const Row& q, const Row& d_o,
                       double scale, KeyGradient& sum);
 
 }  // namespace attnspec::reference

@@ -1,5 +1,5 @@
 // The operator `selected`: attention over given key blocks; MoBA and NSA are selectors in front of it. And the loops
-// over rows and key blocks, which NSA's other branches share.
+// over query rows, which NSA's other branches share.
 #pragma once
 
 #include <cstdint>
@@ -32,15 +32,10 @@ void validate(const AttentionProblem& problem, std::int64_t block, const Selecti
 std::span<const std::int32_t> selected_blocks(const AttentionProblem& problem, const Selection& selection,
                                               std::int64_t token, std::int64_t head);
 
-/// The keys that a query row may see in any block: causality, a window, or compressed rows that are complete.
-using Reach = std::function<KeyRange(const Sequence&, std::int64_t token)>;
-
-/// Every key up to the query's own where the problem is causal, else every key.
-Reach causal_reach(const AttentionProblem& problem);
-
-/// M6 and M7 over every query row, whatever the reach of each. Arguments as of `selected`.
-AttentionOutputs attend_rows(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
-                             const Tensor& v, const Selection& selection, const Reach& reach);
+/// Runs attend_row(sequence, token, head) for every query row, in parallel, and puts the results together.
+AttentionOutputs attend_rows(
+    const AttentionProblem& problem,
+    const std::function<AttendedRow(const Sequence&, std::int64_t token, std::int64_t head)>& attend_row);
 
 /// M6 and M7 over every query row, causal where the problem is.
 ///
@@ -49,30 +44,13 @@ AttentionOutputs attend_rows(const AttentionProblem& problem, std::int64_t block
 AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
                           const Tensor& v, const Selection& selection);
 
-/// A query row, as packed token and query head.
-struct QueryRow {
-  std::int64_t token, head;
-};
+/// The keys that a query row sees.
+using KeysOfRow = std::function<std::vector<KeyRange>(const Sequence&, std::int64_t token, std::int64_t head)>;
 
-/// The selection inverted: for every key block of one sequence and kv head, the query rows that selected it.
-std::vector<std::vector<QueryRow>> queries_by_block(const AttentionProblem& problem, const Sequence& sequence,
-                                                    std::int64_t kv_head, std::int64_t block,
-                                                    const Selection& selection);
-
-/// A part of one key block, short enough that its gradients stay in a cache.
-struct KeyChunk {
-  std::int32_t block;
-  KeyRange keys;  // positions in the sequence
-};
-std::vector<KeyChunk> key_chunks(const Sequence& sequence, std::int64_t block);
-
-/// The keys of a chunk that a query sees, if it selected the block.
-KeyRange visible_in(const KeyChunk& chunk, KeyRange reach);
-
-/// B1 to B7 over every query row and key, whatever the reach of each row. Arguments as of `selected_backward`.
-AttentionGradients attend_rows_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
-                                        const Tensor& k, const Tensor& v, const Selection& selection,
-                                        const Reach& reach, const Tensor& d_o, const AttentionOutputs& outputs);
+/// B1 to B7 over every query row and the keys that it sees. The other arguments are those of `selected_backward`.
+AttentionGradients attend_rows_backward(const AttentionProblem& problem, const Tensor& q, const Tensor& k,
+                                        const Tensor& v, const KeysOfRow& keys_of_row, const Tensor& d_o,
+                                        const AttentionOutputs& outputs);
 
 /// B1 to B7 over every query row and key, causal where the problem is. Equation B0: the selection is frozen.
 ///

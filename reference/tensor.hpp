@@ -19,10 +19,11 @@ using Row = Eigen::Ref<const Vector>;
 /// All rows of a matrix, which must outlive the view.
 inline Rows view(const Matrix& matrix) { return {matrix.data(), matrix.rows(), matrix.cols()}; }
 
-/// A packed tensor of doubles, [tokens, heads, dim], zero when made. In memory the rows of one head lie together.
+/// A packed tensor of doubles, zero when made: a row of `dim` numbers for every token and head. Comments give its shape
+/// as [tokens, heads, dim]. The rows of one head lie together.
 struct Tensor {
   std::int64_t tokens = 0, heads = 0, dim = 0;
-  std::vector<double> values;  // [heads, tokens, dim]
+  std::vector<double> values;  // feature d of (token, head) is values[(head * tokens + token) * dim + d]
 
   Tensor() = default;
   Tensor(std::int64_t num_tokens, std::int64_t num_heads, std::int64_t num_features)
@@ -46,11 +47,12 @@ struct Tensor {
   }
 };
 
-/// The key blocks each query attends to: [tokens, heads, slots], block indices within the query's own sequence,
-/// -1 = empty slot, in any order. heads is the number of query heads, or of kv heads when a group shares its blocks.
+/// The key blocks each query attends to, [tokens, heads, slots]: block indices within the query's own sequence, -1 =
+/// empty slot, in any order. heads is the number of query heads, or of kv heads when a group shares its blocks. The
+/// slots of one row lie together.
 struct Selection {
   std::int64_t tokens = 0, heads = 0, slots = 0;
-  std::vector<std::int32_t> blocks;
+  std::vector<std::int32_t> blocks;  // slot s of (token, head) is blocks[(token * heads + head) * slots + s]
 
   Selection() = default;
   Selection(std::int64_t num_tokens, std::int64_t num_heads, std::int64_t num_slots)

@@ -9,6 +9,7 @@
 #include "reference/dense.hpp"
 #include "reference/nsa/nsa_compression.hpp"
 #include "reference/nsa/nsa_window.hpp"
+#include "verify/judge/reach.hpp"
 
 namespace attnspec::fuzz {
 

@@ -14,22 +14,45 @@ Matrix pool_keys(const Rows& k, std::int64_t block) {
 
 Vector gate_scores(const Row& q, const Rows& pooled) { return pooled * q; }
 
+std::vector<std::int32_t> select_top_k(const Vector& scores, std::int64_t past, std::int64_t wanted) {
+  std::vector<std::int32_t> selected(static_cast<std::size_t>(past));
+  std::iota(selected.begin(), selected.end(), 0);
+  std::stable_sort(selected.begin(), selected.end(),
+                   [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; });
+  selected.resize(static_cast<std::size_t>(wanted));
+  std::sort(selected.begin(), selected.end());
+  return selected;
+}
+
+std::vector<std::int32_t> select_window(std::int64_t past, std::int64_t wanted) {
+  std::vector<std::int32_t> selected(static_cast<std::size_t>(wanted));
+  std::iota(selected.begin(), selected.end(), static_cast<std::int32_t>(past - wanted));
+  return selected;
+}
+
+std::vector<std::int32_t> select_sink(std::int64_t past, std::int64_t wanted) {
+  std::vector<std::int32_t> selected = select_window(past, wanted);
+  if (wanted > 0) selected.front() = 0;
+  return selected;
+}
+
+namespace {
+
+std::vector<std::int32_t> select_by_gate(Gate gate, const Vector& scores, std::int64_t past, std::int64_t wanted) {
+  if (gate == Gate::window) return select_window(past, wanted);
+  if (gate == Gate::sink) return select_sink(past, wanted);
+  return select_top_k(scores, past, wanted);
+}
+
+}  // namespace
+
 std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector& scores, std::int64_t t,
                                         std::int64_t num_blocks) {
   const bool causal = problem.attention.causal;
   if (num_blocks == 0 || (causal && t < 0)) return {};
   const std::int64_t own = causal ? t / problem.block : num_blocks;  // without causality no block is the query's own
   const std::int64_t wanted = std::min(causal ? problem.top_k - 1 : problem.top_k, own);
-  std::vector<std::int32_t> selected(static_cast<std::size_t>(own));
-  std::iota(selected.begin(), selected.end(), 0);
-  if (problem.gate == Gate::window) selected.erase(selected.begin(), selected.end() - wanted);
-  if (problem.gate == Gate::sink && wanted > 0) selected.erase(selected.begin() + 1, selected.end() - (wanted - 1));
-  if (problem.gate == Gate::top_k) {
-    std::stable_sort(selected.begin(), selected.end(),
-                     [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; });
-    selected.resize(static_cast<std::size_t>(wanted));
-    std::sort(selected.begin(), selected.end());
-  }
+  std::vector<std::int32_t> selected = select_by_gate(problem.gate, scores, own, wanted);
   if (causal) selected.push_back(static_cast<std::int32_t>(own));
   return selected;
 }

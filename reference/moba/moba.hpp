@@ -20,13 +20,23 @@ Matrix pool_keys(const Rows& k, std::int64_t block);
 /// q [dk]; pooled [n, dk]; result [n].
 Vector gate_scores(const Row& q, const Rows& pooled);
 
-/// I(t): the query's own block c and, of the blocks wholly in the past, the min(K - 1, c) the gate prefers. Report
-/// eq. 5 and 7 and its footnote 3 (K counts the own block). Equations M4, M5.
+/// The `wanted` blocks of `past` with the highest scores: the gate `top_k`. Report eq. 5. Equation M4.
+///
+/// scores [>= past]; wanted <= past; result ascending. Ties: the higher score first, then the lower index.
+std::vector<std::int32_t> select_top_k(const Vector& scores, std::int64_t past, std::int64_t wanted);
+
+/// The last `wanted` blocks of `past`: the gate `window`. Equation M5.
+std::vector<std::int32_t> select_window(std::int64_t past, std::int64_t wanted);
+
+/// Block 0 and the last `wanted` - 1 blocks of `past`: the gate `sink`. Equation M5. wanted = 0: none.
+std::vector<std::int32_t> select_sink(std::int64_t past, std::int64_t wanted);
+
+/// I(t): the query's own block c, and the min(K - 1, c) blocks that the gate selects of the c blocks wholly in the
+/// past. Report eq. 7 and its footnote 3 (K counts the own block). Equation M4.
 ///
 /// scores [>= c]: gate scores of the sequence's blocks (read by the top_k gate alone); t in tokens; num_blocks of the
-/// sequence. Result ascending. Ties: the higher score first, then the lower index. Fewer than K visible blocks: all of
-/// them. Causal and t < 0, or no blocks: empty. Not causal: no block is forced and all are candidates; the K best are
-/// taken.
+/// sequence. Result ascending. Fewer than K visible blocks: all of them. Causal and t < 0, or no blocks: empty. Not
+/// causal: no block is forced, and the K best of all blocks are selected.
 std::vector<std::int32_t> select_blocks(const MobaProblem& problem, const Vector& scores, std::int64_t t,
                                         std::int64_t num_blocks);
 

@@ -1,5 +1,5 @@
-// NSA's compression branch: phi makes one row of a block of tokens, and queries attend to those rows (DeepSeek, "Native
-// Sparse Attention: Hardware-Aligned and Natively Trainable Sparse Attention", 2025, section 3.3.1).
+// NSA's compression branch: phi makes one row of each block of tokens, and queries attend to these rows (paper section
+// 3.3.1).
 //
 // Letters: l tokens of a compression block, d tokens from the start of one to the start of the next, i compression
 // block, x its tokens, K~ V~ compressed rows, t position of the query, h query head, g kv head, N_c compressed rows of
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "reference/nsa/nsa_phi.hpp"
 #include "reference/selected.hpp"
 
 namespace attnspec::reference {
@@ -33,46 +34,6 @@ struct CompressionBlock {
 /// The blocks of every sequence, in the order of their rows.
 std::vector<CompressionBlock> compression_blocks(const NsaProblem& problem);
 
-/// Parameters of phi for keys or for values, of one kv head or shared by all; or their gradients. What a kind of phi
-/// does not have is empty. Features are those of the rows it compresses: dk or dv.
-struct PhiParameters {
-  Matrix position;  // [l, features], linear and mlp: position encoding in the block
-  Matrix w;         // [l features, features], linear; row s features + f reads feature f of token s
-  Matrix w1;        // [l features, hidden], mlp; rows likewise
-  Vector b1;        // [hidden], mlp
-  Matrix w2;        // [hidden, features], mlp
-  Vector b2;        // [features], mlp
-};
-
-/// phi for keys or for values: one set of parameters for each kv head, or a single one where they are shared.
-using PhiHeads = std::vector<PhiParameters>;
-
-/// Which of the PhiHeads a kv head has.
-std::size_t phi_index(const NsaProblem& problem, std::int64_t kv_head);
-
-/// All parameters of phi zero, in the shapes that the problem asks for.
-PhiHeads zero_phi(const NsaProblem& problem, std::int64_t features);
-
-/// relu max(0, x); silu x / (1 + exp(-x)); gelu x (1 + erf(x / sqrt 2)) / 2. Equation C3.
-double activation(Activation kind, double x);
-
-/// The derivative of C3: relu 1 for x > 0 and else 0; silu s (1 + x (1 - s)) with s = 1 / (1 + exp(-x)); gelu
-/// (1 + erf(x / sqrt 2)) / 2 + x exp(-x^2 / 2) / sqrt(2 pi). Equation C4.
-double activation_slope(Activation kind, double x);
-
-/// What phi computes of one block.
-struct CompressedBlock {
-  Vector input;   // [l features], linear and mlp: x_s + position_s side by side
-  Vector hidden;  // [hidden], mlp: b1 + W1^T input, before the activation
-  Vector row;     // [features], the compressed row
-};
-
-/// phi: the mean of the x_s (C5); W^T input (C6); b2 + W2^T activation(b1 + W1^T input) (C7). Paper eq. 7. Equations
-/// C5, C6, C7.
-///
-/// x [l, features], the tokens of the block; the mean reads no parameters.
-CompressedBlock compress_block(const NsaProblem& problem, const PhiParameters& phi, const Rows& x);
-
 /// K~ or V~: phi of every block of every sequence. Equation C8.
 ///
 /// tokens [key tokens, Hkv, features], the branch's own k or v; result [compressed_offsets.back(), Hkv, features]. A
@@ -88,9 +49,6 @@ AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Row
 /// The attention whose keys are the compressed rows. A query's position among them has no meaning.
 AttentionProblem compressed_problem(const NsaProblem& problem);
 
-/// The rows 0 .. m(t) - 1, t being the position of the query among the tokens, for sequences of compressed_problem.
-Reach compressed_reach(const NsaProblem& problem);
-
 /// C9 over every query row. Equation C10.
 ///
 /// q [query tokens, H, dk]; k and v as `compress` gives them.
@@ -102,15 +60,6 @@ AttentionOutputs compressed(const NsaProblem& problem, const Tensor& q, const Te
 /// are those of compressed rows. Queries without a visible row: dq = 0; rows that no query sees: gradient 0.
 AttentionGradients compressed_backward(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
                                        const Tensor& d_o, const AttentionOutputs& outputs);
-
-/// The gradients of one block: adds those of phi's parameters to `sum` and returns those of the tokens, [l, features].
-/// With dr the row's gradient: mean, dx_s = dr / l (C12). Linear, dW = input dr^T, dx = dposition = W dr (C13). MLP,
-/// dW2 = activation(hidden) dr^T, db2 = dr, dhidden = (W2 dr) slope(hidden), dW1 = input dhidden^T, db1 = dhidden,
-/// dx = dposition = W1 dhidden (C14). Equations C12, C13, C14.
-///
-/// d_row [features]; sum has the shapes of zero_phi.
-Matrix compress_block_backward(const NsaProblem& problem, const PhiParameters& phi, const Rows& x, const Row& d_row,
-                               PhiParameters& sum);
 
 struct CompressionGradients {
   Tensor tokens;  // [key tokens, Hkv, features]

@@ -11,9 +11,6 @@ namespace attnspec::reference {
 /// none.
 KeyRange window_keys(std::int64_t t, std::int64_t window);
 
-/// W1 of every query row.
-Reach window_reach(const NsaProblem& problem);
-
 /// o = sum_j P_j v_j with P = softmax(sigma <q, k_j>) over the window, for one query row. Equation W2.
 ///
 /// q [dk]; k [T, dk] and v [T, dv] of the query's sequence and kv head. t < 0: o = 0, lse = -infinity.

@@ -87,12 +87,12 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryArithmetic) {
         query_gradient_noise(arithmetic, r.in, terms, gradient, dq, r.in.scale, std::vector<int>(r.visible.size(), 0));
     expect_consistent({dq_noise.errors, r.keys.k, r.visible, dq, dq_noise.noise.rounding}, dq_noise.noise.variance);
 
-    const KeyRange range = r.visible.front(), one{0, 1};
+    const KeyRange range = r.visible.front(), in_sum{0, range.end - range.begin}, one{0, 1};
     const RowInputs part{r.in.q, r.keys, {&range, 1}, r.in.scale};
     const RowGradient of_range =
         attend_backward(r.in.q, r.keys.k, r.keys.v, part.visible, r.in.scale, d_o, r.row.o, r.row.lse);
     KeyGradient sum{Matrix::Zero(16, 16), Matrix::Zero(16, 8)};
-    add_key_gradient(of_range, range, range.begin, r.in.q, d_o, r.in.scale, sum);
+    add_key_gradient(of_range, {&in_sum, 1}, r.in.q, d_o, r.in.scale, sum);
     KeyTerms key_terms(1, 16, 16, 8, r.in.scale, 1);
     key_terms.set(arithmetic, 0, range.begin, part, given, of_range, gradient_terms(arithmetic, part, given, of_range));
     const Vector dk = sum.dk.row(3).transpose(), dv = sum.dv.row(3).transpose();

@@ -447,7 +447,8 @@ void AttentionJudge::judge_chunk(const KeyChunk& chunk, const Sequence& sequence
   for (std::size_t i = 0; i < seeing.size(); ++i) {
     const auto& [query, range] = seeing[i];
     const auto [in, given, row] = backward_row(sequence, query.token, query.head, {&range, 1});
-    add_key_gradient(row, range, first, in.q, given.d_o, scale_of_dk(), sum);
+    const KeyRange in_chunk{range.begin - first, range.end - first};
+    add_key_gradient(row, {&in_chunk, 1}, in.q, given.d_o, scale_of_dk(), sum);
     terms.set(arithmetic_, static_cast<std::int64_t>(i), first, in, given, row,
               gradient_terms(arithmetic_, in, given, row));
     if (const auto part = key_part(sequence, query, chunk.block)) terms.parts.push_back(*part);

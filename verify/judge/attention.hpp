@@ -15,6 +15,8 @@
 #include "reference/noise/gradient_noise.hpp"
 #include "reference/noise/operands.hpp"
 #include "reference/selected.hpp"
+#include "verify/judge/key_chunks.hpp"
+#include "verify/judge/reach.hpp"
 #include "verify/judge/selection.hpp"
 #include "verify/judge/tally.hpp"
 #include "verify/run/calls/names.hpp"
@@ -27,7 +29,7 @@ struct AttentionStage {
   AttentionNames names;
   reference::AttentionProblem problem;  // over the rows of k and v
   std::int64_t block;                   // in such rows
-  reference::Reach reach;
+  Reach reach;
   const reference::Tensor &q, &k, &v;  // as the kernel had them
   reference::Selection selection;      // the kernel's, or the one it was given
   TensorView o, lse;                   // the kernel's
@@ -124,12 +126,12 @@ class AttentionJudge {
   void supply_lse();
   void add_directions(DirectionTest& test, bool zero_mean_values, CaseResult& result) const;
   /// The keys that are judged, in runs within chunks.
-  std::vector<reference::KeyChunk> judged_chunks(const reference::Sequence& sequence, std::int64_t kv_head) const;
+  std::vector<KeyChunk> judged_chunks(const reference::Sequence& sequence, std::int64_t kv_head) const;
   /// Tells the observer of the sums over the keys of every sequence and kv head.
   void observe_key_sums(const RowObserver& observe) const;
-  void judge_chunk(const reference::KeyChunk& chunk, const reference::Sequence& sequence, std::int64_t kv_head,
-                   const std::vector<reference::QueryRow>& selecting, const TensorView& dk_view,
-                   const TensorView& dv_view, Tally& dk, Tally& dv) const;
+  void judge_chunk(const KeyChunk& chunk, const reference::Sequence& sequence, std::int64_t kv_head,
+                   const std::vector<QueryRow>& selecting, const TensorView& dk_view, const TensorView& dv_view,
+                   Tally& dk, Tally& dv) const;
 
   /// What the backward of a query row is given, and its gradients over some of its keys.
   struct BackwardRow;
@@ -145,8 +147,7 @@ class AttentionJudge {
   /// nothing: the declared arithmetic stores no parts.
   std::vector<int> query_parts(const reference::Sequence& sequence, std::int64_t token,
                                std::span<const reference::KeyRange> visible) const;
-  std::optional<int> key_part(const reference::Sequence& sequence, const reference::QueryRow& row,
-                              std::int64_t block) const;
+  std::optional<int> key_part(const reference::Sequence& sequence, const QueryRow& row, std::int64_t block) const;
 
   const reference::Arithmetic& arithmetic_;
   AttentionStage stage_;

@@ -303,6 +303,20 @@ TEST(Judge, FindsResultsThatChangeFromRunToRun) {
   EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::nondeterministic);
 }
 
+/// As one with atomics in its backward alone.
+TEST(Judge, HoldsTheBackwardToItsOwnPromise) {
+  int calls = 0;
+  Kernel kernel = altered({}, [&](const BackwardCall& call) {
+    const double x = call.dq.load(70, 0, 5);
+    if (calls++ % 2 == 1) call.dq.store(70, 0, 5, x + std::abs(x) * 0x1p-8);  // one unit in the last place of bf16
+  });
+  kernel.equal_bits = EqualBits::same_call;
+  kernel.equal_bits_backward = EqualBits::none;
+  EXPECT_EQ(verdict(kernel, kCase), Verdict::pass);
+  kernel.equal_bits_backward = EqualBits::same_call;
+  EXPECT_NE(verdict(kernel, kCase), Verdict::pass);
+}
+
 TEST(Judge, JudgesTheBackwardOnTheOutputsItWasGivenEvenIfTheyAreWrong) {
   const Kernel kernel = altered([](const ForwardCall& call) {
     for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(60, 0, d, 3);
