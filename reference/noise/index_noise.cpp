@@ -9,23 +9,13 @@ namespace attnspec::reference {
 
 namespace {
 
-/// The variance that the rounding of both operands to tf32 makes, or their cut, and its worst case: T2.
-struct OperandNoise {
-  double variance = 0, worst = 0;
-};
-
-OperandNoise operand_noise(const Arithmetic& arithmetic, const Row& q, const Row& k) {
-  OperandNoise noise;
-  if (arithmetic.products == Fp32Products::exact) return noise;
+/// How far the product of operands that are rounded or cut to tf32 lies from that of the operands: T2.
+double tf32_move(const Arithmetic& arithmetic, const Row& q, const Row& k) {
   const Format format = operand_format(arithmetic);
-  for (Eigen::Index d = 0; d < q.size(); ++d) {
-    for (const auto& [rounded, other] : {std::pair(q[d], k[d]), std::pair(k[d], q[d])}) {
-      const double error = round_to(rounded, format) - rounded;
-      noise.variance += square(error * other);
-      noise.worst += std::abs(error * other);
-    }
-  }
-  return noise;
+  if (format == Format::fp32) return 0;
+  double move = 0;
+  for (Eigen::Index d = 0; d < q.size(); ++d) move += round_to(q[d], format) * round_to(k[d], format) - q[d] * k[d];
+  return std::abs(move);
 }
 
 /// What flushing may take from a product of n terms: every term, their sum, and a term whose operand is flushed. A5.
@@ -71,13 +61,13 @@ IndexNoise index_noise(const Arithmetic& arithmetic, const Row& q, const Rows& k
   const double n = static_cast<double>(q.size()), u = accumulator_roundoff(arithmetic), query_ties = max_ties(q);
   IndexNoise noise{k * q, Vector(k.rows()), Vector(k.rows()), Vector(k.rows())};
   const double dropped = term_variance(arithmetic, n) - accumulation_variance(u, n, 1, 0);  // T3
+  const double common = arithmetic.products == Fp32Products::tf32x3 ? common_variance(arithmetic) : 0;
   for (Eigen::Index j = 0; j < k.rows(); ++j) {
     const Vector key = k.row(j).transpose(), terms = q.cwiseProduct(key);
-    const OperandNoise operands = operand_noise(arithmetic, q, key);
-    noise.variance[j] =
-        operands.variance + dropped * terms.squaredNorm() + sum_variance(u, terms, std::min(query_ties, ties[j]));
-    noise.worst[j] = operands.worst + term_worst(arithmetic, n + 2) * terms.cwiseAbs().sum();
-    noise.floor[j] = flushed(q, key);
+    noise.variance[j] = dropped * terms.squaredNorm() + common * square(noise.x[j]) +
+                        sum_variance(u, terms, std::min(query_ties, ties[j]));
+    noise.worst[j] = term_worst(arithmetic, n + 2) * terms.cwiseAbs().sum();
+    noise.floor[j] = tf32_move(arithmetic, q, key) + flushed(q, key);
   }
   return noise;
 }

@@ -14,7 +14,7 @@ struct IndexNoise {
   Vector x;         // [n], the exact products
   Vector variance;  // [n]
   Vector worst;     // [n], all roundings at their largest and in step
-  Vector floor;     // [n], what flushes to zero
+  Vector floor;     // [n], what does not average out: numbers that flush, operands that are rounded to tf32
 
   double margin(Eigen::Index j) const { return std::min(worst[j], kKappa * std::sqrt(variance[j])) + floor[j]; }
 };

@@ -160,6 +160,28 @@ TEST(MsaMargin, HoldsSumsInAnyOrderAndIsAtMostFourTimesTheWorst) {
   worst.expect_at_least(0.25);
 }
 
+/// Operands that tensor cores take as tf32, rounded or cut, on fp32 inputs.
+TEST(MsaMargin, HoldsProductsOfTf32) {
+  const MsaProblem problem{{}, kFeatures, 1, 2};
+  for (const auto& [option, format] : {std::pair("tf32", Format::tf32), std::pair("tf32_truncated", Format::tf32_cut)})
+    for (const Data data : {Data::normal, Data::offset, Data::alternating}) {
+      const Matrix q = draw(1, kFeatures, data, Format::fp32, 7, "q"),
+                   k = draw(kKeys, kFeatures, data, Format::fp32, 7, "k");
+      const auto operand = [format = format](double x) { return round_to(x, format); };
+      const Vector query = q.row(0).transpose(), expected = index_scores(query, view(k));
+      const Vector margins =
+          score_margins(make_arithmetic(Format::fp32, {option}), problem, query, view(k), max_ties_of_rows(view(k)));
+      Kernel kernel(7, false);
+      for (Eigen::Index j = 0; j < kKeys; ++j) {
+        const Vector key = k.row(j).transpose().unaryExpr(operand);
+        EXPECT_LE(std::abs(kernel.dot(query.unaryExpr(operand), key, true) - expected[j]), margins[j]) << option;
+      }
+      EXPECT_GT(
+          margins.mean(),
+          10 * score_margins(make_arithmetic(Format::fp32), problem, query, view(k), max_ties_of_rows(view(k))).mean());
+    }
+}
+
 /// Where and when a kernel multiplies a score by its constants.
 struct Scales {
   float in_relu = 1, in_weight = 1, at_end = 1;
