@@ -26,29 +26,22 @@ std::vector<double> sorted_times(const Timing& timing) {
   return times;
 }
 
-/// Times the calls that go through the functions of a kernel.
+Direction direction_of(const AnyCall& call) { return call.is_backward ? Direction::backward : Direction::forward; }
+
+/// Times calls, all of one direction under one measurement.
 class Stopwatch {
  public:
   Stopwatch(const Kernel& kernel, const TimingPlan& plan, std::vector<Measurement>& measurements)
       : kernel_(kernel), plan_(plan), measurements_(measurements) {}
 
-  /// Makes a function time its calls, all under one measurement.
-  template <class Call>
-  void time(std::function<void(const Call&)>& function) {
-    if (function) function = [this](const Call& call) { run(call); };
-  }
-
- private:
-  template <class Call>
-  void run(const Call& call) {
-    constexpr bool kIsBackward = requires { call.forward; };
-    constexpr Direction kDirection = kIsBackward ? Direction::backward : Direction::forward;
+  void run(const AnyCall& call) {
+    const Direction direction = direction_of(call);
     Timing timing = kernel_.time(call, plan_);
     ++plan_.seed;  // so that the next call keeps another of its runs
     auto measured = std::find_if(measurements_.begin(), measurements_.end(),
-                                 [](const Measurement& m) { return m.direction == kDirection; });
+                                 [&](const Measurement& m) { return m.direction == direction; });
     if (measured == measurements_.end()) {
-      measurements_.push_back({kDirection, {}, {}, {}});
+      measurements_.push_back({direction, {}, {}, {}});
       measured = std::prev(measurements_.end());
     }
     measured->work = work_of(call);
@@ -57,6 +50,7 @@ class Stopwatch {
     std::move(timing.kernels.begin(), timing.kernels.end(), std::back_inserter(measured->timing.kernels));
   }
 
+ private:
   const Kernel& kernel_;
   TimingPlan plan_;
   std::vector<Measurement>& measurements_;
@@ -68,7 +62,7 @@ double tensor_bytes(const Case& c) {
     return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
   };
   const std::int64_t features =
-      sum(query_rows(c)) * c.heads * (c.dk + c.dv) + sum(key_rows(c)) * c.kv_heads * (c.dk + c.dv);
+      sum(row_counts(c, RowsOf::queries)) * c.heads * (c.dk + c.dv) + sum(key_rows(c)) * c.kv_heads * (c.dk + c.dv);
   return static_cast<double>(features * bytes_of(c.dtype));
 }
 
@@ -126,18 +120,8 @@ BenchResult bench(const Kernel& kernel, const Case& c, const TimingPlan& plan, c
   const auto is_wanted = [&](Direction direction) {
     return std::find(directions.begin(), directions.end(), direction) != directions.end();
   };
-  if (is_wanted(Direction::forward)) {
-    stopwatch.time(timed.forward);
-    stopwatch.time(timed.compress);
-    stopwatch.time(timed.nsa);
-  }
-  if (is_wanted(Direction::backward)) {
-    stopwatch.time(timed.backward);
-    stopwatch.time(timed.compress_backward);
-    stopwatch.time(timed.nsa_backward);
-  } else {
-    timed.forward_only = timed.operators;
-  }
+  timed.call = [&](const AnyCall& call) { is_wanted(direction_of(call)) ? stopwatch.run(call) : kernel.call(call); };
+  if (!is_wanted(Direction::backward)) timed.forward_only = timed.operators;
   result.judged = judge(timed, c);
   for (Measurement& measured : result.measurements) {
     if (peaks && measured.timing.on_device) measured.roofline = roofline_of(measured.work, c.dtype, *peaks);

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <map>
-#include <type_traits>
-#include <variant>
 #include <vector>
 
 #include "reference/dense.hpp"
 #include "reference/nsa/nsa_compression.hpp"
 #include "reference/nsa/nsa_window.hpp"
-#include "verify/judge/reach.hpp"
+#include "verify/operators/operator.hpp"
+#include "verify/operators/reach.hpp"
 
 namespace attnspec::fuzz {
 
@@ -23,11 +22,6 @@ using namespace verify;
 struct Reading {
   std::int64_t entries = 0;           // of score matrices, over all query heads
   std::int64_t keys = 0, values = 0;  // rows of k and v, over all key/value heads, that some query reads, at least
-};
-
-/// What the branches of NSA need.
-struct NsaReading {
-  Reading compressed, selected, window;
 };
 
 /// The positions of a sequence's queries that stand at a key: first .. last; none where first > last.
@@ -144,132 +138,78 @@ Reading compressed_reading(const NsaProblem& nsa) {
   return reached_reading(compressed_problem(nsa), compressed_reach(nsa));
 }
 
-Reading reading_of(const ForwardCall& call) {
-  const AttentionProblem& problem = call.problem.attention;
-  switch (call.op) {
-    case Operator::dense: return reached_reading(problem, causal_reach(problem));
-    case Operator::selected:
-      return selected_reading(problem, call.problem.block, selection_of(call.selection), causal_reach(problem));
-    case Operator::moba_select: return select_reading(call.problem);
-    case Operator::moba: return moba_reading(call.problem);
-    case Operator::nsa_compressed: return compressed_reading(call.nsa);
-    case Operator::window: return reached_reading(call.nsa.attention, window_reach(call.nsa));
-    case Operator::nsa_compress:
-    case Operator::nsa: break;  // have calls of their own
-  }
-  return {};
-}
-Reading reading_of(const CompressCall&) { return {}; }
-NsaReading reading_of(const NsaCall& call) {
-  return {compressed_reading(call.nsa), past_reading(call.nsa.attention, call.nsa.block, call.nsa.top_n),
-          reached_reading(call.nsa.attention, window_reach(call.nsa))};
-}
+/// What a call reads: of its attention, or of one branch of nsa.
+struct Readings {
+  Reading all;
+  std::map<Branch, Reading> of_branch;
 
-std::int64_t entries_of(const Reading& reading) { return reading.entries; }
-std::int64_t entries_of(const NsaReading& reading) {
-  return reading.compressed.entries + reading.selected.entries + reading.window.entries;
+  const Reading& of(const TensorInfo& tensor) const { return tensor.branch ? of_branch.at(*tensor.branch) : all; }
+  std::int64_t entries() const {
+    std::int64_t sum = all.entries;
+    for (const auto& [branch, reading] : of_branch) sum += reading.entries;
+    return sum;
+  }
+};
+
+Readings readings_of(const AnyCall& call) {
+  const MobaProblem& moba = call.problem;
+  const NsaProblem& nsa = call.nsa;
+  if (!has_queries(call.op)) return {};
+  if (has_branches(call.op))
+    return {{},
+            {{Branch::compressed, compressed_reading(nsa)},
+             {Branch::selected, past_reading(nsa.attention, nsa.block, nsa.top_n)},
+             {Branch::window, reached_reading(nsa.attention, window_reach(nsa))}}};
+  if (selects(call.op)) return {attends(call.op) ? moba_reading(moba) : select_reading(moba), {}};
+  const Reach reach = page_of(call.op).reach(moba, nsa);
+  if (reads_selection(call.op))
+    return {selected_reading(moba.attention, moba.block, selection_of(call.selection), reach), {}};
+  const bool reads_compressed = key_rows(call.op) == RowsOf::compressed_rows;
+  return {reached_reading(reads_compressed ? compressed_problem(nsa) : call.attention(), reach), {}};
 }
 
 // ---- Bytes ----
 
+/// Whether a row of the tensor is read only where some query needs it: keys and values. The compressed branch of nsa
+/// reads every token.
+bool is_read_in_part(const AnyCall& call, const TensorInfo& tensor) {
+  return has_queries(call.op) && tensor.role == Role::input && tensor.heads == Heads::kv && tensor.part == nullptr &&
+         tensor.branch != Branch::compressed;
+}
+
 /// The bytes that a call has to read or write of its tensors, each counted once: branches of nsa may share theirs.
-class TensorBytes {
- public:
-  template <class Call, class OfCall>
-  TensorBytes(const Call& call, const OfCall& reading) {
-    add(call, reading);
+double bytes_of_tensors(const AnyCall& call, const Readings& readings) {
+  std::map<const void*, std::int64_t> bytes;
+  const std::vector<TensorInfo>& tensors = page_of(call.op).tensors;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const TensorInfo& tensor = tensors[i];
+    const TensorView& x = call.tensors[i];
+    if (call.is_backward && tensor.in_backward == InBackward::unread) continue;
+    std::int64_t rows = x.tokens * x.heads;
+    if (is_read_in_part(call, tensor)) {
+      // The selection of a backward is given, so that keys are read as values are.
+      const Reading& reading = readings.of(tensor);
+      rows = tensor.dim == Dim::dk && !call.is_backward ? reading.keys : reading.values;
+    }
+    std::int64_t& most = bytes[x.data];
+    most = std::max(most, rows * x.dim * verify::bytes_of(x.format));
   }
-
-  double sum() const {
-    std::int64_t all = 0;
-    for (const auto& [data, bytes] : of_) all += bytes;
-    return static_cast<double>(all);
-  }
-
- private:
-  void add_bytes(const void* data, std::int64_t bytes) { of_[data] = std::max(of_[data], bytes); }
-  /// Rows of a token and head.
-  void add_rows(const TensorView& x, std::int64_t rows) { add_bytes(x.data, rows * x.dim * bytes_of(x.format)); }
-  void add(const TensorView& x) { add_rows(x, x.tokens * x.heads); }
-  void add(const SelectionView& x) {
-    add_bytes(x.data, x.tokens * x.heads * x.slots * static_cast<std::int64_t>(sizeof(std::int32_t)));
-  }
-  void add(const PhiTensors<TensorView>& phi) {
-    for (const auto& part : kPhiParts<TensorView>) add(phi.*part.tensor);
-  }
-  template <class... Parts>
-  void add_all(const Parts&... parts) {
-    (add(parts), ...);
-  }
-  void add(const BranchCall& x) { add_all(x.k, x.v, x.o, x.lse); }
-  void add(const BranchCall& x, const Reading& reading) {
-    add_rows(x.k, reading.keys), add_rows(x.v, reading.values);
-    add_all(x.o, x.lse);
-  }
-  void add(const BranchGradientViews& x) { add_all(x.dk, x.dv); }
-  void add(const ForwardCall& x, const Reading& reading) {
-    add_rows(x.k, reading.keys), add_rows(x.v, reading.values);
-    add_all(x.q, x.selection, x.o, x.lse);
-  }
-  void add(const CompressCall& x, const Reading&) { add_all(x.tokens, x.phi, x.rows); }
-  void add(const NsaCall& x, const NsaReading& reading) {
-    add(x.selected, reading.selected), add(x.window, reading.window);
-    add_all(x.q, x.compressed, x.gates, x.phi_k, x.phi_v, x.k_compressed, x.v_compressed, x.selection, x.o);
-  }
-  void add(const BackwardCall& x, Reading reading) {
-    reading.keys = reading.values;  // the selection is given
-    add(x.forward, reading);
-    add_all(x.d_o, x.dq, x.dk, x.dv);
-  }
-  void add(const CompressBackwardCall& x, const Reading&) {
-    add_all(x.forward.tokens, x.forward.phi, x.d_rows, x.d_tokens, x.d_phi);
-  }
-  void add(const NsaBackwardCall& x, const NsaReading& reading) {
-    NsaCall read = x.forward;
-    read.o = {};
-    add(read, reading);
-    add_all(x.d_o, x.dq, x.compressed, x.selected, x.window, x.d_gates, x.dk_compressed, x.dv_compressed, x.d_phi_k,
-            x.d_phi_v);
-  }
-
-  std::map<const void*, std::int64_t> of_;
-};
-
-const AttentionProblem& attention_of(const ForwardCall& call) {
-  return is_nsa(call.op) ? call.nsa.attention : call.problem.attention;
-}
-const AttentionProblem& attention_of(const CompressCall& call) { return call.nsa.attention; }
-const AttentionProblem& attention_of(const NsaCall& call) { return call.nsa.attention; }
-
-template <class Call>
-bool only_selects(const Call& call) {
-  if constexpr (std::is_same_v<Call, ForwardCall>) return call.op == Operator::moba_select;
-  return false;
-}
-
-template <class Call>
-Work work(const Call& call) {
-  constexpr bool kIsBackward = requires { call.forward; };
-  const auto& forward = [&]() -> const auto& {
-    if constexpr (kIsBackward)
-      return call.forward;
-    else
-      return call;
-  }
-  ();
-  const AttentionProblem& problem = attention_of(forward);
-  const std::int64_t products = kIsBackward             ? 6 * problem.dk + 4 * problem.dv
-                                : only_selects(forward) ? 2 * problem.dk
-                                                        : 2 * (problem.dk + problem.dv);
-  const auto reading = reading_of(forward);
-  const std::int64_t entries = entries_of(reading);
-  return {entries, static_cast<double>(entries) * static_cast<double>(products), TensorBytes(call, reading).sum()};
+  double sum = static_cast<double>(call.selection.tokens * call.selection.heads * call.selection.slots *
+                                   static_cast<std::int64_t>(sizeof(std::int32_t)));
+  for (const auto& [data, of_tensor] : bytes) sum += static_cast<double>(of_tensor);
+  return sum;
 }
 
 }  // namespace
 
 Work work_of(const AnyCall& call) {
-  return std::visit([](const auto& c) { return work(c); }, call);
+  const AttentionProblem& problem = call.attention();
+  const std::int64_t products = call.is_backward   ? 6 * problem.dk + 4 * problem.dv
+                                : attends(call.op) ? 2 * (problem.dk + problem.dv)
+                                                   : 2 * problem.dk;
+  const Readings readings = readings_of(call);
+  const std::int64_t entries = readings.entries();
+  return {entries, static_cast<double>(entries) * static_cast<double>(products), bytes_of_tensors(call, readings)};
 }
 
 Roofline roofline_of(const Work& work, Format format, const cuda::DevicePeaks& peaks) {

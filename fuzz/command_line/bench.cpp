@@ -86,7 +86,7 @@ Case bench_case(const std::string& text, const BenchOptions& options) {
   Case c = parse_case(text);
   if (!c.session.empty() || c.law != Law::none)
     throw std::invalid_argument(fmt::format("case {}: sessions and laws are not timed", text));
-  if (options.sample && c.op != Operator::nsa_compress) c.sample = *options.sample;
+  if (options.sample && has_key(c.op, "sample")) c.sample = *options.sample;
   validate(c);
   return c;
 }
@@ -97,7 +97,7 @@ std::vector<Case> bench_cases(const BenchOptions& options) {
   if (!cases.empty()) return cases;
   for (const char* text : kDefaultCases) {
     Case c = bench_case(text, options);
-    if (c.sample == 0 && c.op != Operator::nsa_compress) c.sample = kDefaultSample;  // nsa_compress is judged whole
+    if (c.sample == 0 && has_key(c.op, "sample")) c.sample = kDefaultSample;  // nsa_compress is judged whole
     c.seed = options.seed;
     cases.push_back(c);
   }

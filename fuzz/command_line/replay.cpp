@@ -53,11 +53,9 @@ std::int64_t sum(const std::vector<std::int64_t>& lengths) {
 
 /// The rows of a case that are compared: of o, lse, dq, dk and dv. 0: it has others, and nobody counts them.
 std::int64_t num_rows(const Kernel& kernel, const Case& c) {
-  if (!attends(c.op) || c.op == Operator::nsa || c.law != Law::none || c.sample > 0 || !c.session.empty()) return 0;
-  const bool is_forward_only =
-      !kernel.backward || std::count(kernel.forward_only.begin(), kernel.forward_only.end(), c.op);
-  const std::int64_t queries = sum(query_rows(c)) * c.heads, keys = sum(key_rows(c)) * c.kv_heads;
-  return is_forward_only ? 2 * queries : 3 * queries + 2 * keys;
+  if (!attends(c.op) || has_branches(c.op) || c.law != Law::none || c.sample > 0 || !c.session.empty()) return 0;
+  const std::int64_t queries = sum(row_counts(c, RowsOf::queries)) * c.heads, keys = sum(key_rows(c)) * c.kv_heads;
+  return has_backward(kernel, c.op) ? 3 * queries + 2 * keys : 2 * queries;
 }
 
 /// Judges a case, and tells meanwhile how many of its rows were compared.

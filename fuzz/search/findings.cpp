@@ -11,6 +11,7 @@
 #include "verify/cases/regimes.hpp"
 #include "verify/cases/safetensors.hpp"
 #include "verify/judge/report.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::fuzz {
 
@@ -44,15 +45,9 @@ std::map<std::string, SafeTensor> tensors_of_call(const Case& c) {
       for (std::int64_t head = 0; head < tensor.heads; ++head)
         written.values.insert(written.values.end(), tensor.at(token, head), tensor.at(token, head) + tensor.dim);
   };
-  const bool is_compress = c.op == Operator::nsa_compress, is_nsa = c.op == Operator::nsa;
-  const std::string keys = is_compress ? "tokens" : is_nsa ? "compressed.k" : "k";
-  add("q", inputs.q), add(keys, inputs.k), add(is_nsa ? "compressed.v" : "v", inputs.v);
-  add("selected.k", inputs.k_selected), add("selected.v", inputs.v_selected);
-  add("window.k", inputs.k_window), add("window.v", inputs.v_window);
-  add("gates", inputs.gates), add(is_compress ? "d_rows" : "d_o", inputs.d_o);
-  for (const auto& [name, tensor] : kPhiParts<reference::Tensor>) {
-    add(fmt::format("{}.{}", is_compress ? "phi" : "phi_k", name), inputs.phi_k.*tensor);
-    add(fmt::format("phi_v.{}", name), inputs.phi_v.*tensor);
+  for (const TensorInfo& tensor : page_of(c.op).tensors) {
+    if (tensor.role != Role::input && tensor.role != Role::given_gradient) continue;
+    if (const reference::Tensor* input = find_input(tensor, inputs)) add(tensor.name, *input);
   }
   const reference::Selection& selection = inputs.selection;
   if (!selection.blocks.empty())

@@ -32,11 +32,10 @@ struct WorkOfCalls {
   explicit WorkOfCalls(const Case& c) {
     const Kernel model = find_kernel(is_nsa(c.op) ? "model:nsa" : "model:moba");
     Kernel spy = model;
-    spy.forward = [&](const ForwardCall& call) { model.forward(call), forward = work_of(call); };
-    spy.backward = [&](const BackwardCall& call) { model.backward(call), backward = work_of(call); };
-    spy.compress = [&](const CompressCall& call) { model.compress(call), forward = work_of(call); };
-    spy.nsa = [&](const NsaCall& call) { model.nsa(call), forward = work_of(call); };
-    spy.nsa_backward = [&](const NsaBackwardCall& call) { model.nsa_backward(call), backward = work_of(call); };
+    spy.call = [&](const AnyCall& call) {
+      model.call(call);
+      (call.is_backward ? backward : forward) = work_of(call);
+    };
     EXPECT_EQ(judge(spy, c).verdict, Verdict::pass) << print(c);
   }
 };

@@ -163,5 +163,29 @@ TEST(CaseSource, SteersTowardsUnseenTriples) {
   EXPECT_GT(static_cast<double>(steered.kept().size()), 0.4 * static_cast<double>(steered.drawn().size()));
 }
 
+TEST(CaseSource, TakesTheCandidateWithMostNewTriples) {
+  CaseSource source({Operator::moba}, 8);
+  Coverage kept;
+  rc::Random random(8);
+  const rc::Gen<Case> generator = any_case(Operator::moba, whole_swarm());
+  for (int i = 0; i < kSwarmCases; ++i) {
+    std::vector<Case> candidates;
+    for (int j = 0; j < kCandidates; ++j) candidates.push_back(generator(random.split()).value());
+    const Case& best = *std::max_element(candidates.begin(), candidates.end(), [&](const Case& a, const Case& b) {
+      return kept.count_new(a) < kept.count_new(b);
+    });
+    kept.add(best);
+    EXPECT_EQ(print(source.next()), print(best)) << i;
+  }
+}
+
+TEST(CaseSource, HasTheWholeSpaceInItsFirstSwarmAlone) {
+  CaseSource source({Operator::moba}, 8);
+  source.next();
+  EXPECT_EQ(source.swarm().enabled, whole_swarm().enabled);
+  for (int i = 0; i < kSwarmCases; ++i) source.next();
+  EXPECT_NE(source.swarm().enabled, whole_swarm().enabled);
+}
+
 }  // namespace
 }  // namespace attnspec::fuzz

@@ -15,6 +15,7 @@
 #include "verify/kernels.hpp"
 #include "verify/model/defects/defects.hpp"
 #include "verify/model/variants/variants.hpp"
+#include "verify/selftest/judge/altered_kernel.hpp"
 
 namespace attnspec::fuzz {
 namespace {
@@ -257,10 +258,10 @@ TEST(Shrink, FindsTheSmallestCaseOfAnyFailingCase) {
 
 TEST(Shrink, DropsTheLawWhereTheSpecificationFailsToo) {
   Kernel kernel = find_kernel("model:moba");
-  kernel.forward = [forward = kernel.forward](const ForwardCall& call) {
-    forward(call);
-    if (call.q.tokens > 4) call.o.store(4, 0, 0, 77);
-  };
+  replace_forward(kernel, [](const AnyCall& call, const DoCall& do_call) {
+    do_call(call);
+    if (call["q"].tokens > 4) call["o"].store(4, 0, 0, 77);
+  });
   CaseResult failing = judge(kernel, parse_case("dense(lens=30,law=repeat)"));
   failing.verdict = Verdict::law_broken;
   const Shrunk shrunk = shrink([&](const Case& c) { return judge(kernel, c); }, failing);

@@ -22,7 +22,7 @@ constexpr double kMinMedian = 0.5, kMaxMedian = 1.3;
 constexpr std::int64_t kSampled = 16;    // n_eff is formed for one row of so many
 constexpr std::size_t kMinSamples = 50;  // for a median
 
-/// A small case of any operator but moba_select, which has no values.
+/// A small case of any operator with values.
 Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
   const Random random(seed, "calibration");
   std::uint64_t draws = 0;
@@ -32,8 +32,9 @@ Case random_case(const std::string& regime, Format dtype, std::uint64_t seed) {
   using Sizes = std::vector<std::int64_t>;
   Case c;
   c.regime = regime, c.dtype = dtype, c.seed = seed;
-  c.op = pick(std::vector{Operator::dense, Operator::selected, Operator::moba, Operator::nsa_compress,
-                          Operator::nsa_compressed, Operator::window, Operator::nsa});
+  std::vector<Operator> operators(kOperators.begin(), kOperators.end());
+  std::erase_if(operators, [](Operator op) { return !has_gradients(op); });
+  c.op = pick(operators);
   c.lens = {6 + random.below(70, draws++), random.below(30, draws++)};
   c.q_lens = c.lens;
   c.kv_heads = pick(Sizes{1, 2, 3});

@@ -31,29 +31,6 @@ constexpr std::int64_t kLargestSize = std::int64_t{1} << 40;
 constexpr std::int64_t kMaxSequences = std::int64_t{1} << 20;  // of one length
 constexpr std::int64_t kMaxSessionSteps = 1000;
 
-struct OperatorInfo {
-  Operator op;
-  const char* name;
-  const char* summary;
-};
-constexpr OperatorInfo kOperatorInfo[] = {
-    {Operator::dense, "dense", "q, k, v -> o, lse; d_o -> dq, dk, dv: full causal attention"},
-    {Operator::selected, "selected",
-     "q, k, v, selection -> o, lse; d_o -> dq, dk, dv: attention over given key blocks"},
-    {Operator::moba_select, "moba_select", "q, k -> selection: the blocks each query of MoBA attends to"},
-    {Operator::moba, "moba", "q, k, v -> selection, o, lse; d_o -> dq, dk, dv: mixture of block attention"},
-    {Operator::nsa_compress, "nsa_compress",
-     "tokens, phi -> compressed rows; their gradient -> d_tokens, d_phi: one row of each block of tokens"},
-    {Operator::nsa_compressed, "nsa_compressed",
-     "q, compressed k, v -> o, lse, selection per kv head; d_o -> dq, dk, dv: NSA's attention to compressed rows, and "
-     "the blocks they say are important"},
-    {Operator::window, "window", "q, k, v -> o, lse; d_o -> dq, dk, dv: NSA's sliding window"},
-    {Operator::nsa, "nsa",
-     "q, three k, v, gates, phi -> o, compressed rows, selection, o and lse of each branch; d_o -> all gradients: "
-     "native "
-     "sparse attention"},
-};
-
 template <class Number>
 Number parse_number(const std::string& key, const std::string& text) {
   Number value{};
@@ -211,90 +188,69 @@ const char* name_of(Value value, const Choice<Value> (&choices)[n]) {
   return "";
 }
 
-constexpr unsigned bit(Operator op) { return 1u << static_cast<unsigned>(op); }
-constexpr unsigned kMoba = bit(Operator::moba) | bit(Operator::moba_select);
-constexpr unsigned kNsa = bit(Operator::nsa);
-constexpr unsigned kCompress = bit(Operator::nsa_compress) | kNsa;  // has phi
-constexpr unsigned kCompressed = bit(Operator::nsa_compressed) | kNsa;
-constexpr unsigned kCompressionBlocks = kCompress | kCompressed;
-constexpr unsigned kWindow = bit(Operator::window) | kNsa;
-constexpr unsigned kSlots = kMoba | bit(Operator::selected);
-constexpr unsigned kBlocks = kSlots | kCompressed;
-constexpr unsigned kMayBeAcausal = kSlots | bit(Operator::dense);
-constexpr unsigned kHasQueries = kBlocks | bit(Operator::dense) | kWindow;
-constexpr unsigned kAttends = kHasQueries & ~bit(Operator::moba_select);
-constexpr unsigned kAll = kHasQueries | kCompress;
-
-/// One key of a case: which operators have it, how it is read and printed, and its default, which may follow from keys
-/// before it.
+/// One key of a case: how it is read and printed, and its default, which may follow from keys before it. The pages of
+/// operators say which have it.
 struct Field {
   const char* key;
-  unsigned operators;
   std::function<void(Case&, const std::string&)> parse;
   std::function<std::string(const Case&)> print;
   std::function<void(Case&)> set_default;
 };
 
-Field size_field(const char* key, unsigned operators, std::int64_t Case::*member,
-                 std::function<void(Case&)> set_default) {
-  return {key, operators, [=](Case& c, const std::string& text) { c.*member = parse_size(key, text); },
+Field size_field(const char* key, std::int64_t Case::*member, std::function<void(Case&)> set_default) {
+  return {key, [=](Case& c, const std::string& text) { c.*member = parse_size(key, text); },
           [=](const Case& c) { return std::to_string(c.*member); }, std::move(set_default)};
 }
 
-Field lengths_field(const char* key, unsigned operators, std::vector<std::int64_t> Case::*member,
-                    std::function<void(Case&)> set_default) {
-  return {key, operators, [=](Case& c, const std::string& text) { c.*member = parse_lengths(key, text); },
+Field lengths_field(const char* key, std::vector<std::int64_t> Case::*member, std::function<void(Case&)> set_default) {
+  return {key, [=](Case& c, const std::string& text) { c.*member = parse_lengths(key, text); },
           [=](const Case& c) { return print_lengths(c.*member); }, std::move(set_default)};
 }
 
 template <class Value, std::size_t n>
-Field choice_field(const char* key, unsigned operators, Value Case::*member, const Choice<Value> (&choices)[n],
-                   Value default_value) {
-  return {key, operators,
-          [=, &choices](Case& c, const std::string& text) { c.*member = parse_choice(key, text, choices); },
+Field choice_field(const char* key, Value Case::*member, const Choice<Value> (&choices)[n], Value default_value) {
+  return {key, [=, &choices](Case& c, const std::string& text) { c.*member = parse_choice(key, text, choices); },
           [=, &choices](const Case& c) { return name_of(c.*member, choices); },
           [=](Case& c) { c.*member = default_value; }};
 }
 
 const std::vector<Field>& fields() {
   static const std::vector<Field> all{
-      lengths_field("lens", kAll, &Case::lens, [](Case& c) { c.lens = {256}; }),
-      lengths_field("q_lens", kHasQueries, &Case::q_lens, [](Case& c) { c.q_lens = c.lens; }),
-      size_field("heads", kHasQueries, &Case::heads, [](Case& c) { c.heads = 1; }),
-      size_field("kv_heads", kAll, &Case::kv_heads, [](Case& c) { c.kv_heads = c.heads; }),
-      size_field("dk", kAll, &Case::dk, [](Case& c) { c.dk = 64; }),
-      size_field("dv", kAttends, &Case::dv, [](Case& c) { c.dv = c.dk; }),
-      size_field("block", kBlocks, &Case::block, [](Case& c) { c.block = 64; }),
-      size_field("top_k", kSlots, &Case::top_k, [](Case& c) { c.top_k = 3; }),
-      size_field("compress_block", kCompressionBlocks, &Case::compress_block, [](Case& c) { c.compress_block = 32; }),
-      size_field("compress_stride", kCompressionBlocks, &Case::compress_stride,
-                 [](Case& c) { c.compress_stride = 16; }),
-      size_field("top_n", kCompressed, &Case::top_n, [](Case& c) { c.top_n = 16; }),
-      size_field("initial_blocks", kCompressed, &Case::initial, [](Case& c) { c.initial = 1; }),
-      size_field("local_blocks", kCompressed, &Case::local, [](Case& c) { c.local = 2; }),
-      size_field("window", kWindow, &Case::window, [](Case& c) { c.window = 64; }),
-      choice_field("phi", kCompress, &Case::phi, kPhis, Phi::mean),
-      choice_field("activation", kCompress, &Case::activation, kActivations, Activation::silu),
-      size_field("hidden", kCompress, &Case::hidden, [](Case& c) { c.hidden = 64; }),
-      choice_field("shared_phi", kCompress, &Case::shared_phi, kFlags, false),
-      choice_field("shared_kv", kNsa, &Case::shared_kv, kFlags, false),
-      choice_field("gate", kMoba, &Case::gate, kGates, Gate::top_k),
-      choice_field("selection", bit(Operator::selected), &Case::shared_selection, kSelectionPer, false),
-      choice_field("selection_order", bit(Operator::selected), &Case::selection_order, kSelectionOrders,
-                   SelectionOrder::any),
-      choice_field("causal", kMayBeAcausal, &Case::causal, kFlags, true),
-      {"scale", kAttends, [](Case& c, const std::string& text) { c.scale = parse_number<double>("scale", text); },
+      lengths_field("lens", &Case::lens, [](Case& c) { c.lens = {256}; }),
+      lengths_field("q_lens", &Case::q_lens, [](Case& c) { c.q_lens = c.lens; }),
+      size_field("heads", &Case::heads, [](Case& c) { c.heads = 1; }),
+      size_field("kv_heads", &Case::kv_heads, [](Case& c) { c.kv_heads = c.heads; }),
+      size_field("dk", &Case::dk, [](Case& c) { c.dk = 64; }),
+      size_field("dv", &Case::dv, [](Case& c) { c.dv = c.dk; }),
+      size_field("block", &Case::block, [](Case& c) { c.block = 64; }),
+      size_field("top_k", &Case::top_k, [](Case& c) { c.top_k = 3; }),
+      size_field("compress_block", &Case::compress_block, [](Case& c) { c.compress_block = 32; }),
+      size_field("compress_stride", &Case::compress_stride, [](Case& c) { c.compress_stride = 16; }),
+      size_field("top_n", &Case::top_n, [](Case& c) { c.top_n = 16; }),
+      size_field("initial_blocks", &Case::initial, [](Case& c) { c.initial = 1; }),
+      size_field("local_blocks", &Case::local, [](Case& c) { c.local = 2; }),
+      size_field("window", &Case::window, [](Case& c) { c.window = 64; }),
+      choice_field("phi", &Case::phi, kPhis, Phi::mean),
+      choice_field("activation", &Case::activation, kActivations, Activation::silu),
+      size_field("hidden", &Case::hidden, [](Case& c) { c.hidden = 64; }),
+      choice_field("shared_phi", &Case::shared_phi, kFlags, false),
+      choice_field("shared_kv", &Case::shared_kv, kFlags, false),
+      choice_field("gate", &Case::gate, kGates, Gate::top_k),
+      choice_field("selection", &Case::shared_selection, kSelectionPer, false),
+      choice_field("selection_order", &Case::selection_order, kSelectionOrders, SelectionOrder::any),
+      choice_field("causal", &Case::causal, kFlags, true),
+      {"scale", [](Case& c, const std::string& text) { c.scale = parse_number<double>("scale", text); },
        [](const Case& c) { return print_number(c.scale); }, [](Case& c) { c.scale = default_scale(c.dk); }},
-      choice_field("dtype", kAll, &Case::dtype, kFormats, Format::bf16),
-      choice_field("layout", kAll, &Case::layout, kLayouts, Layout::strided),
-      {"regime", kAll, [](Case& c, const std::string& text) { c.regime = text; },
-       [](const Case& c) { return c.regime; }, [](Case& c) { c.regime = "normal"; }},
-      {"seed", kAll, [](Case& c, const std::string& text) { c.seed = parse_number<std::uint64_t>("seed", text); },
+      choice_field("dtype", &Case::dtype, kFormats, Format::bf16),
+      choice_field("layout", &Case::layout, kLayouts, Layout::strided),
+      {"regime", [](Case& c, const std::string& text) { c.regime = text; }, [](const Case& c) { return c.regime; },
+       [](Case& c) { c.regime = "normal"; }},
+      {"seed", [](Case& c, const std::string& text) { c.seed = parse_number<std::uint64_t>("seed", text); },
        [](const Case& c) { return std::to_string(c.seed); }, [](Case& c) { c.seed = 0; }},
-      size_field("sample", kHasQueries, &Case::sample, [](Case& c) { c.sample = 0; }),
-      {"session", kAll, [](Case& c, const std::string& text) { c.session = parse_session(text); },
+      size_field("sample", &Case::sample, [](Case& c) { c.sample = 0; }),
+      {"session", [](Case& c, const std::string& text) { c.session = parse_session(text); },
        [](const Case& c) { return print_session(c.session); }, [](Case& c) { c.session.clear(); }},
-      choice_field("law", kAll, &Case::law, kLawNames, Law::none),
+      choice_field("law", &Case::law, kLawNames, Law::none),
   };
   return all;
 }
@@ -302,7 +258,7 @@ const std::vector<Field>& fields() {
 std::string keys_of(Operator op) {
   std::vector<std::string> keys;
   for (const Field& field : fields())
-    if (field.operators & bit(op)) keys.push_back(field.key);
+    if (has_key(op, field.key)) keys.push_back(field.key);
   return fmt::format("{}", fmt::join(keys, ", "));
 }
 
@@ -338,24 +294,12 @@ const char* name(Phi phi) { return name_of(phi, kPhis); }
 
 Law parse_law(const std::string& text) { return parse_choice("law", text, kLawNames); }
 
-const char* name(Operator op) { return kOperatorInfo[static_cast<std::size_t>(op)].name; }
-const char* summary(Operator op) { return kOperatorInfo[static_cast<std::size_t>(op)].summary; }
-
-Operator parse_operator(std::string_view text) {
-  std::vector<std::string> names;
-  for (const OperatorInfo& info : kOperatorInfo) {
-    if (text == info.name) return info.op;
-    names.push_back(info.name);
-  }
-  throw std::invalid_argument(fmt::format("operator '{}': is none of {}", text, fmt::join(names, ", ")));
-}
-
 std::string print(const Case& c) {
   std::vector<std::string> parts;
   for (const Field& field : fields()) {
     Case with_default = c;
     field.set_default(with_default);
-    if (!(field.operators & bit(c.op)) || with_default == c) continue;
+    if (!has_key(c.op, field.key) || with_default == c) continue;
     parts.push_back(fmt::format("{}={}", field.key, field.print(c)));
   }
   return fmt::format("{}({})", name(c.op), fmt::join(parts, ","));
@@ -379,7 +323,7 @@ Case parse_case(std::string_view whole) {
     const std::string key = trimmed(part.substr(0, equals)), value = trimmed(part.substr(equals + 1));
     std::size_t at = 0;
     while (at < fields().size() && fields()[at].key != key) ++at;
-    if (at == fields().size() || !(fields()[at].operators & bit(c.op)))
+    if (at == fields().size() || !has_key(c.op, key))
       throw std::invalid_argument(
           fmt::format("case key '{}' with value '{}': {} has the keys {}", key, value, name(c.op), keys_of(c.op)));
     if (given[at]) throw std::invalid_argument(fmt::format("case key '{}': is given twice", key));
@@ -423,7 +367,7 @@ void validate(const Case& c) {
   if (elements > limit)
     throw InvalidProblem("lens", print_lengths(c.lens),
                          fmt::format("a tensor would have {:.3g} elements, more than 2^36", elements));
-  if (c.op == Operator::selected && slots > limit)
+  if (reads_selection(c.op) && slots > limit)
     throw InvalidProblem("top_k", std::to_string(c.top_k),
                          fmt::format("the selection would have {:.3g} entries, more than 2^36", slots));
 }
@@ -451,32 +395,25 @@ reference::NsaProblem nsa_problem_of(const Case& c) {
   problem.initial_blocks = c.initial;
   problem.local_blocks = c.local;
   problem.window = c.window;
-  if (c.op == Operator::nsa_compress) {
+  if (!has_queries(c.op)) {
     problem.attention.heads = c.kv_heads;
     problem.block = c.compress_block;
   }
   return problem;
 }
 
-std::vector<std::int64_t> compressed_rows(const Case& c) {
+std::int64_t longest(const Case& c) { return c.lens.empty() ? 0 : *std::max_element(c.lens.begin(), c.lens.end()); }
+
+std::vector<std::int64_t> row_counts(const Case& c, RowsOf of) {
+  if (of == RowsOf::queries) return has_queries(c.op) ? c.q_lens : std::vector<std::int64_t>(c.lens.size());
+  if (of != RowsOf::compressed_rows) return c.lens;
   std::vector<std::int64_t> rows;
   for (const std::int64_t length : c.lens) rows.push_back(reference::num_compressed(nsa_problem_of(c), length));
   return rows;
 }
 
-std::int64_t longest(const Case& c) { return c.lens.empty() ? 0 : *std::max_element(c.lens.begin(), c.lens.end()); }
-
-std::vector<std::int64_t> key_rows(const Case& c) {
-  return c.op == Operator::nsa_compressed ? compressed_rows(c) : c.lens;
-}
-
-std::vector<std::int64_t> query_rows(const Case& c) {
-  return c.op == Operator::nsa_compress ? std::vector<std::int64_t>(c.lens.size()) : c.q_lens;
-}
-
-std::vector<std::int64_t> gradient_rows(const Case& c) {
-  return c.op == Operator::nsa_compress ? compressed_rows(c) : c.q_lens;
-}
+std::vector<std::int64_t> key_rows(const Case& c) { return row_counts(c, key_rows(c.op)); }
+std::vector<std::int64_t> gradient_rows(const Case& c) { return row_counts(c, gradient_rows(c.op)); }
 
 std::vector<Case> read_case_file(const std::string& path) {
   std::ifstream file(path);

@@ -9,20 +9,10 @@
 
 #include "reference/noise/format.hpp"
 #include "reference/problem.hpp"
+#include "verify/operators/operators.hpp"
 #include "verify/run/storage.hpp"
 
 namespace attnspec::verify {
-
-enum class Operator { dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa };
-inline constexpr Operator kOperators[] = {Operator::dense,  Operator::selected,     Operator::moba_select,
-                                          Operator::moba,   Operator::nsa_compress, Operator::nsa_compressed,
-                                          Operator::window, Operator::nsa};
-
-const char* name(Operator op);
-/// One line: inputs, outputs, meaning.
-const char* summary(Operator op);
-/// Throws std::invalid_argument that lists the operators.
-Operator parse_operator(std::string_view text);
 
 /// How the blocks of a given selection stand in its slots. Each order has what those before it have.
 enum class SelectionOrder {
@@ -36,27 +26,6 @@ enum class SelectionOrder {
 const char* name(reference::Gate gate);
 const char* name(reference::Phi phi);
 const char* name(SelectionOrder order);
-
-/// Whether the operator attends (o, lse and gradients).
-inline bool attends(Operator op) { return op != Operator::moba_select && op != Operator::nsa_compress; }
-/// Whether the kernel selects the blocks that it attends to.
-inline bool selects(Operator op) { return op == Operator::moba_select || op == Operator::moba; }
-/// Whether it is NSA or a part of it, with an NsaProblem.
-inline bool is_nsa(Operator op) { return op >= Operator::nsa_compress; }
-/// Whether it makes compressed rows out of tokens, with phi.
-inline bool compresses(Operator op) { return op == Operator::nsa_compress || op == Operator::nsa; }
-/// Whether it selects blocks by their importance.
-inline bool has_importance(Operator op) { return op == Operator::nsa_compressed || op == Operator::nsa; }
-/// Whether it has queries.
-inline bool has_queries(Operator op) { return op != Operator::nsa_compress; }
-/// Whether a query has top_k slots for blocks: selected by the kernel, or given.
-inline bool has_slots(Operator op) { return selects(op) || op == Operator::selected; }
-/// Whether it has selection blocks.
-inline bool has_blocks(Operator op) { return has_slots(op) || has_importance(op); }
-/// Whether it has compression blocks.
-inline bool has_compression(Operator op) { return compresses(op) || has_importance(op); }
-/// Whether it has a window.
-inline bool has_window(Operator op) { return op == Operator::window || op == Operator::nsa; }
 
 /// What a case is judged by instead of the specification: a relation between calls, or within one.
 enum class Law {
@@ -159,17 +128,11 @@ reference::NsaProblem nsa_problem_of(const Case& c);
 /// Tokens of the longest sequence; 0 without any.
 std::int64_t longest(const Case& c);
 
-/// Rows of k and v of each sequence: its keys, or for nsa_compressed its compressed rows.
-std::vector<std::int64_t> key_rows(const Case& c);
-
-/// Compressed rows of each sequence of NSA's.
-std::vector<std::int64_t> compressed_rows(const Case& c);
-
-/// Rows of q of each sequence; none for nsa_compress.
-std::vector<std::int64_t> query_rows(const Case& c);
-
-/// Rows of the gradient that the backward is given, of each sequence: its queries, or for nsa_compress its compressed
+/// Rows of a kind of each sequence, but for those of parameters: its queries, none without; its keys; its compressed
 /// rows.
+std::vector<std::int64_t> row_counts(const Case& c, RowsOf of);
+/// Those of k and v, and of the gradient that the backward is given.
+std::vector<std::int64_t> key_rows(const Case& c);
 std::vector<std::int64_t> gradient_rows(const Case& c);
 
 /// The lines of a case file: blank lines and text after # are left out. Throws std::invalid_argument naming file and

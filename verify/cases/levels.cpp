@@ -64,7 +64,7 @@ std::vector<std::size_t> paired_values(const Axis& axis, Operator op) {
   std::erase_if(values, [&](std::size_t i) {
     const std::string& name = axis.values[i].name;
     return name.starts_with("captured:") ||
-           (op == Operator::nsa && std::find(std::begin(of_nsa), std::end(of_nsa), name) == std::end(of_nsa));
+           (has_branches(op) && std::find(std::begin(of_nsa), std::end(of_nsa), name) == std::end(of_nsa));
   });
   return values;
 }
@@ -113,7 +113,7 @@ std::vector<Case> law_cases(Operator op, std::uint64_t each) {
       if (row[law_axis] == law) continue;
       row[law_axis] = law;
       row[dtype_axis] = dtype;
-      set(row, "heads", op == Operator::nsa_compress ? "several" : "groups");
+      set(row, "heads", has_queries(op) ? "groups" : "several");
       set(row, "size", "hundreds"), set(row, "sequences", "few"), set(row, "queries", "as keys");
       set(row, "block", "few tokens"), set(row, "blocks per query", "some");
       for (std::uint64_t i = 0; i < each; ++i) cases.push_back(case_of(op, row, "laws", cases.size()));
@@ -155,7 +155,7 @@ std::vector<Case> captured_cases(Operator op, const std::string& file) {
   whole.heads = sizes.heads, whole.kv_heads = sizes.kv_heads, whole.dk = sizes.dk, whole.dv = sizes.dv;
   whole.scale = default_scale(whole.dk);
   set_lengths(whole, 64, {sizes.tokens});
-  whole.sample = op == Operator::nsa_compress ? 0 : 400;
+  whole.sample = has_queries(op) ? 400 : 0;
   Case packed = whole;
   packed.sample = 0;
   set_lengths(packed, 48, {sizes.tokens / 10, 0, sizes.tokens / 4, 31 % (sizes.tokens + 1)});
@@ -176,7 +176,7 @@ std::vector<Case> session_cases(Operator op) {
   Case c;
   c.op = op;
   set_lengths(c, 16, {40, 23, 0});
-  c.heads = 2, c.kv_heads = op == Operator::nsa_compress ? 2 : 1, c.dk = c.dv = 16, c.scale = default_scale(c.dk);
+  c.heads = 2, c.kv_heads = has_queries(op) ? 1 : 2, c.dk = c.dv = 16, c.scale = default_scale(c.dk);
   c.compress_block = 8, c.compress_stride = 4, c.top_n = 4, c.window = 9, c.hidden = 8;
   std::vector<Case> cases;
   for (const auto& steps :

@@ -82,10 +82,10 @@ std::string outside_choices(const Limits& limits, const Case& c) {
     return fmt::format("scale {} is not above 0", c.scale);
   if (attends(c.op) && limits.scale == ScaleLimit::default_only && c.scale != default_scale(c.dk))
     return fmt::format("scale {} is not the default one", c.scale);
-  if (c.op == Operator::selected && limits.selection_per != SelectionPer::any &&
+  if (reads_selection(c.op) && limits.selection_per != SelectionPer::any &&
       c.shared_selection != (limits.selection_per == SelectionPer::kv_head))
     return fmt::format("selection {} is none of its own", c.shared_selection ? "kv_head" : "head");
-  if (c.op == Operator::selected && c.selection_order < order_needed(limits))
+  if (reads_selection(c.op) && c.selection_order < order_needed(limits))
     return fmt::format("selection_order {} is not {}", name(c.selection_order), name(order_needed(limits)));
   if (has_importance(c.op) && limits.forced_blocks && *limits.forced_blocks != ForcedBlocks{c.initial, c.local})
     return fmt::format("forced blocks {} and {} are not {} and {}", c.initial, c.local, limits.forced_blocks->initial,

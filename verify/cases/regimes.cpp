@@ -30,12 +30,12 @@ std::vector<std::int64_t> key_positions(const Case& c) {
   return positions;
 }
 
-/// The block length, in rows of k, that the regimes which shape blocks use; `dense` and `window` have none of their
+/// The block length, in rows of k, that the regimes which shape blocks use; also of operators that have none of their
 /// own.
 std::int64_t block_of(const Case& c) {
-  if (c.op == Operator::nsa_compressed) return c.block / c.compress_stride;
-  if (c.op == Operator::nsa_compress) return c.compress_block;
-  return c.op == Operator::dense || c.op == Operator::window ? 16 : c.block;
+  if (key_rows(c.op) == RowsOf::compressed_rows) return c.block / c.compress_stride;
+  if (!has_queries(c.op)) return c.compress_block;
+  return has_blocks(c.op) ? c.block : 16;
 }
 
 void fill_tie(const Case& c, Inputs& in) {
@@ -147,7 +147,6 @@ void fill_repeated_tokens(const Case& c, Inputs& in) {
 }
 
 bool selects_blocks(Operator op) { return selects(op) || has_importance(op); }
-bool has_values(Operator op) { return op != Operator::moba_select; }
 
 /// The size of all of a key's features that adds `score` to its scores with a query of ones, as far as the dtype and
 /// products in fp32 hold it.
@@ -305,12 +304,12 @@ const std::vector<Regime>& regimes() {
        .mistake = "values spell the key's position over a mean of 1, do = 1: keys swapped or counted twice, rows "
                   "normalised wrongly",
        .fill = fill_token_tagged,
-       .has = has_values},
+       .has = has_gradients},
       {.name = "head_tagged",
        .mistake = "values and do are the same for every token of a head and name it: heads swapped, weights that do "
                   "not sum to 1",
        .fill = fill_head_tagged,
-       .has = has_values},
+       .has = has_gradients},
       {.name = "constant_keys",
        .mistake = "all keys of a head are equal: weights are 1 / n, so that lse and o count the keys",
        .fill = fill_constant_keys},
@@ -343,18 +342,18 @@ const std::vector<Regime>& regimes() {
       {.name = "subnormal",
        .mistake = "values at the smallest normal number: results flushed to zero, gradients that vanish",
        .fill = fill_subnormal,
-       .has = has_values},
+       .has = has_gradients},
       {.name = "smallest",
        .mistake = "every tensor around the smallest normal number: products flushed to zero, scores that seem to tie",
        .fill = fill_smallest},
       {.name = "largest_values",
        .mistake = "values as large as the format and the sums of a correct kernel hold: outputs and sums in fp16",
        .fill = fill_largest_values,
-       .has = has_values},
+       .has = has_gradients},
       {.name = "largest_gradients",
        .mistake = "a row of do as large as the format and the sums hold: gradients in fp16",
        .fill = fill_largest_gradients,
-       .has = has_values},
+       .has = has_gradients},
       {.name = "largest_keys",
        .mistake = "keys or queries as large as the format and the sums hold, with scores about 1: means, scaled keys "
                   "and products that overflow before they are scaled",
@@ -363,7 +362,7 @@ const std::vector<Regime>& regimes() {
       {.name = "wide_gates",
        .mistake = "gates that no sigmoid makes, negative or up to 100: gates clamped, or taken for weights",
        .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 1, 1, 1, 1); },
-       .has = [](Operator op) { return op == Operator::nsa; },
+       .has = has_branches,
        .any_gates = true},
       {.name = kCaptured,
        .mistake = "captured:NAME, activations of a trained model: what random numbers never look like",
@@ -395,9 +394,9 @@ Inputs make_attention_inputs(const Case& c) {
   const auto sum = [](const std::vector<std::int64_t>& rows) {
     return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
   };
-  const bool compresses_only = c.op == Operator::nsa_compress;
+  const bool compresses_only = !has_queries(c.op);
   Inputs inputs;
-  inputs.q = Tensor(sum(query_rows(c)), c.heads, c.dk);
+  inputs.q = Tensor(sum(row_counts(c, RowsOf::queries)), c.heads, c.dk);
   inputs.k = Tensor(sum(key_rows(c)), c.kv_heads, c.dk);
   inputs.v = Tensor(compresses_only ? 0 : inputs.k.tokens, c.kv_heads, c.dv);
   inputs.d_o = Tensor(sum(gradient_rows(c)), compresses_only ? c.kv_heads : c.heads, compresses_only ? c.dk : c.dv);
@@ -437,9 +436,9 @@ Tensor make_gates(const Case& c, std::int64_t tokens) {
 
 Inputs make_inputs(const Case& c) {
   Inputs inputs = make_attention_inputs(c);
-  if (c.op == Operator::selected) inputs.selection = make_selection(c);
+  if (reads_selection(c.op)) inputs.selection = make_selection(c);
   if (compresses(c.op)) inputs.phi_k = make_phi(c, "phi_k", c.dk);
-  if (c.op != Operator::nsa) return inputs;
+  if (!has_branches(c.op)) return inputs;
   inputs.phi_v = make_phi(c, "phi_v", c.dv);
   inputs.gates = make_gates(c, inputs.q.tokens);
   const auto fill_branch = [&](std::uint64_t offset, Tensor& k, Tensor& v) {

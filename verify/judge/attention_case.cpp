@@ -2,12 +2,12 @@
 #include <utility>
 
 #include "reference/dense.hpp"
-#include "reference/nsa/nsa_window.hpp"
+#include "reference/nsa/nsa_compression.hpp"
 #include "verify/judge/attention.hpp"
 #include "verify/judge/cases.hpp"
 #include "verify/judge/overflow.hpp"
 #include "verify/judge/selections.hpp"
-#include "verify/run/calls/attention_calls.hpp"
+#include "verify/run/calls/calls.hpp"
 
 namespace attnspec::verify {
 
@@ -37,7 +37,7 @@ class AttentionCase {
     if (attends(case_.op)) refuse_overflowing_scores(case_.scale, inputs_.q, inputs_.k);
     AttentionStage stage = make_stage();
     calls_.forward(result_);
-    if (case_.op == Operator::nsa_compressed) judge_importances();
+    if (has_importance(case_.op)) judge_importances();
     std::vector<QueryRow> malformed;
     AttentionJudge::Candidates candidates;
     if (selects(case_.op)) {
@@ -65,14 +65,14 @@ class AttentionCase {
     }
     calls_.backward(judge.stage().selection, result_);
     judge.begin_backward(inputs_.d_o);
-    judge.judge_query_gradients(calls_.dq.view(), observe_, result_);
-    judge.judge_key_gradients(calls_.dk.view(), calls_.dv.view(), observe_, result_);
+    judge.judge_query_gradients(calls_.view("dq"), observe_, result_);
+    judge.judge_key_gradients(calls_.view("dk"), calls_.view("dv"), observe_, result_);
   }
 
  private:
   /// The attention as it is judged, before the kernel has said what it selected.
   AttentionStage make_stage() {
-    const bool is_compressed = case_.op == Operator::nsa_compressed;
+    const bool is_compressed = key_rows(case_.op) == RowsOf::compressed_rows;
     AttentionStage stage{{},
                          is_compressed ? compressed_problem(nsa_) : problem_.attention,
                          case_.block,
@@ -81,19 +81,17 @@ class AttentionCase {
                          inputs_.k,
                          inputs_.v,
                          inputs_.selection,
-                         calls_.o.view(),
-                         calls_.lse.view(),
+                         attends(case_.op) ? calls_.view("o") : TensorView{},
+                         attends(case_.op) ? calls_.view("lse") : TensorView{},
                          judged_queries(case_, problem_.attention, case_.heads),
                          {}};
     stage.keys = judged_keys(case_, stage.problem);
     stage.has_lse = kernel_.exports_lse;
-    stage.has_own_block = case_.op == Operator::moba && case_.causal;
-    stage.reach = is_compressed                  ? compressed_reach(nsa_)
-                  : case_.op == Operator::window ? window_reach(nsa_)
-                                                 : causal_reach(stage.problem);
+    stage.has_own_block = selects(case_.op) && case_.causal;
+    stage.reach = page_of(case_.op).reach(problem_, nsa_);
     if (selects(case_.op)) {
       stage.selection = Selection(inputs_.q.tokens, case_.heads, selection_slots(problem_));
-    } else if (case_.op != Operator::selected) {
+    } else if (!reads_selection(case_.op)) {
       auto [block, selection] = whole_sequence(stage.problem);
       stage.block = block;
       stage.selection = std::move(selection);
@@ -116,7 +114,7 @@ class AttentionCase {
   NsaProblem nsa_;
   Arithmetic arithmetic_;
   const Inputs& inputs_;
-  AttentionCalls calls_;
+  Calls calls_;
 };
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "verify/judge/cases.hpp"
 #include "verify/judge/compression.hpp"
-#include "verify/run/calls/compression_calls.hpp"
-#include "verify/run/calls/phi_memory.hpp"
+#include "verify/run/calls/calls.hpp"
 
 namespace attnspec::verify {
 
@@ -9,12 +8,12 @@ void judge_compression(const Kernel& kernel, const Case& c, const Inputs& in, co
                        CaseResult& result) {
   const reference::Arithmetic arithmetic = make_arithmetic(c.dtype, kernel.arithmetic);
   const CompressionStage stage{{}, nsa_problem_of(c), in.k, phi_heads(in.phi_k)};
-  CompressionCalls calls(kernel, c, in);
+  Calls calls(kernel, c, in);
   calls.forward(result);
-  judge_compressed_rows(arithmetic, stage, calls.rows.view(), observe, result);
+  judge_compressed_rows(arithmetic, stage, calls.view("rows"), observe, result);
   if (!calls.has_backward()) return;
   calls.backward({}, result);
-  judge_compression_gradients(arithmetic, stage, in.d_o, calls.d_tokens.view(), views(calls.d_phi), observe, result);
+  judge_compression_gradients(arithmetic, stage, in.d_o, calls.view("d_tokens"), calls.phi("d_phi"), observe, result);
 }
 
 }  // namespace attnspec::verify

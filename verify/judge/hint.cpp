@@ -42,12 +42,12 @@ bool has(const ArithmeticOptions& options, std::string_view name) {
 bool touches(std::string_view option, const Case& c, std::string_view kind) {
   const bool is_gradient = kind == "dq" || kind == "dk" || kind == "dv", is_score = kind == "dq" || kind == "dk";
   const bool is_fp32 = c.dtype == Format::fp32;
-  const bool has_blocks = c.op == Operator::selected || c.op == Operator::moba || c.op == Operator::nsa;
+  const bool has_blocks = attends(c.op) && (has_slots(c.op) || has_branches(c.op));
   if (option == "rounded_head_gradients")
     return ((kind == "dk" || kind == "dv") && c.heads > c.kv_heads) ||
            (kind == "d_phi" && c.shared_phi && c.kv_heads > 1);
   if (option == "rounded_block_gradients") return kind == "dq" && has_blocks;
-  if (option == "own_block_apart") return is_gradient && c.op == Operator::moba && c.causal;
+  if (option == "own_block_apart") return is_gradient && selects(c.op) && c.causal;
   if (option == "rounded_gradient_sums") return is_gradient || kind == "d_phi";
   if (option == "bf16_partials") return c.dtype != Format::bf16 && (is_gradient || kind == "o");
   if (option == "scaled_ds") return is_score && c.dtype == Format::fp16;
@@ -59,7 +59,7 @@ bool touches(std::string_view option, const Case& c, std::string_view kind) {
   if (option.starts_with("tf32")) return is_fp32;
   if (option == "rounded_sum" || option == "normalise_first") return (kind == "o" || kind == "lse") && !is_fp32;
   if (option == "rounded_partials") return kind == "o" && has_blocks && !is_fp32;
-  if (option == "fused_branches") return c.op == Operator::nsa && (kind == "o" || is_gradient);
+  if (option == "fused_branches") return has_branches(c.op) && (kind == "o" || is_gradient);
   return false;  // fp32_out changes the call itself, fp32_weights only narrows, rounded_means is a selection's
 }
 

@@ -1,7 +1,5 @@
 #include "verify/judge/judge.hpp"
 
-#include <algorithm>
-
 #include "verify/judge/cases.hpp"
 #include "verify/laws/laws.hpp"
 
@@ -12,13 +10,7 @@ namespace {
 /// The kernel as it is judged on a case: without a backward where it has none of it.
 Kernel for_case(const Kernel& kernel, const Case& c) {
   Kernel result = kernel;
-  const auto& forward_only = kernel.forward_only;
-  if (std::find(forward_only.begin(), forward_only.end(), c.op) == forward_only.end() &&
-      allows_backward(kernel.limits, c))
-    return result;
-  result.backward = {};
-  result.compress_backward = {};
-  result.nsa_backward = {};
+  if (!has_backward(kernel, c.op) || !allows_backward(kernel.limits, c)) result.forward_only = result.operators;
   return result;
 }
 
@@ -27,8 +19,8 @@ Kernel for_case(const Kernel& kernel, const Case& c) {
 void judge_call(const Kernel& given, const Case& c, const Inputs& inputs, const RowObserver& observe,
                 CaseResult& result) {
   const Kernel kernel = for_case(given, c);
-  if (c.op == Operator::nsa_compress) return judge_compression(kernel, c, inputs, observe, result);
-  if (c.op == Operator::nsa) return judge_nsa(kernel, c, inputs, observe, result);
+  if (!has_queries(c.op)) return judge_compression(kernel, c, inputs, observe, result);
+  if (has_branches(c.op)) return judge_nsa(kernel, c, inputs, observe, result);
   judge_attention(kernel, c, inputs, observe, result);
 }
 

@@ -11,8 +11,8 @@
 #include "verify/judge/compression.hpp"
 #include "verify/judge/overflow.hpp"
 #include "verify/judge/selections.hpp"
-#include "verify/run/calls/nsa_calls.hpp"
-#include "verify/run/calls/phi_memory.hpp"
+#include "verify/run/calls/calls.hpp"
+#include "verify/run/calls/names.hpp"
 
 namespace attnspec::verify {
 
@@ -37,11 +37,11 @@ class NsaCase {
   void run() {
     refuse_overflowing_scores();
     calls_.forward(result_);
-    const Tensor k_rows = load(calls_.k_compressed.view()), v_rows = load(calls_.v_compressed.view());
+    const Tensor k_rows = load(calls_.view("k_compressed")), v_rows = load(calls_.view("v_compressed"));
     const CompressionStage phi_k{names_of_keys(), problem_, inputs_.k, phi_heads(inputs_.phi_k)},
         phi_v{names_of_values(), problem_, inputs_.v, phi_heads(inputs_.phi_v)};
-    judge_compressed_rows(arithmetic_, phi_k, calls_.k_compressed.view(), observe_, result_);
-    judge_compressed_rows(arithmetic_, phi_v, calls_.v_compressed.view(), observe_, result_);
+    judge_compressed_rows(arithmetic_, phi_k, calls_.view("k_compressed"), observe_, result_);
+    judge_compressed_rows(arithmetic_, phi_v, calls_.view("v_compressed"), observe_, result_);
     Selection selection = calls_.exported();
     const auto malformed =
         judge_selection(problem_.attention, problem_.block, nsa_rule(arithmetic_, problem_, inputs_.q, k_rows),
@@ -58,7 +58,7 @@ class NsaCase {
           regime_of(case_).zero_mean_values && (branch != Branch::compressed || problem_.phi == Phi::mean);
       of(judges, branch).judge_outputs({}, zero_mean, observe_, result_);
     }
-    judge_from_outputs("o", calls_.o.view(), [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
+    judge_from_outputs("o", calls_.view("o"), [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
       return gated_noise(arithmetic_, inputs_.gates.row(token, head), o);
     });
     if (!calls_.has_backward()) return;
@@ -91,18 +91,19 @@ class NsaCase {
       of(judges, branch).begin_backward(of(d_o, branch));
     }
     judge_query_gradients(judges);
-    judges[0].judge_key_gradients(calls_.dk_compressed.view(), calls_.dv_compressed.view(), observe_, result_);
+    judges[0].judge_key_gradients(calls_.view("dk_compressed"), calls_.view("dv_compressed"), observe_, result_);
     for (const Branch branch : {Branch::selected, Branch::window}) {
-      BranchTensors& tensors = of(calls_.branches, branch);
-      of(judges, branch).judge_key_gradients(tensors.dk.view(), tensors.dv.view(), observe_, result_);
+      const AttentionNames names = names_of(branch);
+      of(judges, branch).judge_key_gradients(calls_.view(names.dk), calls_.view(names.dv), observe_, result_);
     }
-    judge_from_outputs("d_gates", calls_.d_gates.view(),
+    judge_from_outputs("d_gates", calls_.view("d_gates"),
                        [&](const BranchRows& o, std::int64_t token, std::int64_t head) {
                          return gate_gradient_noise(arithmetic_, inputs_.d_o.row(token, head), o);
                        });
-    BranchTensors& compressed = calls_.branches[0];
-    judge_compression(phi_k, load(calls_.dk_compressed.view()), compressed.dk.view(), views(calls_.d_phi_k));
-    judge_compression(phi_v, load(calls_.dv_compressed.view()), compressed.dv.view(), views(calls_.d_phi_v));
+    judge_compression(phi_k, load(calls_.view("dk_compressed")), calls_.view(phi_k.names.d_tokens),
+                      calls_.phi("d_phi_k"));
+    judge_compression(phi_v, load(calls_.view("dv_compressed")), calls_.view(phi_v.names.d_tokens),
+                      calls_.phi("d_phi_v"));
   }
 
   /// The gradients that follow from those of the compressed rows, unless these have overflowed.
@@ -131,8 +132,8 @@ class NsaCase {
             k,
             v,
             std::move(selection),
-            calls_.branches[0].o.view(),
-            calls_.branches[0].lse.view(),
+            calls_.view("compressed.o"),
+            calls_.view("compressed.lse"),
             queries_,
             judged_keys(case_, rows),
             kernel_.exports_lse};
@@ -146,8 +147,8 @@ class NsaCase {
             inputs_.k_selected,
             inputs_.v_selected,
             selection,
-            calls_.branches[1].o.view(),
-            calls_.branches[1].lse.view(),
+            calls_.view("selected.o"),
+            calls_.view("selected.lse"),
             queries_,
             judged_keys(case_, problem_.attention),
             kernel_.exports_lse};
@@ -162,8 +163,8 @@ class NsaCase {
             inputs_.k_window,
             inputs_.v_window,
             std::move(selection),
-            calls_.branches[2].o.view(),
-            calls_.branches[2].lse.view(),
+            calls_.view("window.o"),
+            calls_.view("window.lse"),
             queries_,
             judged_keys(case_, problem_.attention),
             kernel_.exports_lse};
@@ -174,9 +175,10 @@ class NsaCase {
   template <class Predict>
   void judge_from_outputs(const char* output, TensorView view, const Predict& predict) {
     Tally tally(observe_, output, output);
+    const TensorView stored[] = {calls_.view("compressed.o"), calls_.view("selected.o"), calls_.view("window.o")};
     for_each_query(problem_.attention, queries_, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
       std::array<Vector, 3> o;
-      for (std::size_t b = 0; b < 3; ++b) o[b] = calls_.branches[b].o.view().row(token, head);
+      for (std::size_t b = 0; b < 3; ++b) o[b] = stored[b].row(token, head);
       tally.add({sequence.index, token - sequence.q_begin, head}, predict(BranchRows{o[0], o[1], o[2]}, token, head),
                 view.row(token, head), arithmetic_.output);
     });
@@ -195,6 +197,7 @@ class NsaCase {
   /// dq, the sum over the branches.
   void judge_query_gradients(const std::array<AttentionJudge, 3>& judges) {
     Tally tally(observe_, "dq", "dq");
+    const TensorView dq = calls_.view("dq");
     Arithmetic of_branch = arithmetic_;
     if (arithmetic_.fused_branches) of_branch.output = Format::fp32;
     for_each_query(problem_.attention, queries_, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
@@ -212,7 +215,7 @@ class NsaCase {
         overflows = overflows || may_overflow(parts.back().expected, part, of_branch.output);
       }
       if (overflows) return tally.add_undecided();
-      const Vector expected = terms.colwise().sum().transpose(), observed = calls_.dq.view().row(token, head);
+      const Vector expected = terms.colwise().sum().transpose(), observed = dq.row(token, head);
       const bool sums_rounded = arithmetic_.rounded_gradient_sums && !arithmetic_.fused_branches;
       const Format sum_format = sums_rounded ? arithmetic_.output : Format::fp32;  // E7
       const FeatureSum sum = feature_sum(unit_roundoff(sum_format), terms, {}, expected);
@@ -227,7 +230,7 @@ class NsaCase {
                 compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed, noise,
                 &covariance);
     });
-    tally.sample(queries_, calls_.dq.view());
+    tally.sample(queries_, dq);
     tally.finish(result_);
   }
 
@@ -238,7 +241,7 @@ class NsaCase {
   NsaProblem problem_;
   Arithmetic arithmetic_;
   const Inputs& inputs_;
-  NsaCalls calls_;
+  Calls calls_;
   JudgedRows queries_;
 };
 

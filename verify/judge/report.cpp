@@ -256,7 +256,7 @@ std::string table(const std::vector<CaseResult>& results) {
       worst = std::max(worst, worst_r(*result));
     }
     rows.push_back({line.first, line.second, std::to_string(group.size()), std::to_string(judged),
-                    line.second == name(Operator::moba_select) ? "-" : short_number(worst), std::to_string(undecided),
+                    has_gradients(parse_operator(line.second)) ? short_number(worst) : "-", std::to_string(undecided),
                     counts(group)});
   }
   return aligned(rows, {0, 1, rows[0].size() - 1}) + totals(results) + "\n" + undecided_lines(results) +

@@ -23,32 +23,16 @@ class KeptWorkspace {
 
   /// Makes a kernel use it.
   void lend(Kernel& kernel) {
-    lend(kernel.forward);
-    lend(kernel.backward);
-    lend(kernel.compress);
-    lend(kernel.compress_backward);
-    lend(kernel.nsa);
-    lend(kernel.nsa_backward);
-  }
-
- private:
-  template <class Call>
-  void lend(std::function<void(const Call&)>& function) {
-    if (!function) return;
-    function = [this, function](const Call& given) {
-      Call call = given;
-      auto& workspace = [&]() -> std::span<std::byte>& {
-        if constexpr (requires { call.forward; })
-          return call.forward.workspace;
-        else
-          return call.workspace;
-      }();
+    kernel.call = [this, do_call = kernel.call](const AnyCall& given) {
+      AnyCall call = given;
+      std::span<std::byte>& workspace = call.workspace;
       bytes_.resize(std::max(bytes_.size(), workspace.size() + 2 * kGuard));
       if (!workspace.empty()) workspace = {bytes_.data() + kGuard, workspace.size()};
-      function(call);
+      do_call(call);
     };
   }
 
+ private:
   /// What the harness owns on both sides of any memory of a call.
   static constexpr std::size_t kGuard = kGuardElements * sizeof(float);
 

@@ -51,17 +51,17 @@ bool is_well_formed(const Case& c, const Selection& selection, CaseResult& resul
 }  // namespace
 
 Outputs call_once(const Kernel& kernel, const Case& c, const Inputs& inputs, bool with_backward, CaseResult& result) {
-  const auto calls = make_calls(kernel, c, inputs);
+  Calls calls(kernel, c, inputs);
   Outputs outputs;
-  calls->forward(result);
-  add_outputs(calls->forward_outputs(), outputs);
+  calls.forward(result);
+  add_outputs(calls.forward_outputs(), outputs);
   if (exports_selection(kernel, c.op)) {
-    outputs.selection = calls->exported();
+    outputs.selection = calls.exported();
     if (!is_well_formed(c, outputs.selection, result)) return outputs;
   }
-  if (!with_backward || !calls->has_backward() || (selects(c.op) && !kernel.exports_selection)) return outputs;
-  calls->backward(c.op == Operator::selected ? inputs.selection : outputs.selection, result);
-  add_outputs(calls->backward_outputs(), outputs);
+  if (!with_backward || !calls.has_backward() || (selects(c.op) && !kernel.exports_selection)) return outputs;
+  calls.backward(reads_selection(c.op) ? inputs.selection : outputs.selection, result);
+  add_outputs(calls.backward_outputs(), outputs);
   return outputs;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "verify/cases/random.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -62,8 +63,9 @@ std::vector<FollowUp> future_follow_ups(const SourceCall& source) {
     for_each_row(c, RowsOf::queries, selection.tokens, selection.heads, [&](const RowPlace& row, std::int64_t token) {
       if (is_later(row)) std::ranges::fill(selection.row(token, row.head), -1);
     });
-  follow_up.speaks_of = [is_later](const std::string& output, const RowPlace& row) {  // not of sums over later queries
-    const bool is_compressed_row = output == "rows" || output == "k_compressed" || output == "v_compressed";
+  follow_up.speaks_of = [&c, is_later](const std::string& output,
+                                       const RowPlace& row) {  // not of sums over later queries
+    const bool is_compressed_row = row.of == RowsOf::compressed_rows && !is_gradient(tensor_of(c.op, output));
     return (row.of == RowsOf::queries || is_compressed_row) && !is_later(row);
   };
   return {follow_up};
@@ -83,9 +85,8 @@ bool selects_block(const Case& c, const reference::Selection& selection, const s
 
 std::vector<FollowUp> unselected_follow_ups(const SourceCall& source) {
   const Case& c = source.c;
-  const bool has_blocks = c.op != Operator::window, has_window = !has_blocks || c.op == Operator::nsa;
-  const reference::Selection& selection =
-      c.op == Operator::selected ? source.inputs.selection : source.outputs.selection;
+  const bool has_blocks = verify::has_blocks(c.op), has_window = verify::has_window(c.op);
+  const reference::Selection& selection = reads_selection(c.op) ? source.inputs.selection : source.outputs.selection;
   if (has_blocks && selection.blocks.empty()) return {};
   if (c.shared_kv) return {};  // the compressed branch reads all values
   std::vector<std::int64_t> blocks = c.lens;
@@ -96,22 +97,23 @@ std::vector<FollowUp> unselected_follow_ups(const SourceCall& source) {
                key = draw_below(Random(c.seed + i, "key"), c.lens);
     FollowUp follow_up{c, source.inputs, stay, {}};
     if (has_blocks)
-      change_rows(c, c.op == Operator::nsa ? follow_up.inputs.v_selected : follow_up.inputs.v, RowsOf::keys,
+      change_rows(c, has_branches(c.op) ? follow_up.inputs.v_selected : follow_up.inputs.v, RowsOf::keys,
                   [&](const RowPlace& row) { return row.token / c.block == at(block, row); });
     if (has_window)
-      change_rows(c, c.op == Operator::nsa ? follow_up.inputs.v_window : follow_up.inputs.v, RowsOf::keys,
+      change_rows(c, has_branches(c.op) ? follow_up.inputs.v_window : follow_up.inputs.v, RowsOf::keys,
                   [&](const RowPlace& row) { return row.token == at(key, row); });
     const auto offsets = row_offsets(c, RowsOf::queries, 0);
     follow_up.speaks_of = [=, &c, &selection](const std::string& output, const RowPlace& row) {
-      if (output == "selection" || output.ends_with("lse")) return true;
-      if (row.of == RowsOf::keys && output.ends_with("dv")) return true;
-      if (row.of == RowsOf::compressed_rows || row.of == RowsOf::parameters) return true;  // of the compressed branch
-      if (output.starts_with("compressed.") || output.starts_with("d_compressed.")) return true;
+      const TensorInfo& tensor = tensor_of(c.op, output);
+      if (tensor.format == Stored::blocks || tensor.format == Stored::fp32) return true;  // made of scores
+      if (row.of == RowsOf::keys && tensor.dim == Dim::dv) return true;
+      if (row.of == RowsOf::parameters || tensor.branch == reference::Branch::compressed) return true;
       if (row.of != RowsOf::queries) return false;
       const std::int64_t t = position(c, row);
       const bool sees_key = has_window && at(key, row) <= t && at(key, row) > t - c.window;
       const bool sees_block = has_blocks && selects_block(c, selection, offsets, row, at(block, row));
-      return !(sees_key && output != "selected.o") && !(sees_block && output != "window.o");
+      return !(sees_key && tensor.branch != reference::Branch::selected) &&
+             !(sees_block && tensor.branch != reference::Branch::window);
     };
     follow_ups.push_back(std::move(follow_up));
   }

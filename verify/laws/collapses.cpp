@@ -94,7 +94,7 @@ std::vector<NearFollowUp> whole_window_follow_ups(const JudgedCall& source) {
     wider.c.window = 2 * c.window + 1;
     return {wider};
   }
-  if (c.op == Operator::window) return {{as_dense(c), source.inputs, same_row}};
+  if (!has_branches(c.op)) return {{as_dense(c), source.inputs, same_row}};
   return {{as_dense(c), inputs_of_attention(source.inputs, source.inputs.k_window, source.inputs.v_window),
            [](const std::string& output, const RowPlace& row) { return row_of_branch("window", output, row); }}};
 }

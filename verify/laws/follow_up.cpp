@@ -4,6 +4,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "verify/operators/operator.hpp"
+
 namespace attnspec::verify {
 
 using reference::Selection;
@@ -17,25 +19,16 @@ const Output& Outputs::at(const std::string& name) const {
 
 std::vector<std::int64_t> row_offsets(const Case& c, RowsOf of, std::int64_t tokens) {
   std::vector<std::int64_t> counts{tokens}, offsets{0};
-  if (of == RowsOf::queries) counts = query_rows(c);
-  if (of == RowsOf::keys) counts = c.lens;
-  if (of == RowsOf::compressed_rows) counts = compressed_rows(c);
+  if (of != RowsOf::parameters) counts = row_counts(c, of);
   std::partial_sum(counts.begin(), counts.end(), std::back_inserter(offsets));
   return offsets;
 }
 
 std::vector<InputTensor> input_tensors(const Case& c) {
-  const RowsOf keys = c.op == Operator::nsa_compressed ? RowsOf::compressed_rows : RowsOf::keys;
-  const RowsOf gradients = c.op == Operator::nsa_compress ? RowsOf::compressed_rows : RowsOf::queries;
-  return {{&Inputs::q, RowsOf::queries},
-          {&Inputs::k, keys},
-          {&Inputs::v, keys},
-          {&Inputs::d_o, gradients},
-          {&Inputs::gates, RowsOf::queries},
-          {&Inputs::k_selected, RowsOf::keys},
-          {&Inputs::v_selected, RowsOf::keys},
-          {&Inputs::k_window, RowsOf::keys},
-          {&Inputs::v_window, RowsOf::keys}};
+  std::vector<InputTensor> all;
+  for (const TensorInfo& tensor : page_of(c.op).tensors)
+    if (tensor.input != nullptr && tensor.role != Role::gradient) all.push_back({tensor.input, tensor.rows});
+  return all;
 }
 
 namespace {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "verify/cases/random.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -55,7 +56,7 @@ namespace {
 /// The row of the given gradient that is not zero: token, or compressed row, and head of each sequence; -1: none.
 std::vector<Place> chosen_rows(const Case& c) {
   const std::vector<std::int64_t> counts = gradient_rows(c);
-  const std::int64_t heads = c.op == Operator::nsa_compress ? c.kv_heads : c.heads;
+  const std::int64_t heads = has_queries(c.op) ? c.heads : c.kv_heads;
   const Random random(c.seed, "one row");
   std::vector<Place> rows;
   for (std::size_t s = 0; s < counts.size(); ++s)
@@ -68,7 +69,7 @@ std::vector<Place> chosen_rows(const Case& c) {
 bool may_select(const JudgedCall& call, const Place& query, std::int64_t token) {
   const Case& c = call.c;
   const auto block = static_cast<std::int32_t>(token / c.block);
-  if (c.op == Operator::selected) {
+  if (reads_selection(c.op)) {
     const reference::Selection& given = call.inputs.selection;
     const auto row =
         given.row(row_offsets(c, RowsOf::queries, 0)[static_cast<std::size_t>(query.sequence)] + query.token,
@@ -84,7 +85,7 @@ bool may_select(const JudgedCall& call, const Place& query, std::int64_t token) 
 bool enters(const JudgedCall& call, const std::string& output, const Place& query, const RowPlace& row) {
   const Case& c = call.c;
   if (query.token < 0) return false;
-  if (c.op == Operator::nsa_compress) {
+  if (!has_queries(c.op)) {
     const std::int64_t begin = query.token * c.compress_stride;
     return row.head == query.head && row.token >= begin && row.token < begin + c.compress_block;
   }
@@ -95,15 +96,16 @@ bool enters(const JudgedCall& call, const std::string& output, const Place& quer
   if (t < 0 && c.causal) return false;
   if (row.of == RowsOf::compressed_rows) return row.token * c.compress_stride + c.compress_block - 1 <= t;
   if (c.causal && row.token > t) return false;
-  const bool is_window = c.op == Operator::window || output.starts_with("d_window."),
-             is_selected = has_slots(c.op) || output.starts_with("d_selected.");
+  const auto branch = tensor_of(c.op, output).branch;
+  const bool is_window = branch ? branch == reference::Branch::window : has_window(c.op),
+             is_selected = branch ? branch == reference::Branch::selected : has_slots(c.op);
   return !(is_window && row.token <= t - c.window) && !(is_selected && !may_select(call, query, row.token));
 }
 
 }  // namespace
 
 void prepare_one_row(const Case& c, Inputs& inputs) {
-  const RowsOf of = c.op == Operator::nsa_compress ? RowsOf::compressed_rows : RowsOf::queries;
+  const RowsOf of = gradient_rows(c.op);
   const std::vector<Place> chosen = chosen_rows(c);
   for_each_row(c, of, inputs.d_o.tokens, inputs.d_o.heads, [&](const RowPlace& row, std::int64_t token) {
     const Place& kept = chosen[static_cast<std::size_t>(row.sequence)];
@@ -114,7 +116,7 @@ void prepare_one_row(const Case& c, Inputs& inputs) {
 void check_one_row(const JudgedCall& call, RoundedComparison& comparison) {
   const std::vector<Place> chosen = chosen_rows(call.c);
   for (const auto& [output, of_output] : call.outputs) {
-    if (!output.starts_with("d") || of_output.rows == RowsOf::parameters) continue;
+    if (!is_gradient(tensor_of(call.c.op, output)) || of_output.rows == RowsOf::parameters) continue;
     for (const auto& [place, row] : of_output.values) {
       const RowPlace there{of_output.rows, 0, place.sequence, place.token, place.head};
       if (enters(call, output, chosen[static_cast<std::size_t>(place.sequence)], there)) continue;

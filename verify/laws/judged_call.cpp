@@ -5,18 +5,11 @@
 #include <utility>
 
 #include "verify/judge/cases.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
 namespace {
-
-RowsOf rows_of(const Case& c, const std::string& kind, const std::string& output) {
-  if (kind == "d_phi") return RowsOf::parameters;
-  if (kind == "rows" || output.ends_with("_compressed")) return RowsOf::compressed_rows;
-  if (kind == "d_tokens") return RowsOf::keys;
-  if (kind == "dk" || kind == "dv") return c.op == Operator::nsa_compressed ? RowsOf::compressed_rows : RowsOf::keys;
-  return RowsOf::queries;
-}
 
 std::vector<std::int32_t> sorted_blocks(std::span<const std::int32_t> row) {
   std::vector<std::int32_t> blocks;
@@ -51,7 +44,7 @@ JudgedCall judged_call(const Kernel& kernel, const Case& c, Inputs inputs, CaseR
   RowObserver observe([&](const ObservedRow& row) {
     const std::lock_guard lock(mutex);
     NoisyOutput& output =
-        call.outputs.try_emplace(row.output, NoisyOutput{rows_of(c, row.kind, row.output), {}}).first->second;
+        call.outputs.try_emplace(row.output, NoisyOutput{tensor_of(c.op, row.output).rows, {}}).first->second;
     output.values.insert_or_assign(
         row.place, NoisyRow{row.observed, row.expected, row.noise.variance, row.noise.worst, row.noise.floor});
   });

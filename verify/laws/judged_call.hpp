@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "verify/cases/regimes.hpp"
@@ -43,18 +42,11 @@ struct KeySums {
   Vector d_o, dk_variance, dv_variance;
 };
 
-/// Outputs of the forward before gradients.
-struct ForwardFirst {
-  bool operator()(const std::string& a, const std::string& b) const {
-    return std::pair(a.starts_with("d"), a) < std::pair(b.starts_with("d"), b);
-  }
-};
-
 struct JudgedCall {
   const Kernel& kernel;
   Case c;
   Inputs inputs;
-  std::map<std::string, NoisyOutput, ForwardFirst> outputs = {};
+  std::map<std::string, NoisyOutput> outputs = {};
   std::map<Place, SelectedBlocks> selection = {};  // empty where the kernel exports none
   std::vector<KeySums> key_sums = {};
 

@@ -21,15 +21,15 @@ namespace attnspec::verify {
 
 namespace {
 
-constexpr unsigned bit(Operator op) { return 1u << static_cast<unsigned>(op); }
-constexpr unsigned kAll = (1u << std::size(kOperators)) - 1;
-constexpr unsigned kHaveUnread = bit(Operator::selected) | bit(Operator::moba) | bit(Operator::window) |
-                                 bit(Operator::nsa);  // values that some rows do not read
-constexpr unsigned kGroup = bit(Operator::dense) | bit(Operator::selected) | bit(Operator::moba_select) |
-                            bit(Operator::moba) | bit(Operator::window);  // heads of a group without a common selection
-constexpr unsigned kHaveScores = kAll & ~bit(Operator::nsa_compress);
-constexpr unsigned kHaveWindow = bit(Operator::window) | bit(Operator::nsa);
-constexpr unsigned kHaveKeyGradients = kAll & ~bit(Operator::moba_select) & ~bit(Operator::nsa_compress);
+// ---- Which operators have a law ----
+
+bool any(Operator) { return true; }
+/// Values that some rows do not read.
+bool has_unread_values(Operator op) { return has_window(op) || (attends(op) && has_slots(op)); }
+/// Heads of a group without a common selection.
+bool has_own_selections(Operator op) { return has_queries(op) && !has_importance(op); }
+bool selects_and_attends(Operator op) { return selects(op) && attends(op); }
+bool has_importance_alone(Operator op) { return has_importance(op) && !has_branches(op); }
 
 /// Launches of each call of a run under guard.
 constexpr std::int64_t kLaunches = 2;
@@ -50,56 +50,56 @@ std::string names_where(const Predicate& holds) {
 
 const LawInfo& info(Law law) {
   static const LawInfo all[] = {
-      {Law::repeat, "the same call gives the same bits, however often it is launched", kAll, EqualBits::same_call,
+      {Law::repeat, "the same call gives the same bits, however often it is launched", any, EqualBits::same_call,
        nullptr, repeat_follow_ups},
-      {Law::future, "a row keeps its bits when everything after its position changes", kAll, EqualBits::same_shape,
+      {Law::future, "a row keeps its bits when everything after its position changes", any, EqualBits::same_shape,
        nullptr, future_follow_ups},
       {Law::unselected,
-       "a row keeps its bits when values change in blocks that it has not selected, or outside its window", kHaveUnread,
-       EqualBits::same_shape, nullptr, unselected_follow_ups},
-      {Law::heads, "heads in another order give the same rows in that order", kAll, EqualBits::same_shape, nullptr,
+       "a row keeps its bits when values change in blocks that it has not selected, or outside its window",
+       has_unread_values, EqualBits::same_shape, nullptr, unselected_follow_ups},
+      {Law::heads, "heads in another order give the same rows in that order", any, EqualBits::same_shape, nullptr,
        heads_follow_ups},
-      {Law::strides, "a row's bits do not depend on where its tensors have gaps", kAll, EqualBits::same_shape, nullptr,
+      {Law::strides, "a row's bits do not depend on where its tensors have gaps", any, EqualBits::same_shape, nullptr,
        strides_follow_ups},
-      {Law::packing, "a sequence has the same bits packed with others, in another order and alone", kAll,
+      {Law::packing, "a sequence has the same bits packed with others, in another order and alone", any,
        EqualBits::any_batch, nullptr, packing_follow_ups},
-      {Law::decode, "the last queries, or compressed rows, alone have the bits that they have among all of them", kAll,
+      {Law::decode, "the last queries, or compressed rows, alone have the bits that they have among all of them", any,
        EqualBits::any_batch, nullptr, decode_follow_ups},
-      {Law::power, "values, or gradients, times a power of two give the same digits times that power",
-       kAll & ~bit(Operator::moba_select), EqualBits::same_call, prepare_power, power_follow_ups},
-      {Law::negation, "-q and -k give the same bits as q and k, and gradients with the other sign", kHaveScores,
+      {Law::power, "values, or gradients, times a power of two give the same digits times that power", has_gradients,
+       EqualBits::same_call, prepare_power, power_follow_ups},
+      {Law::negation, "-q and -k give the same bits as q and k, and gradients with the other sign", has_queries,
        EqualBits::same_call, nullptr, negation_follow_ups},
-      {Law::reciprocal, "q over a power of two and k times that power give the same bits", kHaveScores,
+      {Law::reciprocal, "q over a power of two and k times that power give the same bits", has_queries,
        EqualBits::same_call, prepare_power, reciprocal_follow_ups},
-      {Law::slots, "a given selection in another order of its slots gives the same rows", bit(Operator::selected),
+      {Law::slots, "a given selection in another order of its slots gives the same rows", reads_selection,
        EqualBits::none, nullptr, nullptr, slots_follow_ups},
-      {Law::groups, "a group gives the rows of heads that have equal k and v of their own", kGroup, EqualBits::none,
-       nullptr, nullptr, groups_follow_ups},
-      {Law::prefix, "the first tokens of a sequence alone have the rows that they have among all", kAll,
-       EqualBits::none, nullptr, nullptr, prefix_follow_ups},
-      {Law::all_blocks, "MoBA with every block selected is dense attention", bit(Operator::moba), EqualBits::none,
+      {Law::groups, "a group gives the rows of heads that have equal k and v of their own", has_own_selections,
+       EqualBits::none, nullptr, nullptr, groups_follow_ups},
+      {Law::prefix, "the first tokens of a sequence alone have the rows that they have among all", any, EqualBits::none,
+       nullptr, nullptr, prefix_follow_ups},
+      {Law::all_blocks, "MoBA with every block selected is dense attention", selects_and_attends, EqualBits::none,
        nullptr, nullptr, all_blocks_follow_ups},
-      {Law::own_block, "MoBA with top_k = 1 is causal attention within each block", bit(Operator::moba),
+      {Law::own_block, "MoBA with top_k = 1 is causal attention within each block", selects_and_attends,
        EqualBits::none, nullptr, nullptr, own_block_follow_ups},
-      {Law::whole_window, "a window as long as the sequence is causal dense attention", kHaveWindow, EqualBits::none,
+      {Law::whole_window, "a window as long as the sequence is causal dense attention", has_window, EqualBits::none,
        nullptr, nullptr, whole_window_follow_ups},
       {Law::as_moba, "NSA with groups of one head and compression blocks that are its blocks selects as MoBA does",
-       bit(Operator::nsa), EqualBits::none, nullptr, nullptr, as_moba_follow_ups},
-      {Law::one_hot, "with one gate of 1 and two of 0, o is that of the branch", bit(Operator::nsa), EqualBits::none,
+       has_branches, EqualBits::none, nullptr, nullptr, as_moba_follow_ups},
+      {Law::one_hot, "with one gate of 1 and two of 0, o is that of the branch", has_branches, EqualBits::none,
        prepare_one_hot, nullptr, nullptr, check_one_hot},
       {Law::mass, "overlap weights as values give importances: they sum to l / d, and the selected blocks have most",
-       bit(Operator::nsa_compressed), EqualBits::none, prepare_mass, nullptr, nullptr, check_mass},
-      {Law::dk_sum, "dk of all keys of a sequence sums to 0", kHaveKeyGradients, EqualBits::none, prepare_sums, nullptr,
-       nullptr, check_dk_sum},
-      {Law::dv_sum, "dv of all keys of a sequence sums to the sum of do", kHaveKeyGradients, EqualBits::none,
-       prepare_sums, nullptr, nullptr, check_dv_sum},
-      {Law::one_row, "do in one row leaves exact zeros in all gradients that it does not enter",
-       kAll & ~bit(Operator::moba_select), EqualBits::none, prepare_one_row, nullptr, nullptr, check_one_row},
+       has_importance_alone, EqualBits::none, prepare_mass, nullptr, nullptr, check_mass},
+      {Law::dk_sum, "dk of all keys of a sequence sums to 0", attends, EqualBits::none, prepare_sums, nullptr, nullptr,
+       check_dk_sum},
+      {Law::dv_sum, "dv of all keys of a sequence sums to the sum of do", attends, EqualBits::none, prepare_sums,
+       nullptr, nullptr, check_dv_sum},
+      {Law::one_row, "do in one row leaves exact zeros in all gradients that it does not enter", has_gradients,
+       EqualBits::none, prepare_one_row, nullptr, nullptr, check_one_row},
   };
   return *std::find_if(std::begin(all), std::end(all), [&](const LawInfo& one) { return one.law == law; });
 }
 
-bool has_law(Operator op, Law law) { return (info(law).operators & bit(op)) != 0; }
+bool has_law(Operator op, Law law) { return info(law).has(op); }
 
 bool needs_causality(Law law) { return law == Law::future || law == Law::prefix || law == Law::own_block; }
 
@@ -202,9 +202,9 @@ std::string not_held_line(const std::string& calls, const Kernel& kernel, EqualB
 
 std::string laws_not_held(const Kernel& kernel) {
   std::string lines = not_held_line(kernel.name, kernel, kernel.equal_bits);
-  const bool has_backward = (kernel.backward || kernel.compress_backward || kernel.nsa_backward) &&
-                            kernel.forward_only.size() < kernel.operators.size();
-  if (has_backward && kernel.equal_bits_backward < kernel.equal_bits)
+  const bool has_any_backward = std::any_of(kernel.operators.begin(), kernel.operators.end(),
+                                            [&](Operator op) { return has_backward(kernel, op); });
+  if (has_any_backward && kernel.equal_bits_backward < kernel.equal_bits)
     lines += not_held_line("the backward of " + kernel.name, kernel, kernel.equal_bits_backward);
   return lines;
 }

@@ -19,9 +19,9 @@ namespace attnspec::verify {
 
 struct LawInfo {
   Law law;
-  const char* sentence;  // that can be false of a kernel
-  unsigned operators;    // bits 1 << Operator of those that have it
-  EqualBits promise;     // a kernel without it may break the law and yet be right
+  const char* sentence;   // that can be false of a kernel
+  bool (*has)(Operator);  // whether an operator has it
+  EqualBits promise;      // a kernel without it may break the law and yet be right
   void (*prepare)(const Case& c,
                   Inputs& inputs);  // what the source call is given instead of the case's inputs, or null
   std::vector<FollowUp> (*follow_ups)(const SourceCall& source);          // to the bit; null of laws within rounding

@@ -50,15 +50,8 @@ FollowUp packed(const SourceCall& source, const std::vector<std::size_t>& order)
                          [](const std::string&, const RowPlace& row) { return row.of != RowsOf::parameters; });
 }
 
-/// The rows that a decoding step asks for: queries; of `nsa_compress` compressed rows.
-RowsOf decoded_rows(const Case& c) {
-  return c.op == Operator::nsa_compress ? RowsOf::compressed_rows : RowsOf::queries;
-}
-
-/// How many of them each sequence has.
-std::vector<std::int64_t> num_decoded_rows(const Case& c) {
-  return c.op == Operator::nsa_compress ? compressed_rows(c) : c.q_lens;
-}
+/// The rows that a decoding step asks for: queries, or compressed rows where there are none.
+RowsOf decoded_rows(const Case& c) { return has_queries(c.op) ? RowsOf::queries : RowsOf::compressed_rows; }
 
 /// The last of these rows of each sequence, at most so many; compressed rows with their tokens and those behind alone.
 FollowUp decoded(const SourceCall& source, std::int64_t rows) {
@@ -66,7 +59,7 @@ FollowUp decoded(const SourceCall& source, std::int64_t rows) {
   const RowsOf of = decoded_rows(to);
   const bool is_compress = of == RowsOf::compressed_rows;
   const std::int64_t tokens = is_compress ? to.compress_stride : 0;  // that are left out with a row
-  std::vector<std::int64_t> left_out = num_decoded_rows(to);
+  std::vector<std::int64_t> left_out = row_counts(to, of);
   for (std::size_t s = 0; s < left_out.size(); ++s) {
     left_out[s] = std::max<std::int64_t>(0, left_out[s] - rows);
     to.lens[s] -= left_out[s] * tokens;
@@ -91,7 +84,7 @@ std::vector<FollowUp> repeat_follow_ups(const SourceCall& source) {
 
 std::vector<FollowUp> heads_follow_ups(const SourceCall& source) {
   const Case& c = source.c;
-  const std::int64_t heads = c.op == Operator::nsa_compress ? c.kv_heads : c.heads, group = heads / c.kv_heads;
+  const std::int64_t heads = has_queries(c.op) ? c.heads : c.kv_heads, group = heads / c.kv_heads;
   std::vector<FollowUp> follow_ups;
   if (c.kv_heads > 1) {
     const Move move = [&c, heads, group](const RowPlace& row) -> std::optional<RowPlace> {
@@ -103,8 +96,7 @@ std::vector<FollowUp> heads_follow_ups(const SourceCall& source) {
     follow_ups.push_back(moved_follow_up(
         source, c, move, [&c](const std::string&, const RowPlace& row) { return is_of_one_head(c, row); }));
   }
-  if (group == 1 || (is_nsa(c.op) && c.op != Operator::window))
-    return follow_ups;  // importance is a sum over the group
+  if (group == 1 || has_compression(c.op)) return follow_ups;  // importance is a sum over the group
   const Move rotate = [&c, group](const RowPlace& row) -> std::optional<RowPlace> {
     RowPlace place = row;
     if (row.of == RowsOf::queries && row.heads == c.heads)
@@ -138,7 +130,7 @@ std::vector<FollowUp> packing_follow_ups(const SourceCall& source) {
 }
 
 std::vector<FollowUp> decode_follow_ups(const SourceCall& source) {
-  const std::vector<std::int64_t> rows = num_decoded_rows(source.c);
+  const std::vector<std::int64_t> rows = row_counts(source.c, decoded_rows(source.c));
   const std::int64_t most = rows.empty() ? 0 : *std::max_element(rows.begin(), rows.end());
   std::vector<FollowUp> follow_ups;
   if (most > 1) follow_ups.push_back(decoded(source, 1));

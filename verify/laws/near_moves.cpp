@@ -5,6 +5,7 @@
 
 #include "reference/attention.hpp"
 #include "verify/cases/random.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -88,7 +89,7 @@ std::vector<NearFollowUp> prefix_follow_ups(const JudgedCall& source) {
     to.q_lens[s] -= left_out;
   }
   if (to.lens == c.lens) return {};
-  const std::vector<std::int64_t> queries = to.q_lens, keys = to.lens, rows = compressed_rows(to);
+  const std::vector<std::int64_t> queries = to.q_lens, keys = to.lens, rows = row_counts(to, RowsOf::compressed_rows);
   const Move move = [=](const RowPlace& row) -> std::optional<RowPlace> {
     if (row.of == RowsOf::parameters) return row;
     const auto& counts = row.of == RowsOf::queries ? queries : row.of == RowsOf::keys ? keys : rows;
@@ -102,10 +103,9 @@ std::vector<NearFollowUp> prefix_follow_ups(const JudgedCall& source) {
       const std::int64_t length = to.lens[static_cast<std::size_t>(row.sequence)];
       drop_blocks_from(reference::num_blocks(length, to.block), selection.row(token, row.head));
     });
-  follow_up.same_as = [move](const std::string& output, const RowPlace& row) -> std::vector<RowRef> {
+  follow_up.same_as = [&c, move](const std::string& output, const RowPlace& row) -> std::vector<RowRef> {
     const bool is_later_sum = row.of == RowsOf::keys || row.of == RowsOf::parameters ||
-                              output.ends_with("dk_compressed") || output.ends_with("dv_compressed") ||
-                              (row.of == RowsOf::compressed_rows && (output == "dk" || output == "dv"));
+                              (row.of == RowsOf::compressed_rows && is_gradient(tensor_of(c.op, output)));
     if (is_later_sum || !move(row)) return {};
     return same_row(output, row);
   };

@@ -61,10 +61,10 @@ double score_spread(const Case& c, const Tensor& q, const Tensor& k, RowsOf keys
 
 /// That of the tokens; the mean of several of them spreads no more.
 double token_spread(const Case& c, const Inputs& inputs) {
-  const RowsOf keys = c.op == Operator::nsa_compressed ? RowsOf::compressed_rows : RowsOf::keys;
+  const RowsOf keys = key_rows(c.op);
   double spread = score_spread(c, inputs.q, inputs.k, keys);
   for (const Tensor* k : {&inputs.k_selected, &inputs.k_window})
-    if (c.op == Operator::nsa) spread = std::max(spread, score_spread(c, inputs.q, *k, keys));
+    if (has_branches(c.op)) spread = std::max(spread, score_spread(c, inputs.q, *k, keys));
   return spread;
 }
 
@@ -74,7 +74,7 @@ bool scales_in_half(const Case& c, const std::string& output, bool has_half_part
   const Degrees d = degrees(c, output);
   if (d.v == 0 && d.gradient == 0) return true;
   if (d.gradient > 0 || has_half_partials) return false;
-  return c.op != Operator::nsa || (output != "o" && output != "compressed.o");
+  return !tensor_of(c.op, output).follows_from_stored;
 }
 
 }  // namespace
@@ -95,7 +95,7 @@ void prepare_power(const Case& c, Inputs& inputs) {
 std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
   const Case& c = source.c;
   if (attends(c.op) && c.scale != 0 && std::abs(c.scale) < kMinPowerScale) return {};
-  if (c.op == Operator::nsa &&
+  if (has_branches(c.op) &&
       score_spread(c, source.inputs.q, source.outputs.at("k_compressed").values, RowsOf::compressed_rows) > kMaxSpread)
     return {};
   const bool is_half = c.dtype == Format::fp16;
@@ -104,7 +104,7 @@ std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
   FollowUp follow_up{c, source.inputs, [](const RowPlace& row) { return row; }, {}};
   for (Tensor Inputs::*tensor : {&Inputs::v, &Inputs::v_selected, &Inputs::v_window})
     multiply(c, follow_up.inputs.*tensor, reference::power_of_two(values));
-  if (c.op == Operator::nsa_compress) multiply(c, follow_up.inputs.k, reference::power_of_two(values));
+  if (!has_queries(c.op)) multiply(c, follow_up.inputs.k, reference::power_of_two(values));
   multiply(c, follow_up.inputs.d_o, reference::power_of_two(gradient));
   follow_up.factor = [&c, values, gradient](const std::string& output) {
     const Degrees d = degrees(c, output);

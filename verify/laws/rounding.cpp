@@ -8,24 +8,20 @@
 #include <set>
 #include <utility>
 
+#include "verify/operators/operator.hpp"
+
 namespace attnspec::verify {
 
 namespace {
-
-/// What a stage computed from rows that the kernel had stored: they may differ between the calls by their own rounding.
-bool follows_from_stored(const Case& c, const std::string& output) {
-  if (output.starts_with("d")) return true;  // gradients
-  return output.starts_with("compressed.") || (c.op == Operator::nsa && output == "o");
-}
 
 /// Query rows of which nothing else is compared, because they selected other blocks. Heads are those of the selection.
 using OtherBlocks = std::set<Place>;
 
 /// Whether an output's row is made of a selection that differs, or may be.
-bool is_of_other_blocks(const Case& c, const std::string& output, RowsOf rows, const Place& place,
-                        const OtherBlocks& others) {
-  if (others.empty() || output.starts_with("compressed.") || output.starts_with("window.")) return false;
-  if (rows != RowsOf::queries) return rows != RowsOf::compressed_rows || output.starts_with("d");
+bool is_of_other_blocks(const Case& c, const TensorInfo& output, const Place& place, const OtherBlocks& others) {
+  const bool is_of_other_branch = output.branch && output.branch != reference::Branch::selected;
+  if (others.empty() || (output.role == Role::output && is_of_other_branch)) return false;
+  if (output.rows != RowsOf::queries) return output.rows != RowsOf::compressed_rows || is_gradient(output);
   const std::int64_t head = has_importance(c.op) ? place.head / (c.heads / c.kv_heads) : place.head;
   return others.contains({place.sequence, place.token, head});
 }
@@ -95,10 +91,10 @@ void RoundedComparison::compare(const std::string& output, const Place& place, c
 void compare(const JudgedCall& source, const NearFollowUp& follow_up, const JudgedCall& other,
              RoundedComparison& comparison) {
   const OtherBlocks differ = compare_selections(source, follow_up, other, comparison);
-  for (const auto& [output, of_output] : source.outputs) {
-    for (const auto& [place, row] : of_output.values) {
-      const auto refs = follow_up.same_as(output, row_place(source.c, of_output.rows, place));
-      if (refs.empty() || is_of_other_blocks(source.c, output, of_output.rows, place, differ)) continue;
+  for (const TensorInfo& tensor : page_of(source.c.op).tensors) {
+    for (const auto& [place, row] : source.rows(tensor.name)) {
+      const auto refs = follow_up.same_as(tensor.name, row_place(source.c, tensor.rows, place));
+      if (refs.empty() || is_of_other_blocks(source.c, tensor, place, differ)) continue;
       NoisyRow sum, both = row;
       const bool are_there = std::all_of(refs.begin(), refs.end(), [&](const RowRef& ref) {
         const auto& rows = other.rows(ref.output);
@@ -110,8 +106,9 @@ void compare(const JudgedCall& source, const NearFollowUp& follow_up, const Judg
       if (!are_there) continue;
       both += sum;
       Vector bound = both.bound();
-      if (follows_from_stored(source.c, output)) bound += (row.expected - sum.expected).cwiseAbs();
-      comparison.compare(output, place, sum.observed, row.observed, bound);
+      // What a stage computed from rows that the kernel had stored: they may differ by their own rounding.
+      if (tensor.follows_from_stored) bound += (row.expected - sum.expected).cwiseAbs();
+      comparison.compare(tensor.name, place, sum.observed, row.observed, bound);
     }
   }
 }

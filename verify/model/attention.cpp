@@ -82,20 +82,18 @@ struct Model {
 
   Model(const Stages& s, const Arithmetic& p, const ForwardCall& c)
       : stages(s), call(c), problem(c.problem), arithmetic(p), k_offsets(c.problem.attention.k_offsets) {
-    if (call.op == Operator::nsa_compressed) k_offsets = compressed_row_offsets(call.nsa);
+    if (key_rows(call.op) == RowsOf::compressed_rows) k_offsets = compressed_row_offsets(call.nsa);
     if (has_one_block()) problem.block = std::max<std::int64_t>(1, k_offsets.back());
   }
 
   /// Whether a sequence is one block.
-  bool has_one_block() const { return call.op == Operator::dense || is_nsa(call.op); }
+  bool has_one_block() const { return !has_slots(call.op); }
   std::int64_t num_sequences() const { return static_cast<std::int64_t>(problem.attention.q_offsets.size()) - 1; }
   std::int64_t q_begin(std::int64_t s) const { return problem.attention.q_offsets[static_cast<std::size_t>(s)]; }
   std::int64_t k_begin(std::int64_t s) const { return k_offsets[static_cast<std::size_t>(s)]; }
   std::int64_t group() const { return problem.attention.heads / problem.attention.kv_heads; }
   /// Whether the backward is two passes.
-  bool own_block_apart() const {
-    return arithmetic.own_block_apart && call.op == Operator::moba && problem.attention.causal;
-  }
+  bool own_block_apart() const { return arithmetic.own_block_apart && selects(call.op) && problem.attention.causal; }
   std::size_t num_passes() const { return own_block_apart() ? 2 : 1; }
   Work work(std::int64_t s, bool is_backward = false) const {
     const auto& tokens = problem.attention.k_offsets;
@@ -260,7 +258,7 @@ void run(const Stages& stages, const Arithmetic& arithmetic, const ForwardCall& 
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (std::int64_t s = 0; s < model.num_sequences(); ++s)
     for (std::int64_t h = 0; h < call.problem.attention.heads; ++h) model.forward_head(s, h);
-  if (call.op != Operator::nsa_compressed) return;
+  if (!has_importance(call.op)) return;
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (std::int64_t s = 0; s < model.num_sequences(); ++s)
     for (std::int64_t g = 0; g < call.problem.attention.kv_heads; ++g) model.select_group(s, g);

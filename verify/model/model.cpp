@@ -1,6 +1,7 @@
 #include "verify/model/model.hpp"
 
 #include "verify/model/attention.hpp"
+#include "verify/model/calls.hpp"
 #include "verify/model/compression.hpp"
 #include "verify/model/nsa.hpp"
 
@@ -15,20 +16,16 @@ Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Ope
   kernel.arithmetic = options;
   kernel.equal_bits = kernel.equal_bits_backward = EqualBits::any_batch;
   kernel.unsupported = [](const Case&) { return std::nullopt; };
-  const auto arithmetic_of = [options](const TensorView& input) { return make_arithmetic(input.format, options); };
-  kernel.forward = [&stages, arithmetic_of](const ForwardCall& call) { run(stages, arithmetic_of(call.q), call); };
-  kernel.backward = [&stages, arithmetic_of](const BackwardCall& call) {
-    run(stages, arithmetic_of(call.forward.q), call);
-  };
-  kernel.compress = [&stages, arithmetic_of](const CompressCall& call) {
-    run(stages, arithmetic_of(call.tokens), call);
-  };
-  kernel.compress_backward = [&stages, arithmetic_of](const CompressBackwardCall& call) {
-    run(stages, arithmetic_of(call.forward.tokens), call);
-  };
-  kernel.nsa = [&stages, arithmetic_of](const NsaCall& call) { run(stages, arithmetic_of(call.q), call); };
-  kernel.nsa_backward = [&stages, arithmetic_of](const NsaBackwardCall& call) {
-    run(stages, arithmetic_of(call.forward.q), call);
+  kernel.call = [&stages, options](const AnyCall& call) {
+    const Arithmetic arithmetic = make_arithmetic(call.tensors.front().format, options);
+    if (has_branches(call.op))
+      return call.is_backward ? run(stages, arithmetic, nsa_backward_call(call))
+                              : run(stages, arithmetic, nsa_call(call));
+    if (!has_queries(call.op))
+      return call.is_backward ? run(stages, arithmetic, compress_backward_call(call))
+                              : run(stages, arithmetic, compress_call(call));
+    return call.is_backward ? run(stages, arithmetic, attention_backward_call(call))
+                            : run(stages, arithmetic, attention_call(call));
   };
   return kernel;
 }

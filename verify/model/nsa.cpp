@@ -43,7 +43,7 @@ struct Nsa {
 
   ForwardCall attention(Branch b, const BranchCall& branch) const {
     const Operator op = kBranchOperators[index(b)];
-    return {op, problem, call.nsa, call.q, branch.k, branch.v, call.selection, branch.o, branch.lse, {}};
+    return {op, problem, call.nsa, call.q, branch.k, branch.v, call.selection, branch.o, branch.lse};
   }
 };
 
@@ -51,8 +51,8 @@ struct Nsa {
 
 void run(const Stages& stages, const Arithmetic& arithmetic, const NsaCall& call) {
   const Nsa nsa(stages, arithmetic, call);
-  run(stages, arithmetic, CompressCall{call.nsa, call.compressed.k, call.phi_k, call.k_compressed, {}});
-  run(stages, arithmetic, CompressCall{call.nsa, call.compressed.v, call.phi_v, call.v_compressed, {}});
+  run(stages, arithmetic, CompressCall{call.nsa, call.compressed.k, call.phi_k, call.k_compressed});
+  run(stages, arithmetic, CompressCall{call.nsa, call.compressed.v, call.phi_v, call.v_compressed});
   PerBranch<HostTensor> unrounded = nsa.scratch(Format::fp32, nsa.problem.attention.dv);  // of fused branches
   PerBranch<TensorView> passed_on, handed_over;
   for (const Branch b : kBranches) {
@@ -99,12 +99,12 @@ void run(const Stages& stages, const Arithmetic& arithmetic, const NsaBackwardCa
   for (std::int64_t h = 0; h < nsa.heads(); ++h)
     stages.store(stages.add_queries(arithmetic, nsa.rows(dq, h)), backward.dq, 0, h, 1);
   run(stages, arithmetic,
-      CompressBackwardCall{{call.nsa, call.compressed.k, call.phi_k, call.k_compressed, {}},
+      CompressBackwardCall{{call.nsa, call.compressed.k, call.phi_k, call.k_compressed},
                            backward.dk_compressed,
                            backward.compressed.dk,
                            backward.d_phi_k});
   run(stages, arithmetic,
-      CompressBackwardCall{{call.nsa, call.compressed.v, call.phi_v, call.v_compressed, {}},
+      CompressBackwardCall{{call.nsa, call.compressed.v, call.phi_v, call.v_compressed},
                            backward.dv_compressed,
                            backward.compressed.dv,
                            backward.d_phi_v});

@@ -18,6 +18,7 @@
 #include "reference/noise/noise.hpp"
 #include "reference/problem.hpp"
 #include "verify/cases/case.hpp"
+#include "verify/model/calls.hpp"
 #include "verify/model/products.hpp"
 #include "verify/operators/phi.hpp"
 #include "verify/run/kernel.hpp"

@@ -12,16 +12,21 @@ Matrix of_set(const Tensor& tensor, std::int64_t set) { return tensor.rows(0, te
 
 }  // namespace
 
-PhiTensors<Tensor> zero_parameters(const reference::NsaProblem& problem, std::int64_t features) {
+PhiTensors<std::array<std::int64_t, 3>> parameter_shapes(const reference::NsaProblem& problem, std::int64_t features) {
   const std::int64_t l = problem.compress_block, hidden = problem.hidden;
   const std::int64_t sets = problem.shared_phi ? 1 : problem.attention.kv_heads;
-  const auto tensor = [&](bool exists, std::int64_t rows, std::int64_t columns) {
-    return Tensor(exists ? rows : 0, sets, columns);
+  const auto shape = [&](bool exists, std::int64_t rows, std::int64_t columns) {
+    return std::array{exists ? rows : 0, sets, columns};
   };
   const bool linear = problem.phi == reference::Phi::linear, mlp = problem.phi == reference::Phi::mlp;
-  return {tensor(linear || mlp, l, features), tensor(linear, l * features, features),
-          tensor(mlp, l * features, hidden),  tensor(mlp, 1, hidden),
-          tensor(mlp, hidden, features),      tensor(mlp, 1, features)};
+  return {shape(linear || mlp, l, features), shape(linear, l * features, features),
+          shape(mlp, l * features, hidden),  shape(mlp, 1, hidden),
+          shape(mlp, hidden, features),      shape(mlp, 1, features)};
+}
+
+PhiTensors<Tensor> zero_parameters(const reference::NsaProblem& problem, std::int64_t features) {
+  const auto shapes = parameter_shapes(problem, features);
+  return map_parts(shapes, [](const auto& shape) { return Tensor(shape[0], shape[1], shape[2]); });
 }
 
 reference::PhiHeads phi_heads(const PhiTensors<Tensor>& parameters) {

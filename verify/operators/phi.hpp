@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <type_traits>
 
 #include "reference/nsa/nsa_compression.hpp"
 #include "reference/tensor.hpp"
@@ -39,9 +40,12 @@ inline constexpr std::array<PhiPart<T>, 6> kPhiParts{{{"position", &PhiTensors<T
 /// convert(tensor) of each of the six.
 template <class T, class Convert>
 auto map_parts(T& phi, const Convert& convert) {
-  return PhiTensors<decltype(convert(phi.w))>{convert(phi.position), convert(phi.w),  convert(phi.w1),
-                                              convert(phi.b1),       convert(phi.w2), convert(phi.b2)};
+  return PhiTensors<std::decay_t<decltype(convert(phi.w))>>{convert(phi.position), convert(phi.w),  convert(phi.w1),
+                                                            convert(phi.b1),       convert(phi.w2), convert(phi.b2)};
 }
+
+/// [rows, sets, columns] of each parameter as the problem asks for it.
+PhiTensors<std::array<std::int64_t, 3>> parameter_shapes(const reference::NsaProblem& problem, std::int64_t features);
 
 /// All parameters zero, in the shapes that the problem asks for.
 PhiTensors<reference::Tensor> zero_parameters(const reference::NsaProblem& problem, std::int64_t features);

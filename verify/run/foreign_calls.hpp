@@ -9,26 +9,6 @@
 
 namespace attnspec::verify {
 
-constexpr std::uint32_t bit_of(Operator op) { return 1u << static_cast<unsigned>(op); }
-constexpr std::uint32_t bit_of(Format format) {
-  return format == Format::bf16 ? ATTNSPEC_BF16 : format == Format::fp16 ? ATTNSPEC_FP16 : ATTNSPEC_FP32;
-}
-constexpr std::uint32_t bit_of(reference::Gate gate) {
-  return gate == reference::Gate::top_k    ? ATTNSPEC_GATE_TOP_K
-         : gate == reference::Gate::window ? ATTNSPEC_GATE_WINDOW
-                                           : ATTNSPEC_GATE_SINK;
-}
-constexpr std::uint32_t bit_of(reference::Phi phi) {
-  return phi == reference::Phi::mean     ? ATTNSPEC_PHI_MEAN
-         : phi == reference::Phi::linear ? ATTNSPEC_PHI_LINEAR
-                                         : ATTNSPEC_PHI_MLP;
-}
-constexpr std::uint32_t bit_of(reference::Activation activation) {
-  return activation == reference::Activation::relu   ? ATTNSPEC_RELU
-         : activation == reference::Activation::silu ? ATTNSPEC_SILU
-                                                     : ATTNSPEC_GELU;
-}
-
 /// Runs the calls of a foreign kernel: translates them, puts their tensors where the kernel wants them, and enters its
 /// functions, all of them in one place. One call at a time.
 class ForeignCalls {

@@ -5,13 +5,10 @@
 
 #include <cstring>
 #include <memory>
-#include <numeric>
 #include <stdexcept>
 
 #include "cuda/device.hpp"
-#include "reference/moba/moba.hpp"
-#include "reference/nsa/nsa_compression.hpp"
-#include "reference/nsa/nsa_selection.hpp"
+#include "verify/operators/operator.hpp"
 #include "verify/run/foreign_limits.hpp"
 
 namespace attnspec::verify {
@@ -20,59 +17,24 @@ namespace {
 
 // ---- Sizes of a case, before it has tensors ----
 
-std::int64_t sum(const std::vector<std::int64_t>& lengths) {
-  return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
-}
-
-TensorView packed(Format format, std::int64_t tokens, std::int64_t heads, std::int64_t dim) {
-  return {nullptr, format, tokens, heads, dim, heads * dim, dim};
-}
-
-PhiTensors<TensorView> packed_phi(const Case& c, const reference::NsaProblem& nsa, std::int64_t features) {
-  const PhiTensors<reference::Tensor> zero = zero_parameters(nsa, features);
-  PhiTensors<TensorView> views;
-  for (std::size_t i = 0; i < kPhiParts<TensorView>.size(); ++i) {
-    const reference::Tensor& tensor = zero.*kPhiParts<reference::Tensor>[i].tensor;
-    views.*kPhiParts<TensorView>[i].tensor =
-        tensor.tokens == 0 ? absent_tensor(c.dtype) : packed(c.dtype, tensor.tokens, tensor.heads, tensor.dim);
-  }
-  return views;
-}
-
 /// A forward call of the case, without data, of these problems.
 AnyCall blank_call(const reference::MobaProblem& moba, const reference::NsaProblem& nsa, Format output,
                    bool exports_lse, const Case& c) {
-  const std::int64_t queries = sum(query_rows(c)), keys = sum(key_rows(c));
-  const TensorView q = packed(c.dtype, queries, c.heads, c.dk), k = packed(c.dtype, keys, c.kv_heads, c.dk),
-                   v = packed(c.dtype, keys, c.kv_heads, c.dv), o = packed(output, queries, c.heads, c.dv),
-                   lse = exports_lse ? packed(Format::fp32, queries, c.heads, 1) : absent_tensor(Format::fp32);
-  const auto selection = [&](std::int64_t heads, std::int64_t slots) {
-    return packed_selection(nullptr, queries, heads, slots);
-  };
-  if (compresses(c.op)) {
-    const std::int64_t rows = reference::compressed_offsets(nsa).back();
-    const TensorView compressed = packed(c.dtype, rows, c.kv_heads, c.dk);
-    if (c.op == Operator::nsa_compress) return CompressCall{nsa, k, packed_phi(c, nsa, c.dk), compressed, {}};
-    const BranchCall branch{k, v, o, lse};
-    return NsaCall{nsa,
-                   q,
-                   branch,
-                   branch,
-                   branch,
-                   packed(c.dtype, queries, c.heads, 3),
-                   packed_phi(c, nsa, c.dk),
-                   packed_phi(c, nsa, c.dv),
-                   compressed,
-                   packed(c.dtype, rows, c.kv_heads, c.dv),
-                   selection(c.kv_heads, reference::selection_slots(nsa)),
-                   o,
-                   {}};
+  AnyCall call = blank_call(c.op, false, moba, nsa);
+  const std::vector<TensorInfo>& tensors = page_of(c.op).tensors;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const TensorInfo& tensor = tensors[i];
+    if (tensor.role != Role::input && tensor.role != Role::output) continue;
+    const auto [tokens, heads, dim] = shape_of(c, tensor);
+    if (tensor.format == Stored::blocks) {
+      call.selection = packed_selection(nullptr, tokens, heads, dim);
+      continue;
+    }
+    const Format format = format_of(tensor, c.dtype, output);
+    const bool is_absent = tensor.format == Stored::fp32 ? !exports_lse : tensor.part != nullptr && tokens == 0;
+    call.tensors[i] =
+        is_absent ? absent_tensor(format) : TensorView{nullptr, format, tokens, heads, dim, heads * dim, dim};
   }
-  ForwardCall call{c.op, moba, nsa, q, k, {}, {}, {}, {}, {}};
-  if (c.op == Operator::selected) call.selection = selection(c.shared_selection ? c.kv_heads : c.heads, c.top_k);
-  if (selects(c.op)) call.selection = selection(c.heads, reference::selection_slots(moba));
-  if (c.op == Operator::nsa_compressed) call.selection = selection(c.kv_heads, reference::selection_slots(nsa));
-  if (attends(c.op)) call.v = v, call.o = o, call.lse = lse;
   return call;
 }
 
@@ -113,12 +75,14 @@ EqualBits equal_bits(const AttnspecKernel& kernel, const std::string& name) {
   return static_cast<EqualBits>(promised);
 }
 
+bool declares(const AttnspecKernel& kernel, Operator op) { return (kernel.operators & page_of(op).bit) != 0; }
+
 /// Rejects limits that are wrong, and those that leave nothing of an operator.
 Limits declared_limits(const AttnspecKernel& kernel, const std::string& name) {
   try {
     const Limits limits = limits_of(kernel.limits);
     for (const Operator op : kOperators) {
-      if ((kernel.operators & bit_of(op)) == 0) continue;
+      if (!declares(kernel, op)) continue;
       const Case any = parse_case(fmt::format("{}()", verify::name(op)));
       if (const auto why = outside(limits, inside(limits, any)))
         reject(name, fmt::format("its limits leave no case of {}: {}", verify::name(op), *why));
@@ -127,22 +91,6 @@ Limits declared_limits(const AttnspecKernel& kernel, const std::string& name) {
   } catch (const reference::InvalidProblem& error) {
     reject(name, error.what());
   }
-}
-
-/// The functions of an operator that a kernel has.
-struct HasFunctions {
-  Operator op;
-  bool forward, backward;
-};
-std::vector<HasFunctions> all_functions(const AttnspecKernel& k) {
-  return {{Operator::dense, k.dense != nullptr, k.dense_backward != nullptr},
-          {Operator::selected, k.selected != nullptr, k.selected_backward != nullptr},
-          {Operator::moba_select, k.moba_select != nullptr, false},
-          {Operator::moba, k.moba != nullptr, k.moba_backward != nullptr},
-          {Operator::nsa_compress, k.nsa_compress != nullptr, k.nsa_compress_backward != nullptr},
-          {Operator::nsa_compressed, k.nsa_compressed != nullptr, k.nsa_compressed_backward != nullptr},
-          {Operator::window, k.window != nullptr, k.window_backward != nullptr},
-          {Operator::nsa, k.nsa != nullptr, k.nsa_backward != nullptr}};
 }
 
 /// Rejects a declaration that is wrong.
@@ -160,9 +108,9 @@ void check(const AttnspecKernel& kernel, const std::string& name) {
   if (kernel.operators == 0) reject(name, "declares no operator");
   if (kernel.operators >> std::size(kOperators) != 0)
     reject(name, fmt::format("operators={:#x}: has bits of no operator", kernel.operators));
-  for (const HasFunctions& functions : all_functions(kernel))
-    if ((kernel.operators & bit_of(functions.op)) != 0 && !functions.forward)
-      reject(name, fmt::format("operator {} is declared without a function", verify::name(functions.op)));
+  for (const Operator op : kOperators)
+    if (declares(kernel, op) && !page_of(op).forward.exists(kernel))
+      reject(name, fmt::format("operator {} is declared without a function", verify::name(op)));
   declared_limits(kernel, name);
   equal_bits(kernel, name);
   if ((kernel.operators & ATTNSPEC_MOBA_SELECT) != 0 && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
@@ -184,10 +132,10 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
   Declaration declared;
   declared.summary = fmt::format("{}: {}", kernel.name, kernel.summary);
   declared.arithmetic = arithmetic_of(kernel, name);
-  for (const HasFunctions& functions : all_functions(kernel)) {
-    if ((kernel.operators & bit_of(functions.op)) == 0) continue;
-    declared.operators.push_back(functions.op);
-    if (!functions.backward) declared.forward_only.push_back(functions.op);
+  for (const Operator op : kOperators) {
+    if (!declares(kernel, op)) continue;
+    declared.operators.push_back(op);
+    if (!page_of(op).backward.exists(kernel)) declared.forward_only.push_back(op);
   }
   declared.equal_bits = equal_bits(kernel, name);
   if ((kernel.promises & ATTNSPEC_UNORDERED_BACKWARD) == 0) declared.equal_bits_backward = declared.equal_bits;
@@ -200,18 +148,9 @@ Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name
 }
 
 Kernel make_kernel(const Declaration& declared, const std::string& name, const CallFunctions& functions) {
-  Kernel kernel;
+  Kernel kernel{declared};
   kernel.name = name;
   kernel.is_reentrant = false;
-  kernel.summary = declared.summary;
-  kernel.arithmetic = declared.arithmetic;
-  kernel.operators = declared.operators;
-  kernel.forward_only = declared.forward_only;
-  kernel.equal_bits = declared.equal_bits;
-  kernel.equal_bits_backward = declared.equal_bits_backward;
-  kernel.exports_selection = declared.exports_selection;
-  kernel.exports_lse = declared.exports_lse;
-  kernel.limits = declared.limits;
   kernel.unsupported = [limits = declared.limits](const Case& c) { return outside(limits, c); };
   if (declared.has_workspace)
     kernel.workspace_bytes = [workspace_bytes = functions.workspace_bytes, options = declared.arithmetic,
@@ -221,12 +160,7 @@ Kernel make_kernel(const Declaration& declared, const std::string& name, const C
       return workspace_bytes(
           blank_call(moba, nsa, reference::make_arithmetic(c.dtype, options).output, exports_lse, c));
     };
-  kernel.forward = functions.run;
-  kernel.backward = functions.run;
-  kernel.compress = functions.run;
-  kernel.compress_backward = functions.run;
-  kernel.nsa = functions.run;
-  kernel.nsa_backward = functions.run;
+  kernel.call = functions.run;
   kernel.time = functions.time;
   return kernel;
 }

@@ -32,22 +32,9 @@ bool is_foreign(std::string_view name);
 /// declaration_of throws, or how the process ended. Throws SeveralKernels for a FILE.py with more than one.
 Kernel load_kernel(const std::string& name, Seconds timeout = kTimeout);
 
-/// What a kernel declares, without its functions.
-struct Declaration {
-  std::string summary;
-  reference::ArithmeticOptions arithmetic;
-  std::vector<Operator> operators, forward_only;
-  EqualBits equal_bits = EqualBits::none, equal_bits_backward = EqualBits::none;
-  bool exports_selection = false;
-  bool exports_lse = true;
-  bool has_workspace = false;
-  bool is_on_device = false;  // its tensors are in the memory of a GPU
-  Limits limits;
-};
-
-/// Throws std::invalid_argument, one line that names the kernel: another version, a struct smaller than that version's,
-/// a missing text, an unknown operator, arithmetic option or device, an operator without a function, limits that are
-/// wrong or leave nothing of an operator, no GPU for a kernel that needs one.
+/// What a library declares. Throws std::invalid_argument, one line that names the kernel: another version, a struct
+/// smaller than that version's, a missing text, an unknown operator, arithmetic option or device, an operator without a
+/// function, limits that are wrong or leave nothing of an operator, no GPU for a kernel that needs one.
 Declaration declaration_of(const AttnspecKernel& kernel, const std::string& name);
 
 /// What a kernel does with its calls.

@@ -38,8 +38,13 @@ const char* name(EqualBits promise) {
   return "";
 }
 
-bool implements(const Kernel& kernel, Operator op) {
-  return std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end();
+bool implements(const Declaration& declared, Operator op) {
+  return std::find(declared.operators.begin(), declared.operators.end(), op) != declared.operators.end();
+}
+
+bool has_backward(const Declaration& declared, Operator op) {
+  const auto& forward_only = declared.forward_only;
+  return has_gradients(op) && std::find(forward_only.begin(), forward_only.end(), op) == forward_only.end();
 }
 
 }  // namespace attnspec::verify

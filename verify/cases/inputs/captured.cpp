@@ -75,7 +75,8 @@ void fill_captured(const Case& c, Inputs& in) {
               c.dtype);
   };
   for (std::size_t s = 0; s < c.lens.size(); ++s) {
-    const std::int64_t keys = key_rows(c)[s], queries = query_rows(c)[s], gradients = gradient_rows(c)[s];
+    const std::int64_t keys = key_rows(c)[s], queries = row_counts(c, RowsOf::queries)[s],
+                       gradients = gradient_rows(c)[s];
     const std::int64_t longer = std::max(keys, queries);
     const std::int64_t begin =
         c.seed == 0 ? 0 : start.below(captured_tokens - longer + 1, static_cast<std::uint64_t>(s));

@@ -31,8 +31,7 @@ void fill_near(const Case& c, Tensor& tensor, const char* stream, double largest
 double largest_number(const Case& c) {
   const std::int64_t terms = longest(c) + c.heads * std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0});
   const double of_sums = 0x1p127 / 0x1p8 / static_cast<double>(std::bit_ceil(static_cast<std::uint64_t>(terms)));
-  const double branches = c.op == Operator::nsa ? 4 : 1,
-               phi = compresses(c.op) && c.phi != reference::Phi::mean ? 64 : 1;
+  const double branches = has_branches(c.op) ? 4 : 1, phi = compresses(c.op) && c.phi != reference::Phi::mean ? 64 : 1;
   return std::min(reference::largest_finite(c.dtype), of_sums) / (branches * phi);
 }
 
@@ -42,7 +41,7 @@ double gradient_size(const Case& c) {
 }
 
 /// v, or what nsa_compress reads.
-Tensor& values_of(const Case& c, Inputs& in) { return c.op == Operator::nsa_compress ? in.k : in.v; }
+Tensor& values_of(const Case& c, Inputs& in) { return has_queries(c.op) ? in.v : in.k; }
 
 /// The seed of a case, which all branches of nsa share.
 std::uint64_t shared_seed(const Case& c) { return c.seed % kSeedsOfABranch; }
@@ -79,7 +78,7 @@ void fill_largest_keys(const Case& c, Inputs& in) {
   const double largest = largest_number(c) / std::max(1.0, std::numbers::log2e * sigma);  // a kernel may scale keys
   const double product = sigma == 0 ? 1 : 1 / (sigma * std::sqrt(dk));
   const bool has_biases = compresses(c.op) && c.phi != reference::Phi::mean;  // which no small key outweighs
-  const bool keys_alone = has_biases || c.op == Operator::moba_select;        // whose means are what can overflow
+  const bool keys_alone = has_biases || (selects(c.op) && !attends(c.op));    // whose means are what can overflow
   const std::int64_t kind =
       keys_alone ? 0 : Random(shared_seed(c), "kind").below(product < kBoth ? 2 : 3, 0);  // keys, queries, both
   const double one = std::min(largest, kind == 2 ? std::sqrt(product) : largest),

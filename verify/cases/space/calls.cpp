@@ -78,8 +78,8 @@ void set_law(Draft& draft, Law law) {
     c.scale = default_scale(c.dk);
     for (std::int64_t& queries : c.q_lens) queries = std::max<std::int64_t>(1, queries);
   }
-  if (law == Law::decode && c.op != Operator::nsa_compress) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
-  if (law == Law::decode && c.op == Operator::nsa_compress)
+  if (law == Law::decode && has_queries(c.op)) c.q_lens[0] = std::max<std::int64_t>(2, c.q_lens[0]);
+  if (law == Law::decode && !has_queries(c.op))
     c.lens[0] = c.q_lens[0] = std::max(c.lens[0], c.compress_block + c.compress_stride);
   if (changes_neighbours(law) && selects(c.op) && (!attends(c.op) || draft.between(0, 1) == 0)) let_blocks_tie(c);
 }

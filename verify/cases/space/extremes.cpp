@@ -141,7 +141,7 @@ bool any_over(const std::vector<std::int64_t>& lengths, std::int64_t limit) {
 Value tokens_value(const char* name, std::int64_t over) {
   return {name, 1, [=](Draft& draft) { many_tokens(draft, over + draft.between(1, 40)); },
           [=](const Case& c) { return any_over(c.lens, over) && any_over(c.q_lens, over); },
-          [](Operator op) { return has_slots(op) || op == Operator::nsa_compress; }};
+          [](Operator op) { return has_slots(op) || !has_queries(op); }};
 }
 
 Value queries_value(const char* name, std::int64_t over) {

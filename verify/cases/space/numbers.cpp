@@ -52,13 +52,10 @@ Axis shared_phi_axis() { return flag_axis("shared phi", compresses, &Case::share
 
 Axis shared_kv_axis() {
   return flag_axis(
-      "shared k and v", [](Operator op) { return op == Operator::nsa; }, &Case::shared_kv);
+      "shared k and v", [](Operator op) { return has_key(op, "shared_kv"); }, &Case::shared_kv);
 }
 
-Axis shared_selection_axis() {
-  return flag_axis(
-      "selection per kv head", [](Operator op) { return op == Operator::selected; }, &Case::shared_selection);
-}
+Axis shared_selection_axis() { return flag_axis("selection per kv head", reads_selection, &Case::shared_selection); }
 
 Axis causal_axis() {
   return flag_axis(

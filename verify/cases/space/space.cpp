@@ -80,7 +80,7 @@ Case draw_case(Operator op, const Choose& choose, const Between& between) {
         axis.values[choose(i, values, draft)].draw(draft);
     if (axis.name == "queries") complete_shape(draft);
   }
-  if (op == Operator::nsa_compress) draft.c.heads = 1;  // the default that its kv_heads would follow
+  if (!has_queries(op)) draft.c.heads = 1;  // the default that its kv_heads would follow
   draft.c.seed = static_cast<std::uint64_t>(between(0, 999999));
   return normalised(draft.c);
 }

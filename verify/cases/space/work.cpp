@@ -14,18 +14,14 @@ constexpr double kCallsOfLaw = 4, kCallsOfRepeat = 20;
 /// Keys that a query of a sequence sees, or is compared with, about.
 double keys_of_query(const Case& c, double keys) {
   const double blocks = std::min(static_cast<double>((is_nsa(c.op) ? c.top_n : c.top_k) * c.block), keys);
-  const double compressed = keys / static_cast<double>(c.compress_stride);
-  switch (c.op) {
-    case Operator::dense: return keys;
-    case Operator::selected: return blocks;
-    case Operator::moba_select: return keys / static_cast<double>(c.block);
-    case Operator::moba: return keys / static_cast<double>(c.block) + blocks;
-    case Operator::nsa_compress: return 0;
-    case Operator::nsa_compressed: return compressed;
-    case Operator::window: return std::min(static_cast<double>(c.window), keys);
-    case Operator::nsa: return compressed + blocks + std::min(static_cast<double>(c.window), keys);
-  }
-  return keys;
+  if (!has_queries(c.op)) return 0;
+  if (!has_blocks(c.op) && !has_window(c.op)) return keys;
+  double seen = 0;
+  if (selects(c.op)) seen += keys / static_cast<double>(c.block);
+  if (has_importance(c.op)) seen += keys / static_cast<double>(c.compress_stride);
+  if (attends(c.op) && (has_slots(c.op) || has_branches(c.op))) seen += blocks;
+  if (has_window(c.op)) seen += std::min(static_cast<double>(c.window), keys);
+  return seen;
 }
 
 double calls(const Case& c) {

@@ -9,7 +9,6 @@ from typing import Any
 
 ABI_VERSION = 3
 
-OPERATORS = ["dense", "selected", "moba_select", "moba", "nsa_compress", "nsa_compressed", "window", "nsa"]
 DTYPES = ["bf16", "fp16", "fp32"]
 EQUAL_BITS = ["none", "deterministic", "row-independent", "batch-invariant"]  # each with those before it
 NAMES = {  # of fields that hold one bit
@@ -54,7 +53,7 @@ BranchGradients = struct("BranchGradients", "dk", "dv")
 CALL, SIZES, BLOCK = ("call", Call), ("sizes", Sizes), ("block", c_int64)
 MOBA = (BLOCK, ("top_k", c_int64), ("gate", c_int32), ("reserved", c_int32))
 BRANCHES = ("compressed", "selected", "window")
-FORWARD: dict[str, type[Structure]] = {
+FORWARD: dict[str, type[Structure]] = {  # in the order of their bits
     "dense": struct("Dense", CALL, "q", "k", "v", "o", "lse"),
     "selected": struct("Selected", CALL, BLOCK, "q", "k", "v", "selection", "o", "lse"),
     "moba_select": struct("MobaSelect", CALL, *MOBA, "q", "k", "selection"),
@@ -65,8 +64,9 @@ FORWARD: dict[str, type[Structure]] = {
     "nsa": struct("Nsa", CALL, SIZES, "q", *[(b, Branch) for b in BRANCHES], "gates", ("phi_k", Phi), ("phi_v", Phi),
                   "k_compressed", "v_compressed", "selection", "o"),
 }
+OPERATORS = list(FORWARD)
 GRADIENTS: dict[str, tuple[Any, ...]] = {
-    op: ("d_o", "dq", "dk", "dv") for op in ("dense", "selected", "moba", "nsa_compressed", "window")}
+    op: ("d_o", "dq", "dk", "dv") for op, forward in FORWARD.items() if hasattr(forward, "v")}
 GRADIENTS["nsa_compress"] = ("d_rows", "d_tokens", ("d_phi", Phi))
 GRADIENTS["nsa"] = ("d_o", "dq", *[("d_" + b, BranchGradients) for b in BRANCHES], "d_gates", "dk_compressed",
                     "dv_compressed", ("d_phi_k", Phi), ("d_phi_v", Phi))

@@ -39,7 +39,6 @@ EVERYWHERE = {
 }
 
 OF_OPERATOR: dict[str, dict[str, str]] = {
-    "dense": {},
     "selected": {
         "selection": "given: [query tokens, H or Hkv, slots] int32: blocks; -1 and blocks of the future add nothing",
     },
@@ -72,7 +71,6 @@ OF_OPERATOR: dict[str, dict[str, str]] = {
         "selection": "written: [query tokens, Hkv, slots] int32: the most important blocks of tokens; None in the "
                      "backward",
     },
-    "window": {},
     "nsa": {
         "compressed": "namespace: the branch of compressed rows; k and v are the tokens that they are made of",
         "selected": "namespace: the branch of selected blocks",

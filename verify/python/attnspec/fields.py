@@ -35,7 +35,7 @@ def describe(operator: str, backward: bool = False) -> dict[str, str]:
     `phi.w`. In a backward, what the forward wrote is to be read."""
     lines = {}
     for name in keywords(operator, backward):
-        lines[name] = OF_OPERATOR[operator].get(name) or EVERYWHERE[name]
+        lines[name] = OF_OPERATOR.get(operator, {}).get(name) or EVERYWHERE[name]
         for part, line in PARTS.get(name, {}).items():
             lines[f"{name}.{part}"] = line
     return lines

@@ -1,10 +1,10 @@
 #include "verify/run/calls/calls.hpp"
 
-#include "verify/run/calls/attention_calls.hpp"
-#include "verify/run/calls/compression_calls.hpp"
-#include "verify/run/calls/nsa_calls.hpp"
+#include <algorithm>
 
 namespace attnspec::verify {
+
+using reference::Selection;
 
 namespace {
 
@@ -13,56 +13,130 @@ RowOrder row_order(const Case& c) {
   return c.layout == Layout::strided && c.seed % 2 == 1 ? RowOrder::by_head : RowOrder::by_token;
 }
 
+bool is_gradient_or_given(const TensorInfo& tensor) {
+  return tensor.role == Role::gradient || tensor.role == Role::given_gradient;
+}
+
+/// A parameter of phi, absent where its kind of phi does not have it.
+TensorView present(const TensorView& parameters) {
+  return parameters.tokens == 0 ? absent_tensor(parameters.format) : parameters;
+}
+
+/// The selection of an operator; null for one without.
+const TensorInfo* selection_of(Operator op) { return find_tensor(op, "selection"); }
+
 }  // namespace
 
-Calls::Calls(const Kernel& kernel, const Case& c)
+Calls::Calls(const Kernel& kernel, const Case& c, const Inputs& inputs)
     : kernel_(kernel),
       case_(c),
-      output_format_(make_arithmetic(c.dtype, kernel.arithmetic).output),
+      inputs_(inputs),
+      problem_(problem_of(c)),
+      nsa_(nsa_problem_of(c)),
       workspace_bytes_(kernel.workspace_bytes ? kernel.workspace_bytes(c) : 0),
       workspace_(Format::fp32, Layout::contiguous, 1, 1, (workspace_bytes_ + 3) / 4, kernel.memory),
-      given_(c.layout, row_order(c), kernel.memory) {}
+      given_(c.layout, row_order(c), kernel.memory) {
+  const Format output = make_arithmetic(c.dtype, kernel.arithmetic).output;
+  for (const TensorInfo& tensor : tensors()) {
+    if (tensor.format == Stored::blocks) {
+      places_.push_back(nullptr);
+    } else if (const TensorInfo* shared = shared_with(tensor)) {
+      places_.push_back(places_[static_cast<std::size_t>(shared - tensors().data())]);
+    } else if (tensor.role == Role::input || tensor.role == Role::given_gradient) {
+      places_.push_back(&memory_.emplace_back(c.dtype, c.layout, *find_input(tensor, inputs), kernel.memory));
+    } else {
+      const auto [tokens, heads, dim] = shape_of(c, tensor);
+      places_.push_back(
+          &memory_.emplace_back(format_of(tensor, c.dtype, output), c.layout, tokens, heads, dim, kernel.memory));
+    }
+  }
+}
 
-void Calls::run(const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
-                const reference::Selection& selection, SelectionUse use, EqualBits promise,
-                const std::function<void()>& call, CaseResult& result) {
-  const bool repeats = promise >= EqualBits::same_call;
+void Calls::forward(CaseResult& result) {
+  Selection selection;
+  SelectionUse use = SelectionUse::ignored;
+  if (const TensorInfo* tensor = selection_of(case_.op); tensor != nullptr && tensor->role == Role::input) {
+    selection = inputs_.selection;
+    use = SelectionUse::read;
+  } else if (tensor != nullptr) {
+    const auto [tokens, heads, slots] = shape_of(case_, *tensor);
+    selection = Selection(tokens, heads, slots);
+    if (!selects(case_.op) || kernel_.exports_selection) use = SelectionUse::written;
+  }
+  run(false, named([](const TensorInfo& tensor) { return tensor.role == Role::input; }), forward_outputs(), selection,
+      use, result);
+}
+
+void Calls::backward(const Selection& selection, CaseResult& result) {
+  const TensorInfo* tensor = selection_of(case_.op);
+  const bool reads = tensor != nullptr && tensor->in_backward == InBackward::read;
+  const auto is_read = [this](const TensorInfo& one) {
+    return is_in(true, one) && one.role != Role::gradient && one.in_backward == InBackward::read;
+  };
+  run(true, named(is_read), backward_outputs(), reads ? selection : Selection(),
+      reads ? SelectionUse::read : SelectionUse::ignored, result);
+}
+
+std::vector<NamedTensor> Calls::forward_outputs() {
+  return named([this](const TensorInfo& tensor) { return tensor.role == Role::output && is_in(false, tensor); });
+}
+
+std::vector<NamedTensor> Calls::backward_outputs() { return named(is_gradient); }
+
+HostTensor& Calls::at(std::string_view tensor) {
+  return *places_[static_cast<std::size_t>(&tensor_of(case_.op, tensor) - tensors().data())];
+}
+
+PhiTensors<TensorView> Calls::phi(const std::string& field) {
+  PhiTensors<TensorView> views;
+  for (const auto& [name, part] : kPhiParts<TensorView>) views.*part = present(view(field + "." + name));
+  return views;
+}
+
+const TensorInfo* Calls::shared_with(const TensorInfo& tensor) const {
+  if (!case_.shared_kv || tensor.role != Role::input || !tensor.branch) return nullptr;
+  const auto first = std::find_if(tensors().begin(), tensors().end(), [&](const TensorInfo& other) {
+    return other.role == Role::input && other.branch && other.dim == tensor.dim;
+  });
+  return &*first == &tensor ? nullptr : &*first;
+}
+
+bool Calls::is_in(bool is_backward, const TensorInfo& tensor) const {
+  if (tensor.format == Stored::fp32 && !kernel_.exports_lse) return false;
+  return is_backward ? tensor.in_backward != InBackward::absent : !is_gradient_or_given(tensor);
+}
+
+template <class Predicate>
+std::vector<NamedTensor> Calls::named(const Predicate& holds) {
+  std::vector<NamedTensor> list;
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    const TensorInfo& tensor = tensors()[i];
+    if (places_[i] != nullptr && shared_with(tensor) == nullptr && holds(tensor))
+      list.push_back({tensor.name, *places_[i], tensor.rows});
+  }
+  return list;
+}
+
+AnyCall Calls::call(bool is_backward) {
+  AnyCall call = blank_call(case_.op, is_backward, problem_, nsa_);
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    if (!is_in(is_backward, tensors()[i])) continue;
+    if (places_[i] == nullptr)
+      call.selection = given_.view();
+    else
+      call.tensors[i] = tensors()[i].part == nullptr ? places_[i]->view() : present(places_[i]->view());
+  }
+  call.workspace = {static_cast<std::byte*>(workspace_.view().data), static_cast<std::size_t>(workspace_bytes_)};
+  return call;
+}
+
+void Calls::run(bool is_backward, const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
+                const Selection& selection, SelectionUse use, CaseResult& result) {
+  const bool repeats = (is_backward ? kernel_.equal_bits_backward : kernel_.equal_bits) >= EqualBits::same_call;
+  const auto do_call = [&] { kernel_.call(call(is_backward)); };
   for (const auto& [verdict, tensor, what] :
-       run_guarded({inputs, outputs, selection, use, given_, workspace_, case_.seed, repeats, call}))
+       run_guarded({inputs, outputs, selection, use, given_, workspace_, case_.seed, repeats, do_call}))
     result.add({.verdict = verdict, .output = tensor, .detail = what});
-}
-
-std::span<std::byte> Calls::workspace() {
-  return {static_cast<std::byte*>(workspace_.view().data), static_cast<std::size_t>(workspace_bytes_)};
-}
-
-HostTensor Calls::input(const reference::Tensor& values) const {
-  return {case_.dtype, case_.layout, values, kernel_.memory};
-}
-PhiTensors<HostTensor> Calls::input(const PhiTensors<reference::Tensor>& values) const {
-  return map_parts(values, [this](const reference::Tensor& tensor) { return input(tensor); });
-}
-HostTensor Calls::output(std::int64_t tokens, std::int64_t heads, std::int64_t dim) const {
-  return blank(output_format_, tokens, heads, dim);
-}
-PhiTensors<HostTensor> Calls::output_like(const PhiTensors<reference::Tensor>& values) const {
-  return map_parts(values,
-                   [this](const reference::Tensor& tensor) { return output(tensor.tokens, tensor.heads, tensor.dim); });
-}
-HostTensor Calls::compressed(std::int64_t tokens, std::int64_t heads, std::int64_t dim) const {
-  return blank(case_.dtype, tokens, heads, dim);
-}
-HostTensor Calls::statistics(std::int64_t tokens, std::int64_t heads) const {
-  return blank(Format::fp32, tokens, heads, 1);
-}
-HostTensor Calls::blank(Format format, std::int64_t tokens, std::int64_t heads, std::int64_t dim) const {
-  return {format, case_.layout, tokens, heads, dim, kernel_.memory};
-}
-
-std::unique_ptr<Calls> make_calls(const Kernel& kernel, const Case& c, const Inputs& inputs) {
-  if (c.op == Operator::nsa_compress) return std::make_unique<CompressionCalls>(kernel, c, inputs);
-  if (c.op == Operator::nsa) return std::make_unique<NsaCalls>(kernel, c, inputs);
-  return std::make_unique<AttentionCalls>(kernel, c, inputs);
 }
 
 }  // namespace attnspec::verify

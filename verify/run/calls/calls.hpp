@@ -3,77 +3,72 @@
 #pragma once
 
 #include <cstddef>
+#include <deque>
 #include <functional>
-#include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
-#include "reference/selected.hpp"
+#include "reference/tensor.hpp"
 #include "verify/cases/regimes.hpp"
 #include "verify/judge/result.hpp"
+#include "verify/operators/operator.hpp"
 #include "verify/operators/phi.hpp"
 #include "verify/run/calls/guarded_run.hpp"
 #include "verify/run/kernel.hpp"
 
 namespace attnspec::verify {
 
-/// All of a case's tensors lie in the kernel's memory, in its layout, between guards. The kernel and the case must
-/// outlive the calls.
+/// All of a case's tensors lie in the kernel's memory, in its layout, between guards. The kernel, the case and the
+/// inputs must outlive the calls.
 class Calls {
  public:
-  virtual ~Calls() = default;
-  Calls(const Calls&) = delete;
-  Calls& operator=(const Calls&) = delete;
+  Calls(const Kernel& kernel, const Case& c, const Inputs& inputs);
 
   /// Runs the forward, and adds what it did to memory to the result. Throws CallFailed.
-  virtual void forward(CaseResult& result) = 0;
+  void forward(CaseResult& result);
   /// Runs the backward likewise, on what the forward left. selection: the one that it reads, of operators that have
   /// one.
-  virtual void backward(const reference::Selection& selection, CaseResult& result) = 0;
+  void backward(const reference::Selection& selection, CaseResult& result);
+  bool has_backward() const { return verify::has_backward(kernel_, case_.op); }
 
-  virtual bool has_backward() const = 0;
-  /// What the forward and the backward write, but for the selection; by the names of the judge.
-  virtual std::vector<NamedTensor> forward_outputs() = 0;
-  virtual std::vector<NamedTensor> backward_outputs() = 0;
+  /// What the forward and the backward write, but for the selection.
+  std::vector<NamedTensor> forward_outputs();
+  std::vector<NamedTensor> backward_outputs();
   /// The selection as the last call left it.
   reference::Selection exported() const { return given_.values(); }
 
- protected:
-  Calls(const Kernel& kernel, const Case& c);
+  /// A tensor by its name; lse is the judge's where the kernel keeps its own to itself.
+  HostTensor& at(std::string_view tensor);
+  TensorView view(std::string_view tensor) { return at(tensor).view(); }
+  /// The six of a field; what a kind of phi does not have is absent.
+  PhiTensors<TensorView> phi(const std::string& field);
 
-  /// Runs a call under guard. selection: what it reads, or the shape of what it writes. promise: of such calls.
-  void run(const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
-           const reference::Selection& selection, SelectionUse use, EqualBits promise,
-           const std::function<void()>& call, CaseResult& result);
-
-  std::span<std::byte> workspace();
-  /// Where the kernel finds its selection; valid while a call runs.
-  SelectionView selection() { return given_.view(); }
-
-  /// Copies of inputs.
-  HostTensor input(const reference::Tensor& values) const;
-  PhiTensors<HostTensor> input(const PhiTensors<reference::Tensor>& values) const;
-  /// Memory for outputs, in the format that the kernel declares for them.
-  HostTensor output(std::int64_t tokens, std::int64_t heads, std::int64_t dim) const;
-  PhiTensors<HostTensor> output_like(const PhiTensors<reference::Tensor>& values) const;
-  /// Memory for compressed rows, in the dtype of the inputs.
-  HostTensor compressed(std::int64_t tokens, std::int64_t heads, std::int64_t dim) const;
-  /// Memory for lse, fp32.
-  HostTensor statistics(std::int64_t tokens, std::int64_t heads) const;
+ private:
+  const std::vector<TensorInfo>& tensors() const { return page_of(case_.op).tensors; }
+  /// The input whose memory a branch reads instead of its own; null for its own.
+  const TensorInfo* shared_with(const TensorInfo& tensor) const;
+  /// Whether a forward or backward is given the tensor.
+  bool is_in(bool is_backward, const TensorInfo& tensor) const;
+  /// Those for which something holds, but for the selection.
+  template <class Predicate>
+  std::vector<NamedTensor> named(const Predicate& holds);
+  AnyCall call(bool is_backward);
+  /// Runs a call under guard. selection: what it reads, or the shape of what it writes.
+  void run(bool is_backward, const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
+           const reference::Selection& selection, SelectionUse use, CaseResult& result);
 
   const Kernel& kernel_;
   const Case& case_;
-
- private:
-  HostTensor blank(Format format, std::int64_t tokens, std::int64_t heads, std::int64_t dim) const;
-
-  Format output_format_;
+  const Inputs& inputs_;
+  reference::MobaProblem problem_;
+  reference::NsaProblem nsa_;
   std::int64_t workspace_bytes_;
   HostTensor workspace_;
-  HostSelection given_;
+  HostSelection given_;  // the selection, as a kernel finds it while a call runs
+  std::deque<HostTensor> memory_;
+  std::vector<HostTensor*> places_;  // of each tensor of the page; null for the selection
 };
-
-/// The calls of a case's operator on these inputs.
-std::unique_ptr<Calls> make_calls(const Kernel& kernel, const Case& c, const Inputs& inputs);
 
 }  // namespace attnspec::verify

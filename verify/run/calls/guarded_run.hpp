@@ -9,13 +9,11 @@
 #include <vector>
 
 #include "reference/tensor.hpp"
+#include "verify/operators/operators.hpp"
 #include "verify/run/storage.hpp"
 #include "verify/run/verdict.hpp"
 
 namespace attnspec::verify {
-
-/// What the rows of an output belong to.
-enum class RowsOf { queries, keys, compressed_rows, parameters };
 
 /// A tensor of a call, by name.
 struct NamedTensor {

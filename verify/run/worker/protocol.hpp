@@ -64,23 +64,8 @@ void fields(auto& a, Is<TensorView> auto& x) {
 void fields(auto& a, Is<SelectionView> auto& x) {
   a(x.data, x.tokens, x.heads, x.slots, x.token_stride, x.head_stride);
 }
-void fields(auto& a, Is<PhiTensors<TensorView>> auto& x) { a(x.position, x.w, x.w1, x.b1, x.w2, x.b2); }
-void fields(auto& a, Is<BranchCall> auto& x) { a(x.k, x.v, x.o, x.lse); }
-void fields(auto& a, Is<BranchGradientViews> auto& x) { a(x.dk, x.dv); }
-
-void fields(auto& a, Is<ForwardCall> auto& x) {
-  a(x.op, x.problem, x.nsa, x.q, x.k, x.v, x.selection, x.o, x.lse, x.workspace);
-}
-void fields(auto& a, Is<BackwardCall> auto& x) { a(x.forward, x.d_o, x.dq, x.dk, x.dv); }
-void fields(auto& a, Is<CompressCall> auto& x) { a(x.nsa, x.tokens, x.phi, x.rows, x.workspace); }
-void fields(auto& a, Is<CompressBackwardCall> auto& x) { a(x.forward, x.d_rows, x.d_tokens, x.d_phi); }
-void fields(auto& a, Is<NsaCall> auto& x) {
-  a(x.nsa, x.q, x.compressed, x.selected, x.window, x.gates, x.phi_k, x.phi_v, x.k_compressed, x.v_compressed,
-    x.selection, x.o, x.workspace);
-}
-void fields(auto& a, Is<NsaBackwardCall> auto& x) {
-  a(x.forward, x.d_o, x.dq, x.compressed, x.selected, x.window, x.d_gates, x.dk_compressed, x.dv_compressed, x.d_phi_k,
-    x.d_phi_v);
+void fields(auto& a, Is<AnyCall> auto& x) {
+  a(x.op, x.is_backward, x.problem, x.nsa, x.tensors, x.selection, x.workspace);
 }
 
 }  // namespace attnspec::verify

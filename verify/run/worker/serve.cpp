@@ -23,27 +23,13 @@ void send(Channel& channel, const Message& message) {
   channel.send(writer.bytes());
 }
 
-/// A call of a kind, as AnyCall counts them, with nothing in it but these problems.
-AnyCall blank_call(std::size_t kind, const Problems& problems) {
-  const ForwardCall forward{{}, problems.moba, problems.nsa, {}, {}, {}, {}, {}, {}, {}};
-  const CompressCall compress{problems.nsa, {}, {}, {}, {}};
-  const NsaCall nsa{problems.nsa, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
-  for (const AnyCall& call : {AnyCall(forward), AnyCall(BackwardCall{forward, {}, {}, {}, {}}), AnyCall(compress),
-                              AnyCall(CompressBackwardCall{compress, {}, {}, {}}), AnyCall(nsa),
-                              AnyCall(NsaBackwardCall{nsa, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}})})
-    if (call.index() == kind) return call;
-  throw std::runtime_error("a message holds no call");
-}
-
 Reply answer(ForeignCalls& calls, const std::vector<std::byte>& request, const SharedMemory& memory,
              Problems& problems) {
   Reader reader(request, memory.bytes(), &problems);
   Ask ask{};
   TimingPlan plan;
-  std::size_t kind = 0;
-  reader(ask, plan, kind);
-  AnyCall call = blank_call(kind, problems);
-  std::visit([&](auto& c) { reader(c); }, call);
+  AnyCall call{{}, {}, problems.moba, problems.nsa};
+  reader(ask, plan, call);
   try {
     Reply reply;
     if (ask == Ask::workspace_bytes) reply.workspace_bytes = calls.workspace_bytes(call);

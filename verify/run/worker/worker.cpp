@@ -40,10 +40,7 @@ std::vector<std::string> lines(const std::string& text) {
 
 std::string name_of(Ask what, const AnyCall& call) {
   if (what == Ask::workspace_bytes) return "workspace_bytes";
-  const auto is_backward = [](const auto& c) {
-    return requires { c.forward; };
-  };
-  return std::visit(is_backward, call) ? "backward" : "forward";
+  return call.is_backward ? "backward" : "forward";
 }
 
 }  // namespace
@@ -88,8 +85,7 @@ void Worker::start() {
 
 Reply Worker::ask(Ask what, const AnyCall& call, const TimingPlan& plan) {
   Writer request(arena_.memory().bytes());
-  request(what, plan, call.index());
-  std::visit([&](const auto& c) { request(c); }, call);
+  request(what, plan, call);
   try {
     if (!running_) start();
   } catch (const std::invalid_argument& error) {

@@ -18,15 +18,17 @@ namespace {
 
 /// The model kernel with the softmax scale of o off by a factor, and everything else right.
 Kernel with_scale_of_o_off(double factor) {
-  return altered([factor](const ForwardCall& call) {
+  return altered([factor](const AnyCall& call) {
     reference::MobaProblem problem = call.problem;
     problem.attention.scale *= factor;
-    std::vector<float> lse(static_cast<std::size_t>(call.lse.tokens * call.lse.heads));
-    TensorView elsewhere = call.lse;
+    std::vector<float> lse(static_cast<std::size_t>(call["lse"].tokens * call["lse"].heads));
+    TensorView elsewhere = call["lse"];
     elsewhere.data = lse.data();
-    elsewhere.token_stride = call.lse.heads;
+    elsewhere.token_stride = call["lse"].heads;
     elsewhere.head_stride = 1;
-    model_kernel().forward({call.op, problem, call.nsa, call.q, call.k, call.v, call.selection, call.o, elsewhere, {}});
+    AnyCall other{call.op, false, problem, call.nsa, call.tensors, call.selection};
+    other["lse"] = elsewhere;
+    model_kernel().call(other);
   });
 }
 
@@ -87,8 +89,8 @@ TEST(DirectionTest, AllowsTheScaleOneRoundingAndNotTen) {
 }
 
 TEST(DirectionTest, NamesNothingThatOneRowAloneShows) {
-  const Kernel kernel = altered([](const ForwardCall& call) {  // without the last of two keys
-    for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(1, 0, d, call.v.load(0, 0, d));
+  const Kernel kernel = altered([](const AnyCall& call) {  // without the last of two keys
+    for (std::int64_t d = 0; d < call["o"].dim; ++d) call["o"].store(1, 0, d, call["v"].load(0, 0, d));
   });
   const CaseResult result = judge(kernel, parse_case("dense(lens=2)"));
   EXPECT_EQ(result.outputs.at(0).findings, 1);
@@ -96,14 +98,13 @@ TEST(DirectionTest, NamesNothingThatOneRowAloneShows) {
 }
 
 TEST(DirectionTest, SeesAKeyThatIsGivenALittleTooMuchWeight) {
-  const Kernel kernel =
-      altered([](const ForwardCall& call) {  // the last key counts 1 % more: o moves towards its value
-        for (std::int64_t t = 0; t < call.o.tokens; ++t)
-          for (std::int64_t d = 0; d < call.o.dim; ++d) {
-            const double o = call.o.load(t, 0, d), weight = 0.01 / static_cast<double>(t + 1);
-            call.o.store(t, 0, d, o + weight * (call.v.load(t, 0, d) - o));
-          }
-      });
+  const Kernel kernel = altered([](const AnyCall& call) {  // the last key counts 1 % more: o moves towards its value
+    for (std::int64_t t = 0; t < call["o"].tokens; ++t)
+      for (std::int64_t d = 0; d < call["o"].dim; ++d) {
+        const double o = call["o"].load(t, 0, d), weight = 0.01 / static_cast<double>(t + 1);
+        call["o"].store(t, 0, d, o + weight * (call["v"].load(t, 0, d) - o));
+      }
+  });
   const CaseResult result = judge(kernel, parse_case("dense(lens=600,regime=diffuse,dtype=fp16)"));
   EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
   EXPECT_EQ(largest_direction(result).fault, std::string("last key dropped or counted twice"));
@@ -111,10 +112,10 @@ TEST(DirectionTest, SeesAKeyThatIsGivenALittleTooMuchWeight) {
 }
 
 TEST(DirectionTest, NamesAFactorOfO) {
-  const Kernel kernel = altered([](const ForwardCall& call) {
-    for (std::int64_t t = 0; t < call.o.tokens; ++t)
-      for (std::int64_t h = 0; h < call.o.heads; ++h)
-        for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(t, h, d, 0.97 * call.o.load(t, h, d));
+  const Kernel kernel = altered([](const AnyCall& call) {
+    for (std::int64_t t = 0; t < call["o"].tokens; ++t)
+      for (std::int64_t h = 0; h < call["o"].heads; ++h)
+        for (std::int64_t d = 0; d < call["o"].dim; ++d) call["o"].store(t, h, d, 0.97 * call["o"].load(t, h, d));
   });
   const Faults faults = named_faults(judge(kernel, parse_case("dense(lens=300,heads=2)")));
   ASSERT_EQ(faults.size(), 1u);
@@ -123,21 +124,21 @@ TEST(DirectionTest, NamesAFactorOfO) {
 }
 
 TEST(DirectionTest, NamesWeightsThatAreTruncated) {
-  const Kernel kernel = altered([](const ForwardCall& call) {
-    for (std::int64_t t = 0; t < call.o.tokens; ++t) {
+  const Kernel kernel = altered([](const AnyCall& call) {
+    for (std::int64_t t = 0; t < call["o"].tokens; ++t) {
       std::vector<double> scores;
       for (std::int64_t j = 0; j <= t; ++j)
-        scores.push_back(call.problem.attention.scale * call.q.row(t, 0).dot(call.k.row(j, 0)));
+        scores.push_back(call.problem.attention.scale * call["q"].row(t, 0).dot(call["k"].row(j, 0)));
       const double largest = *std::max_element(scores.begin(), scores.end());
       double sum = 0;
-      Vector o = Vector::Zero(call.o.dim);
+      Vector o = Vector::Zero(call["o"].dim);
       for (std::int64_t j = 0; j <= t; ++j) {
         const double weight = std::exp(scores[static_cast<std::size_t>(j)] - largest);
         const double spacing = std::exp2(std::floor(std::log2(weight)) - 7);  // of bf16
         sum += weight;
-        o += std::floor(weight / spacing) * spacing * call.v.row(j, 0);
+        o += std::floor(weight / spacing) * spacing * call["v"].row(j, 0);
       }
-      for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(t, 0, d, o[d] / sum);
+      for (std::int64_t d = 0; d < call["o"].dim; ++d) call["o"].store(t, 0, d, o[d] / sum);
     }
   });
   EXPECT_EQ(named_faults(judge(kernel, parse_case("dense(lens=600)"))), Faults{"weights truncated"});
@@ -159,9 +160,9 @@ TEST(DirectionTest, DoesNotCountRowsThatRoundAlike) {  // every row has the same
 }
 
 TEST(DirectionTest, IsSilentWhereRowsAreGrosslyWrong) {
-  const Kernel kernel = altered([](const ForwardCall& call) {  // each row has the o of the next token
-    for (std::int64_t t = 0; t + 1 < call.o.tokens; ++t)
-      for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(t, 0, d, call.o.load(t + 1, 0, d));
+  const Kernel kernel = altered([](const AnyCall& call) {  // each row has the o of the next token
+    for (std::int64_t t = 0; t + 1 < call["o"].tokens; ++t)
+      for (std::int64_t d = 0; d < call["o"].dim; ++d) call["o"].store(t, 0, d, call["o"].load(t + 1, 0, d));
   });
   EXPECT_EQ(named_faults(judge(kernel, parse_case("dense(lens=300)"))), Faults{});
 }

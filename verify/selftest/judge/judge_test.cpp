@@ -7,12 +7,16 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <memory>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "verify/judge/report.hpp"
 #include "verify/kernels.hpp"
 #include "verify/model/model.hpp"
+#include "verify/operators/operator.hpp"
 #include "verify/selftest/judge/altered_kernel.hpp"
 
 namespace attnspec::verify {
@@ -61,13 +65,13 @@ TEST(Judge, FindsASingleElementThatIsOff) {
       view.store(70, 0, 5, x + 64 * reference::spacing(x, view.format));
     };
     const Kernel kernel = altered(
-        [&](const ForwardCall& call) {
-          if (output[0] == 'o') spoil(call.o);
+        [&](const AnyCall& call) {
+          if (output[0] == 'o') spoil(call["o"]);
         },
-        [&](const BackwardCall& call) {
-          if (output[1] == 'q') spoil(call.dq);
-          if (output[1] == 'k') spoil(call.dk);
-          if (output[1] == 'v') spoil(call.dv);
+        [&](const AnyCall& call) {
+          if (output[1] == 'q') spoil(call["dq"]);
+          if (output[1] == 'k') spoil(call["dk"]);
+          if (output[1] == 'v') spoil(call["dv"]);
         });
     const CaseResult result = judge(kernel, parse_case("moba(lens=100,block=16,top_k=3,regime=diffuse)"));
     EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << output;
@@ -79,8 +83,8 @@ TEST(Judge, FindsASingleElementThatIsOff) {
 }
 
 TEST(Judge, TellsFindingsByTheirPlaceAndTheWorstR) {
-  const Kernel kernel = altered([](const ForwardCall& call) {
-    for (const std::int64_t token : {70, 3, 40}) call.o.store(token, 0, 0, 10 + static_cast<double>(token));
+  const Kernel kernel = altered([](const AnyCall& call) {
+    for (const std::int64_t token : {70, 3, 40}) call["o"].store(token, 0, 0, 10 + static_cast<double>(token));
   });
   const CaseResult result = judge(kernel, parse_case("dense(lens=100)"));
   std::vector<std::int64_t> tokens;
@@ -94,17 +98,17 @@ TEST(Judge, TellsFindingsByTheirPlaceAndTheWorstR) {
 }
 
 TEST(Judge, FindsAnLseInBaseTwo) {
-  const Kernel kernel = altered([](const ForwardCall& call) {
-    for (std::int64_t token = 0; token < call.lse.tokens; ++token)
-      call.lse.store(token, 0, 0, call.lse.load(token, 0, 0) / std::log(2.0));
+  const Kernel kernel = altered([](const AnyCall& call) {
+    for (std::int64_t token = 0; token < call["lse"].tokens; ++token)
+      call["lse"].store(token, 0, 0, call["lse"].load(token, 0, 0) / std::log(2.0));
   });
   EXPECT_EQ(verdict(kernel, "moba(lens=40,block=16)"), Verdict::value_out_of_bound);
 }
 
 TEST(Judge, FindsNanAndDoesNotRunTheBackwardOnIt) {
   bool backward_ran = false;
-  const Kernel kernel = altered([](const ForwardCall& call) { call.o.store(3, 1, 2, std::nan("")); },
-                                [&](const BackwardCall&) { backward_ran = true; });
+  const Kernel kernel = altered([](const AnyCall& call) { call["o"].store(3, 1, 2, std::nan("")); },
+                                [&](const AnyCall&) { backward_ran = true; });
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::non_finite);
   EXPECT_NE(result.reason, "");
@@ -113,7 +117,7 @@ TEST(Judge, FindsNanAndDoesNotRunTheBackwardOnIt) {
 
 TEST(Judge, FindsOutputsThatWereNeverWritten) {  // they keep what lay there before, which changes from run to run
   Kernel kernel = model_kernel();
-  kernel.forward = [](const ForwardCall&) {};
+  replace_forward(kernel, [](const AnyCall&, const DoCall&) {});
   const auto first = [&](const char* text) {
     const CaseResult result = judge(kernel, parse_case(text));
     const Finding& finding = result.findings.at(0);
@@ -128,13 +132,13 @@ TEST(Judge, FindsOutputsThatWereNeverWritten) {  // they keep what lay there bef
               "[token=0,head=0,slot=0]");
   }
   kernel = model_kernel();
-  kernel.backward = [](const BackwardCall&) {};
+  replace_backward(kernel, [](const AnyCall&, const DoCall&) {});
   EXPECT_EQ(first("dense(lens=9,dk=4)"),
             "non-finite dq: 36 of 36 elements were never written; the first is [token=0,head=0,d=0]");
 }
 
 TEST(Judge, FindsADuplicateBlockAndDoesNotJudgeItsValues) {
-  const Kernel kernel = altered([](const ForwardCall& call) {
+  const Kernel kernel = altered([](const AnyCall& call) {
     if (call.op == Operator::moba) call.selection.row(50, 1)[1] = call.selection.row(50, 1)[0];
   });
   const CaseResult result = judge(kernel, parse_case(kCase));
@@ -148,7 +152,7 @@ TEST(Judge, JudgesValuesOnTheKernelsOwnSelection) {
   const char* tie = "moba(lens=200,heads=2,block=16,top_k=3,regime=tie)";
   EXPECT_EQ(verdict(model_kernel(), tie),
             Verdict::pass);  // takes the most recent of tied blocks, the reference the first
-  const Kernel liar = altered([](const ForwardCall& call) {  // exports another tied block than it attended to
+  const Kernel liar = altered([](const AnyCall& call) {  // exports another tied block than it attended to
     for (std::int64_t row = 0; row < call.selection.tokens * call.selection.heads; ++row) {
       std::int32_t* blocks = call.selection.row(row / call.selection.heads, row % call.selection.heads);
       std::sort(blocks, blocks + 3);
@@ -162,7 +166,7 @@ TEST(Judge, JudgesValuesOnTheKernelsOwnSelection) {
 Kernel hiding_kernel() {
   Kernel kernel = model_kernel();
   kernel.exports_selection = false;
-  kernel.backward = {};
+  kernel.forward_only = kernel.operators;
   return kernel;
 }
 
@@ -181,8 +185,8 @@ TEST(Judge, IsUndecidedOfASessionWhereAnEarlierCallIs) {
 
 TEST(Judge, HandsTheBackwardWhatTheForwardGave) {
   bool same = false;
-  const Kernel kernel = altered({}, [&](const BackwardCall& call) {
-    same = std::isfinite(call.forward.o.load(99, 1, 0)) && call.forward.selection.row(99, 0)[0] >= 0;
+  const Kernel kernel = altered({}, [&](const AnyCall& call) {
+    same = std::isfinite(call["o"].load(99, 1, 0)) && call.selection.row(99, 0)[0] >= 0;
   });
   EXPECT_EQ(verdict(kernel, kCase), Verdict::pass);
   EXPECT_TRUE(same);
@@ -196,7 +200,7 @@ std::uint16_t* after_last_row(const TensorView& view) {
 
 TEST(Judge, HandsOverSelectionsWithGapsInBothOrders) {
   SelectionView seen;
-  const Kernel kernel = altered([&](const ForwardCall& call) { seen = call.selection; });
+  const Kernel kernel = altered([&](const AnyCall& call) { seen = call.selection; });
   const auto judged = [&](const char* keys) {
     return verdict(kernel, (std::string("selected(lens=20,heads=2,dk=8,block=4,top_k=3") + keys + ")").c_str());
   };
@@ -212,15 +216,15 @@ TEST(Judge, HandsOverSelectionsWithGapsInBothOrders) {
 }
 
 TEST(Judge, FindsWritesOutsideTheOutputs) {
-  const Kernel behind = altered([](const ForwardCall& call) { *after_last_row(call.o) = 0; });
-  const Kernel before = altered([](const ForwardCall& call) { static_cast<std::uint16_t*>(call.o.data)[-1] = 0; });
+  const Kernel behind = altered([](const AnyCall& call) { *after_last_row(call["o"]) = 0; });
+  const Kernel before = altered([](const AnyCall& call) { static_cast<std::uint16_t*>(call["o"].data)[-1] = 0; });
   const Kernel between =
-      altered([](const ForwardCall& call) { static_cast<std::uint16_t*>(call.o.data)[call.o.dim] = 0; });
-  const Kernel input = altered([](const ForwardCall& call) { call.k.store(3, 0, 0, 77); });
-  const Kernel given = altered({}, [](const BackwardCall& call) { call.forward.o.store(3, 0, 0, 77); });
-  const Kernel selection = altered({}, [](const BackwardCall& call) { call.forward.selection.data[0] = -1; });
-  const Kernel slots = altered([](const ForwardCall& call) { call.selection.data[-1] = 0; });
-  const Kernel gap = altered([](const ForwardCall& call) { call.selection.row(0, 0)[call.selection.slots] = 0; });
+      altered([](const AnyCall& call) { static_cast<std::uint16_t*>(call["o"].data)[call["o"].dim] = 0; });
+  const Kernel input = altered([](const AnyCall& call) { call["k"].store(3, 0, 0, 77); });
+  const Kernel given = altered({}, [](const AnyCall& call) { call["o"].store(3, 0, 0, 77); });
+  const Kernel selection = altered({}, [](const AnyCall& call) { call.selection.data[0] = -1; });
+  const Kernel slots = altered([](const AnyCall& call) { call.selection.data[-1] = 0; });
+  const Kernel gap = altered([](const AnyCall& call) { call.selection.row(0, 0)[call.selection.slots] = 0; });
   for (const Kernel* kernel : {&behind, &before, &between, &input, &given, &selection, &slots, &gap})
     EXPECT_EQ(verdict(*kernel, kCase), Verdict::stray_write);
   const CaseResult result = judge(input, parse_case(kCase));
@@ -235,10 +239,11 @@ TEST(Judge, FindsWritesOutsideTheOutputs) {
 }
 
 TEST(Judge, FindsReadsOutsideTheTensors) {
-  const Kernel kernel = altered([](const ForwardCall& call) {
-    if (call.v.token_stride == 0) return;
-    const double next = decode_bf16(*after_last_row(call.v));  // harmless among NaN, part of the result among numbers
-    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) + (std::isnan(next) ? 0 : 1e-9 + 1e-6 * next));
+  const Kernel kernel = altered([](const AnyCall& call) {
+    if (call["v"].token_stride == 0) return;
+    const double next =
+        decode_bf16(*after_last_row(call["v"]));  // harmless among NaN, part of the result among numbers
+    call["lse"].store(0, 0, 0, call["lse"].load(0, 0, 0) + (std::isnan(next) ? 0 : 1e-9 + 1e-6 * next));
   });
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::stray_read);
@@ -249,18 +254,19 @@ TEST(Judge, FindsReadsOutsideTheTensors) {
 
 TEST(Judge, FindsRowsThatAreNeverWritten) {
   Kernel kernel = model_kernel();
-  kernel.backward = [](const BackwardCall& call) {  // dk and dv of the last key are left as they were
-    std::vector<double> dk, dv;
-    for (std::int64_t d = 0; d < call.dk.dim; ++d) {
-      dk.push_back(call.dk.load(call.dk.tokens - 1, 0, d));
-      dv.push_back(call.dv.load(call.dv.tokens - 1, 0, d));
-    }
-    model_kernel().backward(call);
-    for (std::int64_t d = 0; d < call.dk.dim; ++d) {
-      call.dk.store(call.dk.tokens - 1, 0, d, dk[static_cast<std::size_t>(d)]);
-      call.dv.store(call.dv.tokens - 1, 0, d, dv[static_cast<std::size_t>(d)]);
-    }
-  };
+  replace_backward(kernel,
+                   [](const AnyCall& call, const DoCall& do_call) {  // dk and dv of the last key are left as they were
+                     std::vector<double> dk, dv;
+                     for (std::int64_t d = 0; d < call["dk"].dim; ++d) {
+                       dk.push_back(call["dk"].load(call["dk"].tokens - 1, 0, d));
+                       dv.push_back(call["dv"].load(call["dv"].tokens - 1, 0, d));
+                     }
+                     do_call(call);
+                     for (std::int64_t d = 0; d < call["dk"].dim; ++d) {
+                       call["dk"].store(call["dk"].tokens - 1, 0, d, dk[static_cast<std::size_t>(d)]);
+                       call["dv"].store(call["dv"].tokens - 1, 0, d, dv[static_cast<std::size_t>(d)]);
+                     }
+                   });
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::non_finite);
   EXPECT_EQ(result.findings.at(0).output, "dk");
@@ -269,8 +275,8 @@ TEST(Judge, FindsRowsThatAreNeverWritten) {
 
 /// The model kernel, adding `from_workspace` of its workspace of 8 bytes to an lse.
 Kernel with_workspace(std::function<double(std::span<std::byte>)> from_workspace) {
-  Kernel kernel = altered([=](const ForwardCall& call) {
-    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) + from_workspace(call.workspace));
+  Kernel kernel = altered([=](const AnyCall& call) {
+    call["lse"].store(0, 0, 0, call["lse"].load(0, 0, 0) + from_workspace(call.workspace));
   });
   kernel.workspace_bytes = [](const Case&) { return 8; };
   return kernel;
@@ -298,14 +304,29 @@ TEST(Judge, HandsOutAWorkspaceThatHoldsAnything) {
 
 TEST(Judge, FindsResultsThatChangeFromRunToRun) {
   int run = 0;
-  const Kernel kernel = altered(
-      [&](const ForwardCall& call) { call.lse.store(5, 0, 0, call.lse.load(5, 0, 0) * (1 + 0x1p-22 * (run++ % 7))); });
+  const Kernel kernel = altered([&](const AnyCall& call) {
+    call["lse"].store(5, 0, 0, call["lse"].load(5, 0, 0) * (1 + 0x1p-22 * (run++ % 7)));
+  });
   EXPECT_EQ(verdict(kernel, "dense(lens=9)"), Verdict::nondeterministic);
 }
 
+/// As one with atomics in its backward alone.
+TEST(Judge, HoldsTheBackwardToItsOwnPromise) {
+  int calls = 0;
+  Kernel kernel = altered({}, [&](const BackwardCall& call) {
+    const double x = call.dq.load(70, 0, 5);
+    if (calls++ % 2 == 1) call.dq.store(70, 0, 5, x + std::abs(x) * 0x1p-8);  // one unit in the last place of bf16
+  });
+  kernel.equal_bits = EqualBits::same_call;
+  kernel.equal_bits_backward = EqualBits::none;
+  EXPECT_EQ(verdict(kernel, kCase), Verdict::pass);
+  kernel.equal_bits_backward = EqualBits::same_call;
+  EXPECT_NE(verdict(kernel, kCase), Verdict::pass);
+}
+
 TEST(Judge, JudgesTheBackwardOnTheOutputsItWasGivenEvenIfTheyAreWrong) {
-  const Kernel kernel = altered([](const ForwardCall& call) {
-    for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(60, 0, d, 3);
+  const Kernel kernel = altered([](const AnyCall& call) {
+    for (std::int64_t d = 0; d < call["o"].dim; ++d) call["o"].store(60, 0, d, 3);
   });
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
@@ -321,14 +342,14 @@ TEST(Judge, TriesEveryAdmissibleSelectionOfAKernelThatHidesItsOwn) {
   EXPECT_EQ(few.verdict, Verdict::pass);  // up to 15 tied selections a row
   EXPECT_EQ(few.outputs.size(), 5u);
   Kernel silent = kernel;  // leaves the memory for a selection alone
-  silent.forward = [](const ForwardCall& call) {
+  replace_forward(silent, [](const AnyCall& call, const DoCall& do_call) {
     std::vector<std::int32_t> elsewhere(
         static_cast<std::size_t>(call.selection.tokens * call.selection.heads * call.selection.slots));
-    ForwardCall own = call;
+    AnyCall own = call;
     own.selection =
         packed_selection(elsewhere.data(), call.selection.tokens, call.selection.heads, call.selection.slots);
-    model_kernel().forward(own);
-  };
+    do_call(own);
+  });
   EXPECT_EQ(verdict(silent, "moba(lens=100,block=16,top_k=3)"), Verdict::pass);
   const CaseResult many = judge(kernel, parse_case("moba(lens=400,block=8,top_k=6,regime=tie)"));
   EXPECT_EQ(many.verdict, Verdict::undecided);
@@ -342,41 +363,21 @@ Kernel keeping_lse(const char* name, double error = 0) {
   const Kernel model = find_kernel(name);
   Kernel kernel = model;
   kernel.exports_lse = false;
-  const auto kept = std::make_shared<std::vector<std::vector<float>>>(3);
-  const auto memory = [kept](std::size_t branch, const TensorView& o) {
-    std::vector<float>& lse = (*kept)[branch];
-    lse.resize(static_cast<std::size_t>(o.tokens * o.heads));
-    return TensorView{lse.data(), Format::fp32, o.tokens, o.heads, 1, o.heads, 1};
-  };
-  const auto shift = [kept, error] {
-    for (auto& branch : *kept)
-      for (float& lse : branch) lse += static_cast<float>(error);
-  };
-  const auto with_lse = [memory](auto call) {
-    if constexpr (requires { call.lse; }) {
-      EXPECT_EQ(call.lse.data, nullptr);
-      call.lse = memory(0, call.o);
-    } else {
-      std::size_t i = 0;
-      for (BranchCall* branch : {&call.compressed, &call.selected, &call.window}) {
-        EXPECT_EQ(branch->lse.data, nullptr);
-        branch->lse = memory(i++, branch->o);
-      }
+  const auto kept = std::make_shared<std::map<std::string, std::vector<float>>>();
+  kernel.call = [=](const AnyCall& given) {
+    AnyCall call = given;
+    for (const TensorInfo& tensor : page_of(call.op).tensors) {
+      if (tensor.format != Stored::fp32) continue;
+      EXPECT_EQ(call[tensor.name].data, nullptr);
+      const auto [tokens, heads, dim] = std::tuple{call["q"].tokens, call["q"].heads, 1};
+      std::vector<float>& lse = (*kept)[tensor.name];
+      lse.resize(static_cast<std::size_t>(tokens * heads));
+      call[tensor.name] = {lse.data(), Format::fp32, tokens, heads, dim, heads, 1};
     }
-    return call;
-  };
-  kernel.forward = [=](const ForwardCall& call) {
-    model.forward(with_lse(call));
-    shift();
-  };
-  kernel.backward = [=](const BackwardCall& c) { model.backward({with_lse(c.forward), c.d_o, c.dq, c.dk, c.dv}); };
-  kernel.nsa = [=](const NsaCall& call) {
-    model.nsa(with_lse(call));
-    shift();
-  };
-  kernel.nsa_backward = [=](const NsaBackwardCall& c) {
-    model.nsa_backward({with_lse(c.forward), c.d_o, c.dq, c.compressed, c.selected, c.window, c.d_gates,
-                        c.dk_compressed, c.dv_compressed, c.d_phi_k, c.d_phi_v});
+    model.call(call);
+    if (call.is_backward) return;
+    for (auto& [tensor, values] : *kept)
+      for (float& lse : values) lse += static_cast<float>(error);
   };
   return kernel;
 }

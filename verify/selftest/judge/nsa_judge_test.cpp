@@ -9,6 +9,7 @@
 
 #include "verify/judge/judge.hpp"
 #include "verify/kernels.hpp"
+#include "verify/selftest/judge/altered_kernel.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -91,65 +92,26 @@ void spoil(const TensorView& view) {
 }
 
 TEST(NsaJudge, FindsAnElementThatIsOffInAnyOutputOfTheForward) {
-  using Output = TensorView NsaCall::*;
-  for (const auto& [name, output] : {std::pair<std::string, Output>("o", &NsaCall::o),
-                                     {"k_compressed", &NsaCall::k_compressed},
-                                     {"v_compressed", &NsaCall::v_compressed}}) {
-    Kernel kernel = model_kernel();
-    kernel.nsa = [output = output](const NsaCall& call) {
-      model_kernel().nsa(call);
-      spoil(call.*output);
-    };
+  for (const std::string name : {"o", "k_compressed", "v_compressed", "compressed.o", "compressed.lse", "selected.o",
+                                 "selected.lse", "window.o", "window.lse"}) {
+    const Kernel kernel = with_altered_outputs(model_kernel(), [name](const AnyCall& call) { spoil(call[name]); });
     const CaseResult result = judge(kernel, parse_case(kCase));
     EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
     ASSERT_FALSE(result.findings.empty());
-    EXPECT_TRUE(std::any_of(result.findings.begin(), result.findings.end(), [&, name = name](const Finding& f) {
+    if (name.find('.') != std::string::npos) {
+      EXPECT_EQ(result.findings[0].output, name);
+    }
+    EXPECT_TRUE(std::any_of(result.findings.begin(), result.findings.end(), [&](const Finding& f) {
       return f.output == name;
     })) << name;
-  }
-  using Branch = BranchCall NsaCall::*;
-  for (const auto& [name, branch] : {std::pair<std::string, Branch>("compressed", &NsaCall::compressed),
-                                     {"selected", &NsaCall::selected},
-                                     {"window", &NsaCall::window}}) {
-    for (const bool is_lse : {false, true}) {
-      Kernel kernel = model_kernel();
-      kernel.nsa = [branch = branch, is_lse](const NsaCall& call) {
-        model_kernel().nsa(call);
-        spoil(is_lse ? (call.*branch).lse : (call.*branch).o);
-      };
-      const CaseResult result = judge(kernel, parse_case(kCase));
-      EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
-      ASSERT_FALSE(result.findings.empty());
-      EXPECT_EQ(result.findings[0].output, name + (is_lse ? ".lse" : ".o"));
-    }
   }
 }
 
 TEST(NsaJudge, FindsAnElementThatIsOffInAnyGradient) {
-  using Output = std::function<TensorView(const NsaBackwardCall&)>;
-  const std::map<std::string, Output> outputs{
-      {"dq", [](const auto& call) { return call.dq; }},
-      {"d_gates", [](const auto& call) { return call.d_gates; }},
-      {"dk_compressed", [](const auto& call) { return call.dk_compressed; }},
-      {"dv_compressed", [](const auto& call) { return call.dv_compressed; }},
-      {"d_selected.dk", [](const auto& call) { return call.selected.dk; }},
-      {"d_selected.dv", [](const auto& call) { return call.selected.dv; }},
-      {"d_window.dk", [](const auto& call) { return call.window.dk; }},
-      {"d_window.dv", [](const auto& call) { return call.window.dv; }},
-      {"d_compressed.dk", [](const auto& call) { return call.compressed.dk; }},
-      {"d_compressed.dv", [](const auto& call) { return call.compressed.dv; }},
-      {"d_phi_k.position", [](const auto& call) { return call.d_phi_k.position; }},
-      {"d_phi_k.w1", [](const auto& call) { return call.d_phi_k.w1; }},
-      {"d_phi_k.b1", [](const auto& call) { return call.d_phi_k.b1; }},
-      {"d_phi_v.w2", [](const auto& call) { return call.d_phi_v.w2; }},
-      {"d_phi_v.b2", [](const auto& call) { return call.d_phi_v.b2; }},
-  };
-  for (const auto& [name, output] : outputs) {
-    Kernel kernel = model_kernel();
-    kernel.nsa_backward = [output = output](const NsaBackwardCall& call) {
-      model_kernel().nsa_backward(call);
-      spoil(output(call));
-    };
+  for (const std::string name : {"dq", "d_gates", "dk_compressed", "dv_compressed", "d_selected.dk", "d_selected.dv",
+                                 "d_window.dk", "d_window.dv", "d_compressed.dk", "d_compressed.dv", "d_phi_k.position",
+                                 "d_phi_k.w1", "d_phi_k.b1", "d_phi_v.w2", "d_phi_v.b2"}) {
+    const Kernel kernel = with_altered_outputs(model_kernel(), {}, [name](const AnyCall& call) { spoil(call[name]); });
     const CaseResult result = judge(kernel, parse_case(kCase));
     EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
     ASSERT_FALSE(result.findings.empty()) << name;
@@ -159,10 +121,10 @@ TEST(NsaJudge, FindsAnElementThatIsOffInAnyGradient) {
 
 TEST(NsaJudge, FindsACompressedRowThatIsOff) {
   Kernel kernel = model_kernel();
-  kernel.compress = [](const CompressCall& call) {
-    model_kernel().compress(call);
-    spoil(call.rows);
-  };
+  replace_forward(kernel, [](const AnyCall& call, const DoCall& do_call) {
+    do_call(call);
+    spoil(call["rows"]);
+  });
   const CaseResult result = judge(kernel, parse_case("nsa_compress(lens=70,dk=16,compress_block=8,compress_stride=4)"));
   EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
   ASSERT_EQ(result.findings.size(), 1u);
@@ -172,13 +134,15 @@ TEST(NsaJudge, FindsACompressedRowThatIsOff) {
 
 TEST(NsaJudge, JudgesEveryBranchOnTheCompressedRowsTheKernelStored) {
   Kernel kernel = model_kernel();
-  kernel.nsa = [](const NsaCall& call) {  // compresses other tokens: wrong rows, and the rest right for these rows
-    reference::Tensor other = load(call.window.k);
-    HostTensor tokens(call.q.format, Layout::contiguous, other);
-    NsaCall with_other = call;
-    with_other.compressed.k = tokens.view();
-    model_kernel().nsa(with_other);
-  };
+  replace_forward(kernel,
+                  [](const AnyCall& call,
+                     const DoCall& do_call) {  // compresses other tokens: wrong rows, and the rest right for these rows
+                    reference::Tensor other = load(call["window.k"]);
+                    HostTensor tokens(call["q"].format, Layout::contiguous, other);
+                    AnyCall with_other = call;
+                    with_other["compressed.k"] = tokens.view();
+                    do_call(with_other);
+                  });
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
   for (const OutputSummary& output : result.outputs)
@@ -187,11 +151,11 @@ TEST(NsaJudge, JudgesEveryBranchOnTheCompressedRowsTheKernelStored) {
 
 TEST(NsaJudge, ExcludesRowsOfAGroupWhoseSelectionIsMalformed) {
   Kernel kernel = model_kernel();
-  kernel.nsa = [](const NsaCall& call) {
-    model_kernel().nsa(call);
+  replace_forward(kernel, [](const AnyCall& call, const DoCall& do_call) {
+    do_call(call);
     std::int32_t* row = call.selection.row(50, 1);
     row[1] = row[0];
-  };
+  });
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::selection_mismatch);
   ASSERT_EQ(result.findings.size(), 1u);
@@ -227,7 +191,7 @@ TEST(NsaJudge, LeavesADqUndecidedThatABranchMayOverflow) {
 
 TEST(NsaJudge, EndsWhereCompressedRowsAreNotWritten) {
   Kernel kernel = model_kernel();
-  kernel.nsa = [](const NsaCall&) {};
+  replace_forward(kernel, [](const AnyCall&, const DoCall&) {});
   for (const char* text : {"nsa(lens=40,dk=16,compress_block=8,compress_stride=4)",
                            "nsa(lens=40,dk=16,compress_block=8,compress_stride=4,phi=mlp,hidden=5,dtype=fp32)"})
     EXPECT_TRUE(is_finding(verdict(kernel, text)));
@@ -235,10 +199,10 @@ TEST(NsaJudge, EndsWhereCompressedRowsAreNotWritten) {
 
 TEST(NsaJudge, FindsWritesOutsideTheParametersGradients) {
   Kernel kernel = model_kernel();
-  kernel.compress_backward = [](const CompressBackwardCall& call) {
-    model_kernel().compress_backward(call);
-    static_cast<std::uint16_t*>(call.d_phi.w.data)[-1] = 0;
-  };
+  replace_backward(kernel, [](const AnyCall& call, const DoCall& do_call) {
+    do_call(call);
+    static_cast<std::uint16_t*>(call["d_phi.w"].data)[-1] = 0;
+  });
   const CaseResult result =
       judge(kernel, parse_case("nsa_compress(lens=70,dk=16,compress_block=8,compress_stride=4,phi=linear)"));
   EXPECT_EQ(result.verdict, Verdict::stray_write);
@@ -247,8 +211,7 @@ TEST(NsaJudge, FindsWritesOutsideTheParametersGradients) {
 
 TEST(NsaJudge, RunsAKernelWithoutABackward) {
   Kernel kernel = model_kernel();
-  kernel.nsa_backward = {};
-  kernel.compress_backward = {};
+  kernel.forward_only = kernel.operators;
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::pass);
   EXPECT_EQ(rows_of(result).count("dq"), 0u);

@@ -16,6 +16,7 @@
 
 #include "verify/judge/judge.hpp"
 #include "verify/kernels.hpp"
+#include "verify/selftest/judge/altered_kernel.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -145,31 +146,15 @@ TEST(Sample, IsCountedInEveryOutput) {
   }
 }
 
-/// The model kernel, with something done to its outputs afterwards.
-Kernel altered(std::function<void(const ForwardCall&)> after_forward,
-               std::function<void(const BackwardCall&)> after_backward = {}) {
-  const Kernel model = find_kernel("model:moba");
-  Kernel kernel = model;
-  kernel.forward = [=](const ForwardCall& call) {
-    model.forward(call);
-    if (after_forward) after_forward(call);
-  };
-  kernel.backward = [=](const BackwardCall& call) {
-    model.backward(call);
-    if (after_backward) after_backward(call);
-  };
-  return kernel;
-}
-
 const char* const kCase = "moba(lens=700,heads=2,kv_heads=1,dk=8,block=32,sample=32)";
 
 TEST(Sample, ShowsMistakesInTheFirstAndTheLastRow) {
   for (const std::int64_t token : {0, 699}) {
     const auto spoil = [=](const TensorView& view) { view.store(token, view.heads - 1, 3, 77); };
-    const std::map<std::string, Kernel> kernels{{"o", altered([=](const ForwardCall& call) { spoil(call.o); })},
-                                                {"dq", altered({}, [=](const BackwardCall& call) { spoil(call.dq); })},
-                                                {"dk", altered({}, [=](const BackwardCall& call) { spoil(call.dk); })},
-                                                {"dv", altered({}, [=](const BackwardCall& call) { spoil(call.dv); })}};
+    const std::map<std::string, Kernel> kernels{{"o", altered([=](const AnyCall& call) { spoil(call["o"]); })},
+                                                {"dq", altered({}, [=](const AnyCall& call) { spoil(call["dq"]); })},
+                                                {"dk", altered({}, [=](const AnyCall& call) { spoil(call["dk"]); })},
+                                                {"dv", altered({}, [=](const AnyCall& call) { spoil(call["dv"]); })}};
     for (const auto& [output, kernel] : kernels) {
       const CaseResult result = judge(kernel, parse_case(kCase));
       EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << output;
@@ -207,9 +192,9 @@ TEST(Sample, LeavesNoNanAndNoMalformedSelectionUnseen) {
     view.store(place.token, place.head, 5, std::nan(""));
   };
   const std::map<std::string, Kernel> kernels{
-      {"o", altered([=](const ForwardCall& call) { nan_at(call.o, query); })},
-      {"dq", altered({}, [=](const BackwardCall& call) { nan_at(call.dq, query); })},
-      {"dv", altered({}, [=](const BackwardCall& call) { nan_at(call.dv, key); })}};
+      {"o", altered([=](const AnyCall& call) { nan_at(call["o"], query); })},
+      {"dq", altered({}, [=](const AnyCall& call) { nan_at(call["dq"], query); })},
+      {"dv", altered({}, [=](const AnyCall& call) { nan_at(call["dv"], key); })}};
   for (const auto& [output, kernel] : kernels) {
     const CaseResult result = judge(kernel, c);
     EXPECT_EQ(result.verdict, Verdict::non_finite) << output;
@@ -218,7 +203,7 @@ TEST(Sample, LeavesNoNanAndNoMalformedSelectionUnseen) {
     EXPECT_EQ(result.findings[0].token, output == "dv" ? key.token : query.token);
     EXPECT_EQ(result.findings[0].d, 5);
   }
-  const Kernel twice = altered([=](const ForwardCall& call) {
+  const Kernel twice = altered([=](const AnyCall& call) {
     std::int32_t* blocks = call.selection.row(query.token, query.head);
     blocks[0] = blocks[1] = blocks[2] = 0;
   });
@@ -236,7 +221,7 @@ TEST(Sample, LeavesTheBackwardUndecidedWhereSelectionsAreHidden) {
   EXPECT_EQ(result.reason, "backward not judged: the selection it would be given is not known");
   ASSERT_EQ(result.outputs.size(), 2u);
   EXPECT_EQ(result.outputs[0].findings, 0);
-  kernel.backward = {};
+  kernel.forward_only = kernel.operators;
   EXPECT_EQ(judge(kernel, parse_case(kCase)).verdict, Verdict::pass);
 }
 

@@ -15,6 +15,7 @@
 #include "verify/judge/judge.hpp"
 #include "verify/judge/report.hpp"
 #include "verify/kernels.hpp"
+#include "verify/selftest/judge/altered_kernel.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -34,15 +35,15 @@ std::string failing_call(const CaseResult& result) {
 template <class Key>
 Kernel make_remembering(Key key) {
   Kernel kernel = find_kernel("model:moba");
-  auto seen = std::make_shared<std::map<decltype(key(std::declval<ForwardCall>())), reference::Tensor>>();
+  auto seen = std::make_shared<std::map<decltype(key(std::declval<AnyCall>())), reference::Tensor>>();
   kernel.is_reentrant = false;
-  kernel.forward = [forward = kernel.forward, seen, key](const ForwardCall& call) {
-    const auto [entry, is_new] = seen->try_emplace(key(call), load(call.q));
-    HostTensor q(call.q.format, Layout::contiguous, entry->second);
-    ForwardCall stale = call;
-    stale.q = q.view();
-    forward(stale);
-  };
+  replace_forward(kernel, [seen, key](const AnyCall& call, const DoCall& do_call) {
+    const auto [entry, is_new] = seen->try_emplace(key(call), load(call["q"]));
+    HostTensor q(call["q"].format, Layout::contiguous, entry->second);
+    AnyCall stale = call;
+    stale["q"] = q.view();
+    do_call(stale);
+  });
   return kernel;
 }
 
@@ -74,11 +75,11 @@ TEST(Session, WritesAStepThatIsRepeatedWithAFactor) {
 TEST(Session, PutsTheCallsOfOnePlaceAtTheSameAddresses) {
   std::vector<void*> q, o;
   Kernel kernel = find_kernel("model:moba");
-  kernel.forward = [forward = kernel.forward, &q, &o](const ForwardCall& call) {
-    q.push_back(call.q.data);
-    o.push_back(call.o.data);
-    forward(call);
-  };
+  replace_forward(kernel, [&q, &o](const AnyCall& call, const DoCall& do_call) {
+    q.push_back(call["q"].data);
+    o.push_back(call["o"].data);
+    do_call(call);
+  });
   EXPECT_EQ(judge_session(kernel, "contents+moved+offsets+shape+again").verdict, Verdict::pass);
   ASSERT_EQ(q.size(), 12);  // each call runs twice
   for (const auto& data : {q, o}) {
@@ -98,7 +99,7 @@ TEST(Session, AddsUpWhatWasJudgedOfItsCalls) {
 }
 
 TEST(Session, FindsResultsKeptByAddress) {
-  const Kernel kernel = make_remembering([](const ForwardCall& call) { return call.q.data; });
+  const Kernel kernel = make_remembering([](const AnyCall& call) { return call["q"].data; });
   EXPECT_EQ(judge_session(kernel, "").verdict, Verdict::pass);
   EXPECT_EQ(judge_session(kernel, "moved+again").verdict, Verdict::pass);
   const CaseResult result = judge_session(kernel, "moved+contents");
@@ -109,7 +110,7 @@ TEST(Session, FindsResultsKeptByAddress) {
 
 TEST(Session, EndsWithTheCallThatFails) {
   const auto judged = [](const char* steps) {
-    return judge_session(make_remembering([](const ForwardCall& call) { return call.q.data; }), steps);
+    return judge_session(make_remembering([](const AnyCall& call) { return call["q"].data; }), steps);
   };
   EXPECT_EQ(judged("moved+contents+again+again").failing_call, 3);
   EXPECT_EQ(judged("moved+contents+again+again").rows(), judged("moved+contents").rows());
@@ -118,30 +119,30 @@ TEST(Session, EndsWithTheCallThatFails) {
 TEST(Session, LeavesInTheWorkspaceWhatTheCallBeforeWrote) {
   Kernel kernel = find_kernel("model:moba");
   kernel.workspace_bytes = [](const Case&) { return 8; };
-  kernel.forward = [forward = kernel.forward](const ForwardCall& call) {
+  replace_forward(kernel, [](const AnyCall& call, const DoCall& do_call) {
     constexpr std::byte kMark{0x5a};
-    forward(call);
-    if (std::ranges::count(call.workspace, kMark) == 8) call.lse.store(0, 0, 0, 77);
+    do_call(call);
+    if (std::ranges::count(call.workspace, kMark) == 8) call["lse"].store(0, 0, 0, 77);
     std::ranges::fill(call.workspace, kMark);
-  };
+  });
   EXPECT_EQ(judge_session(kernel, "").verdict, Verdict::pass);
   EXPECT_TRUE(is_finding(judge_session(kernel, "again").verdict));
 }
 
 TEST(Session, FindsResultsKeptByShape) {
-  const auto shape = [](const ForwardCall& call) { return std::tuple{call.q.tokens, call.q.heads, call.q.dim}; };
+  const auto shape = [](const AnyCall& call) { return std::tuple{call["q"].tokens, call["q"].heads, call["q"].dim}; };
   EXPECT_TRUE(is_finding(judge_session(make_remembering(shape), "shape+contents").verdict));
 }
 
 TEST(Session, FindsAddressesKeptFromTheFirstCall) {
   Kernel kernel = find_kernel("model:moba");
   auto first = std::make_shared<std::optional<TensorView>>();
-  kernel.forward = [forward = kernel.forward, first](const ForwardCall& call) {
-    if (!*first) *first = call.q;
-    ForwardCall old = call;
-    old.q = **first;
-    forward(old);
-  };
+  replace_forward(kernel, [first](const AnyCall& call, const DoCall& do_call) {
+    if (!*first) *first = call["q"];
+    AnyCall old = call;
+    old["q"] = **first;
+    do_call(old);
+  });
   const CaseResult result = judge_session(kernel, "moved");
   EXPECT_TRUE(is_finding(result.verdict));
   EXPECT_EQ(failing_call(result), "call 2, moved");
@@ -150,14 +151,14 @@ TEST(Session, FindsAddressesKeptFromTheFirstCall) {
 TEST(Session, LeavesNothingBehindTheKeysOfALargerCall) {
   Kernel kernel = find_kernel("model:moba");
   auto first = std::make_shared<std::optional<std::int64_t>>();
-  kernel.forward = [forward = kernel.forward, first](const ForwardCall& call) {
-    if (!*first) *first = call.v.tokens;
-    TensorView v = call.v;
+  replace_forward(kernel, [first](const AnyCall& call, const DoCall& do_call) {
+    if (!*first) *first = call["v"].tokens;
+    TensorView v = call["v"];
     v.tokens = **first;  // a call with fewer keys reads behind them
-    for (std::int64_t token = call.v.tokens; token < v.tokens; ++token)
-      if (std::isnan(v.load(token, 0, 0))) call.q.store(0, 0, 0, std::nan(""));
-    forward(call);
-  };
+    for (std::int64_t token = call["v"].tokens; token < v.tokens; ++token)
+      if (std::isnan(v.load(token, 0, 0))) call["q"].store(0, 0, 0, std::nan(""));
+    do_call(call);
+  });
   EXPECT_EQ(judge_session(kernel, "").verdict, Verdict::pass);
   EXPECT_TRUE(is_finding(judge_session(kernel, "shape").verdict));
 }
@@ -165,22 +166,22 @@ TEST(Session, LeavesNothingBehindTheKeysOfALargerCall) {
 TEST(Law, RepeatFindsAddressesKeptFromTheFirstCall) {
   Kernel kernel = find_kernel("model:moba");
   auto first = std::make_shared<std::optional<TensorView>>();
-  kernel.forward = [forward = kernel.forward, first](const ForwardCall& call) {
-    if (!*first) *first = call.k;
-    ForwardCall old = call;
-    old.k = **first;
-    forward(old);
-  };
+  replace_forward(kernel, [first](const AnyCall& call, const DoCall& do_call) {
+    if (!*first) *first = call["k"];
+    AnyCall old = call;
+    old["k"] = **first;
+    do_call(old);
+  });
   EXPECT_EQ(judge(kernel, parse_case(std::string(kCase) + ",law=repeat)")).verdict, Verdict::law_broken);
 }
 
 TEST(Session, FindsOffsetsKeptByTheirNumber) {
   Kernel kernel = find_kernel("model:moba");
   auto kept = std::make_shared<std::map<std::size_t, reference::MobaProblem>>();
-  kernel.forward = [forward = kernel.forward, kept](const ForwardCall& call) {
+  replace_forward(kernel, [kept](const AnyCall& call, const DoCall& do_call) {
     const auto [entry, is_new] = kept->try_emplace(call.problem.attention.k_offsets.size(), call.problem);
-    forward({call.op, entry->second, call.nsa, call.q, call.k, call.v, call.selection, call.o, call.lse, {}});
-  };
+    do_call({call.op, false, entry->second, call.nsa, call.tensors, call.selection});
+  });
   EXPECT_TRUE(is_finding(judge_session(kernel, "offsets").verdict));
 }
 

@@ -17,6 +17,7 @@
 #include "verify/judge/report.hpp"
 #include "verify/kernels.hpp"
 #include "verify/model/model.hpp"
+#include "verify/selftest/judge/altered_kernel.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -25,15 +26,8 @@ Kernel model_kernel(Operator op) {
   return model::make_kernel("model:x", "the model kernel", {op}, model::correct_stages());
 }
 
-/// The model kernel, whose lse is changed after its forward.
-Kernel altered(Operator op, std::function<void(const ForwardCall&)> change) {
-  Kernel kernel = model_kernel(op);
-  kernel.forward = [op, change](const ForwardCall& call) {
-    model_kernel(op).forward(call);
-    change(call);
-  };
-  return kernel;
-}
+/// The model kernel, whose outputs are changed after its forward.
+Kernel altered(Operator op, const DoCall& change) { return with_altered_outputs(model_kernel(op), change); }
 
 CaseResult judged(const Kernel& kernel, const char* text) { return judge(kernel, parse_case(text)); }
 
@@ -54,9 +48,9 @@ TEST(Laws, HoldOfTheModelKernelOnLevelOne) {
 
 /// A row that depends on the last key, which only the last query sees.
 Kernel reading_the_future() {
-  return altered(Operator::dense, [](const ForwardCall& call) {
-    const double last = call.k.load(call.k.tokens - 1, 0, 0);
-    call.lse.store(2, 0, 0, call.lse.load(2, 0, 0) * (1 + 0x1p-23 * (last > 0)));
+  return altered(Operator::dense, [](const AnyCall& call) {
+    const double last = call["k"].load(call["k"].tokens - 1, 0, 0);
+    call["lse"].store(2, 0, 0, call["lse"].load(2, 0, 0) * (1 + 0x1p-23 * (last > 0)));
   });
 }
 
@@ -75,13 +69,10 @@ TEST(Laws, NameTheLawThePlaceAndBothBitPatterns) {
 }
 
 TEST(Laws, DecodeFindsCompressedRowsThatDependOnHowManyComeBefore) {
-  Kernel kernel = model_kernel(Operator::nsa_compress);
-  const auto compress = kernel.compress;
-  kernel.compress = [compress](const CompressCall& call) {
-    compress(call);
-    const std::int64_t last = call.rows.tokens - 1;
-    if (last == 2) call.rows.store(last, 0, 0, 2 * call.rows.load(last, 0, 0));
-  };
+  const Kernel kernel = altered(Operator::nsa_compress, [](const AnyCall& call) {
+    const std::int64_t last = call["rows"].tokens - 1;
+    if (last == 2) call["rows"].store(last, 0, 0, 2 * call["rows"].load(last, 0, 0));
+  });
   const char* const text = "nsa_compress(lens=10,dk=4,compress_block=6,compress_stride=2,law=decode)";
   EXPECT_EQ(judged(kernel, text).verdict, Verdict::law_broken);
   EXPECT_EQ(judged(model_kernel(Operator::nsa_compress), text).verdict, Verdict::pass);
@@ -115,9 +106,22 @@ TEST(Laws, DoNotPassWithoutARowToCompare) {
   }
 }
 
+/// Far below the sum of what each key's error could be at worst.
+TEST(Laws, SumsOfGradientsTellAFactorOfOneAndASixtyFourth) {
+  const Kernel model = model_kernel(Operator::dense);
+  Kernel kernel = model;
+  kernel.backward = [&](const BackwardCall& call) {
+    model.backward(call);
+    for (std::int64_t token = 0; token < call.dv.tokens; ++token)
+      for (std::int64_t d = 0; d < call.dv.dim; ++d) call.dv.store(token, 0, d, 65. / 64 * call.dv.load(token, 0, d));
+  };
+  EXPECT_EQ(judged(kernel, "dense(lens=400,law=dv_sum)").verdict, Verdict::law_broken);
+  EXPECT_EQ(judged(model, "dense(lens=400,law=dv_sum)").verdict, Verdict::pass);
+}
+
 TEST(Laws, KeepTheShapeOfASelectionWithoutQueries) {
   int calls = 0;
-  const Kernel kernel = altered(Operator::selected, [&](const ForwardCall& call) {
+  const Kernel kernel = altered(Operator::selected, [&](const AnyCall& call) {
     EXPECT_EQ(call.selection.heads, 2);
     EXPECT_EQ(call.selection.slots, 3);
     ++calls;
@@ -147,8 +151,8 @@ TEST(Laws, BindWhoPromises) {
 /// lse of one row is off by one place every other time.
 Kernel restless(EqualBits promise) {
   const auto run = std::make_shared<int>(0);
-  Kernel kernel = altered(Operator::dense, [run](const ForwardCall& call) {
-    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) * (1 + 0x1p-23 * ((*run)++ % 3 == 0)));
+  Kernel kernel = altered(Operator::dense, [run](const AnyCall& call) {
+    call["lse"].store(0, 0, 0, call["lse"].load(0, 0, 0) * (1 + 0x1p-23 * ((*run)++ % 3 == 0)));
   });
   kernel.equal_bits = promise;
   return kernel;
@@ -161,9 +165,9 @@ TEST(Laws, ACallThatMayDifferIsNotAccusedOfIt) {
 }
 
 TEST(Laws, WhatSuchACallReadsOutsideItsTensorsStillShows) {
-  Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
-    const auto* after = static_cast<std::uint16_t*>(call.v.data) + call.v.tokens * call.v.token_stride;
-    call.lse.store(0, 0, 0, call.lse.load(0, 0, 0) + 0x1p-30 * decode_bf16(*after));
+  Kernel kernel = altered(Operator::dense, [](const AnyCall& call) {
+    const auto* after = static_cast<std::uint16_t*>(call["v"].data) + call["v"].tokens * call["v"].token_stride;
+    call["lse"].store(0, 0, 0, call["lse"].load(0, 0, 0) + 0x1p-30 * decode_bf16(*after));
   });
   kernel.equal_bits = EqualBits::none;
   EXPECT_EQ(judged(kernel, "dense(lens=9)").verdict, Verdict::non_finite);
@@ -176,20 +180,21 @@ TEST(Laws, RepeatCountsLaunches) {
 }
 
 TEST(Laws, AMalformedSelectionIsGivenToNoBackward) {
-  Kernel kernel = altered(Operator::moba, [](const ForwardCall& call) { call.selection.data[0] = 77; });
-  kernel.backward = [](const BackwardCall&) { FAIL() << "was called"; };
+  Kernel kernel = altered(Operator::moba, [](const AnyCall& call) { call.selection.data[0] = 77; });
+  replace_backward(kernel, [](const AnyCall&, const DoCall&) { FAIL() << "was called"; });
   EXPECT_EQ(judged(kernel, "moba(lens=40,block=8,law=repeat)").verdict, Verdict::selection_mismatch);
 }
 
 TEST(Laws, PowerSeesZerosInPlaceOfLargeNumbers) {
-  Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
+  Kernel kernel = altered(Operator::dense, [](const AnyCall& call) {
     double largest = 0;
-    for (std::int64_t token = 0; token < call.v.tokens; ++token)
-      for (std::int64_t d = 0; d < call.v.dim; ++d) largest = std::max(largest, std::abs(call.v.load(token, 0, d)));
+    for (std::int64_t token = 0; token < call["v"].tokens; ++token)
+      for (std::int64_t d = 0; d < call["v"].dim; ++d)
+        largest = std::max(largest, std::abs(call["v"].load(token, 0, d)));
     if (largest <= 4) return;
-    for (std::int64_t d = 0; d < call.o.dim; ++d) call.o.store(3, 0, d, 0);
+    for (std::int64_t d = 0; d < call["o"].dim; ++d) call["o"].store(3, 0, d, 0);
   });
-  kernel.backward = {};  // which would see it too
+  kernel.forward_only = kernel.operators;  // its backward would see it too
   const CaseResult result = judged(kernel, "dense(lens=9,law=power)");
   ASSERT_EQ(result.verdict, Verdict::law_broken);
   EXPECT_EQ(result.findings.front().output, "o");
@@ -197,9 +202,9 @@ TEST(Laws, PowerSeesZerosInPlaceOfLargeNumbers) {
 }
 
 TEST(Laws, HeadsSeesTheFirstHeadOfAGroup) {
-  const Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
-    for (std::int64_t token = 0; token < call.lse.tokens; ++token)
-      call.lse.store(token, 0, 0, call.lse.load(token, 0, 0) * (1 + 0x1p-23));
+  const Kernel kernel = altered(Operator::dense, [](const AnyCall& call) {
+    for (std::int64_t token = 0; token < call["lse"].tokens; ++token)
+      call["lse"].store(token, 0, 0, call["lse"].load(token, 0, 0) * (1 + 0x1p-23));
   });
   const char* const text = "dense(lens=9,heads=2,kv_heads=1,law=heads)";
   EXPECT_EQ(judged(kernel, text).verdict, Verdict::law_broken);
@@ -207,18 +212,18 @@ TEST(Laws, HeadsSeesTheFirstHeadOfAGroup) {
 }
 
 TEST(Laws, DecodeSeesWhatIsWrongOfSeveralQueriesAlone) {
-  const Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
-    const std::int64_t queries = call.q.tokens;
-    if (queries > 1 && queries < call.k.tokens)
-      call.lse.store(queries - 1, 0, 0, call.lse.load(queries - 1, 0, 0) * (1 + 0x1p-23));
+  const Kernel kernel = altered(Operator::dense, [](const AnyCall& call) {
+    const std::int64_t queries = call["q"].tokens;
+    if (queries > 1 && queries < call["k"].tokens)
+      call["lse"].store(queries - 1, 0, 0, call["lse"].load(queries - 1, 0, 0) * (1 + 0x1p-23));
   });
   EXPECT_EQ(judged(kernel, "dense(lens=9,law=decode)").verdict, Verdict::law_broken);
 }
 
 /// lse of the second row is off by this factor in calls of fewer than nine keys.
 Kernel off_in_short_calls(double factor) {
-  Kernel kernel = altered(Operator::dense, [factor](const ForwardCall& call) {
-    if (call.k.tokens < 9) call.lse.store(1, 0, 0, call.lse.load(1, 0, 0) * factor);
+  Kernel kernel = altered(Operator::dense, [factor](const AnyCall& call) {
+    if (call["k"].tokens < 9) call["lse"].store(1, 0, 0, call["lse"].load(1, 0, 0) * factor);
   });
   kernel.equal_bits = kernel.equal_bits_backward = EqualBits::none;
   return kernel;
@@ -238,9 +243,9 @@ TEST(Laws, WithinRoundingNeedNoPromiseAndSayWhatTheyAllow) {
 }
 
 TEST(Laws, WithinRoundingSpeakOfOneAnotherAlone) {
-  const Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
-    for (std::int64_t token = 0; token < call.lse.tokens; ++token)
-      call.lse.store(token, 0, 0, call.lse.load(token, 0, 0) * 2);
+  const Kernel kernel = altered(Operator::dense, [](const AnyCall& call) {
+    for (std::int64_t token = 0; token < call["lse"].tokens; ++token)
+      call["lse"].store(token, 0, 0, call["lse"].load(token, 0, 0) * 2);
   });
   EXPECT_EQ(judged(kernel, "dense(lens=9,law=prefix)").verdict, Verdict::pass);
   EXPECT_EQ(judged(kernel, "dense(lens=9)").verdict, Verdict::value_out_of_bound);
@@ -255,8 +260,9 @@ TEST(Laws, OfTwoOperatorsNeedBoth) {
 TEST(Laws, WithinRoundingLeaveOutRowsThatBreakATieInAnotherWay) {
   const Kernel other = find_kernel("variant:oldest_of_a_tie");
   Kernel kernel = model_kernel(Operator::moba);
-  const auto forward = kernel.forward;
-  kernel.forward = [&](const ForwardCall& call) { (call.k.tokens < 160 ? other.forward : forward)(call); };
+  replace_forward(kernel, [&](const AnyCall& call, const DoCall& do_call) {
+    call["k"].tokens < 160 ? other.call(call) : do_call(call);
+  });
   const CaseResult result = judged(kernel, "moba(lens=40+40+40+40,block=4,top_k=3,regime=tie,law=prefix)");
   EXPECT_EQ(result.verdict, Verdict::pass);
   const auto rows = [&](const char* output) {
@@ -271,8 +277,8 @@ TEST(Laws, ReciprocalSaysNothingWhereItsInputsLoseDigits) {
 }
 
 TEST(Laws, LeaveOutTheSignOfZero) {
-  const Kernel kernel = altered(Operator::dense, [](const ForwardCall& call) {
-    call.o.store(0, 0, 0, call.k.load(call.k.tokens - 1, 0, 0) > 0 ? 0.0 : -0.0);
+  const Kernel kernel = altered(Operator::dense, [](const AnyCall& call) {
+    call["o"].store(0, 0, 0, call["k"].load(call["k"].tokens - 1, 0, 0) > 0 ? 0.0 : -0.0);
   });
   EXPECT_EQ(judged(kernel, "dense(lens=9,law=future)").verdict, Verdict::pass);
 }

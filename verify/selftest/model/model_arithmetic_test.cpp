@@ -14,8 +14,7 @@
 
 #include "verify/kernels.hpp"
 #include "verify/model/products.hpp"
-#include "verify/run/calls/attention_calls.hpp"
-#include "verify/run/calls/compression_calls.hpp"
+#include "verify/run/calls/calls.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -33,22 +32,22 @@ Kernel model_of(Operator op, const std::string& options) {
 /// The bits of everything that a kernel writes, by the names of the judge.
 Outputs outputs_of(const Kernel& kernel, const Case& c) {
   const Inputs inputs = make_inputs(c);
-  const auto calls = make_calls(kernel, c, inputs);
+  Calls calls(kernel, c, inputs);
   CaseResult result;
   Outputs outputs;
   const auto add = [&](const std::vector<NamedTensor>& tensors) {
     for (const NamedTensor& tensor : tensors) outputs[tensor.name] = tensor.tensor.get().rows();
   };
-  calls->forward(result);
-  add(calls->forward_outputs());
+  calls.forward(result);
+  add(calls.forward_outputs());
   if (c.op == Operator::moba || c.op == Operator::nsa || c.op == Operator::nsa_compressed) {
-    const Selection selected = calls->exported();
+    const Selection selected = calls.exported();
     const auto bytes = std::as_bytes(std::span(selected.blocks));
     outputs["selection"] = {bytes.begin(), bytes.end()};
   }
-  if (calls->has_backward()) {
-    calls->backward(calls->exported(), result);
-    add(calls->backward_outputs());
+  if (calls.has_backward()) {
+    calls.backward(calls.exported(), result);
+    add(calls.backward_outputs());
   }
   EXPECT_TRUE(result.findings.empty());
   return outputs;
@@ -223,13 +222,13 @@ Written write(const Kernel& kernel, const Case& c, const std::function<void(Inpu
               const Select& select = {}) {
   Inputs inputs = make_inputs(c);
   change(inputs);
-  AttentionCalls calls(kernel, c, inputs);
+  Calls calls(kernel, c, inputs);
   CaseResult result;
   calls.forward(result);
   const Selection selected = calls.exported();
   calls.backward(select ? select(selected) : selected, result);
-  const auto values = [](HostTensor& tensor) { return load(tensor.view()); };
-  return {values(calls.o), values(calls.lse), values(calls.dq), values(calls.dk), values(calls.dv)};
+  const auto values = [&](const char* tensor) { return load(calls.view(tensor)); };
+  return {values("o"), values("lse"), values("dq"), values("dk"), values("dv")};
 }
 Written write(const std::string& options, const std::string& text, const std::function<void(Inputs&)>& change,
               const Select& select = {}) {
@@ -393,22 +392,22 @@ TEST(ModelArithmetic, ScaledKeysAreThoseOfTheBackward) {
         parse_case("dense(lens=50,heads=2,dk=8,scale=" + std::string(log2 ? "0.6931471805599453)" : "1)"));
     Inputs inputs = make_inputs(c);
     const Kernel kernel = model_of(c.op, log2 ? "scaled_k_log2+fp32_out" : "scaled_k+fp32_out");
-    AttentionCalls scaled(kernel, c, inputs);
+    Calls scaled(kernel, c, inputs);
     CaseResult result;
     scaled.forward(result);
     scaled.backward({}, result);
     multiply(inputs.k, static_cast<float>(factor), Format::bf16);
     const Kernel plain_kernel = model_of(c.op, "fp32_out");
-    AttentionCalls plain(plain_kernel, rest_of_it, inputs);
+    Calls plain(plain_kernel, rest_of_it, inputs);
     plain.forward(result);
-    plain.o = HostTensor(Format::fp32, c.layout, load(scaled.o.view()));
-    plain.lse = HostTensor(Format::fp32, c.layout, load(scaled.lse.view()));
+    plain.at("o") = HostTensor(Format::fp32, c.layout, load(scaled.view("o")));
+    plain.at("lse") = HostTensor(Format::fp32, c.layout, load(scaled.view("lse")));
     plain.backward({}, result);
-    EXPECT_EQ(load(scaled.dq.view()).values, load(plain.dq.view()).values);
-    EXPECT_EQ(load(scaled.dv.view()).values, load(plain.dv.view()).values);
-    Tensor dk = load(plain.dk.view());
+    EXPECT_EQ(load(scaled.view("dq")).values, load(plain.view("dq")).values);
+    EXPECT_EQ(load(scaled.view("dv")).values, load(plain.view("dv")).values);
+    Tensor dk = load(plain.view("dk"));
     for (double& x : dk.values) x *= c.scale / rest;
-    expect_close(load(scaled.dk.view()), dk, 0x1p-22);
+    expect_close(load(scaled.view("dk")), dk, 0x1p-22);
   }
 }
 
@@ -437,13 +436,13 @@ TEST(ModelArithmetic, SoftmaxDeltaIsThatOfAllBlocks) {
   for (const Case& of : {c, blocks}) {
     const Inputs inputs = make_inputs(of);
     const Kernel kernel = model_of(of.op, "softmax_delta+fp32_weights+fp32_out");
-    AttentionCalls calls(kernel, of, inputs);
+    Calls calls(kernel, of, inputs);
     CaseResult result;
     calls.forward(result);
-    calls.o.fill_rows_with_nan();
+    calls.at("o").fill_rows_with_nan();
     calls.backward(inputs.selection, result);
     Direct direct(of);
-    const Tensor lse = load(calls.lse.view());
+    const Tensor lse = load(calls.view("lse"));
     Tensor dq(direct.tokens, 1, direct.dk), dk = dq;
     for (std::int64_t i = 0; i < direct.tokens; ++i) {
       const auto keys = [&](const auto& visit) {
@@ -459,8 +458,8 @@ TEST(ModelArithmetic, SoftmaxDeltaIsThatOfAllBlocks) {
         dk.row(j, 0) += direct.scale * p * (dp - delta) * inputs.q.row(i, 0);
       });
     }
-    expect_close(load(calls.dq.view()), dq, 0x1p-20);
-    expect_close(load(calls.dk.view()), dk, 0x1p-20);
+    expect_close(load(calls.view("dq")), dq, 0x1p-20);
+    expect_close(load(calls.view("dk")), dk, 0x1p-20);
   }
 }
 
@@ -540,7 +539,7 @@ TEST(ModelArithmetic, PositionIsABiasOfAllBlocks) {
   const Case c = parse_case("nsa_compress(lens=14+9,kv_heads=1,dk=5,compress_block=4,compress_stride=2,phi=linear)");
   const Inputs inputs = make_inputs(c);
   const Kernel kernel = model_of(c.op, "position_bias");
-  CompressionCalls calls(kernel, c, inputs);
+  Calls calls(kernel, c, inputs);
   CaseResult result;
   calls.forward(result);
   calls.backward({}, result);
@@ -551,8 +550,8 @@ TEST(ModelArithmetic, PositionIsABiasOfAllBlocks) {
     return static_cast<float>(x.row(first + r / 5, 0)[r % 5]);
   };
   const std::int64_t starts[] = {0, 2, 4, 6, 8, 10, 14, 16, 18};  // of the blocks of both sequences
-  const Tensor rows = load(calls.rows.view()), dw = load(calls.d_phi.w.view()),
-               dposition = load(calls.d_phi.position.view());
+  const Tensor rows = load(calls.view("rows")), dw = load(calls.view("d_phi.w")),
+               dposition = load(calls.view("d_phi.position"));
   ASSERT_EQ(rows.tokens, 9);
   float sum[5] = {};
   for (std::int64_t b = 0; b < 9; ++b)

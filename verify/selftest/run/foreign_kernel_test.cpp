@@ -326,7 +326,11 @@ bool is_in_the_same_place(const Kernel& kernel, const std::vector<std::int64_t>&
     return HostTensor(Format::fp32, Layout::strided, tokens, 1, dim, kernel.memory);
   };
   HostTensor q = tensor(8), k = tensor(8), v = tensor(8), o = tensor(8), lse = tensor(1);
-  kernel.forward({Operator::dense, problem, {}, q.view(), k.view(), v.view(), {}, o.view(), lse.view(), {}});
+  const reference::NsaProblem nsa;
+  AnyCall call = blank_call(Operator::dense, false, problem, nsa);
+  for (const auto& [name, memory] : {std::pair{"q", &q}, {"k", &k}, {"v", &v}, {"o", &o}, {"lse", &lse}})
+    call[name] = memory->view();
+  kernel.call(call);
   return o.view().load(0, 0, 0) == 1;
 }
 

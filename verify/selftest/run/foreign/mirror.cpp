@@ -6,6 +6,7 @@
 
 #include "verify/abi/kernel_abi.h"
 #include "verify/kernels.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -22,10 +23,6 @@ TensorView view(const DLTensor& t) {
 SelectionView selection(const DLTensor& t) {
   return {static_cast<std::int32_t*>(t.data), t.shape[0], t.shape[1], t.shape[2], t.strides[0], t.strides[1]};
 }
-PhiTensors<TensorView> phi(const AttnspecPhi& p) {
-  return {view(p.position), view(p.w), view(p.w1), view(p.b1), view(p.w2), view(p.b2)};
-}
-
 reference::AttentionProblem attention(const AttnspecCall& call, const DLTensor& q, const DLTensor& k, std::int64_t dv) {
   const auto offsets = [&](const std::int64_t* begin) { return std::vector(begin, begin + call.num_sequences + 1); };
   return {offsets(call.q_offsets), offsets(call.k_offsets), q.shape[1], k.shape[1], q.shape[2], dv, call.scale,
@@ -54,20 +51,51 @@ void set_phi(const AttnspecNsaSizes& sizes, const AttnspecPhi& parameters, refer
   nsa.shared_phi = parameters.position.shape[1] == 1;
 }
 
-/// A call of an operator that attends or selects, in our own terms.
+/// A tensor of a struct.
+const DLTensor& tensor_at(const void* params, std::size_t offset) {
+  return *reinterpret_cast<const DLTensor*>(static_cast<const std::byte*>(params) + offset);
+}
+
+/// A call in our own terms.
 struct Mirrored {
   reference::MobaProblem moba;
   reference::NsaProblem nsa;
-  ForwardCall call;
+  AnyCall call;
 
+  /// backward: null for a forward.
   template <class Params>
-  Mirrored(Operator op, const Params& p) : call{op, moba, nsa, view(p.q), view(p.k), {}, {}, {}, {}, {}} {
-    if constexpr (requires { p.v; }) {
-      call.v = view(p.v), call.o = view(p.o), call.lse = view(p.lse);
-      moba.attention = attention(p.call, p.q, p.k, p.v.shape[2]);
-    } else {
-      moba.attention = attention(p.call, p.q, p.k, 1);
+  Mirrored(Operator op, const Params& p, const void* backward = nullptr)
+      : call(blank_call(op, backward != nullptr, moba, nsa)) {
+    const std::vector<TensorInfo>& tensors = page_of(op).tensors;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const bool is_of_backward = tensors[i].role == Role::gradient || tensors[i].role == Role::given_gradient;
+      if (is_of_backward && backward == nullptr) continue;
+      const DLTensor& tensor = tensor_at(is_of_backward ? backward : &p, tensors[i].offset);
+      if (tensors[i].format == Stored::blocks)
+        call.selection = selection(tensor);
+      else
+        call.tensors[i] = view(tensor);
     }
+    set_problems(p);
+    expect(p.call.struct_size == sizeof p);
+    // The workspace is the kernel's to fill: 8 bytes for each query token.
+    const std::int64_t queries = p.call.q_offsets[p.call.num_sequences];
+    expect(p.call.workspace_bytes == 8 * queries);
+    if (p.call.workspace != nullptr) std::memset(p.call.workspace, 1, static_cast<std::size_t>(8 * queries));
+  }
+  Mirrored(const Mirrored&) = delete;
+
+ private:
+  template <class Params>
+  void set_problems(const Params& p) {
+    if constexpr (requires { p.tokens; })
+      moba.attention = attention(p.call, p.tokens, p.tokens, p.tokens.shape[2]);
+    else if constexpr (requires { p.gates; })
+      moba.attention = attention(p.call, p.q, p.window.k, p.window.v.shape[2]);
+    else if constexpr (requires { p.v; })
+      moba.attention = attention(p.call, p.q, p.k, p.v.shape[2]);
+    else
+      moba.attention = attention(p.call, p.q, p.k, 1);
     nsa.attention = moba.attention;
     if constexpr (requires { p.block; }) moba.block = p.block;
     if constexpr (requires { p.top_k; }) {
@@ -76,15 +104,14 @@ struct Mirrored {
                   : p.gate == ATTNSPEC_GATE_WINDOW ? reference::Gate::window
                                                    : reference::Gate::sink;
     }
-    if constexpr (requires { p.selection; }) call.selection = selection(p.selection);
     if constexpr (requires { p.sizes; }) nsa = nsa_problem(p.sizes, moba.attention);
     if constexpr (requires { p.window_size; }) nsa.window = p.window_size;
-    expect(p.call.struct_size == sizeof p);
-    // The workspace is the kernel's to fill: 8 bytes for each query token.
-    expect(p.call.workspace_bytes == 8 * p.q.shape[0]);
-    if (p.call.workspace != nullptr) std::memset(p.call.workspace, 1, static_cast<std::size_t>(8 * p.q.shape[0]));
+    if constexpr (requires { p.phi; }) {
+      set_phi(p.sizes, p.phi, nsa);
+      expect(p.sizes.row_offsets[p.call.num_sequences] == p.rows.shape[0]);
+    }
+    if constexpr (requires { p.phi_k; }) set_phi(p.sizes, p.phi_k, nsa);
   }
-  Mirrored(const Mirrored&) = delete;
 };
 
 /// The model kernel with every operator.
@@ -99,62 +126,13 @@ const Kernel& model() {
 
 template <Operator op, class Params>
 const char* forward(const Params* p) {
-  model().forward(Mirrored(op, *p).call);
+  model().call(Mirrored(op, *p).call);
   return nullptr;
 }
 template <Operator op, class Backward>
 const char* backward(const Backward* p) {
   expect(p->struct_size == sizeof *p);
-  model().backward({Mirrored(op, *p->forward).call, view(p->d_o), view(p->dq), view(p->dk), view(p->dv)});
-  return nullptr;
-}
-
-CompressCall compress_call(const AttnspecNsaCompress& p, reference::NsaProblem& nsa) {
-  nsa = nsa_problem(p.sizes, attention(p.call, p.tokens, p.tokens, p.tokens.shape[2]));
-  set_phi(p.sizes, p.phi, nsa);
-  expect(p.sizes.row_offsets[p.call.num_sequences] == p.rows.shape[0]);
-  return {nsa, view(p.tokens), phi(p.phi), view(p.rows), {}};
-}
-const char* compress(const AttnspecNsaCompress* p) {
-  reference::NsaProblem nsa;
-  model().compress(compress_call(*p, nsa));
-  return nullptr;
-}
-const char* compress_backward(const AttnspecNsaCompressBackward* p) {
-  reference::NsaProblem nsa;
-  model().compress_backward({compress_call(*p->forward, nsa), view(p->d_rows), view(p->d_tokens), phi(p->d_phi)});
-  return nullptr;
-}
-
-NsaCall nsa_call(const AttnspecNsa& p, reference::NsaProblem& nsa) {
-  const auto branch = [](const AttnspecBranch& b) { return BranchCall{view(b.k), view(b.v), view(b.o), view(b.lse)}; };
-  nsa = nsa_problem(p.sizes, attention(p.call, p.q, p.window.k, p.window.v.shape[2]));
-  set_phi(p.sizes, p.phi_k, nsa);
-  return {nsa,
-          view(p.q),
-          branch(p.compressed),
-          branch(p.selected),
-          branch(p.window),
-          view(p.gates),
-          phi(p.phi_k),
-          phi(p.phi_v),
-          view(p.k_compressed),
-          view(p.v_compressed),
-          selection(p.selection),
-          view(p.o),
-          {}};
-}
-const char* whole_nsa(const AttnspecNsa* p) {
-  reference::NsaProblem nsa;
-  model().nsa(nsa_call(*p, nsa));
-  return nullptr;
-}
-const char* whole_nsa_backward(const AttnspecNsaBackward* p) {
-  reference::NsaProblem nsa;
-  const auto branch = [](const AttnspecBranchGradients& b) { return BranchGradientViews{view(b.dk), view(b.dv)}; };
-  model().nsa_backward({nsa_call(*p->forward, nsa), view(p->d_o), view(p->dq), branch(p->d_compressed),
-                        branch(p->d_selected), branch(p->d_window), view(p->d_gates), view(p->dk_compressed),
-                        view(p->dv_compressed), phi(p->d_phi_k), phi(p->d_phi_v)});
+  model().call(Mirrored(op, *p->forward, p).call);
   return nullptr;
 }
 
@@ -189,14 +167,14 @@ AttnspecKernel mirror() {
   kernel.moba_select = forward<Operator::moba_select>;
   kernel.moba = forward<Operator::moba>;
   kernel.moba_backward = backward<Operator::moba>;
-  kernel.nsa_compress = compress;
-  kernel.nsa_compress_backward = compress_backward;
+  kernel.nsa_compress = forward<Operator::nsa_compress>;
+  kernel.nsa_compress_backward = backward<Operator::nsa_compress>;
   kernel.nsa_compressed = forward<Operator::nsa_compressed>;
   kernel.nsa_compressed_backward = backward<Operator::nsa_compressed>;
   kernel.window = forward<Operator::window>;
   kernel.window_backward = backward<Operator::window>;
-  kernel.nsa = whole_nsa;
-  kernel.nsa_backward = whole_nsa_backward;
+  kernel.nsa = forward<Operator::nsa>;
+  kernel.nsa_backward = backward<Operator::nsa>;
 #ifdef ATTNSPEC_TILED  // what many kernels of GPUs can do
   kernel.limits.dtypes = ATTNSPEC_BF16;
   kernel.limits.only_causal = kernel.limits.only_equal_dims = 1;
