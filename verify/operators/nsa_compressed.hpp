@@ -1,7 +1,6 @@
 // nsa_compressed: NSA's attention to compressed rows, and the blocks of tokens that it says are important.
 #pragma once
 
-#include "reference/nsa/nsa_compression.hpp"
 #include "reference/nsa/nsa_selection.hpp"
 #include "verify/operators/parts.hpp"
 

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "reference/nsa/nsa.hpp"
-#include "reference/selected.hpp"
 #include "verify/abi/kernel_abi.h"
 #include "verify/cases/case.hpp"
 #include "verify/cases/regimes.hpp"

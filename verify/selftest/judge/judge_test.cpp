@@ -313,9 +313,9 @@ TEST(Judge, FindsResultsThatChangeFromRunToRun) {
 /// As one with atomics in its backward alone.
 TEST(Judge, HoldsTheBackwardToItsOwnPromise) {
   int calls = 0;
-  Kernel kernel = altered({}, [&](const BackwardCall& call) {
-    const double x = call.dq.load(70, 0, 5);
-    if (calls++ % 2 == 1) call.dq.store(70, 0, 5, x + std::abs(x) * 0x1p-8);  // one unit in the last place of bf16
+  Kernel kernel = altered({}, [&](const AnyCall& call) {
+    const double x = call["dq"].load(70, 0, 5);
+    if (calls++ % 2 == 1) call["dq"].store(70, 0, 5, x + std::abs(x) * 0x1p-8);  // one unit in the last place of bf16
   });
   kernel.equal_bits = EqualBits::same_call;
   kernel.equal_bits_backward = EqualBits::none;
