@@ -85,20 +85,20 @@ Vector combination(const Vector& weights, const Rows& rows, std::span<const KeyR
   return result;
 }
 
-AttendedRow attend(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale) {
-  Vector scores = scale * products(q, k, visible);
+AttendedRow attend(const QkvRows& in, std::span<const KeyRange> visible, double scale) {
+  Vector scores = scale * products(in.q, in.k, visible);
   Softmax probabilities = softmax(scores);
-  Vector o = combination(probabilities.weights, v, visible);
+  Vector o = combination(probabilities.weights, in.v, visible);
   return {std::move(scores), std::move(probabilities.weights), std::move(o), probabilities.lse};
 }
 
-RowGradient attend_backward(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale,
-                            const Row& d_o, const Row& o, double lse) {
+RowGradient attend_backward(const QkvRows& in, std::span<const KeyRange> visible, double scale, const Row& d_o,
+                            const Row& o, double lse) {
   RowGradient row;
-  row.scores = scale * products(q, k, visible);
+  row.scores = scale * products(in.q, in.k, visible);
   row.weights = lse == -std::numeric_limits<double>::infinity() ? Vector::Zero(row.scores.size())
                                                                 : Vector((row.scores.array() - lse).exp());
-  row.d_weights = products(d_o, v, visible);
+  row.d_weights = products(d_o, in.v, visible);
   set_delta(d_o.dot(o), row);
   return row;
 }

@@ -65,6 +65,13 @@ Vector products(const Row& x, const Rows& rows, std::span<const KeyRange> visibl
 /// sum_j weights_j row_j over the visible rows: weights [n], rows [T, dim], result [dim].
 Vector combination(const Vector& weights, const Rows& rows, std::span<const KeyRange> visible);
 
+/// What the attention of one query row reads.
+struct QkvRows {
+  Row q;   // [dk]
+  Rows k;  // [T, dk], of the query's sequence and kv head
+  Rows v;  // [T, dv], likewise
+};
+
 /// Everything the attention of one query row computes; n = number of visible keys, in the order of the ranges.
 struct AttendedRow {
   Vector scores;                                          // [n], sigma <q, k_j>, in nats
@@ -75,8 +82,8 @@ struct AttendedRow {
 
 /// o = sum_j P_j v_j with P = softmax(sigma <q, k_j>) over the visible keys. Equation M7.
 ///
-/// q [dk]; k [T, dk] and v [T, dv] of the query's sequence and kv head. No visible key: o = 0, lse = -infinity.
-AttendedRow attend(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale);
+/// No visible key: o = 0, lse = -infinity.
+AttendedRow attend(const QkvRows& in, std::span<const KeyRange> visible, double scale);
 
 /// The gradients of one query row's scores; n as in AttendedRow.
 struct RowGradient {
@@ -91,8 +98,8 @@ struct RowGradient {
 ///
 /// d_o and o [dv]; o and lse are inputs and may carry a kernel's rounding. lse = -infinity means that the row saw no
 /// key: all of P is 0.
-RowGradient attend_backward(const Row& q, const Rows& k, const Rows& v, std::span<const KeyRange> visible, double scale,
-                            const Row& d_o, const Row& o, double lse);
+RowGradient attend_backward(const QkvRows& in, std::span<const KeyRange> visible, double scale, const Row& d_o,
+                            const Row& o, double lse);
 
 /// Gives the same row another delta, and the dS that follow from it.
 void set_delta(double delta, RowGradient& row);

@@ -13,15 +13,15 @@ WholeSequence whole_sequence(const AttentionProblem& problem) {
   return {max_blocks(problem, 1), std::move(selection)};
 }
 
-AttentionOutputs dense(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {
+AttentionOutputs dense(const AttentionProblem& problem, const Qkv& in) {
   const auto [block, selection] = whole_sequence(problem);
-  return selected(problem, block, q, k, v, selection);
+  return selected(problem, block, in, selection);
 }
 
-AttentionGradients dense_backward(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
-                                  const Tensor& d_o, const AttentionOutputs& outputs) {
+AttentionGradients dense_backward(const AttentionProblem& problem, const Qkv& in, const Tensor& d_o,
+                                  const AttentionOutputs& outputs) {
   const auto [block, selection] = whole_sequence(problem);
-  return selected_backward(problem, block, q, k, v, selection, d_o, outputs);
+  return selected_backward(problem, block, in, selection, d_o, outputs);
 }
 
 }  // namespace attnspec::reference

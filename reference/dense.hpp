@@ -6,11 +6,11 @@
 namespace attnspec::reference {
 
 /// J(t) = { j : j <= t } (causal) or every key. Equation D1: `selected` with one block that holds the whole sequence.
-AttentionOutputs dense(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v);
+AttentionOutputs dense(const AttentionProblem& problem, const Qkv& in);
 
 /// B1 to B7 over the same keys.
-AttentionGradients dense_backward(const AttentionProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
-                                  const Tensor& d_o, const AttentionOutputs& outputs);
+AttentionGradients dense_backward(const AttentionProblem& problem, const Qkv& in, const Tensor& d_o,
+                                  const AttentionOutputs& outputs);
 
 /// The block size and the selection under which `selected` is dense attention.
 struct WholeSequence {

@@ -53,6 +53,13 @@ std::vector<KeyRange> keys_in_selected_blocks(const AttentionProblem& problem, s
 
 }  // namespace
 
+QkvRows rows_of(const AttentionProblem& problem, const Qkv& in, const Sequence& sequence, std::int64_t token,
+                std::int64_t head) {
+  const std::int64_t g = kv_head(problem, head);
+  return {in.q.row(token, head), in.k.rows(sequence.k_begin, sequence.k_end, g),
+          in.v.rows(sequence.k_begin, sequence.k_end, g)};
+}
+
 AttentionOutputs attend_rows(
     const AttentionProblem& problem,
     const std::function<AttendedRow(const Sequence&, std::int64_t token, std::int64_t head)>& attend_row) {
@@ -66,39 +73,34 @@ AttentionOutputs attend_rows(
   return outputs;
 }
 
-AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
-                          const Tensor& v, const Selection& selection) {
+AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Qkv& in,
+                          const Selection& selection) {
   return attend_rows(problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
-    const std::int64_t g = kv_head(problem, h);
-    return attend(q.row(token, h), k.rows(sequence.k_begin, sequence.k_end, g),
-                  v.rows(sequence.k_begin, sequence.k_end, g),
+    return attend(rows_of(problem, in, sequence, token, h),
                   keys_in_selected_blocks(problem, block, selection, sequence, token, h), problem.scale);
   });
 }
 
-AttentionGradients attend_rows_backward(const AttentionProblem& problem, const Tensor& q, const Tensor& k,
-                                        const Tensor& v, const KeysOfRow& keys_of_row, const Tensor& d_o,
-                                        const AttentionOutputs& outputs) {
-  AttentionGradients gradients{Tensor(q.tokens, problem.heads, problem.dk),
-                               Tensor(k.tokens, problem.kv_heads, problem.dk),
-                               Tensor(k.tokens, problem.kv_heads, problem.dv)};
+AttentionGradients attend_rows_backward(const AttentionProblem& problem, const Qkv& in, const KeysOfRow& keys_of_row,
+                                        const Tensor& d_o, const AttentionOutputs& outputs) {
+  AttentionGradients gradients{Tensor(in.q.tokens, problem.heads, problem.dk),
+                               Tensor(in.k.tokens, problem.kv_heads, problem.dk),
+                               Tensor(in.k.tokens, problem.kv_heads, problem.dv)};
   const std::vector<Sequence> all = sequences(problem);
   const std::int64_t group = problem.heads / problem.kv_heads;
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (std::size_t s = 0; s < all.size(); ++s) {
     for (std::int64_t g = 0; g < problem.kv_heads; ++g) {
       const Sequence& sequence = all[s];
-      const Rows k_rows = k.rows(sequence.k_begin, sequence.k_end, g);
-      const Rows v_rows = v.rows(sequence.k_begin, sequence.k_end, g);
       KeyGradient sum{Matrix::Zero(sequence.num_keys(), problem.dk), Matrix::Zero(sequence.num_keys(), problem.dv)};
       for (std::int64_t h = g * group; h < (g + 1) * group; ++h) {
         for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token) {
+          const QkvRows rows = rows_of(problem, in, sequence, token, h);
           const std::vector<KeyRange> visible = keys_of_row(sequence, token, h);
-          const RowGradient row =
-              attend_backward(q.row(token, h), k_rows, v_rows, visible, problem.scale, d_o.row(token, h),
-                              outputs.o.row(token, h), outputs.lse.row(token, h)[0]);
-          gradients.dq.row(token, h) = query_gradient(row, k_rows, visible, problem.scale);
-          add_key_gradient(row, visible, q.row(token, h), d_o.row(token, h), problem.scale, sum);
+          const RowGradient row = attend_backward(rows, visible, problem.scale, d_o.row(token, h),
+                                                  outputs.o.row(token, h), outputs.lse.row(token, h)[0]);
+          gradients.dq.row(token, h) = query_gradient(row, rows.k, visible, problem.scale);
+          add_key_gradient(row, visible, rows.q, d_o.row(token, h), problem.scale, sum);
         }
       }
       for (std::int64_t key = 0; key < sequence.num_keys(); ++key) {
@@ -110,13 +112,12 @@ AttentionGradients attend_rows_backward(const AttentionProblem& problem, const T
   return gradients;
 }
 
-AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
-                                     const Tensor& k, const Tensor& v, const Selection& selection, const Tensor& d_o,
-                                     const AttentionOutputs& outputs) {
+AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Qkv& in,
+                                     const Selection& selection, const Tensor& d_o, const AttentionOutputs& outputs) {
   const auto keys_of_row = [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
     return keys_in_selected_blocks(problem, block, selection, sequence, token, h);
   };
-  return attend_rows_backward(problem, q, k, v, keys_of_row, d_o, outputs);
+  return attend_rows_backward(problem, in, keys_of_row, d_o, outputs);
 }
 
 }  // namespace attnspec::reference

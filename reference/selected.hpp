@@ -13,6 +13,17 @@
 
 namespace attnspec::reference {
 
+/// What an attention reads.
+struct Qkv {
+  const Tensor& q;  // [query tokens, H, dk]
+  const Tensor& k;  // [key tokens, Hkv, dk]
+  const Tensor& v;  // [key tokens, Hkv, dv]
+};
+
+/// The part of it that one query row reads.
+QkvRows rows_of(const AttentionProblem& problem, const Qkv& in, const Sequence& sequence, std::int64_t token,
+                std::int64_t head);
+
 struct AttentionOutputs {
   Tensor o;    // [query tokens, H, dv]
   Tensor lse;  // [query tokens, H, 1], natural logarithm, -infinity where no key is visible
@@ -39,25 +50,22 @@ AttentionOutputs attend_rows(
 
 /// M6 and M7 over every query row, causal where the problem is.
 ///
-/// q [query tokens, H, dk]; k [key tokens, Hkv, dk]; v [key tokens, Hkv, dv]; block in tokens. Empty rows: o = 0,
-/// lse = -infinity.
-AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Tensor& q, const Tensor& k,
-                          const Tensor& v, const Selection& selection);
+/// block in tokens. Empty rows: o = 0, lse = -infinity.
+AttentionOutputs selected(const AttentionProblem& problem, std::int64_t block, const Qkv& in,
+                          const Selection& selection);
 
 /// The keys that a query row sees.
 using KeysOfRow = std::function<std::vector<KeyRange>(const Sequence&, std::int64_t token, std::int64_t head)>;
 
 /// B1 to B7 over every query row and the keys that it sees. The other arguments are those of `selected_backward`.
-AttentionGradients attend_rows_backward(const AttentionProblem& problem, const Tensor& q, const Tensor& k,
-                                        const Tensor& v, const KeysOfRow& keys_of_row, const Tensor& d_o,
-                                        const AttentionOutputs& outputs);
+AttentionGradients attend_rows_backward(const AttentionProblem& problem, const Qkv& in, const KeysOfRow& keys_of_row,
+                                        const Tensor& d_o, const AttentionOutputs& outputs);
 
 /// B1 to B7 over every query row and key, causal where the problem is. Equation B0: the selection is frozen.
 ///
 /// d_o [query tokens, H, dv] is the gradient of a scalar with respect to o; o and lse are what the forward gave.
 /// A key that no query sees has gradient 0.
-AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Tensor& q,
-                                     const Tensor& k, const Tensor& v, const Selection& selection, const Tensor& d_o,
-                                     const AttentionOutputs& outputs);
+AttentionGradients selected_backward(const AttentionProblem& problem, std::int64_t block, const Qkv& in,
+                                     const Selection& selection, const Tensor& d_o, const AttentionOutputs& outputs);
 
 }  // namespace attnspec::reference

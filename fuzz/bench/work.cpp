@@ -7,8 +7,8 @@
 #include "reference/dense.hpp"
 #include "reference/nsa/nsa_compression.hpp"
 #include "reference/nsa/nsa_window.hpp"
-#include "verify/judge/reach.hpp"
 #include "verify/operators/operator.hpp"
+#include "verify/operators/reach.hpp"
 
 namespace attnspec::fuzz {
 

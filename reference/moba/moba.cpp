@@ -79,9 +79,9 @@ Selection moba_select(const MobaProblem& problem, const Tensor& q, const Tensor&
   return selection;
 }
 
-MobaOutputs moba(const MobaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {
-  Selection selection = moba_select(problem, q, k);
-  AttentionOutputs attention = selected(problem.attention, problem.block, q, k, v, selection);
+MobaOutputs moba(const MobaProblem& problem, const Qkv& in) {
+  Selection selection = moba_select(problem, in.q, in.k);
+  AttentionOutputs attention = selected(problem.attention, problem.block, in, selection);
   return {std::move(selection), std::move(attention)};
 }
 

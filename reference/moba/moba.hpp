@@ -53,6 +53,6 @@ struct MobaOutputs {
 
 /// MoBA forward. Equation M8: moba_select, then `selected`. Its backward is `selected_backward` on that selection,
 /// which is not differentiated.
-MobaOutputs moba(const MobaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v);
+MobaOutputs moba(const MobaProblem& problem, const Qkv& in);
 
 }  // namespace attnspec::reference

@@ -17,7 +17,7 @@ Vector importance_margins(const Arithmetic& arithmetic, const NsaProblem& proble
   for (Eigen::Index h = 0; h < q.rows(); ++h) {
     const Vector query = q.row(h).transpose();
     const RowInputs in{query, keys, {&visible, 1}, problem.attention.scale};
-    const AttendedRow row = attend(query, keys.k, keys.v, {&visible, 1}, problem.attention.scale);
+    const AttendedRow row = attend({query, keys.k, keys.v}, {&visible, 1}, problem.attention.scale);
     const AttentionNoise noise = attention_noise(fp32, in, row);
     variance += noise.o.variance.head(blocks);
     worst += noise.o.worst.head(blocks);

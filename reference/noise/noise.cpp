@@ -227,7 +227,9 @@ double Covariance::along(const Vector& w) const {
   result += (errors.separate + rounding).dot(w.cwiseAbs2());
   for_each_equal_pair(*this,
                       [&](Eigen::Index i, Eigen::Index j, double shared) { result += 2 * shared * w[i] * w[j]; });
-  return and_of == nullptr ? result : result + and_of->along(w);
+  double of_parts = 0;
+  for (const Covariance& part : parts) of_parts += part.along(w);
+  return result + of_parts;
 }
 
 Matrix Covariance::matrix() const {
@@ -248,8 +250,10 @@ Matrix Covariance::matrix() const {
     result(i, j) += shared;
     result(j, i) += shared;
   });
-  if (and_of != nullptr) result += and_of->matrix();
-  return result;
+  if (parts.empty()) return result;
+  Matrix of_parts = Matrix::Zero(result.rows(), result.cols());
+  for (const Covariance& part : parts) of_parts += part.matrix();
+  return result + of_parts;
 }
 
 double effective_terms(const Matrix& covariance) {

@@ -163,7 +163,7 @@ struct Covariance {
   std::span<const KeyRange> visible;
   const Vector& centre;                // [dim]
   const Vector& rounding;              // [dim]
-  const Covariance* and_of = nullptr;  // of an independent part of the same row, such as another branch of NSA
+  std::vector<Covariance> parts = {};  // of independent terms that the row also sums, such as the branches of NSA
 
   /// <w, C w>: the variance of <w, error>.
   double along(const Vector& w) const;

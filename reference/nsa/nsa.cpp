@@ -18,10 +18,10 @@ NsaOutputs nsa(const NsaProblem& problem, const NsaInputs& in) {
   NsaOutputs out;
   out.k_compressed = compress(problem, in.phi_k, in.compressed.k);
   out.v_compressed = compress(problem, in.phi_v, in.compressed.v);
-  out.compressed = compressed(problem, in.q, out.k_compressed, out.v_compressed);
+  out.compressed = compressed(problem, {in.q, out.k_compressed, out.v_compressed});
   out.selection = nsa_select(problem, in.q, out.k_compressed);
-  out.selected = selected(problem.attention, problem.block, in.q, in.selected.k, in.selected.v, out.selection);
-  out.window = window(problem, in.q, in.window.k, in.window.v);
+  out.selected = selected(problem.attention, problem.block, {in.q, in.selected.k, in.selected.v}, out.selection);
+  out.window = window(problem, {in.q, in.window.k, in.window.v});
   out.o = combine(in.gates, out.compressed.o, out.selected.o, out.window.o);
   return out;
 }
@@ -29,12 +29,12 @@ NsaOutputs nsa(const NsaProblem& problem, const NsaInputs& in) {
 NsaGradients nsa_backward(const NsaProblem& problem, const NsaInputs& in, const Tensor& d_o,
                           const NsaOutputs& outputs) {
   const auto of_branch = [&](Branch branch) { return branch_gradient(in.gates, d_o, branch); };
-  AttentionGradients cmp = compressed_backward(problem, in.q, outputs.k_compressed, outputs.v_compressed,
+  AttentionGradients cmp = compressed_backward(problem, {in.q, outputs.k_compressed, outputs.v_compressed},
                                                of_branch(Branch::compressed), outputs.compressed);
-  AttentionGradients slc = selected_backward(problem.attention, problem.block, in.q, in.selected.k, in.selected.v,
+  AttentionGradients slc = selected_backward(problem.attention, problem.block, {in.q, in.selected.k, in.selected.v},
                                              outputs.selection, of_branch(Branch::selected), outputs.selected);
   AttentionGradients win =
-      window_backward(problem, in.q, in.window.k, in.window.v, of_branch(Branch::window), outputs.window);
+      window_backward(problem, {in.q, in.window.k, in.window.v}, of_branch(Branch::window), outputs.window);
   CompressionGradients k = compress_backward(problem, in.phi_k, in.compressed.k, cmp.dk);
   CompressionGradients v = compress_backward(problem, in.phi_v, in.compressed.v, cmp.dv);
   NsaGradients gradients;

@@ -45,29 +45,28 @@ AttentionProblem compressed_problem(const NsaProblem& problem) {
   return rows;
 }
 
-AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Rows& k, const Rows& v, std::int64_t t) {
+AttendedRow attend_compressed(const NsaProblem& problem, const QkvRows& in, std::int64_t t) {
   const KeyRange visible{0, num_visible_compressed(problem, t)};
-  return attend(q, k, v, {&visible, 1}, problem.attention.scale);
+  return attend(in, {&visible, 1}, problem.attention.scale);
 }
 
-AttentionOutputs compressed(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {
+AttentionOutputs compressed(const NsaProblem& problem, const Qkv& in) {
   const AttentionProblem rows = compressed_problem(problem);
   const std::vector<Sequence> in_tokens = sequences(problem.attention);
   return attend_rows(rows, [&](const Sequence& in_rows, std::int64_t token, std::int64_t h) {
-    const std::int64_t g = kv_head(rows, h), t = in_tokens[static_cast<std::size_t>(in_rows.index)].position(token);
-    return attend_compressed(problem, q.row(token, h), k.rows(in_rows.k_begin, in_rows.k_end, g),
-                             v.rows(in_rows.k_begin, in_rows.k_end, g), t);
+    const std::int64_t t = in_tokens[static_cast<std::size_t>(in_rows.index)].position(token);
+    return attend_compressed(problem, rows_of(rows, in, in_rows, token, h), t);
   });
 }
 
-AttentionGradients compressed_backward(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
-                                       const Tensor& d_o, const AttentionOutputs& outputs) {
+AttentionGradients compressed_backward(const NsaProblem& problem, const Qkv& in, const Tensor& d_o,
+                                       const AttentionOutputs& outputs) {
   const std::vector<Sequence> in_tokens = sequences(problem.attention);
   const auto keys_of_row = [&](const Sequence& in_rows, std::int64_t token, std::int64_t) {
     const std::int64_t t = in_tokens[static_cast<std::size_t>(in_rows.index)].position(token);
     return std::vector{KeyRange{0, num_visible_compressed(problem, t)}};
   };
-  return attend_rows_backward(compressed_problem(problem), q, k, v, keys_of_row, d_o, outputs);
+  return attend_rows_backward(compressed_problem(problem), in, keys_of_row, d_o, outputs);
 }
 
 CompressionGradients compress_backward(const NsaProblem& problem, const PhiHeads& phi, const Tensor& tokens,

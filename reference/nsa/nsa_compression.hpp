@@ -43,23 +43,24 @@ Tensor compress(const NsaProblem& problem, const PhiHeads& phi, const Tensor& to
 /// o = sum_i P_i V~_i with P = softmax(sigma <q, K~_i>) over i < m(t), for one query row. Paper eq. 5, one branch.
 /// Equation C9.
 ///
-/// q [dk]; k [N_c, dk] and v [N_c, dv] of the query's sequence and kv head. m(t) = 0: o = 0, lse = -infinity.
-AttendedRow attend_compressed(const NsaProblem& problem, const Row& q, const Rows& k, const Rows& v, std::int64_t t);
+/// k and v of `in` are the compressed rows [N_c, ..] of the query's sequence and kv head. m(t) = 0: o = 0, lse =
+/// -infinity.
+AttendedRow attend_compressed(const NsaProblem& problem, const QkvRows& in, std::int64_t t);
 
 /// The attention whose keys are the compressed rows. A query's position among them has no meaning.
 AttentionProblem compressed_problem(const NsaProblem& problem);
 
 /// C9 over every query row. Equation C10.
 ///
-/// q [query tokens, H, dk]; k and v as `compress` gives them.
-AttentionOutputs compressed(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v);
+/// k and v of `in` are the compressed rows, as `compress` gives them.
+AttentionOutputs compressed(const NsaProblem& problem, const Qkv& in);
 
 /// B1 to B7 over every query row and compressed row. Equation C11.
 ///
 /// d_o is the gradient with respect to this branch's o; o and lse are what the forward gave. dk and dv of the result
 /// are those of compressed rows. Queries without a visible row: dq = 0; rows that no query sees: gradient 0.
-AttentionGradients compressed_backward(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
-                                       const Tensor& d_o, const AttentionOutputs& outputs);
+AttentionGradients compressed_backward(const NsaProblem& problem, const Qkv& in, const Tensor& d_o,
+                                       const AttentionOutputs& outputs);
 
 struct CompressionGradients {
   Tensor tokens;  // [key tokens, Hkv, features]

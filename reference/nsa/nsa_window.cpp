@@ -10,25 +10,23 @@ KeyRange window_keys(std::int64_t t, std::int64_t window) {
   return {std::max<std::int64_t>(0, t - window + 1), t + 1};
 }
 
-AttendedRow attend_window(const NsaProblem& problem, const Row& q, const Rows& k, const Rows& v, std::int64_t t) {
+AttendedRow attend_window(const NsaProblem& problem, const QkvRows& in, std::int64_t t) {
   const KeyRange visible = window_keys(t, problem.window);
-  return attend(q, k, v, {&visible, 1}, problem.attention.scale);
+  return attend(in, {&visible, 1}, problem.attention.scale);
 }
 
-AttentionOutputs window(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v) {
+AttentionOutputs window(const NsaProblem& problem, const Qkv& in) {
   return attend_rows(problem.attention, [&](const Sequence& sequence, std::int64_t token, std::int64_t h) {
-    const std::int64_t g = kv_head(problem.attention, h);
-    return attend_window(problem, q.row(token, h), k.rows(sequence.k_begin, sequence.k_end, g),
-                         v.rows(sequence.k_begin, sequence.k_end, g), sequence.position(token));
+    return attend_window(problem, rows_of(problem.attention, in, sequence, token, h), sequence.position(token));
   });
 }
 
-AttentionGradients window_backward(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
-                                   const Tensor& d_o, const AttentionOutputs& outputs) {
+AttentionGradients window_backward(const NsaProblem& problem, const Qkv& in, const Tensor& d_o,
+                                   const AttentionOutputs& outputs) {
   const auto keys_of_row = [&](const Sequence& sequence, std::int64_t token, std::int64_t) {
     return std::vector{window_keys(sequence.position(token), problem.window)};
   };
-  return attend_rows_backward(problem.attention, q, k, v, keys_of_row, d_o, outputs);
+  return attend_rows_backward(problem.attention, in, keys_of_row, d_o, outputs);
 }
 
 }  // namespace attnspec::reference

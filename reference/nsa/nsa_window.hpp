@@ -13,17 +13,15 @@ KeyRange window_keys(std::int64_t t, std::int64_t window);
 
 /// o = sum_j P_j v_j with P = softmax(sigma <q, k_j>) over the window, for one query row. Equation W2.
 ///
-/// q [dk]; k [T, dk] and v [T, dv] of the query's sequence and kv head. t < 0: o = 0, lse = -infinity.
-AttendedRow attend_window(const NsaProblem& problem, const Row& q, const Rows& k, const Rows& v, std::int64_t t);
+/// t < 0: o = 0, lse = -infinity.
+AttendedRow attend_window(const NsaProblem& problem, const QkvRows& in, std::int64_t t);
 
 /// W2 over every query row. Equation W3.
-///
-/// q [query tokens, H, dk]; k [key tokens, Hkv, dk]; v [key tokens, Hkv, dv].
-AttentionOutputs window(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v);
+AttentionOutputs window(const NsaProblem& problem, const Qkv& in);
 
 /// B1 to B7 over every query row and key. Equation W4. d_o is the gradient with respect to this branch's o; o and lse
 /// are what the forward gave.
-AttentionGradients window_backward(const NsaProblem& problem, const Tensor& q, const Tensor& k, const Tensor& v,
-                                   const Tensor& d_o, const AttentionOutputs& outputs);
+AttentionGradients window_backward(const NsaProblem& problem, const Qkv& in, const Tensor& d_o,
+                                   const AttentionOutputs& outputs);
 
 }  // namespace attnspec::reference

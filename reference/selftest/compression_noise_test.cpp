@@ -281,7 +281,7 @@ Rs judge(const Setting& s) {
   }
   PhiParameters observed;
   const std::vector<Matrix> d_x = kernel.backward(x, given, observed);
-  const CompressionGradientNoise gradients(s.arithmetic, s.problem, phi, tokens, d_rows, 0);
+  const PhiBackward backward = phi_backward(s.arithmetic, s.problem, phi, tokens, d_rows, 0);
   const Format format = s.arithmetic.output;
   for (std::int64_t g = 0; g < 2; ++g) {
     for (std::int64_t t = 0; t < tokens.tokens; ++t) {
@@ -291,23 +291,23 @@ Rs judge(const Setting& s) {
         terms.conservativeResize(terms.rows() + 1, kFeatures);
         terms.bottomRows(1) = d_x[static_cast<std::size_t>(g) * blocks.size() + i].row(t - blocks[i].begin);
       }
-      rs.compare("tokens", gradients.token(t, g), Simulation::sum(terms), format);
+      rs.compare("tokens", token_gradient(backward, t, g), Simulation::sum(terms), format);
     }
   }
   const auto compare_rows = [&](const char* name, const Matrix& matrix,
-                                PredictedRow (CompressionGradientNoise::*row)(std::int64_t) const) {
+                                PredictedRow (*row)(const PhiBackward&, std::int64_t)) {
     for (Eigen::Index i = 0; i < matrix.rows(); ++i)
-      rs.compare(name, (gradients.*row)(i), matrix.row(i).transpose(), format);
+      rs.compare(name, row(backward, i), matrix.row(i).transpose(), format);
   };
   if (s.problem.phi == Phi::mean) return rs;
-  compare_rows("position", observed.position, &CompressionGradientNoise::position);
+  compare_rows("position", observed.position, &position_gradient);
   if (s.problem.phi == Phi::linear) {
-    compare_rows("w", observed.w, &CompressionGradientNoise::w);
+    compare_rows("w", observed.w, &w_gradient);
   } else {
-    compare_rows("w1", observed.w1, &CompressionGradientNoise::w1);
-    compare_rows("w2", observed.w2, &CompressionGradientNoise::w2);
-    rs.compare("b1", gradients.b1(), observed.b1, format);
-    rs.compare("b2", gradients.b2(), observed.b2, format);
+    compare_rows("w1", observed.w1, &w1_gradient);
+    compare_rows("w2", observed.w2, &w2_gradient);
+    rs.compare("b1", b1_gradient(backward), observed.b1, format);
+    rs.compare("b2", b2_gradient(backward), observed.b2, format);
   }
   return rs;
 }
@@ -385,9 +385,11 @@ TEST(CompressionNoise, HoldsGradientsWherePartialSumsWanderFar) {
     d_rows.row(0, 0) = draw(kLong, 1, 0.9, Format::fp32, "d_rows").cwiseAbs();
     d_rows.row(0, 0).tail(kLong / 2) *= -1;
     const Vector d_row = d_rows.row(0, 0);
-    const CompressionGradientNoise noise(make_arithmetic(Format::fp32), problem, phi, Tensor(1, 1, kLong), d_rows, 0);
+    const PhiBackward backward =
+        phi_backward(make_arithmetic(Format::fp32), problem, phi, Tensor(1, 1, kLong), d_rows, 0);
     const Vector observed = Simulation::sum(d_row.asDiagonal() * factor.transpose());
-    Rs().compare("gradient", kind == Phi::linear ? noise.token(0, 0) : noise.b1(), observed, Format::fp32);
+    Rs().compare("gradient", kind == Phi::linear ? token_gradient(backward, 0, 0) : b1_gradient(backward), observed,
+                 Format::fp32);
   }
 }
 
@@ -397,7 +399,7 @@ TEST(CompressionNoise, ShowsAMissingBlockInEveryGradient) {
     const PhiHeads parameters{draw_phi(s)};
     const Tensor tokens = draw_tokens(s.problem.attention.k_offsets.back(), s, "tokens");
     Tensor d_rows = draw_tokens(compressed_offsets(s.problem).back(), s, "d_rows");
-    const CompressionGradientNoise noise(s.arithmetic, s.problem, parameters, tokens, d_rows, 0);
+    const PhiBackward backward = phi_backward(s.arithmetic, s.problem, parameters, tokens, d_rows, 0);
     d_rows.row(3, 1).setZero();
     const PhiParameters lacking = compress_backward(s.problem, parameters, tokens, d_rows).phi[0];
     const auto finds = [&](const PredictedRow& row, Vector observed) {
@@ -406,14 +408,14 @@ TEST(CompressionNoise, ShowsAMissingBlockInEveryGradient) {
     };
     std::int64_t found = 0, rows = 0;
     for (Eigen::Index i = 0; i < lacking.w.rows(); ++i, ++rows)
-      found += finds(noise.w(i), lacking.w.row(i).transpose());
+      found += finds(w_gradient(backward, i), lacking.w.row(i).transpose());
     for (Eigen::Index i = 0; i < lacking.w1.rows(); ++i, ++rows)
-      found += finds(noise.w1(i), lacking.w1.row(i).transpose());
+      found += finds(w1_gradient(backward, i), lacking.w1.row(i).transpose());
     EXPECT_GT(found, rows * 3 / 4);
-    EXPECT_TRUE(finds(noise.position(2), lacking.position.row(2).transpose()));
+    EXPECT_TRUE(finds(position_gradient(backward, 2), lacking.position.row(2).transpose()));
     if (phi == Phi::mlp) {
-      EXPECT_TRUE(finds(noise.b1(), lacking.b1));
-      EXPECT_TRUE(finds(noise.b2(), lacking.b2));
+      EXPECT_TRUE(finds(b1_gradient(backward), lacking.b1));
+      EXPECT_TRUE(finds(b2_gradient(backward), lacking.b2));
     }
   }
 }

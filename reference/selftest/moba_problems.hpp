@@ -107,17 +107,17 @@ struct ReferenceRun {
 inline ReferenceRun run_dense(const SmallMoba& small) {
   const AttentionProblem problem = moba_problem(small).attention;
   const LoweredAttention in(small);
-  const auto outputs = reference::dense(problem, in.q, in.k, in.v);
+  const auto outputs = reference::dense(problem, {in.q, in.k, in.v});
   return {problem, attention_inputs(small), output_gradient(small), outputs,
-          reference::dense_backward(problem, in.q, in.k, in.v, in.d_o, outputs)};
+          reference::dense_backward(problem, {in.q, in.k, in.v}, in.d_o, outputs)};
 }
 
 inline ReferenceRun run_selected(const SmallMoba& small, const Selection& selection) {
   const AttentionProblem problem = moba_problem(small).attention;
   const LoweredAttention in(small);
-  const auto outputs = reference::selected(problem, small.block, in.q, in.k, in.v, selection);
+  const auto outputs = reference::selected(problem, small.block, {in.q, in.k, in.v}, selection);
   return {problem, attention_inputs(small), output_gradient(small), outputs,
-          reference::selected_backward(problem, small.block, in.q, in.k, in.v, selection, in.d_o, outputs)};
+          reference::selected_backward(problem, small.block, {in.q, in.k, in.v}, selection, in.d_o, outputs)};
 }
 
 /// MoBA on the selection the reference makes.
@@ -129,10 +129,11 @@ struct MobaRun {
 inline MobaRun run_moba(const SmallMoba& small) {
   const MobaProblem problem = moba_problem(small);
   const LoweredAttention in(small);
-  const auto [selection, outputs] = reference::moba(problem, in.q, in.k, in.v);
-  return {{problem.attention, attention_inputs(small), output_gradient(small), outputs,
-           reference::selected_backward(problem.attention, small.block, in.q, in.k, in.v, selection, in.d_o, outputs)},
-          lift(selection)};
+  const auto [selection, outputs] = reference::moba(problem, {in.q, in.k, in.v});
+  return {
+      {problem.attention, attention_inputs(small), output_gradient(small), outputs,
+       reference::selected_backward(problem.attention, small.block, {in.q, in.k, in.v}, selection, in.d_o, outputs)},
+      lift(selection)};
 }
 
 /// Empty, or where outputs or gradients of the reference differ from the oracle's over the given keys. The gradients

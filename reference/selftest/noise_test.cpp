@@ -52,7 +52,7 @@ struct OneRow {
   std::vector<KeyRange> visible =
       visible_keys(moba_select(problem, inputs.q, inputs.k).row(150, 0), causal_reach(150, 200, true), 200, c.block);
   RowInputs in{inputs.q.row(150, 0), keys, visible, c.scale};
-  AttendedRow row = attend(in.q, keys.k, keys.v, visible, c.scale);
+  AttendedRow row = attend({in.q, keys.k, keys.v}, visible, c.scale);
 };
 
 /// A covariance has the predicted variances on its diagonal, is positive, and is what `along` says it is.
@@ -80,7 +80,7 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryArithmetic) {
     expect_consistent({noise.errors, r.keys.v, r.visible, r.row.o, noise.o.rounding}, noise.o.variance);
     const RowGiven given{d_o, r.row.lse, delta_of_output(d_o, r.row.o)};
     const RowGradient gradient =
-        attend_backward(r.in.q, r.keys.k, r.keys.v, r.visible, r.in.scale, d_o, r.row.o, r.row.lse);
+        attend_backward({r.in.q, r.keys.k, r.keys.v}, r.visible, r.in.scale, d_o, r.row.o, r.row.lse);
     const Vector dq = query_gradient(gradient, r.keys.k, r.visible, r.in.scale);
     const GradientTerms terms = gradient_terms(arithmetic, r.in, given, gradient);
     const GradientNoise dq_noise =
@@ -90,7 +90,7 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryArithmetic) {
     const KeyRange range = r.visible.front(), in_sum{0, range.end - range.begin}, one{0, 1};
     const RowInputs part{r.in.q, r.keys, {&range, 1}, r.in.scale};
     const RowGradient of_range =
-        attend_backward(r.in.q, r.keys.k, r.keys.v, part.visible, r.in.scale, d_o, r.row.o, r.row.lse);
+        attend_backward({r.in.q, r.keys.k, r.keys.v}, part.visible, r.in.scale, d_o, r.row.o, r.row.lse);
     KeyGradient sum{Matrix::Zero(16, 16), Matrix::Zero(16, 8)};
     add_key_gradient(of_range, {&in_sum, 1}, r.in.q, d_o, r.in.scale, sum);
     KeyTerms key_terms(1, 16, 16, 8, r.in.scale, 1);
@@ -107,7 +107,7 @@ TEST(Covariance, AgreesWithTheVariancesOfEveryOutputInEveryArithmetic) {
 
 TEST(AttentionNoise, OfARowThatSeesNothingIsZero) {
   OneRow r;
-  const AttendedRow row = attend(r.in.q, r.keys.k, r.keys.v, {}, r.in.scale);
+  const AttendedRow row = attend({r.in.q, r.keys.k, r.keys.v}, {}, r.in.scale);
   const AttentionNoise noise = attention_noise(r.arithmetic, {r.in.q, r.keys, {}, r.in.scale}, row);
   EXPECT_TRUE(noise.o.worst.isZero() && noise.o.variance.isZero() && noise.o.floor.isZero());
   EXPECT_EQ(noise.lse.worst[0], 0);
@@ -134,7 +134,7 @@ TEST(AttentionNoise, OfPartialOutputsThatAgreeIsOneRounding) {
   r.inputs.v.values.assign(r.inputs.v.values.size(), 0.3);
   const KeyValues keys{r.keys.k, r.inputs.v.rows(0, 200, 0)};
   const RowInputs in{r.in.q, keys, r.visible, r.in.scale};
-  const AttendedRow row = attend(in.q, keys.k, keys.v, r.visible, in.scale);
+  const AttendedRow row = attend({in.q, keys.k, keys.v}, r.visible, in.scale);
   const auto variance = [&](const ArithmeticOptions& options) {
     return attention_noise(make_arithmetic(Format::bf16, options), in, row).o.variance;
   };

@@ -180,7 +180,7 @@ TEST(NsaWindow, HasExactlyItsKeys) {
   for (const std::int64_t t : {-1, -9}) EXPECT_EQ(window_keys(t, 3).begin, window_keys(t, 3).end);
   Module module(small(packed({9}, {9})));
   module.problem.window = 1;
-  const Tensor o = window(module.problem, module.q, module.k[2], module.v[2]).o;
+  const Tensor o = window(module.problem, {module.q, module.k[2], module.v[2]}).o;
   for (std::int64_t h = 0; h < 4; ++h) EXPECT_EQ(o.row(6, h), module.v[2].row(6, h / 2));
 }
 
@@ -191,8 +191,8 @@ struct NsaCollapse : testing::Test {
   const Tensor &k = module.k[0], &v = module.v[0];
 
   void expect_dense(const AttentionOutputs& outputs, const AttentionGradients& gradients) {
-    const AttentionOutputs expected = dense(problem.attention, module.q, k, v);
-    const AttentionGradients d = dense_backward(problem.attention, module.q, k, v, module.d_o, expected);
+    const AttentionOutputs expected = dense(problem.attention, {module.q, k, v});
+    const AttentionGradients d = dense_backward(problem.attention, {module.q, k, v}, module.d_o, expected);
     expect_equal(outputs, expected);
     expect_equal(gradients.dq, d.dq);
     expect_equal(gradients.dk, d.dk);
@@ -203,17 +203,17 @@ struct NsaCollapse : testing::Test {
 TEST_F(NsaCollapse, AWindowOfTheWholeSequenceIsDense) {
   for (const std::int64_t w : {20L, std::numeric_limits<std::int64_t>::max()}) {
     problem.window = w;
-    const AttentionOutputs outputs = window(problem, module.q, k, v);
-    expect_dense(outputs, window_backward(problem, module.q, k, v, module.d_o, outputs));
+    const AttentionOutputs outputs = window(problem, {module.q, k, v});
+    expect_dense(outputs, window_backward(problem, {module.q, k, v}, module.d_o, outputs));
   }
 }
 
 TEST_F(NsaCollapse, AsManyBlocksAsThereAreAreDense) {
   problem.top_n = 4;
   const Selection selection = module.forward().selection;
-  const AttentionOutputs outputs = selected(problem.attention, problem.block, module.q, k, v, selection);
+  const AttentionOutputs outputs = selected(problem.attention, problem.block, {module.q, k, v}, selection);
   expect_dense(outputs,
-               selected_backward(problem.attention, problem.block, module.q, k, v, selection, module.d_o, outputs));
+               selected_backward(problem.attention, problem.block, {module.q, k, v}, selection, module.d_o, outputs));
 }
 
 TEST_F(NsaCollapse, BlocksOfOneTokenAreDense) {
@@ -221,8 +221,8 @@ TEST_F(NsaCollapse, BlocksOfOneTokenAreDense) {
   problem.compress_block = problem.compress_stride = 1;
   const PhiHeads none = zero_phi(problem, 3);
   const Tensor k_rows = compress(problem, none, k), v_rows = compress(problem, none, v);
-  const AttentionOutputs outputs = compressed(problem, module.q, k_rows, v_rows);
-  const AttentionGradients d = compressed_backward(problem, module.q, k_rows, v_rows, module.d_o, outputs);
+  const AttentionOutputs outputs = compressed(problem, {module.q, k_rows, v_rows});
+  const AttentionGradients d = compressed_backward(problem, {module.q, k_rows, v_rows}, module.d_o, outputs);
   expect_dense(outputs, {d.dq, compress_backward(problem, none, k, d.dk).tokens,
                          compress_backward(problem, none, v, d.dv).tokens});
 }

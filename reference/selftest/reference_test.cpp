@@ -58,7 +58,7 @@ TEST_F(WorkedExample, HasTheMeansScoresAndSelectionComputedByHand) {
 }
 
 TEST_F(WorkedExample, HasTheOutputsComputedByHand) {
-  const AttentionOutputs outputs = moba(problem, q, k, v).attention;
+  const AttentionOutputs outputs = moba(problem, {q, k, v}).attention;
   const double o[] = {1, 1.5, 12.0 / 7, 44.0 / 15, 29.0 / 9, 55.0 / 13};
   const double lse[] = {4 * ln2, ln2, std::log(7), std::log(15), std::log(9.0 / 4), std::log(13)};
   for (std::size_t t = 0; t < 6; ++t) {
@@ -68,8 +68,8 @@ TEST_F(WorkedExample, HasTheOutputsComputedByHand) {
 }
 
 TEST_F(WorkedExample, HasTheGradientsComputedByHand) {
-  const MobaOutputs forward = moba(problem, q, k, v);
-  const AttentionGradients gradients = selected_backward(problem.attention, 2, q, k, v, forward.selection,
+  const MobaOutputs forward = moba(problem, {q, k, v});
+  const AttentionGradients gradients = selected_backward(problem.attention, 2, {q, k, v}, forward.selection,
                                                          column({0, 0, 0, 0, 0, 1}), forward.attention);
   const double dk[] = {0, 0, -32, -24, 10, 46}, dv[] = {0, 0, 2, 8, 1, 2};
   for (std::size_t j = 0; j < 6; ++j) {

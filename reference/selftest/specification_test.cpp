@@ -40,30 +40,6 @@ std::vector<std::filesystem::path> reference_files() {
   return files;
 }
 
-/// Headers and sources of the reference in all its folders but that of its tests.
-std::vector<std::filesystem::path> reference_files() {
-  std::vector<std::filesystem::path> files;
-  const std::filesystem::path root = ATTNSPEC_SOURCE_DIR "/reference";
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
-    const std::string extension = entry.path().extension();
-    const bool is_test = *entry.path().lexically_relative(root).begin() == "selftest";
-    if (!is_test && (extension == ".hpp" || extension == ".cpp")) files.push_back(entry.path());
-  }
-  return files;
-}
-
-/// Headers and sources of the reference in all its folders but that of its tests.
-std::vector<std::filesystem::path> reference_files() {
-  std::vector<std::filesystem::path> files;
-  const std::filesystem::path root = ATTNSPEC_SOURCE_DIR "/reference";
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
-    const std::string extension = entry.path().extension();
-    const bool is_test = *entry.path().lexically_relative(root).begin() == "selftest";
-    if (!is_test && (extension == ".hpp" || extension == ".cpp")) files.push_back(entry.path());
-  }
-  return files;
-}
-
 /// "**M2** `pool_keys`" at the head of a paragraph; a method by its own name.
 Pairs in_document() {
   Pairs pairs;

@@ -25,16 +25,16 @@ void count_rows(benchmark::State& state, const Case& c) {
 void reference_forward(benchmark::State& state) {
   const Case c = large_case(state);
   const Inputs in = make_inputs(c);
-  for (auto _ : state) benchmark::DoNotOptimize(reference::moba(problem_of(c), in.q, in.k, in.v));
+  for (auto _ : state) benchmark::DoNotOptimize(reference::moba(problem_of(c), {in.q, in.k, in.v}));
   count_rows(state, c);
 }
 
 void reference_backward(benchmark::State& state) {
   const Case c = large_case(state);
   const Inputs in = make_inputs(c);
-  const auto forward = reference::moba(problem_of(c), in.q, in.k, in.v);
+  const auto forward = reference::moba(problem_of(c), {in.q, in.k, in.v});
   for (auto _ : state)
-    benchmark::DoNotOptimize(reference::selected_backward(problem_of(c).attention, c.block, in.q, in.k, in.v,
+    benchmark::DoNotOptimize(reference::selected_backward(problem_of(c).attention, c.block, {in.q, in.k, in.v},
                                                           forward.selection, in.d_o, forward.attention));
   count_rows(state, c);
 }

@@ -70,8 +70,8 @@ Comparisons compare_compressed(const GoldenFile& file, const NsaProblem& problem
   load_matrix(file, "pe", &PhiParameters::position, phi_k);
   load_matrix(file, "phi_v", &PhiParameters::w, phi_v);
   const Tensor k = compress(problem, phi_k, in.k), v = compress(problem, phi_v, in.v);
-  const auto outputs = compressed(problem, in.q, k, v);
-  const auto gradients = compressed_backward(problem, in.q, k, v, in.d_o, outputs);
+  const auto outputs = compressed(problem, {in.q, k, v});
+  const auto gradients = compressed_backward(problem, {in.q, k, v}, in.d_o, outputs);
   const auto of_keys = compress_backward(problem, phi_k, in.k, gradients.dk);
   const auto of_values = compress_backward(problem, phi_v, in.v, gradients.dv);
   const auto terms = compress_backward(problem, absolute(phi_k), in.k, absolute(gradients.dk));
@@ -96,8 +96,8 @@ Comparisons compare_compressed(const GoldenFile& file, const NsaProblem& problem
 Comparisons compare_selected(const GoldenFile& file, const NsaProblem& problem, const GoldenFile::Inputs& in) {
   const auto& [q, k, v, d_o] = in;
   const auto selection = file.load_selection(q.tokens, problem.attention.kv_heads, problem.top_n);
-  const auto outputs = selected(problem.attention, problem.block, q, k, v, selection);
-  const auto gradients = selected_backward(problem.attention, problem.block, q, k, v, selection, d_o, outputs);
+  const auto outputs = selected(problem.attention, problem.block, {q, k, v}, selection);
+  const auto gradients = selected_backward(problem.attention, problem.block, {q, k, v}, selection, d_o, outputs);
   return {file.compare("o_slc", outputs.o), file.compare("selected_dq", gradients.dq),
           file.compare("selected_dk", gradients.dk), file.compare("selected_dv", gradients.dv)};
 }
@@ -137,7 +137,7 @@ std::vector<GoldenComparison> compare_nsa_given(const GoldenFile& file) {
   const reference::NsaInputs in{q, {k, v}, {k, v}, {k, v}, gates, mean, mean};
   reference::NsaOutputs outputs = nsa(problem, in);
   outputs.selection = file.load_selection(q.tokens, attention.kv_heads, problem.top_n);
-  outputs.selected = selected(attention, problem.block, q, k, v, outputs.selection);
+  outputs.selected = selected(attention, problem.block, {q, k, v}, outputs.selection);
   outputs.o = combine(gates, outputs.compressed.o, outputs.selected.o, outputs.window.o);
   const reference::NsaGradients gradients = nsa_backward(problem, in, d_o, outputs);
   const auto [dk, dv] = shared_gradients(gradients);

@@ -68,7 +68,7 @@ AttentionJudge::ForwardRow AttentionJudge::compare(const Sequence& sequence, std
                                                    std::span<const std::int32_t> blocks) const {
   std::vector<KeyRange> ranges = visible(sequence, token, blocks);
   const RowInputs in = forward_.row(sequence, token, head, ranges);
-  AttendedRow expected = attend(in.q, in.kv.k, in.kv.v, ranges, in.scale);
+  AttendedRow expected = attend({in.q, in.kv.k, in.kv.v}, ranges, in.scale);
   AttentionNoise noise = attention_noise(arithmetic_, in, expected);
   ForwardRow row{std::move(ranges),
                  std::move(expected),
@@ -168,7 +168,7 @@ void AttentionJudge::supply_lse() {
     const std::vector<KeyRange> ranges =
         visible(sequence, token, selected_blocks(stage_.problem, stage_.selection, token, head));
     const RowInputs in = forward_.row(sequence, token, head, ranges);
-    const AttendedRow row = attend(in.q, in.kv.k, in.kv.v, ranges, in.scale);
+    const AttendedRow row = attend({in.q, in.kv.k, in.kv.v}, ranges, in.scale);
     const RowNoise noise = attention_noise(arithmetic_, in, row).lse;
     stage_.lse.store(token, head, 0, row.lse);
     lse_errors_[static_cast<std::size_t>(token * stage_.problem.heads + head)] = {
@@ -252,7 +252,7 @@ AttentionJudge::BackwardRow AttentionJudge::backward_row(const Sequence& sequenc
   const RowGiven given{(*d_o_operand_)->row(token, head), stage_.lse.load(token, head, 0), delta(token, head),
                        error.variance, error.worst};
   RowGradient row =
-      attend_backward(in.q, in.kv.k, in.kv.v, visible, in.scale, given.d_o, stage_.o.row(token, head), given.lse);
+      attend_backward({in.q, in.kv.k, in.kv.v}, visible, in.scale, given.d_o, stage_.o.row(token, head), given.lse);
   set_delta(given.delta.value, row);
   return {in, given, std::move(row)};
 }

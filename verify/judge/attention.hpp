@@ -16,9 +16,9 @@
 #include "reference/noise/operands.hpp"
 #include "reference/selected.hpp"
 #include "verify/judge/key_chunks.hpp"
-#include "verify/judge/reach.hpp"
 #include "verify/judge/selection.hpp"
 #include "verify/judge/tally.hpp"
+#include "verify/operators/reach.hpp"
 #include "verify/run/calls/names.hpp"
 #include "verify/run/storage.hpp"
 

@@ -48,34 +48,36 @@ void judge_compression_gradients(const Arithmetic& arithmetic, const Compression
                                  const TensorView& d_tokens, const PhiTensors<TensorView>& d_phi,
                                  const RowObserver& observe, CaseResult& result) {
   const NsaProblem& problem = stage.problem;
-  std::vector<CompressionGradientNoise> noise;  // [sets]
+  std::vector<PhiBackward> backward;  // [sets]
   for (std::size_t set = 0; set < stage.phi.size(); ++set)
-    noise.emplace_back(arithmetic, problem, stage.phi, stage.tokens, d_rows, static_cast<std::int64_t>(set));
+    backward.push_back(
+        phi_backward(arithmetic, problem, stage.phi, stage.tokens, d_rows, static_cast<std::int64_t>(set)));
   Tally tokens(observe, "d_tokens", stage.names.d_tokens);
   for (const Sequence& sequence : sequences(problem.attention)) {
 #pragma omp parallel for collapse(2) schedule(dynamic)
     for (std::int64_t g = 0; g < problem.attention.kv_heads; ++g)
       for (std::int64_t token = sequence.k_begin; token < sequence.k_end; ++token)
-        tokens.add({sequence.index, token - sequence.k_begin, g}, noise[phi_index(problem, g)].token(token, g),
-                   d_tokens.row(token, g), arithmetic.output);
+        tokens.add({sequence.index, token - sequence.k_begin, g},
+                   token_gradient(backward[phi_index(problem, g)], token, g), d_tokens.row(token, g),
+                   arithmetic.output);
   }
   tokens.finish(result);
   for (const auto& [name, part] : kPhiParts<TensorView>) {
     const TensorView& view = d_phi.*part;
     if (view.tokens == 0) continue;
     Tally tally(observe, "d_phi", stage.names.d_phi + "." + name);
-    for (std::size_t set = 0; set < noise.size(); ++set)
+    for (std::size_t set = 0; set < backward.size(); ++set)
       judge_parameter(
           arithmetic, view, static_cast<std::int64_t>(set),
           [&, part = part](std::int64_t i) {
             using Views = PhiTensors<TensorView>;
-            const CompressionGradientNoise& of_set = noise[set];
-            if (part == &Views::position) return of_set.position(i);
-            if (part == &Views::w) return of_set.w(i);
-            if (part == &Views::w1) return of_set.w1(i);
-            if (part == &Views::b1) return of_set.b1();
-            if (part == &Views::w2) return of_set.w2(i);
-            return of_set.b2();
+            const PhiBackward& of = backward[set];
+            if (part == &Views::position) return position_gradient(of, i);
+            if (part == &Views::w) return w_gradient(of, i);
+            if (part == &Views::w1) return w1_gradient(of, i);
+            if (part == &Views::b1) return b1_gradient(of);
+            if (part == &Views::w2) return w2_gradient(of, i);
+            return b2_gradient(of);
           },
           tally);
     tally.finish(result);

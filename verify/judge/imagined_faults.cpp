@@ -22,7 +22,7 @@ Vector move_without(const RowInputs& in, const AttendedRow& row, const KeyRange&
 
 /// How o moves when the keys of one range are added to those that it sees.
 Vector move_with(const RowInputs& in, const AttendedRow& row, const KeyRange& keys) {
-  const AttendedRow added = attend(in.q, in.kv.k, in.kv.v, {&keys, 1}, in.scale);
+  const AttendedRow added = attend({in.q, in.kv.k, in.kv.v}, {&keys, 1}, in.scale);
   return (added.o - row.o) / (1 + std::exp(row.lse - added.lse));
 }
 

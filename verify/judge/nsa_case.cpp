@@ -224,10 +224,8 @@ class NsaCase {
       add_output_rounding(expected, arithmetic_.output, noise);
       RowErrors errors(case_.dk);
       errors.separate = sum.variance;
-      Covariance compressed = parts[0].covariance(), selected = parts[1].covariance(), window = parts[2].covariance();
-      compressed.and_of = &selected;
-      selected.and_of = &window;
-      const Covariance covariance{errors, {nullptr, 0, case_.dk}, {}, expected, noise.rounding, &compressed};
+      const std::vector<Covariance> of_branches{parts[2].covariance(), parts[1].covariance(), parts[0].covariance()};
+      const Covariance covariance{errors, {nullptr, 0, case_.dk}, {}, expected, noise.rounding, of_branches};
       tally.add({sequence.index, token - sequence.q_begin, head},
                 compare_row(expected, observed, noise, arithmetic_.output, covariance), expected, observed, noise,
                 &covariance);

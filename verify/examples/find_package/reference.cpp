@@ -17,6 +17,6 @@ int main() {
   Tensor v(4, 1, 1);
   for (int token = 0; token < 4; ++token) v.row(token, 0)[0] = token + 1;
 
-  const MobaOutputs outputs = moba(problem, q, k, v);
+  const MobaOutputs outputs = moba(problem, {q, k, v});
   for (int token = 0; token < 4; ++token) std::printf("o[%d] = %g\n", token, outputs.attention.o.row(token, 0)[0]);
 }

@@ -29,7 +29,7 @@ struct LastRow {
   ImaginedFaults imagine(std::int64_t block, std::int64_t index) {
     const KeyValues keys{k.rows(0, 64, 0), v.rows(0, 64, 0)};
     const RowInputs in{q.row(0, 0), keys, visible, 1};
-    const AttendedRow row = attend(in.q, keys.k, keys.v, visible, 1);
+    const AttendedRow row = attend({in.q, keys.k, keys.v}, visible, 1);
     return imagine_faults(in, row, attention_noise(arithmetic, in, row).o, 64, block, Random(0, "test"), index);
   }
 

@@ -1,4 +1,4 @@
-#include "verify/judge/reach.hpp"
+#include "verify/operators/reach.hpp"
 
 #include "reference/nsa/nsa_compression.hpp"
 #include "reference/nsa/nsa_window.hpp"

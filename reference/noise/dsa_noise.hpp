@@ -1,0 +1,16 @@
+// The margins of DSA's token scores. docs/numerics.md, tag G6.
+#pragma once
+
+#include "reference/dsa/dsa.hpp"
+#include "reference/noise/index_noise.hpp"
+
+namespace attnspec::reference {
+
+/// How far a kernel's I_j may lie from the exact one, [n].
+///
+/// qi [Hi, di]; w [Hi]; ki [n, di], the keys 0 .. t of the query's sequence; ties [n], max_ties_of_rows(ki). A kernel
+/// may multiply all scores by one positive number, inside or outside the ReLU; margins are those of scores that are not
+/// multiplied. Tag G6.
+Vector score_margins(const Arithmetic& arithmetic, const Matrix& qi, const Row& w, const Rows& ki, const Vector& ties);
+
+}  // namespace attnspec::reference
