@@ -38,18 +38,18 @@ static_assert(offsetof(BackwardHead, forward) == offsetof(AttnspecNsaBackward, f
 /// A struct of kernel_abi.h, zero when made.
 class Params {
  public:
-  explicit Params(std::size_t bytes) : memory_((bytes + sizeof(std::max_align_t) - 1) / sizeof(std::max_align_t)) {}
+  explicit Params(std::size_t bytes) : memory_(bytes) {}
 
   void* data() { return memory_.data(); }
   const void* data() const { return memory_.data(); }
   /// What lies so many bytes from its start.
   template <class T>
   T& at(std::size_t offset) {
-    return *reinterpret_cast<T*>(reinterpret_cast<std::byte*>(memory_.data()) + offset);
+    return *reinterpret_cast<T*>(memory_.data() + offset);
   }
 
  private:
-  std::vector<std::max_align_t> memory_;
+  std::vector<std::byte> memory_;
 };
 
 /// A call as the operator's structs, with what their pointers need.
