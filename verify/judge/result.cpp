@@ -44,4 +44,8 @@ void CaseResult::add(Finding finding) {
   findings.push_back(std::move(finding));
 }
 
+void CaseResult::add(const std::vector<MemoryFault>& faults) {
+  for (const auto& [verdict, tensor, what] : faults) add({.verdict = verdict, .output = tensor, .detail = what});
+}
+
 }  // namespace attnspec::verify

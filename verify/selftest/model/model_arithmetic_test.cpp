@@ -38,7 +38,7 @@ Outputs outputs_of(const Kernel& kernel, const Case& c) {
   const auto add = [&](const std::vector<NamedTensor>& tensors) {
     for (const NamedTensor& tensor : tensors) outputs[tensor.name] = tensor.tensor.get().rows();
   };
-  calls.forward(result);
+  result.add(calls.forward());
   add(calls.forward_outputs());
   if (c.op == Operator::moba || c.op == Operator::nsa || c.op == Operator::nsa_compressed) {
     const Selection selected = calls.exported();
@@ -46,7 +46,7 @@ Outputs outputs_of(const Kernel& kernel, const Case& c) {
     outputs["selection"] = {bytes.begin(), bytes.end()};
   }
   if (calls.has_backward()) {
-    calls.backward(calls.exported(), result);
+    result.add(calls.backward(calls.exported()));
     add(calls.backward_outputs());
   }
   EXPECT_TRUE(result.findings.empty());
@@ -224,9 +224,9 @@ Written write(const Kernel& kernel, const Case& c, const std::function<void(Inpu
   change(inputs);
   Calls calls(kernel, c, inputs);
   CaseResult result;
-  calls.forward(result);
+  result.add(calls.forward());
   const Selection selected = calls.exported();
-  calls.backward(select ? select(selected) : selected, result);
+  result.add(calls.backward(select ? select(selected) : selected));
   const auto values = [&](const char* tensor) { return load(calls.view(tensor)); };
   return {values("o"), values("lse"), values("dq"), values("dk"), values("dv")};
 }
@@ -438,9 +438,9 @@ TEST(ModelArithmetic, SoftmaxDeltaIsThatOfAllBlocks) {
     const Kernel kernel = model_of(of.op, "softmax_delta+fp32_weights+fp32_out");
     Calls calls(kernel, of, inputs);
     CaseResult result;
-    calls.forward(result);
+    result.add(calls.forward());
     calls.at("o").fill_rows_with_nan();
-    calls.backward(inputs.selection, result);
+    result.add(calls.backward(inputs.selection));
     Direct direct(of);
     const Tensor lse = load(calls.view("lse"));
     Tensor dq(direct.tokens, 1, direct.dk), dk = dq;
@@ -541,8 +541,8 @@ TEST(ModelArithmetic, PositionIsABiasOfAllBlocks) {
   const Kernel kernel = model_of(c.op, "position_bias");
   Calls calls(kernel, c, inputs);
   CaseResult result;
-  calls.forward(result);
-  calls.backward({}, result);
+  result.add(calls.forward());
+  result.add(calls.backward({}));
   const auto rn = [](float x) { return static_cast<float>(reference::round_to(x, Format::bf16)); };
   const Tensor &w = inputs.phi_k.w, &position = inputs.phi_k.position;
   const auto weight = [&](std::int64_t r, std::int64_t f) { return static_cast<float>(w.row(r, 0)[f]); };
