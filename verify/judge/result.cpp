@@ -45,7 +45,8 @@ void CaseResult::add(Finding finding) {
 }
 
 void CaseResult::add(const std::vector<MemoryFault>& faults) {
-  for (const auto& [verdict, tensor, what] : faults) add({.verdict = verdict, .output = tensor, .detail = what});
+  for (const MemoryFault& fault : faults)
+    add({.verdict = fault.verdict, .output = fault.tensor, .detail = fault.what});
 }
 
 }  // namespace attnspec::verify
