@@ -13,6 +13,13 @@ TensorView if_any(const AnyCall& call, const char* tensor) {
   return find_tensor(call.op, tensor) == nullptr ? TensorView{} : call[tensor];
 }
 
+/// What holds these inputs, whatever the operator calls it; absent where it has none.
+TensorView holding(const AnyCall& call, reference::Tensor Inputs::*inputs) {
+  for (const TensorInfo& tensor : page_of(call.op).tensors)
+    if (tensor.role == Role::input && tensor.input == inputs) return call[tensor.name];
+  return {};
+}
+
 PhiTensors<TensorView> phi(const AnyCall& call, const std::string& field) {
   PhiTensors<TensorView> tensors;
   for (const auto& [name, part] : kPhiParts<TensorView>) tensors.*part = call[field + "." + name];
@@ -30,8 +37,15 @@ BranchGradientViews branch_gradients(const AnyCall& call, const std::string& nam
 }  // namespace
 
 ForwardCall attention_call(const AnyCall& call) {
-  return {call.op,           call.problem,   call.nsa,          call["q"],          call["k"],
-          if_any(call, "v"), call.selection, if_any(call, "o"), if_any(call, "lse")};
+  return {call.op,
+          call.problem,
+          call.nsa,
+          holding(call, &Inputs::q),
+          holding(call, &Inputs::k),
+          holding(call, &Inputs::v),
+          call.selection,
+          if_any(call, "o"),
+          if_any(call, "lse")};
 }
 
 BackwardCall attention_backward_call(const AnyCall& call) {

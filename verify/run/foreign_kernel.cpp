@@ -113,8 +113,9 @@ void check(const AttnspecKernel& kernel, const std::string& name) {
       reject(name, fmt::format("operator {} is declared without a function", verify::name(op)));
   declared_limits(kernel, name);
   equal_bits(kernel, name);
-  if ((kernel.operators & ATTNSPEC_MOBA_SELECT) != 0 && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
-    reject(name, "operator moba_select needs the promise ATTNSPEC_EXPORTS_SELECTION");
+  for (const Operator op : kOperators)
+    if (declares(kernel, op) && selects(op) && !attends(op) && (kernel.promises & ATTNSPEC_EXPORTS_SELECTION) == 0)
+      reject(name, fmt::format("operator {} needs the promise ATTNSPEC_EXPORTS_SELECTION", verify::name(op)));
   if (kernel.device_type == kDLCUDA)
     if (const std::string why = cuda::find_devices().why_none; !why.empty())
       reject(name, "needs a CUDA device: " + why);
