@@ -45,8 +45,7 @@ void CaseResult::add(Finding finding) {
 }
 
 void CaseResult::add(const std::vector<MemoryFault>& faults) {
-  for (const MemoryFault& fault : faults)
-    add({.verdict = fault.verdict, .output = fault.tensor, .detail = fault.what});
+  for (const MemoryFault& fault : faults) add({.verdict = fault.verdict, .output = fault.tensor, .detail = fault.what});
 }
 
 }  // namespace attnspec::verify
