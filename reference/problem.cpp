@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <sstream>
 
-#include "reference/noise/format.hpp"
+#include "reference/format.hpp"
 
 namespace attnspec::reference {
 

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "reference/noise/format.hpp"
+#include "reference/format.hpp"
 #include "verify/cases/paths.hpp"
 #include "verify/run/worker/process.hpp"
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "reference/noise/format.hpp"
+#include "reference/format.hpp"
 
 namespace attnspec::reference {
 

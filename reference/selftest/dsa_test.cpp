@@ -81,7 +81,7 @@ TEST(Dsa, GoesOnWithAttentionOverItsTokens) {
     const auto k = draw(attention.k_offsets.back(), attention.kv_heads, small.dk, small, "k");
     const auto v = draw(attention.k_offsets.back(), attention.kv_heads, small.dv, small, "v");
     const Selection selection = select(problem, DsaInputs(small));
-    const auto observed = reference::selected(attention, 1, lower(q), lower(k), lower(v), selection);
+    const auto observed = reference::selected(attention, 1, {lower(q), lower(k), lower(v)}, selection);
     Lists keys(attention.q_offsets.back(), attention.heads);  // the tokens themselves
     for (std::int64_t token = 0; token < selection.tokens; ++token)
       for (std::int64_t h = 0; h < attention.heads; ++h)
@@ -142,6 +142,34 @@ TEST(Dsa, DoesNotDependOnScales) {
     for (Real& x : scaled.qi.values) x *= 8;  // inside the ReLU
     for (Real& x : scaled.w.values) x *= 3;   // outside
     RC_ASSERT(select(problem, in).blocks == select(problem, scaled).blocks);
+  });
+}
+
+TEST(Dsa, DoesNotDependOnTheOrderOfHeads) {
+  expect_on_small_selectors(3, 1, [](SmallSelector small) {
+    small.is_dyadic = true;
+    const DsaProblem problem = dsa_problem(small);
+    const DsaInputs in(small);
+    DsaInputs turned = in;
+    for (std::int64_t token = 0; token < in.qi.tokens; ++token)
+      for (std::int64_t h = 0; h < in.qi.heads; ++h) {
+        turned.w(token, 0, h) = in.w(token, 0, in.qi.heads - 1 - h);
+        for (std::int64_t d = 0; d < in.qi.dim; ++d) turned.qi(token, h, d) = in.qi(token, in.qi.heads - 1 - h, d);
+      }
+    RC_ASSERT(select(problem, in).blocks == select(problem, turned).blocks);
+  });
+}
+
+TEST(Dsa, KeepsItsTokensWhenKGrows) {
+  expect_on_small_selectors(3, 1, [](const SmallSelector& small) {
+    DsaProblem problem = dsa_problem(small);
+    const DsaInputs in(small);
+    const Lists few = lift(select(problem, in));
+    ++problem.top_k;
+    const Lists more = lift(select(problem, in));
+    for (std::size_t row = 0; row < few.rows.size(); ++row)
+      RC_ASSERT(
+          std::includes(more.rows[row].begin(), more.rows[row].end(), few.rows[row].begin(), few.rows[row].end()));
   });
 }
 

@@ -90,7 +90,7 @@ TEST(Qsa, GoesOnWithAttentionOverItsKeys) {
     const auto k = draw(attention.k_offsets.back(), attention.kv_heads, small.dk, small, "k");
     const auto v = draw(attention.k_offsets.back(), attention.kv_heads, small.dv, small, "v");
     const Selection selection = select(problem, QsaInputs(small));
-    const auto observed = reference::selected(attention, problem.block, lower(q), lower(k), lower(v), selection);
+    const auto observed = reference::selected(attention, problem.block, {lower(q), lower(k), lower(v)}, selection);
     const Lists keys = selected_keys(attention, problem.block, lift(selection));
     RC_ASSERT(difference(comparison, "", observed, attend(attention, q, k, v, keys)) == "");
   });

@@ -24,13 +24,12 @@ struct CalibratedArithmetic {
 /// The plain arithmetic of every format, each option alone, and some together.
 std::vector<CalibratedArithmetic> calibrated_arithmetics();
 
-/// An output that is calibrated.
+/// A kind of outputs that is calibrated.
 struct CalibratedOutput {
   const char* name;
   std::int64_t share;  // of the rows asked for, one in so many: NSA's own outputs come with fewer operators
 };
-/// Those of every attention, and of NSA its compressed rows, the gradients of what phi reads and of its parameters, and
-/// of the gates.
+/// All of kOutputKinds.
 inline constexpr CalibratedOutput kCalibratedOutputs[] = {
     {"o", 1}, {"lse", 1}, {"dq", 1}, {"dk", 1}, {"dv", 1}, {"rows", 5}, {"d_tokens", 5}, {"d_phi", 5}, {"d_gates", 5}};
 

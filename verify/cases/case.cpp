@@ -14,9 +14,7 @@
 #include <stdexcept>
 
 #include "reference/nsa/nsa_compression.hpp"
-#include "verify/cases/regimes.hpp"
 #include "verify/cases/session.hpp"
-#include "verify/laws/laws.hpp"
 
 namespace attnspec::verify {
 
@@ -70,20 +68,6 @@ std::vector<std::int64_t> parse_lengths(const std::string& key, const std::strin
     lengths.insert(lengths.end(), static_cast<std::size_t>(times), length);
   }
   return lengths;
-}
-
-/// Lengths that come four times or more in a row are written once.
-std::string print_lengths(const std::vector<std::int64_t>& lengths) {
-  std::vector<std::string> parts;
-  for (auto begin = lengths.begin(); begin != lengths.end();) {
-    const auto end = std::find_if(begin, lengths.end(), [&](std::int64_t length) { return length != *begin; });
-    if (end - begin >= 4)
-      parts.push_back(fmt::format("{}*{}", end - begin, *begin));
-    else
-      parts.insert(parts.end(), static_cast<std::size_t>(end - begin), std::to_string(*begin));
-    begin = end;
-  }
-  return fmt::format("{}", fmt::join(parts, "+"));
 }
 
 SessionStep parse_step(const std::string& text, const std::string& name_of_step) {
@@ -273,18 +257,6 @@ std::vector<std::int64_t> offsets(const std::vector<std::int64_t>& lengths) {
   return result;
 }
 
-void validate_sample(const Case& c) {
-  if (c.sample == 0) return;
-  const std::int64_t least = 2 * c.heads * std::ssize(c.lens);
-  if (c.sample < least)
-    throw InvalidProblem("sample", std::to_string(c.sample),
-                         fmt::format("must be 0, or at least {}: the first and the last row of every sequence and head "
-                                     "are always judged",
-                                     least));
-  if (c.law != Law::none)
-    throw InvalidProblem("sample", std::to_string(c.sample), "a law compares every row, and has no sample");
-}
-
 }  // namespace
 
 const char* name(Law law) { return name_of(law, kLawNames); }
@@ -293,6 +265,19 @@ const char* name(SelectionOrder order) { return name_of(order, kSelectionOrders)
 const char* name(Phi phi) { return name_of(phi, kPhis); }
 
 Law parse_law(const std::string& text) { return parse_choice("law", text, kLawNames); }
+
+std::string print_lengths(const std::vector<std::int64_t>& lengths) {
+  std::vector<std::string> parts;
+  for (auto begin = lengths.begin(); begin != lengths.end();) {
+    const auto end = std::find_if(begin, lengths.end(), [&](std::int64_t length) { return length != *begin; });
+    if (end - begin >= 4)
+      parts.push_back(fmt::format("{}*{}", end - begin, *begin));
+    else
+      parts.insert(parts.end(), static_cast<std::size_t>(end - begin), std::to_string(*begin));
+    begin = end;
+  }
+  return fmt::format("{}", fmt::join(parts, "+"));
+}
 
 std::string print(const Case& c) {
   std::vector<std::string> parts;
@@ -338,38 +323,6 @@ Case parse_case(std::string_view whole) {
   }
   validate(c);
   return c;
-}
-
-void validate(const Case& c) {
-  if (c.lens.size() != c.q_lens.size())
-    throw InvalidProblem("q_lens", print_lengths(c.q_lens),
-                         fmt::format("must have as many sequences as lens, {}", c.lens.size()));
-  if (is_nsa(c.op)) {
-    reference::validate(nsa_problem_of(c));
-  } else {
-    reference::validate(problem_of(c));
-  }
-  validate_regime(c);
-  validate_law(c);
-  validate_sample(c);
-  const double tokens =
-      static_cast<double>(std::max(std::accumulate(c.lens.begin(), c.lens.end(), std::int64_t{0}),
-                                   std::accumulate(c.q_lens.begin(), c.q_lens.end(), std::int64_t{0})));
-  const double elements = tokens * static_cast<double>(c.heads) * static_cast<double>(std::max(c.dk, c.dv));
-  const double slots = tokens * static_cast<double>(c.heads) * static_cast<double>(c.top_k);
-  const double limit = static_cast<double>(std::int64_t{1} << 36);
-  const double parameters = static_cast<double>(c.kv_heads) * static_cast<double>(c.compress_block) *
-                            static_cast<double>(std::max(c.dk, c.dv)) *
-                            static_cast<double>(std::max({c.dk, c.dv, c.hidden}));
-  if (compresses(c.op) && c.phi != Phi::mean && parameters > limit)
-    throw InvalidProblem("compress_block", std::to_string(c.compress_block),
-                         fmt::format("phi would have {:.3g} parameters, more than 2^36", parameters));
-  if (elements > limit)
-    throw InvalidProblem("lens", print_lengths(c.lens),
-                         fmt::format("a tensor would have {:.3g} elements, more than 2^36", elements));
-  if (reads_selection(c.op) && slots > limit)
-    throw InvalidProblem("top_k", std::to_string(c.top_k),
-                         fmt::format("the selection would have {:.3g} entries, more than 2^36", slots));
 }
 
 double default_scale(std::int64_t dk) { return 1 / std::sqrt(static_cast<double>(dk)); }

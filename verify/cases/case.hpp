@@ -7,12 +7,13 @@
 #include <string_view>
 #include <vector>
 
-#include "reference/noise/format.hpp"
+#include "reference/format.hpp"
 #include "reference/problem.hpp"
 #include "verify/operators/operators.hpp"
-#include "verify/run/storage.hpp"
 
 namespace attnspec::verify {
+
+using reference::Format;
 
 /// How the blocks of a given selection stand in its slots. Each order has what those before it have.
 enum class SelectionOrder {
@@ -71,6 +72,12 @@ enum class SessionStep {
   again,     // the first call once more, in its place
 };
 
+/// How the harness lays out a tensor. Both keep features contiguous.
+enum class Layout {
+  strided,     // gaps between heads and between tokens, and a start inside its allocation
+  contiguous,  // [tokens, heads, dim] without gaps
+};
+
 struct Case {
   Operator op = Operator::moba;
   std::vector<std::int64_t> lens{256};    // keys of each sequence
@@ -105,6 +112,9 @@ struct Case {
 /// moba(lens=193+64+1,heads=4,...): keys in declaration order, defaults left out.
 std::string print(const Case& c);
 
+/// Lengths, as a case has them: those that come four times or more in a row are written once.
+std::string print_lengths(const std::vector<std::int64_t>& lengths);
+
 /// The inverse of print. Keys in any order, each at most once; defaults may be written out. Throws
 /// std::invalid_argument, one line that names the key and the value: unknown operator or key, a key the operator does
 /// not have, a value that does not parse, or a case that validate rejects.
@@ -134,6 +144,9 @@ std::vector<std::int64_t> row_counts(const Case& c, RowsOf of);
 /// Those of k and v, and of the gradient that the backward is given.
 std::vector<std::int64_t> key_rows(const Case& c);
 std::vector<std::int64_t> gradient_rows(const Case& c);
+
+/// Whether compressed rows, where the operator makes any, scale as the tokens do.
+inline bool has_linear_rows(const Case& c) { return !compresses(c.op) || c.phi == reference::Phi::mean; }
 
 /// The lines of a case file: blank lines and text after # are left out. Throws std::invalid_argument naming file and
 /// line, std::runtime_error when the file cannot be read.

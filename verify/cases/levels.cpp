@@ -13,7 +13,6 @@
 #include "verify/cases/space/coverage.hpp"
 #include "verify/cases/space/pairwise.hpp"
 #include "verify/cases/space/space.hpp"
-#include "verify/laws/laws.hpp"
 
 namespace attnspec::verify {
 

@@ -12,7 +12,6 @@
 #include "verify/cases/random.hpp"
 #include "verify/cases/regimes.hpp"
 #include "verify/cases/space/work.hpp"
-#include "verify/laws/degrees.hpp"
 
 namespace attnspec::verify {
 

@@ -13,7 +13,7 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "verify/run/storage.hpp"
+#include "verify/operators/tensor_view.hpp"
 
 namespace attnspec::verify {
 

@@ -36,7 +36,7 @@ class AttentionCase {
   void run() {
     if (attends(case_.op)) refuse_overflowing_scores(case_.scale, inputs_.q, inputs_.k);
     AttentionStage stage = make_stage();
-    calls_.forward(result_);
+    result_.add(calls_.forward());
     if (has_importance(case_.op)) judge_importances();
     std::vector<QueryRow> malformed;
     AttentionJudge::Candidates candidates;
@@ -63,7 +63,7 @@ class AttentionCase {
       result_.verdict = std::max(result_.verdict, Verdict::undecided);
       return;
     }
-    calls_.backward(judge.stage().selection, result_);
+    result_.add(calls_.backward(judge.stage().selection));
     judge.begin_backward(inputs_.d_o);
     judge.judge_query_gradients(calls_.view("dq"), observe_, result_);
     judge.judge_key_gradients(calls_.view("dk"), calls_.view("dv"), observe_, result_);

@@ -9,10 +9,10 @@ void judge_compression(const Kernel& kernel, const Case& c, const Inputs& in, co
   const reference::Arithmetic arithmetic = make_arithmetic(c.dtype, kernel.arithmetic);
   const CompressionStage stage{{}, nsa_problem_of(c), in.k, phi_heads(in.phi_k)};
   Calls calls(kernel, c, in);
-  calls.forward(result);
+  result.add(calls.forward());
   judge_compressed_rows(arithmetic, stage, calls.view("rows"), observe, result);
   if (!calls.has_backward()) return;
-  calls.backward({}, result);
+  result.add(calls.backward({}));
   judge_compression_gradients(arithmetic, stage, in.d_o, calls.view("d_tokens"), calls.phi("d_phi"), observe, result);
 }
 

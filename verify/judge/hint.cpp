@@ -13,7 +13,6 @@
 #include <tuple>
 #include <utility>
 
-#include "verify/calibration/calibration.hpp"
 #include "verify/cases/levels.hpp"
 #include "verify/judge/judge.hpp"
 
@@ -362,8 +361,8 @@ std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>
     std::vector<Trial> evidence;
     for (const Case& c : cases) {
       if (evidence.size() == 3 * kMaxPassing || Clock::now() > end) break;
-      const bool acts = std::any_of(std::begin(kCalibratedOutputs), std::end(kCalibratedOutputs),
-                                    [&](const CalibratedOutput& output) { return touches(option, c, output.name); });
+      const bool acts = std::any_of(std::begin(kOutputKinds), std::end(kOutputKinds),
+                                    [&](const char* kind) { return touches(option, c, kind); });
       if (!acts) continue;
       Trial trial = judge_under(kernel, kernel.arithmetic, c, nullptr);
       if (trial.result.verdict == Verdict::pass) evidence.push_back(std::move(trial));

@@ -36,7 +36,7 @@ class NsaCase {
 
   void run() {
     refuse_overflowing_scores();
-    calls_.forward(result_);
+    result_.add(calls_.forward());
     const Tensor k_rows = load(calls_.view("k_compressed")), v_rows = load(calls_.view("v_compressed"));
     const CompressionStage phi_k{names_of_keys(), problem_, inputs_.k, phi_heads(inputs_.phi_k)},
         phi_v{names_of_values(), problem_, inputs_.v, phi_heads(inputs_.phi_v)};
@@ -70,7 +70,7 @@ class NsaCase {
       result_.verdict = std::max(result_.verdict, Verdict::undecided);
       return;
     }
-    calls_.backward(selection, result_);
+    result_.add(calls_.backward(selection));
     judge_backward(judges, phi_k, phi_v);
   }
 

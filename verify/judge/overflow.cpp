@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "reference/noise/format.hpp"
+#include "reference/format.hpp"
 #include "reference/problem.hpp"
 
 namespace attnspec::verify {

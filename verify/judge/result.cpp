@@ -44,4 +44,8 @@ void CaseResult::add(Finding finding) {
   findings.push_back(std::move(finding));
 }
 
+void CaseResult::add(const std::vector<MemoryFault>& faults) {
+  for (const MemoryFault& fault : faults) add({.verdict = fault.verdict, .output = fault.tensor, .detail = fault.what});
+}
+
 }  // namespace attnspec::verify

@@ -13,6 +13,7 @@
 #include "verify/cases/case.hpp"
 #include "verify/judge/compare.hpp"
 #include "verify/judge/direction.hpp"
+#include "verify/run/calls/guarded_run.hpp"
 #include "verify/run/verdict.hpp"
 
 namespace attnspec::verify {
@@ -88,14 +89,20 @@ struct CaseResult {
   ImaginedCounts imagined() const;  // of all of its o
   /// Adds a finding about a whole tensor.
   void add(Finding finding);
+  /// Adds a finding for each.
+  void add(const std::vector<MemoryFault>& faults);
 };
 
 /// Findings kept per case.
 inline constexpr std::size_t kMaxFindings = 20;
 
+/// Kinds of outputs that are compared with a prediction: those of every attention, and of NSA its compressed rows, the
+/// gradients of what phi reads and of its parameters, and those of the gates.
+inline constexpr const char* kOutputKinds[] = {"o", "lse", "dq", "dk", "dv", "rows", "d_tokens", "d_phi", "d_gates"};
+
 /// A row of an output as it was compared.
 struct ObservedRow {
-  const std::string& kind;    // as Tally has it
+  const std::string& kind;    // one of kOutputKinds
   const std::string& output;  // as a finding names it
   Place place;
   const RowComparison& comparison;

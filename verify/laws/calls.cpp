@@ -53,14 +53,14 @@ bool is_well_formed(const Case& c, const Selection& selection, CaseResult& resul
 Outputs call_once(const Kernel& kernel, const Case& c, const Inputs& inputs, bool with_backward, CaseResult& result) {
   Calls calls(kernel, c, inputs);
   Outputs outputs;
-  calls.forward(result);
+  result.add(calls.forward());
   add_outputs(calls.forward_outputs(), outputs);
   if (exports_selection(kernel, c.op)) {
     outputs.selection = calls.exported();
     if (!is_well_formed(c, outputs.selection, result)) return outputs;
   }
   if (!with_backward || !calls.has_backward() || (selects(c.op) && !kernel.exports_selection)) return outputs;
-  calls.backward(reads_selection(c.op) ? inputs.selection : outputs.selection, result);
+  result.add(calls.backward(reads_selection(c.op) ? inputs.selection : outputs.selection));
   add_outputs(calls.backward_outputs(), outputs);
   return outputs;
 }

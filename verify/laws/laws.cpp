@@ -21,16 +21,6 @@ namespace attnspec::verify {
 
 namespace {
 
-// ---- Which operators have a law ----
-
-bool any(Operator) { return true; }
-/// Values that some rows do not read.
-bool has_unread_values(Operator op) { return has_window(op) || (attends(op) && has_slots(op)); }
-/// Heads of a group without a common selection.
-bool has_own_selections(Operator op) { return has_queries(op) && !has_importance(op); }
-bool selects_and_attends(Operator op) { return selects(op) && attends(op); }
-bool has_importance_alone(Operator op) { return has_importance(op) && !has_branches(op); }
-
 /// Launches of each call of a run under guard.
 constexpr std::int64_t kLaunches = 2;
 
@@ -50,69 +40,53 @@ std::string names_where(const Predicate& holds) {
 
 const LawInfo& info(Law law) {
   static const LawInfo all[] = {
-      {Law::repeat, "the same call gives the same bits, however often it is launched", any, EqualBits::same_call,
-       nullptr, repeat_follow_ups},
-      {Law::future, "a row keeps its bits when everything after its position changes", any, EqualBits::same_shape,
-       nullptr, future_follow_ups},
+      {Law::repeat, "the same call gives the same bits, however often it is launched", EqualBits::same_call, nullptr,
+       repeat_follow_ups},
+      {Law::future, "a row keeps its bits when everything after its position changes", EqualBits::same_shape, nullptr,
+       future_follow_ups},
       {Law::unselected,
        "a row keeps its bits when values change in blocks that it has not selected, or outside its window",
-       has_unread_values, EqualBits::same_shape, nullptr, unselected_follow_ups},
-      {Law::heads, "heads in another order give the same rows in that order", any, EqualBits::same_shape, nullptr,
+       EqualBits::same_shape, nullptr, unselected_follow_ups},
+      {Law::heads, "heads in another order give the same rows in that order", EqualBits::same_shape, nullptr,
        heads_follow_ups},
-      {Law::strides, "a row's bits do not depend on where its tensors have gaps", any, EqualBits::same_shape, nullptr,
+      {Law::strides, "a row's bits do not depend on where its tensors have gaps", EqualBits::same_shape, nullptr,
        strides_follow_ups},
-      {Law::packing, "a sequence has the same bits packed with others, in another order and alone", any,
+      {Law::packing, "a sequence has the same bits packed with others, in another order and alone",
        EqualBits::any_batch, nullptr, packing_follow_ups},
-      {Law::decode, "the last queries, or compressed rows, alone have the bits that they have among all of them", any,
+      {Law::decode, "the last queries, or compressed rows, alone have the bits that they have among all of them",
        EqualBits::any_batch, nullptr, decode_follow_ups},
-      {Law::power, "values, or gradients, times a power of two give the same digits times that power", has_gradients,
+      {Law::power, "values, or gradients, times a power of two give the same digits times that power",
        EqualBits::same_call, prepare_power, power_follow_ups},
-      {Law::negation, "-q and -k give the same bits as q and k, and gradients with the other sign", has_queries,
+      {Law::negation, "-q and -k give the same bits as q and k, and gradients with the other sign",
        EqualBits::same_call, nullptr, negation_follow_ups},
-      {Law::reciprocal, "q over a power of two and k times that power give the same bits", has_queries,
-       EqualBits::same_call, prepare_power, reciprocal_follow_ups},
-      {Law::slots, "a given selection in another order of its slots gives the same rows", reads_selection,
-       EqualBits::none, nullptr, nullptr, slots_follow_ups},
-      {Law::groups, "a group gives the rows of heads that have equal k and v of their own", has_own_selections,
-       EqualBits::none, nullptr, nullptr, groups_follow_ups},
-      {Law::prefix, "the first tokens of a sequence alone have the rows that they have among all", any, EqualBits::none,
+      {Law::reciprocal, "q over a power of two and k times that power give the same bits", EqualBits::same_call,
+       prepare_power, reciprocal_follow_ups},
+      {Law::slots, "a given selection in another order of its slots gives the same rows", EqualBits::none, nullptr,
+       nullptr, slots_follow_ups},
+      {Law::groups, "a group gives the rows of heads that have equal k and v of their own", EqualBits::none, nullptr,
+       nullptr, groups_follow_ups},
+      {Law::prefix, "the first tokens of a sequence alone have the rows that they have among all", EqualBits::none,
        nullptr, nullptr, prefix_follow_ups},
-      {Law::all_blocks, "MoBA with every block selected is dense attention", selects_and_attends, EqualBits::none,
-       nullptr, nullptr, all_blocks_follow_ups},
-      {Law::own_block, "MoBA with top_k = 1 is causal attention within each block", selects_and_attends,
-       EqualBits::none, nullptr, nullptr, own_block_follow_ups},
-      {Law::whole_window, "a window as long as the sequence is causal dense attention", has_window, EqualBits::none,
-       nullptr, nullptr, whole_window_follow_ups},
+      {Law::all_blocks, "MoBA with every block selected is dense attention", EqualBits::none, nullptr, nullptr,
+       all_blocks_follow_ups},
+      {Law::own_block, "MoBA with top_k = 1 is causal attention within each block", EqualBits::none, nullptr, nullptr,
+       own_block_follow_ups},
+      {Law::whole_window, "a window as long as the sequence is causal dense attention", EqualBits::none, nullptr,
+       nullptr, whole_window_follow_ups},
       {Law::as_moba, "NSA with groups of one head and compression blocks that are its blocks selects as MoBA does",
-       has_branches, EqualBits::none, nullptr, nullptr, as_moba_follow_ups},
-      {Law::one_hot, "with one gate of 1 and two of 0, o is that of the branch", has_branches, EqualBits::none,
-       prepare_one_hot, nullptr, nullptr, check_one_hot},
+       EqualBits::none, nullptr, nullptr, as_moba_follow_ups},
+      {Law::one_hot, "with one gate of 1 and two of 0, o is that of the branch", EqualBits::none, prepare_one_hot,
+       nullptr, nullptr, check_one_hot},
       {Law::mass, "overlap weights as values give importances: they sum to l / d, and the selected blocks have most",
-       has_importance_alone, EqualBits::none, prepare_mass, nullptr, nullptr, check_mass},
-      {Law::dk_sum, "dk of all keys of a sequence sums to 0", attends, EqualBits::none, prepare_sums, nullptr, nullptr,
+       EqualBits::none, prepare_mass, nullptr, nullptr, check_mass},
+      {Law::dk_sum, "dk of all keys of a sequence sums to 0", EqualBits::none, prepare_sums, nullptr, nullptr,
        check_dk_sum},
-      {Law::dv_sum, "dv of all keys of a sequence sums to the sum of do", attends, EqualBits::none, prepare_sums,
-       nullptr, nullptr, check_dv_sum},
-      {Law::one_row, "do in one row leaves exact zeros in all gradients that it does not enter", has_gradients,
-       EqualBits::none, prepare_one_row, nullptr, nullptr, check_one_row},
+      {Law::dv_sum, "dv of all keys of a sequence sums to the sum of do", EqualBits::none, prepare_sums, nullptr,
+       nullptr, check_dv_sum},
+      {Law::one_row, "do in one row leaves exact zeros in all gradients that it does not enter", EqualBits::none,
+       prepare_one_row, nullptr, nullptr, check_one_row},
   };
   return *std::find_if(std::begin(all), std::end(all), [&](const LawInfo& one) { return one.law == law; });
-}
-
-bool has_law(Operator op, Law law) { return info(law).has(op); }
-
-bool needs_causality(Law law) { return law == Law::future || law == Law::prefix || law == Law::own_block; }
-
-void validate_law(const Case& c) {
-  if (c.law == Law::none) return;
-  if (!has_law(c.op, c.law)) {
-    const auto names = names_where([&](Law law) { return has_law(c.op, law); });
-    throw reference::InvalidProblem("law", name(c.law), fmt::format("{} has the laws {}", name(c.op), names));
-  }
-  if (!c.session.empty())
-    throw reference::InvalidProblem("law", name(c.law), "has calls of its own, beside which there is no session");
-  if (needs_causality(c.law) && !c.causal)
-    throw reference::InvalidProblem("law", name(c.law), "needs causal=1, else every query sees the future");
 }
 
 std::string promise_missing(Law law) {

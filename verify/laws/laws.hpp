@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "verify/cases/law.hpp"
 #include "verify/judge/result.hpp"
 #include "verify/laws/follow_up.hpp"
 #include "verify/laws/rounding.hpp"
@@ -19,9 +20,8 @@ namespace attnspec::verify {
 
 struct LawInfo {
   Law law;
-  const char* sentence;   // that can be false of a kernel
-  bool (*has)(Operator);  // whether an operator has it
-  EqualBits promise;      // a kernel without it may break the law and yet be right
+  const char* sentence;  // that can be false of a kernel
+  EqualBits promise;     // a kernel without it may break the law and yet be right
   void (*prepare)(const Case& c,
                   Inputs& inputs);  // what the source call is given instead of the case's inputs, or null
   std::vector<FollowUp> (*follow_ups)(const SourceCall& source);          // to the bit; null of laws within rounding
@@ -31,15 +31,6 @@ struct LawInfo {
 
 /// Of the law, which is not Law::none.
 const LawInfo& info(Law law);
-
-/// law: not Law::none.
-bool has_law(Operator op, Law law);
-
-/// Whether the law speaks of causal calls alone.
-bool needs_causality(Law law);
-
-/// Throws reference::InvalidProblem for a case with a law that its operator does not have, or that needs causality.
-void validate_law(const Case& c);
 
 /// Runs the kernel on the case and its follow-up calls. result: a finding of Verdict::law_broken for each row that
 /// differs, or Verdict::not_supported with the reason why the law says nothing.

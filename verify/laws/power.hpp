@@ -3,12 +3,10 @@
 
 #include <vector>
 
+#include "verify/cases/law.hpp"
 #include "verify/laws/follow_up.hpp"
 
 namespace attnspec::verify {
-
-/// Softmax scales below it, but for 0, would make gradients too small for the law.
-inline constexpr double kMinPowerScale = 0x1p-10;
 
 /// Numbers so far from the ends of every format that scaling by a power of two is exact all the way.
 void prepare_power(const Case& c, Inputs& inputs);

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "reference/problem.hpp"
+#include "verify/operators/any_call.hpp"
 #include "verify/operators/phi.hpp"
-#include "verify/run/any_call.hpp"
 
 namespace attnspec::verify::model {
 

@@ -14,10 +14,10 @@
 #include "verify/abi/kernel_abi.h"
 #include "verify/cases/case.hpp"
 #include "verify/cases/regimes.hpp"
+#include "verify/operators/any_call.hpp"
 #include "verify/operators/operators.hpp"
 #include "verify/operators/phi.hpp"
 #include "verify/operators/reach.hpp"
-#include "verify/run/any_call.hpp"
 
 namespace attnspec::verify {
 

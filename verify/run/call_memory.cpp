@@ -19,10 +19,6 @@ DLTensor CallMemory::of(const SelectionView& view) {
               {view.tokens, view.heads, view.slots, view.token_stride, view.head_stride, 1});
 }
 
-AttnspecPhi CallMemory::of(const PhiTensors<TensorView>& phi) {
-  return {of(phi.position), of(phi.w), of(phi.w1), of(phi.b1), of(phi.w2), of(phi.b2)};
-}
-
 void* CallMemory::of(std::span<std::byte> workspace) {
   return workspace.empty() ? nullptr : place(workspace.data(), std::ssize(workspace), sizeof(float));
 }

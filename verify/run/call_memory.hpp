@@ -14,6 +14,7 @@
 #include "cuda/device.hpp"
 #include "verify/abi/kernel_abi.h"
 #include "verify/run/kernel.hpp"
+#include "verify/run/storage.hpp"
 
 namespace attnspec::verify {
 
@@ -25,7 +26,6 @@ class CallMemory {
 
   DLTensor of(const TensorView& view);
   DLTensor of(const SelectionView& view);
-  AttnspecPhi of(const PhiTensors<TensorView>& phi);
   void* of(std::span<std::byte> workspace);
 
   /// Whether the tensors are on a GPU.

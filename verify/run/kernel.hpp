@@ -15,7 +15,7 @@
 #include "reference/noise/noise.hpp"
 #include "verify/cases/case.hpp"
 #include "verify/cases/limits.hpp"
-#include "verify/run/any_call.hpp"
+#include "verify/operators/any_call.hpp"
 #include "verify/run/timing.hpp"
 #include "verify/run/verdict.hpp"
 

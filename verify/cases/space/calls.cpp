@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "verify/cases/law.hpp"
 #include "verify/cases/session.hpp"
 #include "verify/cases/space/axes.hpp"
-#include "verify/laws/laws.hpp"
-#include "verify/laws/power.hpp"
 
 namespace attnspec::verify::space {
 

@@ -52,7 +52,7 @@ Calls::Calls(const Kernel& kernel, const Case& c, const Inputs& inputs)
   }
 }
 
-void Calls::forward(CaseResult& result) {
+std::vector<MemoryFault> Calls::forward() {
   Selection selection;
   SelectionUse use = SelectionUse::ignored;
   if (const TensorInfo* tensor = selection_of(case_.op); tensor != nullptr && tensor->role == Role::input) {
@@ -63,18 +63,18 @@ void Calls::forward(CaseResult& result) {
     selection = Selection(tokens, heads, slots);
     if (!selects(case_.op) || kernel_.exports_selection) use = SelectionUse::written;
   }
-  run(false, named([](const TensorInfo& tensor) { return tensor.role == Role::input; }), forward_outputs(), selection,
-      use, result);
+  return run(false, named([](const TensorInfo& tensor) { return tensor.role == Role::input; }), forward_outputs(),
+             selection, use);
 }
 
-void Calls::backward(const Selection& selection, CaseResult& result) {
+std::vector<MemoryFault> Calls::backward(const Selection& selection) {
   const TensorInfo* tensor = selection_of(case_.op);
   const bool reads = tensor != nullptr && tensor->in_backward == InBackward::read;
   const auto is_read = [this](const TensorInfo& one) {
     return is_in(true, one) && one.role != Role::gradient && one.in_backward == InBackward::read;
   };
-  run(true, named(is_read), backward_outputs(), reads ? selection : Selection(),
-      reads ? SelectionUse::read : SelectionUse::ignored, result);
+  return run(true, named(is_read), backward_outputs(), reads ? selection : Selection(),
+             reads ? SelectionUse::read : SelectionUse::ignored);
 }
 
 std::vector<NamedTensor> Calls::forward_outputs() {
@@ -130,13 +130,12 @@ AnyCall Calls::call(bool is_backward) {
   return call;
 }
 
-void Calls::run(bool is_backward, const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
-                const Selection& selection, SelectionUse use, CaseResult& result) {
+std::vector<MemoryFault> Calls::run(bool is_backward, const std::vector<NamedTensor>& inputs,
+                                    const std::vector<NamedTensor>& outputs, const Selection& selection,
+                                    SelectionUse use) {
   const bool repeats = (is_backward ? kernel_.equal_bits_backward : kernel_.equal_bits) >= EqualBits::same_call;
   const auto do_call = [&] { kernel_.call(call(is_backward)); };
-  for (const auto& [verdict, tensor, what] :
-       run_guarded({inputs, outputs, selection, use, given_, workspace_, case_.seed, repeats, do_call}))
-    result.add({.verdict = verdict, .output = tensor, .detail = what});
+  return run_guarded({inputs, outputs, selection, use, given_, workspace_, case_.seed, repeats, do_call});
 }
 
 }  // namespace attnspec::verify

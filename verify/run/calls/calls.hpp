@@ -12,7 +12,6 @@
 
 #include "reference/tensor.hpp"
 #include "verify/cases/regimes.hpp"
-#include "verify/judge/result.hpp"
 #include "verify/operators/operator.hpp"
 #include "verify/operators/phi.hpp"
 #include "verify/run/calls/guarded_run.hpp"
@@ -26,11 +25,11 @@ class Calls {
  public:
   Calls(const Kernel& kernel, const Case& c, const Inputs& inputs);
 
-  /// Runs the forward, and adds what it did to memory to the result. Throws CallFailed.
-  void forward(CaseResult& result);
+  /// Runs the forward, and tells what it did to memory. Throws CallFailed.
+  std::vector<MemoryFault> forward();
   /// Runs the backward likewise, on what the forward left. selection: the one that it reads, of operators that have
   /// one.
-  void backward(const reference::Selection& selection, CaseResult& result);
+  std::vector<MemoryFault> backward(const reference::Selection& selection);
   bool has_backward() const { return verify::has_backward(kernel_, case_.op); }
 
   /// What the forward and the backward write, but for the selection.
@@ -56,8 +55,9 @@ class Calls {
   std::vector<NamedTensor> named(const Predicate& holds);
   AnyCall call(bool is_backward);
   /// Runs a call under guard. selection: what it reads, or the shape of what it writes.
-  void run(bool is_backward, const std::vector<NamedTensor>& inputs, const std::vector<NamedTensor>& outputs,
-           const reference::Selection& selection, SelectionUse use, CaseResult& result);
+  std::vector<MemoryFault> run(bool is_backward, const std::vector<NamedTensor>& inputs,
+                               const std::vector<NamedTensor>& outputs, const reference::Selection& selection,
+                               SelectionUse use);
 
   const Kernel& kernel_;
   const Case& case_;

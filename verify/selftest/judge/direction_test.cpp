@@ -63,7 +63,7 @@ TEST(DirectionTest, SeesAScaleThatIsOffByFarLessThanARowsNoise) {
   EXPECT_EQ(wrong.verdict, Verdict::value_out_of_bound);
   ASSERT_EQ(wrong.findings.size(), 1u);
   EXPECT_EQ(largest_direction(wrong).fault, std::string("softmax scale off"));
-  EXPECT_NE(wrong.findings[0].detail.find("softmax scale off"), std::string::npos);
+  EXPECT_NE(wrong.findings.at(0).detail.find("softmax scale off"), std::string::npos);
   const CaseResult biased =
       judge(with_scale_of_o_off(1 - 0x1p-10), parse_case("dense(lens=500,heads=4,regime=token_tagged)"));
   EXPECT_EQ(biased.verdict, Verdict::pass);  // values with a mean: information only

@@ -76,9 +76,9 @@ TEST(Judge, FindsASingleElementThatIsOff) {
     const CaseResult result = judge(kernel, parse_case("moba(lens=100,block=16,top_k=3,regime=diffuse)"));
     EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << output;
     ASSERT_FALSE(result.findings.empty());
-    EXPECT_EQ(result.findings[0].output, output);
-    EXPECT_EQ(result.findings[0].token, 70);
-    EXPECT_EQ(result.findings[0].d, 5);
+    EXPECT_EQ(result.findings.at(0).output, output);
+    EXPECT_EQ(result.findings.at(0).token, 70);
+    EXPECT_EQ(result.findings.at(0).d, 5);
   }
 }
 
@@ -144,7 +144,7 @@ TEST(Judge, FindsADuplicateBlockAndDoesNotJudgeItsValues) {
   const CaseResult result = judge(kernel, parse_case(kCase));
   EXPECT_EQ(result.verdict, Verdict::selection_mismatch);
   ASSERT_EQ(result.findings.size(), 1u);
-  EXPECT_NE(result.findings[0].detail.find("twice"), std::string::npos);
+  EXPECT_NE(result.findings.at(0).detail.find("twice"), std::string::npos);
   EXPECT_EQ(result.outputs[1].rows, 199);  // o of the other rows
 }
 
@@ -228,8 +228,8 @@ TEST(Judge, FindsWritesOutsideTheOutputs) {
   for (const Kernel* kernel : {&behind, &before, &between, &input, &given, &selection, &slots, &gap})
     EXPECT_EQ(verdict(*kernel, kCase), Verdict::stray_write);
   const CaseResult result = judge(input, parse_case(kCase));
-  EXPECT_EQ(result.findings[0].output, "k");
-  EXPECT_EQ(result.findings[0].detail,
+  EXPECT_EQ(result.findings.at(0).output, "k");
+  EXPECT_EQ(result.findings.at(0).detail,
             "an input was written: 1 of 6400 elements changed; the first is [token=3,head=0,d=0]");
   const auto detail = [](const Kernel& kernel) { return judge(kernel, parse_case(kCase)).findings.at(0).detail; };
   EXPECT_EQ(detail(behind), "1 element outside it was written; the first lies 1 behind its row [token=99,head=1]");
@@ -299,7 +299,7 @@ TEST(Judge, HandsOutAWorkspaceThatHoldsAnything) {
   });
   const CaseResult result = judge(too_long, parse_case("dense(lens=9)"));
   EXPECT_EQ(result.verdict, Verdict::stray_write);
-  EXPECT_EQ(result.findings[0].output, "workspace");
+  EXPECT_EQ(result.findings.at(0).output, "workspace");
 }
 
 TEST(Judge, FindsResultsThatChangeFromRunToRun) {

@@ -99,7 +99,7 @@ TEST(NsaJudge, FindsAnElementThatIsOffInAnyOutputOfTheForward) {
     EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
     ASSERT_FALSE(result.findings.empty());
     if (name.find('.') != std::string::npos) {
-      EXPECT_EQ(result.findings[0].output, name);
+      EXPECT_EQ(result.findings.at(0).output, name);
     }
     EXPECT_TRUE(std::any_of(result.findings.begin(), result.findings.end(), [&](const Finding& f) {
       return f.output == name;
@@ -115,7 +115,7 @@ TEST(NsaJudge, FindsAnElementThatIsOffInAnyGradient) {
     const CaseResult result = judge(kernel, parse_case(kCase));
     EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << name;
     ASSERT_FALSE(result.findings.empty()) << name;
-    EXPECT_EQ(result.findings[0].output, name);
+    EXPECT_EQ(result.findings.at(0).output, name);
   }
 }
 
@@ -128,8 +128,8 @@ TEST(NsaJudge, FindsACompressedRowThatIsOff) {
   const CaseResult result = judge(kernel, parse_case("nsa_compress(lens=70,dk=16,compress_block=8,compress_stride=4)"));
   EXPECT_EQ(result.verdict, Verdict::value_out_of_bound);
   ASSERT_EQ(result.findings.size(), 1u);
-  EXPECT_EQ(result.findings[0].output, "rows");
-  EXPECT_EQ(result.findings[0].token, 8);
+  EXPECT_EQ(result.findings.at(0).output, "rows");
+  EXPECT_EQ(result.findings.at(0).token, 8);
 }
 
 TEST(NsaJudge, JudgesEveryBranchOnTheCompressedRowsTheKernelStored) {
@@ -206,7 +206,7 @@ TEST(NsaJudge, FindsWritesOutsideTheParametersGradients) {
   const CaseResult result =
       judge(kernel, parse_case("nsa_compress(lens=70,dk=16,compress_block=8,compress_stride=4,phi=linear)"));
   EXPECT_EQ(result.verdict, Verdict::stray_write);
-  EXPECT_EQ(result.findings[0].output, "d_phi.w");
+  EXPECT_EQ(result.findings.at(0).output, "d_phi.w");
 }
 
 TEST(NsaJudge, RunsAKernelWithoutABackward) {

@@ -26,21 +26,21 @@ CaseResult result_with(Verdict verdict, const char* text = "moba(lens=9)") {
 
 TEST(FailureLine, HasAFixedGrammarAndEndsWithTheReplayCommand) {
   CaseResult result = result_with(Verdict::value_out_of_bound);
-  EXPECT_EQ(failure_line(result, result.findings[0]),
+  EXPECT_EQ(failure_line(result, result.findings.at(0)),
             "FAIL value-out-of-bound model:x o[seq=0,token=4,head=1,d=5] => 0x1.8p-1 (0.75) expected 0x1p-1 (0.5) "
             "bound 0.001 ratio 250 | ./attnspec replay 'moba(lens=9)' --kernel model:x");
-  result.findings[0].limit = 2;
-  EXPECT_NE(failure_line(result, result.findings[0]).find("; its row R 31.5 limit 2 |"), std::string::npos);
-  result.findings[0] = {Verdict::selection_mismatch, "selection", 0, 4, 1, -1, 0, 0, 0, 0, 0, "block 2 twice"};
-  EXPECT_EQ(failure_line(result, result.findings[0]),
+  result.findings.at(0).limit = 2;
+  EXPECT_NE(failure_line(result, result.findings.at(0)).find("; its row R 31.5 limit 2 |"), std::string::npos);
+  result.findings.at(0) = {Verdict::selection_mismatch, "selection", 0, 4, 1, -1, 0, 0, 0, 0, 0, "block 2 twice"};
+  EXPECT_EQ(failure_line(result, result.findings.at(0)),
             "FAIL selection-mismatch model:x selection[seq=0,token=4,head=1] => block 2 twice | "
             "./attnspec replay 'moba(lens=9)' --kernel model:x");
 }
 
 TEST(FailureLine, NamesATensorWithoutAPlace) {
   CaseResult result = result_with(Verdict::stray_write);
-  result.findings[0] = {Verdict::stray_write, "dk", -1, -1, -1, -1, 0, 0, 0, 0, 0, "memory outside it was written"};
-  EXPECT_EQ(failure_line(result, result.findings[0]),
+  result.findings.at(0) = {Verdict::stray_write, "dk", -1, -1, -1, -1, 0, 0, 0, 0, 0, "memory outside it was written"};
+  EXPECT_EQ(failure_line(result, result.findings.at(0)),
             "FAIL stray-write model:x dk => memory outside it was written | ./attnspec replay 'moba(lens=9)' --kernel "
             "model:x");
 }
@@ -48,9 +48,9 @@ TEST(FailureLine, NamesATensorWithoutAPlace) {
 TEST(FailureLine, SaysOfHowManyRowsTheSampleIs) {
   CaseResult result = result_with(Verdict::value_out_of_bound);
   result.outputs[0].all = 1000;
-  EXPECT_EQ(failure_line(result, result.findings[0]).find("judged"), std::string::npos);
+  EXPECT_EQ(failure_line(result, result.findings.at(0)).find("judged"), std::string::npos);
   result.c.sample = 9;
-  EXPECT_NE(failure_line(result, result.findings[0]).find(" ratio 250; judged 9 of 1000 rows of o | "),
+  EXPECT_NE(failure_line(result, result.findings.at(0)).find(" ratio 250; judged 9 of 1000 rows of o | "),
             std::string::npos);
   EXPECT_NE(details(result).find("  a sample: judged 9 of 1000 rows of o\nverdict: "), std::string::npos);
 }
@@ -175,8 +175,8 @@ TEST(Json, HasThePartsOfAResultApart) {
   const auto& finding = json.at("findings")[0];
   EXPECT_EQ(finding.at("verdict"), "value-out-of-bound");
   EXPECT_EQ(finding.at("where"), "o[seq=0,token=4,head=1,d=5]");
-  EXPECT_EQ(finding.at("failure"), failure(result, result.findings[0]));
-  EXPECT_EQ(failure_line(result, result.findings[0]),
+  EXPECT_EQ(finding.at("failure"), failure(result, result.findings.at(0)));
+  EXPECT_EQ(failure_line(result, result.findings.at(0)),
             finding.at("failure").get<std::string>() + " | " + json.at("repeat").get<std::string>());
   EXPECT_EQ(json.at("repeat"), "./attnspec replay 'moba(lens=9)' --kernel model:x");
   EXPECT_EQ(json.at("directions"),
@@ -193,7 +193,7 @@ TEST(Json, SaysWhyACaseIsNotSupported) {
 
 TEST(Json, IsOneLineOfUtf8WhateverAKernelSays) {
   CaseResult result = result_with(Verdict::call_failed);
-  result.findings[0].detail = "no\nmemory \xff";
+  result.findings.at(0).detail = "no\nmemory \xff";
   const std::string text = json_text(json_of(result));
   EXPECT_EQ(text.find('\n'), text.size() - 1);
   EXPECT_NE(text.find("no\\nmemory \xef\xbf\xbd"), std::string::npos) << text;

@@ -159,8 +159,8 @@ TEST(Sample, ShowsMistakesInTheFirstAndTheLastRow) {
       const CaseResult result = judge(kernel, parse_case(kCase));
       EXPECT_EQ(result.verdict, Verdict::value_out_of_bound) << output;
       ASSERT_FALSE(result.findings.empty());
-      EXPECT_EQ(result.findings[0].output, output);
-      EXPECT_EQ(result.findings[0].token, token);
+      EXPECT_EQ(result.findings.at(0).output, output);
+      EXPECT_EQ(result.findings.at(0).token, token);
     }
   }
 }
@@ -199,9 +199,9 @@ TEST(Sample, LeavesNoNanAndNoMalformedSelectionUnseen) {
     const CaseResult result = judge(kernel, c);
     EXPECT_EQ(result.verdict, Verdict::non_finite) << output;
     ASSERT_EQ(result.findings.size(), 1u) << output;
-    EXPECT_EQ(result.findings[0].output, output);
-    EXPECT_EQ(result.findings[0].token, output == "dv" ? key.token : query.token);
-    EXPECT_EQ(result.findings[0].d, 5);
+    EXPECT_EQ(result.findings.at(0).output, output);
+    EXPECT_EQ(result.findings.at(0).token, output == "dv" ? key.token : query.token);
+    EXPECT_EQ(result.findings.at(0).d, 5);
   }
   const Kernel twice = altered([=](const AnyCall& call) {
     std::int32_t* blocks = call.selection.row(query.token, query.head);
@@ -210,7 +210,7 @@ TEST(Sample, LeavesNoNanAndNoMalformedSelectionUnseen) {
   const CaseResult result = judge(twice, c);
   EXPECT_EQ(result.verdict, Verdict::selection_mismatch);
   ASSERT_EQ(result.findings.size(), 1u);
-  EXPECT_EQ(result.findings[0].token, query.token);
+  EXPECT_EQ(result.findings.at(0).token, query.token);
 }
 
 TEST(Sample, LeavesTheBackwardUndecidedWhereSelectionsAreHidden) {

@@ -61,7 +61,7 @@ TEST(LoadKernel, MakesAFindingOfTheMessageThatACallReturned) {
   const CaseResult result = judge(load_kernel(library("refuses")), parse_case("dense(lens=5)"));
   EXPECT_EQ(result.verdict, Verdict::call_failed);
   ASSERT_EQ(result.findings.size(), 1u);
-  EXPECT_EQ(result.findings[0].detail, "out of registers");
+  EXPECT_EQ(result.findings.at(0).detail, "out of registers");
 }
 
 const char* do_nothing(const AttnspecDense*) { return nullptr; }

@@ -1,4 +1,4 @@
-#include "verify/run/any_call.hpp"
+#include "verify/operators/any_call.hpp"
 
 #include "verify/operators/operator.hpp"
 

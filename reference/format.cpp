@@ -1,4 +1,4 @@
-#include "reference/noise/format.hpp"
+#include "reference/format.hpp"
 
 #include <algorithm>
 #include <limits>

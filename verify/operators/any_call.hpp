@@ -8,7 +8,7 @@
 
 #include "reference/problem.hpp"
 #include "verify/operators/operators.hpp"
-#include "verify/run/storage.hpp"
+#include "verify/operators/tensor_view.hpp"
 
 namespace attnspec::verify {
 
