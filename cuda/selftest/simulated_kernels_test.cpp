@@ -14,6 +14,7 @@
 #include "verify/judge/judge.hpp"
 #include "verify/judge/report.hpp"
 #include "verify/kernels.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 namespace {
@@ -63,6 +64,7 @@ class PlacedTensor {
   void take_back() const { copy(placed_, rows_before_, given_, 0); }
   /// Fills what lies before the rows with NaN.
   void spoil_before() const {
+    if (given_.data == nullptr) return;
     std::memset(placed_.data, 0xff,
                 static_cast<std::size_t>(rows_before_ * placed_.token_stride * bytes_of(placed_.format)));
   }
@@ -104,42 +106,54 @@ Case placed_case(Case c, const Place& place) {
   return c;
 }
 
-/// A forward call in its place.
+/// A call in its place.
 class PlacedCall {
  public:
-  PlacedCall(const ForwardCall& given, const Place& place)
+  PlacedCall(const AnyCall& given, const Place& place)
       : given_(given),
         problem_(placed_problem(given.problem, place)),
         blocks_before_(static_cast<std::int32_t>(place.keys_before / given.problem.block)),
         keys_before_(place.sequence_before + place.keys_before),
-        q_(given.q, 0, place),
-        k_(given.k, keys_before_, place),
-        v_(given.v, keys_before_, place),
-        o_(given.o, 0, place),
-        lse_(given.lse, 0, place),
         blocks_(static_cast<std::size_t>(size(given.selection))) {
+    // Gradients of keys are written whole, so that they lie close together where there are many.
+    const Place close = keys_before_ > 0 ? Place{} : place;
+    for (std::size_t i = 0; i < given.tensors.size(); ++i) {
+      const TensorInfo& tensor = infos()[i];
+      const bool is_of_keys = tensor.rows == RowsOf::keys;
+      tensors_.emplace_back(given.tensors[i], is_of_keys ? keys_before_ : 0,
+                            is_of_keys && is_gradient(tensor) ? close : place);
+      is_gradient(tensor) ? tensors_[i].spoil_before() : tensors_[i].put();
+    }
     for_each_block([&](std::int32_t& here, const std::int32_t& given_block) {
       here = given_block + (given_block < 0 ? 0 : blocks_before_);
     });
-    for (const PlacedTensor* tensor : {&q_, &k_, &v_, &o_, &lse_}) tensor->put();
   }
 
-  ForwardCall call() {
+  AnyCall call() {
+    AnyCall call = blank_call(given_.op, given_.is_backward, problem_, given_.nsa);
+    for (std::size_t i = 0; i < tensors_.size(); ++i) call.tensors[i] = tensors_[i].view();
     const SelectionView& given = given_.selection;
-    const SelectionView selection = packed_selection(blocks_.data(), given.tokens, given.heads, given.slots);
-    return {given_.op, problem_,  given_.nsa, q_.view(),   k_.view(),
-            v_.view(), selection, o_.view(),  lse_.view(), given_.workspace};
+    call.selection = packed_selection(blocks_.data(), given.tokens, given.heads, given.slots);
+    call.workspace = given_.workspace;
+    return call;
   }
+  /// What the call wrote; and before gradients of keys, zeros.
   void take_back() {
-    o_.take_back(), lse_.take_back();
+    const Role written = given_.is_backward ? Role::gradient : Role::output;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      if (infos()[i].role != written) continue;
+      tensors_[i].take_back();
+      if (is_gradient(infos()[i]) && infos()[i].rows == RowsOf::keys) expect_zeros(tensors_[i].view(), infos()[i].name);
+    }
+    if (given_.is_backward) return;
     for_each_block([&](const std::int32_t& here, std::int32_t& given_block) {
       given_block = here - (here < 0 ? 0 : blocks_before_);
     });
   }
-  std::int64_t keys_before() const { return keys_before_; }
 
  private:
   static std::int64_t size(const SelectionView& s) { return s.tokens * s.heads * s.slots; }
+  const std::vector<TensorInfo>& infos() const { return page_of(given_.op).tensors; }
   /// visit(block here, block as it was given) for every slot.
   template <class Visit>
   void for_each_block(const Visit& visit) {
@@ -147,44 +161,29 @@ class PlacedCall {
     for (std::int64_t n = 0; n < size(s); ++n)
       visit(blocks_[static_cast<std::size_t>(n)], s.row(n / (s.heads * s.slots), n / s.slots % s.heads)[n % s.slots]);
   }
+  void expect_zeros(const TensorView& view, const std::string& name) const {
+    for (std::int64_t t = 0; t < keys_before_; ++t)
+      for (std::int64_t h = 0; h < view.heads; ++h)
+        for (std::int64_t d = 0; d < view.dim; ++d) ASSERT_EQ(view.load(t, h, d), 0) << name << ", token " << t;
+  }
 
-  const ForwardCall& given_;
+  const AnyCall& given_;
   reference::MobaProblem problem_;
   std::int32_t blocks_before_;
   std::int64_t keys_before_;
-  PlacedTensor q_, k_, v_, o_, lse_;
+  std::vector<PlacedTensor> tensors_;
   std::vector<std::int32_t> blocks_;
 };
-
-void expect_zeros(const TensorView& view, std::int64_t tokens, const char* name) {
-  for (std::int64_t t = 0; t < tokens; ++t)
-    for (std::int64_t h = 0; h < view.heads; ++h)
-      for (std::int64_t d = 0; d < view.dim; ++d) ASSERT_EQ(view.load(t, h, d), 0) << name << ", token " << t;
-}
 
 /// A kernel whose calls take place elsewhere.
 Kernel placed(Kernel kernel, const Place& place) {
   kernel.workspace_bytes = [bytes = kernel.workspace_bytes, place](const Case& c) {
     return bytes(placed_case(c, place));
   };
-  kernel.forward = [forward = kernel.forward, place](const ForwardCall& given) {
+  kernel.call = [do_call = kernel.call, place](const AnyCall& given) {
     PlacedCall call(given, place);
-    forward(call.call());
+    do_call(call.call());
     call.take_back();
-  };
-  if (!kernel.backward) return kernel;
-  kernel.backward = [backward = kernel.backward, place](const BackwardCall& given) {
-    PlacedCall call(given.forward, place);
-    // Gradients of keys are written whole, so that they lie close together where there are many.
-    const Place close = call.keys_before() > 0 ? Place{} : place;
-    const PlacedTensor d_o(given.d_o, 0, place), dq(given.dq, 0, place);
-    const PlacedTensor dk(given.dk, call.keys_before(), close), dv(given.dv, call.keys_before(), close);
-    d_o.put();
-    for (const PlacedTensor* tensor : {&dk, &dv}) tensor->spoil_before();
-    backward({call.call(), d_o.view(), dq.view(), dk.view(), dv.view()});
-    for (const PlacedTensor* tensor : {&dq, &dk, &dv}) tensor->take_back();
-    expect_zeros(dk.view(), call.keys_before(), "dk");
-    expect_zeros(dv.view(), call.keys_before(), "dv");
   };
   return kernel;
 }
@@ -247,7 +246,7 @@ TEST(AMillionTokens, AttentionToTheLastBlocksOfThem) {
                   "selected(lens=300,q_lens=10,heads=8,kv_heads=1,dk=16,block=128,top_k=2,selection=kv_head)"},
         std::pair{"sim:split_keys", "selected(lens=300,q_lens=2,dk=16,block=128,top_k=3)"}}) {
     Kernel kernel = placed(find_kernel(name), kAfterBlocks);
-    kernel.backward = nullptr;  // as MobaIsTheEndOfThem has it
+    kernel.forward_only = kernel.operators;  // as MobaIsTheEndOfThem has it
     expect_pass(kernel, text);
   }
 }
@@ -255,14 +254,14 @@ TEST(AMillionTokens, AttentionToTheLastBlocksOfThem) {
 TEST(AMillionTokens, MobaComesAfterThem) {
   for (const char* name : {"sim:gathered_queries", "sim:split_keys"}) {
     Kernel kernel = placed(find_kernel(name), kAfterASequence);
-    kernel.backward = nullptr;
+    kernel.forward_only = kernel.operators;
     expect_pass(kernel, "moba(lens=270+3,q_lens=20+3,dk=16,block=128,top_k=2)");
   }
 }
 
 TEST(AMillionTokens, FewQueriesOfMobaAreTheEndOfThem) {
   Kernel kernel = placed(find_kernel("sim:split_keys"), kAfterBlocks);
-  kernel.backward = nullptr;
+  kernel.forward_only = kernel.operators;
   expect_pass(kernel, "moba(lens=400,q_lens=2,dk=16,block=128,top_k=2,gate=window)");
 }
 
@@ -270,8 +269,8 @@ TEST(AMillionTokens, FewQueriesOfMobaAreTheEndOfThem) {
 TEST(AMillionTokens, MobaIsTheEndOfThem) {
   const Kernel plain = find_kernel("sim:gathered_queries");
   Kernel kernel = placed(plain, kAfterBlocks);
-  kernel.backward = [first = kernel.backward, second = plain.backward, runs = 0](const BackwardCall& call) mutable {
-    (runs++ == 0 ? first : second)(call);
+  kernel.call = [first = kernel.call, second = plain.call, runs = 0](const AnyCall& call) mutable {
+    (call.is_backward && runs++ > 0 ? second : first)(call);
   };
   expect_pass(kernel, "moba(lens=400,q_lens=20,dk=16,block=128,top_k=2,gate=window)");
 }
@@ -281,7 +280,8 @@ TEST(AMillionTokens, BlocksAreFoundAmongThem) {
   constexpr std::int64_t kBlock = 128, kFeatures = 8, kQueries = 24;
   const Case c = parse_case("moba_select(lens=1048576,q_lens=24,dk=8,block=128,top_k=4)");
   const auto planted = [](std::int64_t feature, std::int64_t nearness) { return 4000 * nearness + 20 * feature; };
-  const TensorView none;
+  const reference::MobaProblem problem = problem_of(c);
+  const reference::NsaProblem nsa = nsa_problem_of(c);
   TensorView q{nullptr, Format::bf16, kQueries, 1, kFeatures}, k{nullptr, Format::bf16, kMillion, 1, kFeatures};
   const SparseMemory q_memory(kQueries * kAfterBlocks.token_stride * 2),
       k_memory(kMillion * kAfterBlocks.token_stride * 2);
@@ -296,8 +296,11 @@ TEST(AMillionTokens, BlocksAreFoundAmongThem) {
     const Kernel kernel = find_kernel(name);
     std::vector<std::byte> workspace(static_cast<std::size_t>(kernel.workspace_bytes(c)));
     std::vector<std::int32_t> selected(kQueries * 4);
-    kernel.forward({c.op, problem_of(c), nsa_problem_of(c), q, k, none,
-                    packed_selection(selected.data(), kQueries, 1, 4), none, none, workspace});
+    AnyCall call = blank_call(c.op, false, problem, nsa);
+    call["q"] = q, call["k"] = k;
+    call.selection = packed_selection(selected.data(), kQueries, 1, 4);
+    call.workspace = workspace;
+    kernel.call(call);
     for (std::int64_t t = 0; t < kQueries; ++t) {
       const auto* row = selected.data() + 4 * t;
       EXPECT_EQ(row[0], kMillion / kBlock - 1) << name;
