@@ -10,10 +10,6 @@ namespace attnspec::reference {
 
 namespace {
 
-void require_at_least_one(const char* field, std::int64_t value) {
-  if (value < 1) throw InvalidProblem(field, std::to_string(value), "must be at least 1");
-}
-
 void validate_offsets(const char* field, const std::vector<std::int64_t>& offsets) {
   if (offsets.empty()) throw InvalidProblem(field, "[]", "needs num_sequences + 1 entries, the first of them 0");
   if (offsets[0] != 0) throw InvalidProblem(std::string(field) + "[0]", std::to_string(offsets[0]), "must be 0");
@@ -28,6 +24,10 @@ void validate_offsets(const char* field, const std::vector<std::int64_t>& offset
 
 InvalidProblem::InvalidProblem(const std::string& field, const std::string& value, const std::string& reason)
     : std::invalid_argument(field + "=" + value + ": " + reason) {}
+
+void require_at_least_one(const char* field, std::int64_t value) {
+  if (value < 1) throw InvalidProblem(field, std::to_string(value), "must be at least 1");
+}
 
 void validate(const AttentionProblem& problem) {
   validate_offsets("q_offsets", problem.q_offsets);

@@ -67,6 +67,9 @@ struct NsaProblem {
   std::int64_t window = 512;                 // keys of the window branch w, the query's own included
 };
 
+/// Throws InvalidProblem where a size is below 1.
+void require_at_least_one(const char* field, std::int64_t value);
+
 /// Throws InvalidProblem naming the first field that is wrong:
 /// offsets that do not start at 0, decrease, or differ in number; heads, kv_heads, dk, dv below 1; heads not
 /// divisible by kv_heads; a scale that is not finite.

@@ -6,7 +6,6 @@
 
 #include "reference/dense.hpp"
 #include "reference/nsa/nsa_compression.hpp"
-#include "reference/nsa/nsa_window.hpp"
 #include "verify/operators/operator.hpp"
 #include "verify/operators/reach.hpp"
 

@@ -37,7 +37,8 @@ void print_calibrations(const std::vector<Calibration>& all, std::string Calibra
   for (const Calibration& c : all)
     if (std::find(names.begin(), names.end(), c.*key) == names.end()) names.push_back(c.*key);
   for (const std::string& name : names) {
-    for (const auto& [output, share] : kCalibratedOutputs) {
+    for (const OutputKind& kind : kOutputKinds) {
+      const std::string_view output = kind.name;
       std::int64_t rows = 0, alarms = 0;
       double worst_r = 0, worst_z = 0, least = HUGE_VAL, most = 0;
       for (const Calibration& c : all) {

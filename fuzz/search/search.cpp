@@ -15,8 +15,8 @@
 
 #include "fuzz/search/judging.hpp"
 #include "fuzz/search/shrink.hpp"
+#include "verify/cases/law.hpp"
 #include "verify/cases/space/work.hpp"
-#include "verify/laws/laws.hpp"
 
 namespace attnspec::fuzz {
 
@@ -50,7 +50,7 @@ class OneThreadEach {
 std::vector<Operator> operators_to_search(const Kernel& kernel, const std::vector<Operator>& wanted,
                                           const std::vector<Law>& laws) {
   for (const Operator op : wanted) {
-    if (std::find(kernel.operators.begin(), kernel.operators.end(), op) != kernel.operators.end()) continue;
+    if (implements(kernel, op)) continue;
     std::vector<std::string> names;
     for (const Operator implemented : kernel.operators) names.push_back(name(implemented));
     throw std::invalid_argument(

@@ -1,20 +1,17 @@
 #include "reference/dsa/dsa.hpp"
 
 #include <algorithm>
-#include <cstddef>
-#include <numeric>
-#include <string>
-#include <utility>
+
+#include "reference/top_k.hpp"
 
 namespace attnspec::reference {
 
 void validate(const DsaProblem& problem) {
   validate(problem.attention);
   if (!problem.attention.causal) throw InvalidProblem("causal", "0", "DSA is causal");
-  for (const auto& [field, value] :
-       {std::pair("index_heads", problem.index_heads), std::pair("index_features", problem.index_features),
-        std::pair("top_k", problem.top_k)})
-    if (value < 1) throw InvalidProblem(field, std::to_string(value), "must be at least 1");
+  require_at_least_one("index_heads", problem.index_heads);
+  require_at_least_one("index_features", problem.index_features);
+  require_at_least_one("top_k", problem.top_k);
 }
 
 Matrix index_queries(const Tensor& qi, std::int64_t token) {
@@ -26,13 +23,7 @@ Matrix index_queries(const Tensor& qi, std::int64_t token) {
 Vector index_scores(const Matrix& qi, const Row& w, const Rows& ki) { return (ki * qi.transpose()).cwiseMax(0.0) * w; }
 
 std::vector<std::int32_t> select_tokens(const DsaProblem& problem, const Vector& scores) {
-  std::vector<std::int32_t> selected(static_cast<std::size_t>(scores.size()));
-  std::iota(selected.begin(), selected.end(), 0);
-  std::stable_sort(selected.begin(), selected.end(),
-                   [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; });
-  selected.resize(static_cast<std::size_t>(std::min(problem.top_k, scores.size())));
-  std::sort(selected.begin(), selected.end());
-  return selected;
+  return select_top_k(scores, scores.size(), std::min(problem.top_k, scores.size()));
 }
 
 std::int64_t selection_slots(const DsaProblem& problem) {

@@ -14,16 +14,6 @@ Matrix pool_keys(const Rows& k, std::int64_t block) {
 
 Vector gate_scores(const Row& q, const Rows& pooled) { return pooled * q; }
 
-std::vector<std::int32_t> select_top_k(const Vector& scores, std::int64_t past, std::int64_t wanted) {
-  std::vector<std::int32_t> selected(static_cast<std::size_t>(past));
-  std::iota(selected.begin(), selected.end(), 0);
-  std::stable_sort(selected.begin(), selected.end(),
-                   [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; });
-  selected.resize(static_cast<std::size_t>(wanted));
-  std::sort(selected.begin(), selected.end());
-  return selected;
-}
-
 std::vector<std::int32_t> select_window(std::int64_t past, std::int64_t wanted) {
   std::vector<std::int32_t> selected(static_cast<std::size_t>(wanted));
   std::iota(selected.begin(), selected.end(), static_cast<std::int32_t>(past - wanted));

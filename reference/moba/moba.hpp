@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "reference/selected.hpp"
+#include "reference/top_k.hpp"
 
 namespace attnspec::reference {
 
@@ -19,11 +20,6 @@ Matrix pool_keys(const Rows& k, std::int64_t block);
 ///
 /// q [dk]; pooled [n, dk]; result [n].
 Vector gate_scores(const Row& q, const Rows& pooled);
-
-/// The `wanted` blocks of `past` with the highest scores: the gate `top_k`. Report eq. 5. Equation M4.
-///
-/// scores [>= past]; wanted <= past; result ascending. Ties: the higher score first, then the lower index.
-std::vector<std::int32_t> select_top_k(const Vector& scores, std::int64_t past, std::int64_t wanted);
 
 /// The last `wanted` blocks of `past`: the gate `window`. Equation M5.
 std::vector<std::int32_t> select_window(std::int64_t past, std::int64_t wanted);

@@ -1,19 +1,17 @@
 #include "reference/msa/msa.hpp"
 
 #include <algorithm>
-#include <cstddef>
-#include <numeric>
-#include <string>
-#include <utility>
+
+#include "reference/top_k.hpp"
 
 namespace attnspec::reference {
 
 void validate(const MsaProblem& problem) {
   validate(problem.attention);
   if (!problem.attention.causal) throw InvalidProblem("causal", "0", "MSA is causal");
-  for (const auto& [field, value] : {std::pair("index_features", problem.index_features),
-                                     std::pair("block", problem.block), std::pair("top_k", problem.top_k)})
-    if (value < 1) throw InvalidProblem(field, std::to_string(value), "must be at least 1");
+  require_at_least_one("index_features", problem.index_features);
+  require_at_least_one("block", problem.block);
+  require_at_least_one("top_k", problem.top_k);
 }
 
 Vector index_scores(const Row& qi, const Rows& ki) { return ki * qi; }
@@ -28,12 +26,7 @@ Vector block_maxima(const Vector& scores, std::int64_t block) {
 std::vector<std::int32_t> select_blocks(const MsaProblem& problem, const Vector& maxima) {
   if (maxima.size() == 0) return {};
   const std::int64_t own = maxima.size() - 1;
-  std::vector<std::int32_t> selected(static_cast<std::size_t>(own));
-  std::iota(selected.begin(), selected.end(), 0);
-  std::stable_sort(selected.begin(), selected.end(),
-                   [&](std::int32_t a, std::int32_t b) { return maxima[a] > maxima[b]; });
-  selected.resize(static_cast<std::size_t>(std::min(problem.top_k - 1, own)));
-  std::sort(selected.begin(), selected.end());
+  std::vector<std::int32_t> selected = select_top_k(maxima, own, std::min(problem.top_k - 1, own));
   selected.push_back(static_cast<std::int32_t>(own));
   return selected;
 }

@@ -1,4 +1,4 @@
-// What the gradients of phi are sums of: what its backward computes of every block, and the errors of that.
+// The terms of phi's gradients: each block's part of the backward, and its errors.
 // docs/numerics.md, tags P2, P4, C1. The gradients of the compressed rows that it was given are exact here.
 //
 // Letters as in nsa_phi.hpp: l tokens of a block, x their rows, dr the gradient of the compressed row; z = x +

@@ -2,21 +2,19 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
-#include <string>
-#include <utility>
 
 #include "reference/dsa/dsa.hpp"
+#include "reference/top_k.hpp"
 
 namespace attnspec::reference {
 
 void validate(const QsaProblem& problem) {
   validate(problem.attention);
   if (!problem.attention.causal) throw InvalidProblem("causal", "0", "QSA is causal");
-  for (const auto& [field, value] :
-       {std::pair("index_heads", problem.index_heads), std::pair("index_features", problem.index_features),
-        std::pair("block", problem.block), std::pair("top_k", problem.top_k)})
-    if (value < 1) throw InvalidProblem(field, std::to_string(value), "must be at least 1");
+  require_at_least_one("index_heads", problem.index_heads);
+  require_at_least_one("index_features", problem.index_features);
+  require_at_least_one("block", problem.block);
+  require_at_least_one("top_k", problem.top_k);
 }
 
 std::int64_t num_complete_blocks(const QsaProblem& problem, std::int64_t tokens) {
@@ -34,12 +32,7 @@ Vector block_scores(const Matrix& qi, const Rows& kbar) { return index_scores(qi
 
 std::vector<std::int32_t> select_blocks(const QsaProblem& problem, const Vector& scores, std::int64_t t) {
   if (t < 0) return {};
-  std::vector<std::int32_t> selected(static_cast<std::size_t>(scores.size()));
-  std::iota(selected.begin(), selected.end(), 0);
-  std::stable_sort(selected.begin(), selected.end(),
-                   [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; });
-  selected.resize(static_cast<std::size_t>(std::min(problem.top_k, scores.size())));
-  std::sort(selected.begin(), selected.end());
+  std::vector<std::int32_t> selected = select_top_k(scores, scores.size(), std::min(problem.top_k, scores.size()));
   if ((t + 1) % problem.block != 0) selected.push_back(static_cast<std::int32_t>(scores.size()));
   return selected;
 }

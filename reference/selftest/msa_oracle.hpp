@@ -3,7 +3,7 @@
 //
 // Letters as in oracle.hpp, and: qi, ki queries and keys of the index branch, S_b what block b is worth.
 //
-// A maximum errs by no more than the largest error of what it is taken of, so that its terms are the largest terms.
+// A maximum errs by no more than the largest error among its arguments, so that its terms are the largest terms.
 #pragma once
 
 #include "reference/msa/msa.hpp"

@@ -19,6 +19,7 @@ namespace attnspec::verify {
 namespace {
 
 constexpr double kMinMedian = 0.5, kMaxMedian = 1.3;
+constexpr std::int64_t kShareOfNsa = 5;  // one row in so many of those asked for: fewer operators have its outputs
 constexpr std::int64_t kSampled = 16;    // n_eff is formed for one row of so many
 constexpr std::size_t kMinSamples = 50;  // for a median
 
@@ -85,11 +86,12 @@ std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows,
   // kernel rounds.
   const bool truncates_alone = formats.weights != Format::fp32 && formats.output == Format::fp32;
   std::map<std::string, Samples> outputs;
-  for (const CalibratedOutput& output : kCalibratedOutputs) outputs[output.name];
+  for (const OutputKind& kind : kOutputKinds) outputs[kind.name];
   std::mutex mutex;
   const auto is_enough = [&] {
-    return std::all_of(std::begin(kCalibratedOutputs), std::end(kCalibratedOutputs),
-                       [&](const CalibratedOutput& o) { return outputs.at(o.name).result.rows >= rows / o.share; });
+    return std::all_of(std::begin(kOutputKinds), std::end(kOutputKinds), [&](const OutputKind& kind) {
+      return outputs.at(kind.name).result.rows >= (kind.is_of_every_attention ? rows : rows / kShareOfNsa);
+    });
   };
   for (std::uint64_t i = 0; !is_enough(); ++i) {
     const Case c = random_case(job.regime, arithmetic.dtype, seed + i);

@@ -24,15 +24,6 @@ struct CalibratedArithmetic {
 /// The plain arithmetic of every format, each option alone, and some together.
 std::vector<CalibratedArithmetic> calibrated_arithmetics();
 
-/// A kind of outputs that is calibrated.
-struct CalibratedOutput {
-  const char* name;
-  std::int64_t share;  // of the rows asked for, one in so many: NSA's own outputs come with fewer operators
-};
-/// All of kOutputKinds.
-inline constexpr CalibratedOutput kCalibratedOutputs[] = {
-    {"o", 1}, {"lse", 1}, {"dq", 1}, {"dk", 1}, {"dv", 1}, {"rows", 5}, {"d_tokens", 5}, {"d_phi", 5}, {"d_gates", 5}};
-
 /// What was seen of one output in one regime and arithmetic.
 struct Calibration {
   std::string regime, arithmetic, output;
@@ -55,7 +46,7 @@ struct CalibrationJob {
 /// validate_regime.
 std::vector<CalibrationJob> calibration_jobs(const std::vector<std::string>& regimes);
 
-/// Judges the model kernel on random small cases until `rows` rows of every output (or its share of them) were
+/// Judges the model kernel on random small cases until `rows` rows of every output (fewer of NSA's own) were
 /// compared; one result for each output.
 std::vector<Calibration> calibrate(const CalibrationJob& job, std::int64_t rows, std::uint64_t seed);
 

@@ -362,7 +362,7 @@ std::string over_declaration(const Kernel& kernel, const std::vector<CaseResult>
     for (const Case& c : cases) {
       if (evidence.size() == 3 * kMaxPassing || Clock::now() > end) break;
       const bool acts = std::any_of(std::begin(kOutputKinds), std::end(kOutputKinds),
-                                    [&](const char* kind) { return touches(option, c, kind); });
+                                    [&](const OutputKind& kind) { return touches(option, c, kind.name); });
       if (!acts) continue;
       Trial trial = judge_under(kernel, kernel.arithmetic, c, nullptr);
       if (trial.result.verdict == Verdict::pass) evidence.push_back(std::move(trial));

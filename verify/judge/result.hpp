@@ -96,13 +96,20 @@ struct CaseResult {
 /// Findings kept per case.
 inline constexpr std::size_t kMaxFindings = 20;
 
-/// Kinds of outputs that are compared with a prediction: those of every attention, and of NSA its compressed rows, the
-/// gradients of what phi reads and of its parameters, and those of the gates.
-inline constexpr const char* kOutputKinds[] = {"o", "lse", "dq", "dk", "dv", "rows", "d_tokens", "d_phi", "d_gates"};
+/// A kind of outputs that are compared with a prediction.
+struct OutputKind {
+  const char* name;
+  bool is_of_every_attention;  // and not of NSA alone
+};
+/// Beside those of every attention, NSA's compressed rows, the gradients of their tokens and of phi's parameters, and
+/// those of the gates.
+inline constexpr OutputKind kOutputKinds[] = {{"o", true},         {"lse", true},    {"dq", true},
+                                              {"dk", true},        {"dv", true},     {"rows", false},
+                                              {"d_tokens", false}, {"d_phi", false}, {"d_gates", false}};
 
 /// A row of an output as it was compared.
 struct ObservedRow {
-  const std::string& kind;    // one of kOutputKinds
+  const std::string& kind;    // the name of one of kOutputKinds
   const std::string& output;  // as a finding names it
   Place place;
   const RowComparison& comparison;

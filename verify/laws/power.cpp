@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "reference/noise/noise.hpp"
-#include "verify/laws/degrees.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -71,7 +71,7 @@ double token_spread(const Case& c, const Inputs& inputs) {
 /// Whether everything on the way to an output that scales is stored in formats whose exponents reach far enough: fp16
 /// does not hold P~ and dS alone, which would do no harm.
 bool scales_in_half(const Case& c, const std::string& output, bool has_half_partials) {
-  const Degrees d = degrees(c, output);
+  const Degrees& d = tensor_of(c.op, output).degrees;
   if (d.v == 0 && d.gradient == 0) return true;
   if (d.gradient > 0 || has_half_partials) return false;
   return !tensor_of(c.op, output).follows_from_stored;
@@ -107,7 +107,7 @@ std::vector<FollowUp> power_follow_ups(const SourceCall& source) {
   if (!has_queries(c.op)) multiply(c, follow_up.inputs.k, reference::power_of_two(values));
   multiply(c, follow_up.inputs.d_o, reference::power_of_two(gradient));
   follow_up.factor = [&c, values, gradient](const std::string& output) {
-    const Degrees d = degrees(c, output);
+    const Degrees& d = tensor_of(c.op, output).degrees;
     return reference::power_of_two(d.v * values + d.gradient * gradient);
   };
   const bool has_half_partials = make_arithmetic(c.dtype, source.kernel.arithmetic).partial == Format::fp16;

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "reference/noise/noise.hpp"
-#include "verify/laws/degrees.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -26,7 +26,7 @@ FollowUp scaled(const SourceCall& source, double q, double k) {
   multiply(follow_up.inputs.q, q);
   for (Tensor Inputs::*keys : {&Inputs::k, &Inputs::k_selected, &Inputs::k_window}) multiply(follow_up.inputs.*keys, k);
   follow_up.factor = [&c = source.c, q, k](const std::string& output) {
-    const Degrees d = degrees(c, output);
+    const Degrees& d = tensor_of(c.op, output).degrees;
     return (d.q > 0 ? q : 1) * (d.k > 0 ? k : 1);
   };
   return follow_up;
@@ -62,7 +62,7 @@ std::vector<FollowUp> reciprocal_follow_ups(const SourceCall& source) {
   FollowUp follow_up = scaled(source, reference::power_of_two(-kKeys), reference::power_of_two(kKeys));
   if (!are_exact(c, follow_up.inputs)) return {};
   follow_up.speaks_of = [&c](const std::string& output, const RowPlace&) {
-    const Degrees d = degrees(c, output);
+    const Degrees& d = tensor_of(c.op, output).degrees;
     return c.dtype != Format::fp16 || (d.q == 0 && d.k == 0);
   };
   return {follow_up};

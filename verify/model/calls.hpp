@@ -40,7 +40,7 @@ struct CompressBackwardCall {
   PhiTensors<TensorView> d_phi;  // written
 };
 
-/// What one branch of NSA reads, and what it gives before its gate.
+/// The inputs of one branch of NSA, and its outputs before the gate.
 struct BranchCall {
   TensorView k, v;    // several branches may share theirs
   TensorView o, lse;  // written

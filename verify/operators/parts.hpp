@@ -114,7 +114,7 @@ std::vector<TensorInfo> attention_tensors(RowsOf rows = RowsOf::keys) {
        .follows_from_stored = true}};
 }
 
-/// The six parameters of phi, or their gradients: field.position and so on. base: what they have in common, the offset
+/// The six parameters of phi, or their gradients: field.position and so on. base: their common fields, the offset
 /// of the AttnspecPhi that holds them among it.
 inline std::vector<TensorInfo> phi_tensors(const std::string& field, const TensorInfo& base) {
   constexpr std::size_t kOffsets[] = {offsetof(AttnspecPhi, position), offsetof(AttnspecPhi, w),

@@ -1,11 +1,8 @@
 // Memory that the harness owns, for tensors as kernels see them.
 #pragma once
 
-#include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory_resource>
 #include <vector>
 

@@ -106,7 +106,7 @@ TEST(Operators, HaveNoTwoTensorsOfOneName) {
   }
 }
 
-/// Gradients have the shapes of what they are gradients of, and inputs those that the page says.
+/// A gradient has the shape of its tensor, and an input has the shape that the page says.
 TEST(Operators, HaveInputsOfTheShapesOfTheirPages) {
   for (const Operator op : kOperators) {
     const Case c = parse_case(std::string(name(op)) + "(lens=40+70" + (compresses(op) ? ",phi=mlp)" : ")"));
