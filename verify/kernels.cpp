@@ -25,7 +25,8 @@ struct ModelKernel {
   bool is_nsa;
 };
 constexpr ModelKernel kModels[] = {
-    {"model:moba", "the report's five steps on the CPU, in declared arithmetic", false},
+    {"model:moba", "MoBA's five steps, and the selectors of MSA, DSA and QSA, on the CPU in declared arithmetic",
+     false},
     {"model:nsa", "NSA on the CPU, its compression, branches and gates, in declared arithmetic", true},
 };
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cuda/baseline/calls.hpp"
+#include "cuda/baseline/index_calls.hpp"
 #include "cuda/baseline/nsa_calls.hpp"
 
 namespace attnspec::cuda::inline ATTNSPEC_TARGET::baseline {
@@ -121,9 +122,10 @@ const char* moba_backward(const AttnspecMobaBackward* p) {
 
 /// A call's params begin with its AttnspecCall, which says where the workspace is: none yet.
 std::int64_t workspace_bytes(std::uint32_t op, std::int32_t is_backward, const void* params) {
-  if (op >= ATTNSPEC_NSA_COMPRESS) return nsa_workspace_bytes(op, is_backward, params);
   AttnspecCall call = *static_cast<const AttnspecCall*>(params);
   call.workspace = nullptr;
+  if (op >= ATTNSPEC_MSA_SELECT) return index_workspace_bytes(call);
+  if (op >= ATTNSPEC_NSA_COMPRESS) return nsa_workspace_bytes(op, is_backward, params);
   const auto bytes = [&](std::int64_t block, const DLTensor& k) {
     return lay_out(call, num_means(run_offsets(call.k_offsets, call.num_sequences, block), k)).bytes;
   };
@@ -142,7 +144,8 @@ AttnspecKernel declare() {
   AttnspecKernel kernel = named_kernel("baseline", "all operators; a thread for each row or number that is written");
   kernel.arithmetic = "fp32_weights";
   kernel.operators = ATTNSPEC_DENSE | ATTNSPEC_SELECTED | ATTNSPEC_MOBA_SELECT | ATTNSPEC_MOBA | ATTNSPEC_NSA_COMPRESS |
-                     ATTNSPEC_NSA_COMPRESSED | ATTNSPEC_WINDOW | ATTNSPEC_NSA;
+                     ATTNSPEC_NSA_COMPRESSED | ATTNSPEC_WINDOW | ATTNSPEC_NSA | ATTNSPEC_MSA_SELECT |
+                     ATTNSPEC_DSA_SELECT | ATTNSPEC_QSA_SELECT;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
@@ -161,6 +164,9 @@ AttnspecKernel declare() {
   kernel.window_backward = window_backward;
   kernel.nsa = nsa;
   kernel.nsa_backward = nsa_backward;
+  kernel.msa_select = msa_select;
+  kernel.dsa_select = dsa_select;
+  kernel.qsa_select = qsa_select;
   kernel.limits.dk.largest = kernel.limits.dv.largest = kMaxFeatures;
   return kernel;
 }

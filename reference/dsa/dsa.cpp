@@ -33,13 +33,12 @@ std::int64_t selection_slots(const DsaProblem& problem) {
 Selection dsa_select(const DsaProblem& problem, const Tensor& qi, const Tensor& w, const Tensor& ki) {
   AttentionProblem tokens = problem.attention;
   tokens.heads = tokens.kv_heads = 1;
-  Selection selection(qi.tokens, problem.attention.kv_heads, selection_slots(problem));
+  Selection selection(qi.tokens, 1, selection_slots(problem));
   for_each_query(tokens, [&](const Sequence& sequence, std::int64_t token, std::int64_t) {
     const std::int64_t visible = std::max<std::int64_t>(0, sequence.position(token) + 1);
     const Rows keys = ki.rows(sequence.k_begin, sequence.k_begin + visible, 0);
     const auto selected = select_tokens(problem, index_scores(index_queries(qi, token), w.row(token, 0), keys));
-    for (std::int64_t g = 0; g < selection.heads; ++g)
-      std::copy(selected.begin(), selected.end(), selection.row(token, g).begin());
+    std::copy(selected.begin(), selected.end(), selection.row(token, 0).begin());
   });
   return selection;
 }

@@ -42,8 +42,8 @@ std::vector<std::int32_t> select_tokens(const DsaProblem& problem, const Vector&
 /// Slots per row in a DSA selection: top_k, but no more than the longest sequence has keys, and at least 1.
 std::int64_t selection_slots(const DsaProblem& problem);
 
-/// V1 and V2 for every token: selection [query tokens, Hkv, selection_slots] of blocks of one token, ascending, then
-/// -1. All heads share S(t): the rows of the kv heads are equal. Not differentiated. Equation V3.
+/// V1 and V2 for every token: selection [query tokens, 1, selection_slots] of blocks of one token, ascending, then -1.
+/// All heads of the attention that follows read the same row. Not differentiated. Equation V3.
 ///
 /// qi [query tokens, Hi, di]; w [query tokens, 1, Hi]; ki [key tokens, 1, di]. t < 0: empty.
 Selection dsa_select(const DsaProblem& problem, const Tensor& qi, const Tensor& w, const Tensor& ki);

@@ -28,4 +28,16 @@ Vector score_margins(const Arithmetic& arithmetic, const Matrix& qi, const Row& 
   return margins;
 }
 
+Vector score_bounds(const Arithmetic& arithmetic, const Matrix& qi, const Row& w, const Vector& norms) {
+  const double u32 = unit_roundoff(Format::fp32), heads = static_cast<double>(qi.rows());
+  const double scale = std::sqrt(heads * static_cast<double>(qi.cols()));
+  Vector bounds = Vector::Constant(norms.size(), (heads + 2 + w.cwiseAbs().sum()) * kFlushed * scale);
+  for (Eigen::Index h = 0; h < qi.rows(); ++h) {
+    const Row q = qi.row(h).transpose();
+    bounds += std::abs(w[h]) * index_bounds(arithmetic, q, norms);
+    bounds += ((heads + 6) * u32 * std::abs(w[h]) + scale * kFlushed) * q.norm() * norms;
+  }
+  return bounds;
+}
+
 }  // namespace attnspec::reference

@@ -72,4 +72,11 @@ IndexNoise index_noise(const Arithmetic& arithmetic, const Row& q, const Rows& k
   return noise;
 }
 
+Vector index_bounds(const Arithmetic& arithmetic, const Row& q, const Vector& norms) {
+  const Format format = operand_format(arithmetic);
+  const double n = static_cast<double>(q.size()), u = format == Format::fp32 ? 0 : unit_roundoff(format);
+  const double share = term_worst(arithmetic, n + 2) + 2 * u + square(u), length = q.norm();
+  return share * length * norms.array() + kFlushed * (n + 2 + std::sqrt(n) * (length + norms.array()));
+}
+
 }  // namespace attnspec::reference

@@ -15,4 +15,10 @@ Vector score_margins(const Arithmetic& arithmetic, const MsaProblem& problem, co
   return block_maxima(highest, problem.block) - block_maxima(noise.x, problem.block);
 }
 
+Vector score_bounds(const Arithmetic& arithmetic, const MsaProblem& problem, const Row& qi, const Vector& norms) {
+  const double u32 = unit_roundoff(Format::fp32), flushed = kFlushed * std::sqrt(static_cast<double>(qi.size()));
+  const Vector bounds = index_bounds(arithmetic, qi, norms).array() + 2 * u32 * qi.norm() * norms.array() + flushed;
+  return block_maxima(bounds, problem.block);
+}
+
 }  // namespace attnspec::reference

@@ -1,4 +1,4 @@
-// The margin of what MSA's blocks are worth. docs/numerics.md, tag G5.
+// The margin of what MSA's blocks are worth. docs/numerics.md, tags G5 and G7.
 #pragma once
 
 #include "reference/msa/msa.hpp"
@@ -12,5 +12,9 @@ namespace attnspec::reference {
 /// all scores by one positive number; margins are those of scores that are not multiplied. Tag G5.
 Vector score_margins(const Arithmetic& arithmetic, const MsaProblem& problem, const Row& qi, const Rows& ki,
                      const Vector& ties);
+
+/// No less than score_margins for keys of those lengths, at a cost that does not grow with di. norms [n], |ki_j|.
+/// Tag G7.
+Vector score_bounds(const Arithmetic& arithmetic, const MsaProblem& problem, const Row& qi, const Vector& norms);
 
 }  // namespace attnspec::reference

@@ -6,4 +6,8 @@ Vector score_margins(const Arithmetic& arithmetic, const Matrix& qi, const Rows&
   return score_margins(arithmetic, qi, Vector::Ones(qi.rows()), kbar, ties);
 }
 
+Vector score_bounds(const Arithmetic& arithmetic, const Matrix& qi, const Vector& norms) {
+  return score_bounds(arithmetic, qi, Vector::Ones(qi.rows()), norms);
+}
+
 }  // namespace attnspec::reference

@@ -1,4 +1,4 @@
-// The margins of QSA's block scores. docs/numerics.md, tag G6.
+// The margins of QSA's block scores. docs/numerics.md, tags G6 and G7.
 #pragma once
 
 #include "reference/noise/dsa_noise.hpp"
@@ -11,5 +11,9 @@ namespace attnspec::reference {
 ///
 /// qi [Hi, di]; kbar [n, di], the complete blocks visible to the query; ties [n], max_ties_of_rows(kbar). Tag G6.
 Vector score_margins(const Arithmetic& arithmetic, const Matrix& qi, const Rows& kbar, const Vector& ties);
+
+/// No less than score_margins for keys of those lengths, at a cost that does not grow with di. norms [n], |kbar_b|.
+/// Tag G7.
+Vector score_bounds(const Arithmetic& arithmetic, const Matrix& qi, const Vector& norms);
 
 }  // namespace attnspec::reference

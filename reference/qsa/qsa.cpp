@@ -45,13 +45,12 @@ Selection qsa_select(const QsaProblem& problem, const Tensor& qi, const Tensor& 
   AttentionProblem tokens = problem.attention;
   tokens.heads = tokens.kv_heads = 1;
   const std::vector<std::int64_t> offsets = index_key_offsets(problem);
-  Selection selection(qi.tokens, problem.attention.kv_heads, selection_slots(problem));
+  Selection selection(qi.tokens, 1, selection_slots(problem));
   for_each_query(tokens, [&](const Sequence& sequence, std::int64_t token, std::int64_t) {
     const std::int64_t t = sequence.position(token), first = offsets[static_cast<std::size_t>(sequence.index)];
     const Rows keys = kbar.rows(first, first + num_complete_blocks(problem, t + 1), 0);
     const auto blocks = select_blocks(problem, block_scores(index_queries(qi, token), keys), t);
-    for (std::int64_t g = 0; g < selection.heads; ++g)
-      std::copy(blocks.begin(), blocks.end(), selection.row(token, g).begin());
+    std::copy(blocks.begin(), blocks.end(), selection.row(token, 0).begin());
   });
   return selection;
 }

@@ -51,8 +51,8 @@ std::vector<std::int32_t> select_blocks(const QsaProblem& problem, const Vector&
 /// included, and at least 1.
 std::int64_t selection_slots(const QsaProblem& problem);
 
-/// Q1 to Q3 for every token: selection [query tokens, Hkv, selection_slots] of blocks of r tokens, ascending, then -1.
-/// All heads share I(t): the rows of the kv heads are equal. Not differentiated. Equation Q4.
+/// Q1 to Q3 for every token: selection [query tokens, 1, selection_slots] of blocks of r tokens, ascending, then -1.
+/// All heads of the attention that follows read the same row. Not differentiated. Equation Q4.
 ///
 /// qi [query tokens, Hi, di]; kbar [complete blocks of all sequences, 1, di].
 Selection qsa_select(const QsaProblem& problem, const Tensor& qi, const Tensor& kbar);

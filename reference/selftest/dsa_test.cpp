@@ -54,7 +54,7 @@ TEST(Dsa, SelectsTheTokensTheOracleSelects) {
     const DsaInputs in(small);
     reference::validate(problem);
     const Selection selection = select(problem, in);
-    reference::validate(problem.attention, 1, selection);
+    reference::validate(problem.attention, 1, for_kv_heads(problem.attention, selection));
     RC_ASSERT(is_canonical(selection));
     const Lists observed = lift(selection), expected = dsa_tokens(problem, in.qi, in.w, in.ki);
     for (std::int64_t token = 0; token < selection.tokens; ++token) {
@@ -62,11 +62,8 @@ TEST(Dsa, SelectsTheTokensTheOracleSelects) {
       const Decision decision =
           decide(scores, static_cast<std::int64_t>(scores.size()), expected.row(token, 0), small.is_dyadic);
       counts.add(decision);
-      for (std::int64_t g = 0; g < selection.heads; ++g) {
-        RC_ASSERT(observed.row(token, g) == observed.row(token, 0));
-        RC_ASSERT(observed.row(token, g).size() == expected.row(token, 0).size());
-        RC_ASSERT(!decision.is_decided || observed.row(token, g) == expected.row(token, 0));
-      }
+      RC_ASSERT(observed.row(token, 0).size() == expected.row(token, 0).size());
+      RC_ASSERT(!decision.is_decided || observed.row(token, 0) == expected.row(token, 0));
     }
   });
   counts.expect_enough();
@@ -80,7 +77,7 @@ TEST(Dsa, GoesOnWithAttentionOverItsTokens) {
     const auto q = draw(attention.q_offsets.back(), attention.heads, small.dk, small, "q");
     const auto k = draw(attention.k_offsets.back(), attention.kv_heads, small.dk, small, "k");
     const auto v = draw(attention.k_offsets.back(), attention.kv_heads, small.dv, small, "v");
-    const Selection selection = select(problem, DsaInputs(small));
+    const Selection selection = for_kv_heads(attention, select(problem, DsaInputs(small)));
     const auto observed = reference::selected(attention, 1, {lower(q), lower(k), lower(v)}, selection);
     Lists keys(attention.q_offsets.back(), attention.heads);  // the tokens themselves
     for (std::int64_t token = 0; token < selection.tokens; ++token)
@@ -193,8 +190,8 @@ TEST(Dsa, CountsTokensFromTheFirstOfEverySequence) {
   problem.attention.k_offsets = {0, 3, 3, 5};
   const auto ones = tensor(4, 1, 1, {1, 1, 1, 1});
   const Selection selection = dsa_select(problem, ones, ones, tensor(5, 1, 1, {0, 2, 1, 9, 9}));
-  EXPECT_EQ(selection.heads, 2) << "one row for each kv head";
-  EXPECT_EQ(selection.blocks, (std::vector<std::int32_t>{1, 2, 1, 2, -1, -1, -1, -1, 0, -1, 0, -1, 0, 1, 0, 1}));
+  EXPECT_EQ(selection.heads, 1) << "which all heads share";
+  EXPECT_EQ(selection.blocks, (std::vector<std::int32_t>{1, 2, -1, -1, 0, -1, 0, 1}));
 }
 
 TEST(Dsa, HasOneSlotWhereThereAreNoKeys) {

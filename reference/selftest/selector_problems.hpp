@@ -104,6 +104,15 @@ inline std::vector<std::int64_t> selected_of(const reference::Selection& selecti
   return lift(selection).row(token, head);
 }
 
+/// A selection of one head, repeated for every kv head.
+inline reference::Selection for_kv_heads(const AttentionProblem& attention, const reference::Selection& one) {
+  reference::Selection all(one.tokens, attention.kv_heads, one.slots);
+  for (std::int64_t token = 0; token < one.tokens; ++token)
+    for (std::int64_t g = 0; g < attention.kv_heads; ++g)
+      std::ranges::copy(one.row(token, 0), all.row(token, g).begin());
+  return all;
+}
+
 /// A tensor [tokens, heads, dim] of the reference from numbers in that order.
 inline reference::Tensor tensor(std::int64_t tokens, std::int64_t heads, std::int64_t dim,
                                 const std::vector<Real>& values) {

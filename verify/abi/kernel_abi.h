@@ -42,7 +42,7 @@ extern "C" {
 
 /* Within a version, structs that carry their size may grow at their end, and no other changes. struct_size and
  * abi_version begin AttnspecKernel in every version. */
-#define ATTNSPEC_ABI_VERSION 3
+#define ATTNSPEC_ABI_VERSION 4
 
 /* Operators, as bits. */
 enum {
@@ -53,7 +53,10 @@ enum {
   ATTNSPEC_NSA_COMPRESS = 16,
   ATTNSPEC_NSA_COMPRESSED = 32,
   ATTNSPEC_WINDOW = 64,
-  ATTNSPEC_NSA = 128
+  ATTNSPEC_NSA = 128,
+  ATTNSPEC_MSA_SELECT = 256,
+  ATTNSPEC_DSA_SELECT = 512,
+  ATTNSPEC_QSA_SELECT = 1024
 };
 
 /* Formats of q, k and v, as bits. */
@@ -70,7 +73,7 @@ enum { ATTNSPEC_RELU = 1, ATTNSPEC_SILU = 2, ATTNSPEC_GELU = 4 };
 /* What a kernel promises, as bits. */
 enum {
   ATTNSPEC_EXPORTS_SELECTION = 1, /* moba writes the selection it used. Without it a row is judged on every selection
-                                     that it may have used. moba_select must promise it */
+                                     that it may have used. An operator that does nothing but select must promise it */
   /* Bits. Each of the three needs those before it; what is not promised is not judged (docs/laws.md). */
   ATTNSPEC_DETERMINISTIC = 2,       /* the same call gives the same bits */
   ATTNSPEC_ROW_INDEPENDENT = 4,     /* in calls of equal shape a row's bits depend on nothing but what it reads: not on
@@ -214,6 +217,39 @@ typedef struct AttnspecNsa {
   DLTensor selection;                  /* written: [query tokens, Hkv, slots] */
   DLTensor o;                          /* written: as for dense */
 } AttnspecNsa;
+
+/* The blocks that each index head of MSA attends to: its own and those whose best key it likes most. There is an index
+ * head for each kv head of the attention that follows. */
+typedef struct AttnspecMsaSelect {
+  AttnspecCall call;  /* its scale is not read, and it is causal; so for all selectors with an indexer */
+  int64_t block;      /* tokens in a key block */
+  int64_t top_k;      /* blocks per query, its own included */
+  DLTensor qi;        /* [query tokens, index heads, dk] */
+  DLTensor ki;        /* [key tokens, 1, dk] */
+  DLTensor selection; /* written: [query tokens, index heads, slots] */
+} AttnspecMsaSelect;
+
+/* The tokens that each query of DSA attends to. A selection has blocks of one token, and one row for all heads. */
+typedef struct AttnspecDsaSelect {
+  AttnspecCall call;
+  int64_t top_k;      /* tokens per query */
+  DLTensor qi;        /* [query tokens, index heads, dk] */
+  DLTensor ki;        /* [key tokens, 1, dk] */
+  DLTensor w;         /* [query tokens, 1, index heads], float32: weights of the heads, of any sign */
+  DLTensor selection; /* written: [query tokens, 1, slots] */
+} AttnspecDsaSelect;
+
+/* The blocks that each query of QSA attends to: the best complete ones, and that which it stands in where it sees not
+ * all of it. Sequence s has k_offsets' tokens / block rows of kbar, rounded down, behind those of the sequences before
+ * it. */
+typedef struct AttnspecQsaSelect {
+  AttnspecCall call;
+  int64_t block;      /* tokens in a block */
+  int64_t top_k;      /* complete blocks per query */
+  DLTensor qi;        /* [query tokens, index heads, dk] */
+  DLTensor kbar;      /* [complete blocks of all sequences, 1, dk] */
+  DLTensor selection; /* written: [query tokens, 1, slots]; slots has room for one block beside top_k */
+} AttnspecQsaSelect;
 
 /* ---- Parameters of the backward: what the forward was given and what it gave, now to be read; and the gradients ----
  *
@@ -359,6 +395,9 @@ typedef struct AttnspecKernel {
   const char* (*window_backward)(const AttnspecWindowBackward*);
   const char* (*nsa)(const AttnspecNsa*);
   const char* (*nsa_backward)(const AttnspecNsaBackward*);
+  const char* (*msa_select)(const AttnspecMsaSelect*);
+  const char* (*dsa_select)(const AttnspecDsaSelect*);
+  const char* (*qsa_select)(const AttnspecQsaSelect*);
 
   AttnspecLimits limits;
 } AttnspecKernel;

@@ -203,10 +203,10 @@ const std::vector<Field>& fields() {
       lengths_field("lens", &Case::lens, [](Case& c) { c.lens = {256}; }),
       lengths_field("q_lens", &Case::q_lens, [](Case& c) { c.q_lens = c.lens; }),
       size_field("heads", &Case::heads, [](Case& c) { c.heads = 1; }),
-      size_field("kv_heads", &Case::kv_heads, [](Case& c) { c.kv_heads = c.heads; }),
+      size_field("kv_heads", &Case::kv_heads, [](Case& c) { c.kv_heads = has_indexer(c.op) ? 1 : c.heads; }),
       size_field("dk", &Case::dk, [](Case& c) { c.dk = 64; }),
       size_field("dv", &Case::dv, [](Case& c) { c.dv = c.dk; }),
-      size_field("block", &Case::block, [](Case& c) { c.block = 64; }),
+      size_field("block", &Case::block, [](Case& c) { c.block = has_slots(c.op) && !has_blocks(c.op) ? 1 : 64; }),
       size_field("top_k", &Case::top_k, [](Case& c) { c.top_k = 3; }),
       size_field("compress_block", &Case::compress_block, [](Case& c) { c.compress_block = 32; }),
       size_field("compress_stride", &Case::compress_stride, [](Case& c) { c.compress_stride = 16; }),
@@ -359,9 +359,11 @@ std::int64_t longest(const Case& c) { return c.lens.empty() ? 0 : *std::max_elem
 
 std::vector<std::int64_t> row_counts(const Case& c, RowsOf of) {
   if (of == RowsOf::queries) return has_queries(c.op) ? c.q_lens : std::vector<std::int64_t>(c.lens.size());
-  if (of != RowsOf::compressed_rows) return c.lens;
+  if (of != RowsOf::compressed_rows && of != RowsOf::complete_blocks) return c.lens;
   std::vector<std::int64_t> rows;
-  for (const std::int64_t length : c.lens) rows.push_back(reference::num_compressed(nsa_problem_of(c), length));
+  for (const std::int64_t length : c.lens)
+    rows.push_back(of == RowsOf::complete_blocks ? length / c.block
+                                                 : reference::num_compressed(nsa_problem_of(c), length));
   return rows;
 }
 

@@ -82,9 +82,9 @@ struct Case {
   Operator op = Operator::moba;
   std::vector<std::int64_t> lens{256};    // keys of each sequence
   std::vector<std::int64_t> q_lens{256};  // queries of each sequence; lens unless given
-  std::int64_t heads = 1, kv_heads = 1;   // kv_heads is heads unless given
+  std::int64_t heads = 1, kv_heads = 1;   // kv_heads is heads unless given; of an indexer: index heads, and 1
   std::int64_t dk = 64, dv = 64;          // dv is dk unless given
-  std::int64_t block = 64, top_k = 3;     // of `selected`: top_k is the number of slots
+  std::int64_t block = 64, top_k = 3;     // of `selected`: top_k is the number of slots; a selection of tokens: 1
   reference::Gate gate = reference::Gate::top_k;
   std::int64_t compress_block = 32, compress_stride = 16;  // l and d of NSA
   std::int64_t top_n = 16, initial = 1, local = 2;         // of NSA's selection: n, forced blocks within it
@@ -139,7 +139,7 @@ reference::NsaProblem nsa_problem_of(const Case& c);
 std::int64_t longest(const Case& c);
 
 /// Rows of a kind of each sequence, but for those of parameters: its queries, none without; its keys; its compressed
-/// rows.
+/// rows; its complete blocks.
 std::vector<std::int64_t> row_counts(const Case& c, RowsOf of);
 /// Those of k and v, and of the gradient that the backward is given.
 std::vector<std::int64_t> key_rows(const Case& c);

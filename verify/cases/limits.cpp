@@ -53,8 +53,7 @@ constexpr Size kSizes[] = {
     {"dv", &Limits::dv, attends, [](const Case& c) { return c.dv; }},
     {"group", &Limits::group, has_queries, [](const Case& c) { return c.heads / c.kv_heads; }},
     {"block", &Limits::block, has_blocks, [](const Case& c) { return c.block; }},
-    {"top_k", &Limits::top_k, [](Operator op) { return has_blocks(op) && !has_importance(op); },
-     [](const Case& c) { return c.top_k; }},
+    {"top_k", &Limits::top_k, has_slots, [](const Case& c) { return c.top_k; }},
     {"top_n", &Limits::top_k, has_importance, [](const Case& c) { return c.top_n; }},
     {"compress_block", &Limits::compress_block, has_compression, [](const Case& c) { return c.compress_block; }},
     {"window", &Limits::window_size, has_window, [](const Case& c) { return c.window; }},
@@ -73,7 +72,7 @@ SelectionOrder order_needed(const Limits& limits) {
 
 std::string outside_choices(const Limits& limits, const Case& c) {
   if (!is_allowed(limits.dtypes, c.dtype)) return fmt::format("dtype {} is none of its own", reference::name(c.dtype));
-  if (selects(c.op) && !is_allowed(limits.gates, c.gate))
+  if (has_key(c.op, "gate") && !is_allowed(limits.gates, c.gate))
     return fmt::format("gate {} is none of its own", name(c.gate));
   if (compresses(c.op) && !is_allowed(limits.phis, c.phi)) return fmt::format("phi {} is none of its own", name(c.phi));
   if (limits.only_causal && !c.causal) return "causal 0: it is causal only";
@@ -156,7 +155,7 @@ bool is_law_silent(const Case& c) {
 /// What is neither a size nor a length.
 void move_choices(const Limits& limits, const Random& random, Case& c) {
   choose(limits.dtypes, random, 0, c.dtype);
-  if (selects(c.op)) choose(limits.gates, random, 1, c.gate);
+  if (has_key(c.op, "gate")) choose(limits.gates, random, 1, c.gate);
   if (compresses(c.op)) choose(limits.phis, random, 2, c.phi);
   if (limits.only_causal || c.gate != Gate::top_k) c.causal = true;
   if (limits.selection_per != SelectionPer::any) c.shared_selection = limits.selection_per == SelectionPer::kv_head;

@@ -12,6 +12,7 @@
 #include "verify/cases/inputs/filling.hpp"
 #include "verify/cases/inputs/magnitudes.hpp"
 #include "verify/cases/random.hpp"
+#include "verify/operators/operator.hpp"
 
 namespace attnspec::verify {
 
@@ -34,6 +35,7 @@ std::vector<std::int64_t> key_positions(const Case& c) {
 /// own.
 std::int64_t block_of(const Case& c) {
   if (key_rows(c.op) == RowsOf::compressed_rows) return c.block / c.compress_stride;
+  if (key_rows(c.op) == RowsOf::complete_blocks) return 1;
   if (!has_queries(c.op)) return c.compress_block;
   return has_blocks(c.op) ? c.block : 16;
 }
@@ -147,6 +149,7 @@ void fill_repeated_tokens(const Case& c, Inputs& in) {
 }
 
 bool selects_blocks(Operator op) { return selects(op) || has_importance(op); }
+bool has_block_means(Operator op) { return selects_blocks(op) && !has_indexer(op); }
 
 /// The size of all of a key's features that adds `score` to its scores with a query of ones, as far as the dtype and
 /// products in fp32 hold it.
@@ -320,7 +323,7 @@ const std::vector<Regime>& regimes() {
       {.name = "cancelling_means",
        .mistake = "large keys that cancel in their block's mean: means summed in too little precision",
        .fill = fill_cancelling_means,
-       .has = selects_blocks},
+       .has = has_block_means},
       {.name = "descending_magnitude",
        .mistake = "keys and values that halve from block to block: a maximum taken from the last block, merges "
                   "without rescaling",
@@ -432,12 +435,22 @@ Tensor make_gates(const Case& c, std::int64_t tokens) {
   return gates;
 }
 
+/// Weights of index heads, of any sign; one in eight is 0.
+Tensor make_weights(const Case& c, std::int64_t tokens) {
+  Tensor w(tokens, 1, c.heads);
+  const Random random(c.seed, "w"), kind(c.seed, "w kind");
+  for (std::size_t i = 0; i < w.values.size(); ++i)
+    w.values[i] = kind.below(8, i) == 0 ? 0 : reference::round_to(random.normal(i), Format::fp32);
+  return w;
+}
+
 }  // namespace
 
 Inputs make_inputs(const Case& c) {
   Inputs inputs = make_attention_inputs(c);
   if (reads_selection(c.op)) inputs.selection = make_selection(c);
   if (compresses(c.op)) inputs.phi_k = make_phi(c, "phi_k", c.dk);
+  if (find_tensor(c.op, "w") != nullptr) inputs.w = make_weights(c, inputs.q.tokens);
   if (!has_branches(c.op)) return inputs;
   inputs.phi_v = make_phi(c, "phi_v", c.dv);
   inputs.gates = make_gates(c, inputs.q.tokens);

@@ -23,6 +23,7 @@ struct Inputs {
   PhiTensors<reference::Tensor> phi_v;                           // of nsa
   reference::Tensor k_selected, v_selected, k_window, v_window;  // of nsa, as k and v
   reference::Tensor gates;                                       // of nsa: [query tokens, H, 3]
+  reference::Tensor w;                                           // of dsa_select: [query tokens, 1, H], fp32
 };
 
 /// Inputs are a pure function of the case. Throws std::runtime_error when a captured file cannot be read.

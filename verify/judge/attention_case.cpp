@@ -35,17 +35,17 @@ class AttentionCase {
 
   void run() {
     if (attends(case_.op)) refuse_overflowing_scores(case_.scale, inputs_.q, inputs_.k);
-    AttentionStage stage = make_stage();
     result_.add(calls_.forward());
-    if (has_importance(case_.op)) judge_importances();
+    Selection exported;
     std::vector<QueryRow> malformed;
     AttentionJudge::Candidates candidates;
-    if (selects(case_.op)) {
-      const RuleOfRow rule = moba_rule(arithmetic_, problem_, inputs_.q, inputs_.k, regime_of(case_).exact_scores);
-      if (kernel_.exports_selection) {
-        stage.selection = calls_.exported();
+    if (const auto make_rule = page_of(case_.op).rule) {
+      const RuleOfRow rule = make_rule(case_, arithmetic_, inputs_);
+      if (kernel_.exports_selection || has_importance(case_.op)) {
+        exported = calls_.exported();
         malformed =
-            judge_selection(problem_.attention, case_.block, rule, stage.queries, stage.selection, observe_, result_);
+            judge_selection(problem_.attention, case_.block, rule,
+                            judged_queries(case_, problem_.attention, exported.heads), exported, observe_, result_);
       } else {
         candidates = [rule](const Sequence& sequence, std::int64_t token, std::int64_t head) {
           return admissible_selections(rule(sequence, token, head), kMaxSelections);
@@ -53,8 +53,11 @@ class AttentionCase {
       }
     }
     if (!attends(case_.op)) return;
+    AttentionStage stage = make_stage();
+    if (selects(case_.op) && kernel_.exports_selection) stage.selection = std::move(exported);
     AttentionJudge judge(arithmetic_, std::move(stage));
-    for (const auto& [token, head] : malformed) judge.exclude(token, head);
+    if (selects(case_.op))
+      for (const auto& [token, head] : malformed) judge.exclude(token, head);
     judge.judge_outputs(candidates, regime_of(case_).zero_mean_values, observe_, result_);
     if (!calls_.has_backward()) return;
     result_.reason = judge.why_no_backward();
@@ -70,7 +73,7 @@ class AttentionCase {
   }
 
  private:
-  /// The attention as it is judged, before the kernel has said what it selected.
+  /// The attention as it is judged, before it is said what the kernel selected.
   AttentionStage make_stage() {
     const bool is_compressed = key_rows(case_.op) == RowsOf::compressed_rows;
     AttentionStage stage{{},
@@ -81,8 +84,8 @@ class AttentionCase {
                          inputs_.k,
                          inputs_.v,
                          inputs_.selection,
-                         attends(case_.op) ? calls_.view("o") : TensorView{},
-                         attends(case_.op) ? calls_.view("lse") : TensorView{},
+                         calls_.view("o"),
+                         calls_.view("lse"),
                          judged_queries(case_, problem_.attention, case_.heads),
                          {}};
     stage.keys = judged_keys(case_, stage.problem);
@@ -90,20 +93,13 @@ class AttentionCase {
     stage.has_own_block = selects(case_.op) && case_.causal;
     stage.reach = page_of(case_.op).reach(problem_, nsa_);
     if (selects(case_.op)) {
-      stage.selection = Selection(inputs_.q.tokens, case_.heads, selection_slots(problem_));
+      stage.selection = Selection(inputs_.q.tokens, case_.heads, page_of(case_.op).slots(case_));
     } else if (!reads_selection(case_.op)) {
       auto [block, selection] = whole_sequence(stage.problem);
       stage.block = block;
       stage.selection = std::move(selection);
     }
     return stage;
-  }
-
-  /// The selection that nsa_compressed writes beside its attention.
-  void judge_importances() {
-    Selection exported = calls_.exported();
-    judge_selection(problem_.attention, case_.block, nsa_rule(arithmetic_, nsa_, inputs_.q, inputs_.k),
-                    judged_queries(case_, problem_.attention, exported.heads), exported, observe_, result_);
   }
 
   const Kernel& kernel_;

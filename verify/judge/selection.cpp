@@ -17,45 +17,13 @@ bool contains(std::span<const std::int32_t> blocks, std::int32_t b) {
 
 }  // namespace
 
-SelectionRule selection_rule(const reference::MobaProblem& problem, std::int64_t t, std::int64_t num_keys,
-                             const reference::Vector& scores, const reference::Vector& margins) {
-  SelectionRule rule;
-  const bool causal = problem.attention.causal;
-  if (num_keys == 0 || (causal && t < 0)) return rule;
-  rule.num_blocks = causal ? t / problem.block + 1 : reference::num_blocks(num_keys, problem.block);
-  rule.wanted = std::min(problem.top_k, rule.num_blocks);
-  if (problem.gate != reference::Gate::top_k) {
-    rule.forced = reference::select_blocks(problem, scores, t, reference::num_blocks(num_keys, problem.block));
-  } else if (causal) {
-    rule.forced = {static_cast<std::int32_t>(rule.num_blocks - 1)};
-  }
-  rule.scores.assign(static_cast<std::size_t>(rule.num_blocks), 0);
-  rule.margins.assign(static_cast<std::size_t>(rule.num_blocks), 0);
-  const auto scored = std::min<std::int64_t>(rule.num_blocks, scores.size());
-  std::copy_n(scores.data(), scored, rule.scores.begin());
-  std::copy_n(margins.data(), scored, rule.margins.begin());
-  return rule;
-}
-
-SelectionRule importance_rule(const reference::NsaProblem& problem, std::int64_t t, const reference::Vector& importance,
-                              const reference::Vector& margins) {
-  SelectionRule rule;
-  rule.num_blocks = importance.size();
-  rule.wanted = std::min(problem.top_n, rule.num_blocks);
-  for (std::int64_t j = 0; j < rule.num_blocks; ++j)
-    if (reference::is_forced(problem, j, t / problem.block)) rule.forced.push_back(static_cast<std::int32_t>(j));
-  rule.scores.assign(importance.begin(), importance.end());
-  rule.margins.assign(margins.begin(), margins.end());
-  return rule;
-}
-
 std::string malformed(std::span<const std::int32_t> row, std::int64_t num_blocks_of_sequence) {
-  Blocks seen;
+  std::vector<bool> is_seen(static_cast<std::size_t>(num_blocks_of_sequence));
   for (const std::int32_t b : row) {
     if (b == -1) continue;
     if (b < -1 || b >= num_blocks_of_sequence) return fmt::format("slot holds {}, not a block of the sequence", b);
-    if (contains(seen, b)) return fmt::format("block {} twice", b);
-    seen.push_back(b);
+    if (is_seen[static_cast<std::size_t>(b)]) return fmt::format("block {} twice", b);
+    is_seen[static_cast<std::size_t>(b)] = true;
   }
   return "";
 }
@@ -64,18 +32,22 @@ std::string inadmissible(const SelectionRule& rule, std::span<const std::int32_t
   std::int64_t selected = 0;
   double weakest = std::numeric_limits<double>::infinity(), strongest = -std::numeric_limits<double>::infinity();
   std::int32_t weakest_block = -1, strongest_block = -1;
+  std::vector<bool> is_selected(static_cast<std::size_t>(rule.num_blocks)), is_forced = is_selected;
   for (const std::int32_t b : row) {
     if (b == -1) continue;
     if (b >= rule.num_blocks) return fmt::format("block {} is not visible", b);
+    is_selected[static_cast<std::size_t>(b)] = true;
     ++selected;
   }
-  for (const std::int32_t b : rule.forced)
-    if (!contains(row, b)) return fmt::format("forced block {} is missing", b);
+  for (const std::int32_t b : rule.forced) {
+    is_forced[static_cast<std::size_t>(b)] = true;
+    if (!is_selected[static_cast<std::size_t>(b)]) return fmt::format("forced block {} is missing", b);
+  }
   if (selected != rule.wanted) return fmt::format("{} blocks where {} belong", selected, rule.wanted);
   for (std::int32_t b = 0; b < rule.num_blocks; ++b) {
     const auto at = static_cast<std::size_t>(b);
-    if (contains(rule.forced, b)) continue;
-    if (contains(row, b)) {
+    if (is_forced[at]) continue;
+    if (is_selected[at]) {
       if (rule.scores[at] + rule.margins[at] < weakest) {
         weakest = rule.scores[at] + rule.margins[at];
         weakest_block = b;

@@ -38,6 +38,7 @@ std::int64_t position(const Case& c, const RowPlace& row) {
   const auto s = static_cast<std::size_t>(row.sequence);
   if (row.of == RowsOf::queries) return row.token + c.lens[s] - c.q_lens[s];
   if (row.of == RowsOf::compressed_rows) return row.token * c.compress_stride + c.compress_block - 1;
+  if (row.of == RowsOf::complete_blocks) return (row.token + 1) * c.block - 1;
   return row.token;
 }
 

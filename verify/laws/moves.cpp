@@ -96,7 +96,7 @@ std::vector<FollowUp> heads_follow_ups(const SourceCall& source) {
     follow_ups.push_back(moved_follow_up(
         source, c, move, [&c](const std::string&, const RowPlace& row) { return is_of_one_head(c, row); }));
   }
-  if (group == 1 || has_compression(c.op)) return follow_ups;  // importance is a sum over the group
+  if (group == 1 || shares_selection(c.op)) return follow_ups;  // made of a sum over the group
   const Move rotate = [&c, group](const RowPlace& row) -> std::optional<RowPlace> {
     RowPlace place = row;
     if (row.of == RowsOf::queries && row.heads == c.heads)

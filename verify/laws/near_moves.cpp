@@ -1,6 +1,7 @@
 #include "verify/laws/near_moves.hpp"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "reference/attention.hpp"
@@ -89,11 +90,11 @@ std::vector<NearFollowUp> prefix_follow_ups(const JudgedCall& source) {
     to.q_lens[s] -= left_out;
   }
   if (to.lens == c.lens) return {};
-  const std::vector<std::int64_t> queries = to.q_lens, keys = to.lens, rows = row_counts(to, RowsOf::compressed_rows);
-  const Move move = [=](const RowPlace& row) -> std::optional<RowPlace> {
+  std::map<RowsOf, std::vector<std::int64_t>> counts;
+  for (const TensorInfo& tensor : page_of(c.op).tensors) counts[tensor.rows] = row_counts(to, tensor.rows);
+  const Move move = [counts](const RowPlace& row) -> std::optional<RowPlace> {
     if (row.of == RowsOf::parameters) return row;
-    const auto& counts = row.of == RowsOf::queries ? queries : row.of == RowsOf::keys ? keys : rows;
-    if (row.token >= counts[static_cast<std::size_t>(row.sequence)]) return {};
+    if (row.token >= counts.at(row.of)[static_cast<std::size_t>(row.sequence)]) return {};
     return row;
   };
   NearFollowUp follow_up{to, moved(c, source.inputs, to, move), {}};

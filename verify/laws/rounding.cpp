@@ -22,7 +22,7 @@ bool is_of_other_blocks(const Case& c, const TensorInfo& output, const Place& pl
   const bool is_of_other_branch = output.branch && output.branch != reference::Branch::selected;
   if (others.empty() || (output.role == Role::output && is_of_other_branch)) return false;
   if (output.rows != RowsOf::queries) return output.rows != RowsOf::compressed_rows || is_gradient(output);
-  const std::int64_t head = has_importance(c.op) ? place.head / (c.heads / c.kv_heads) : place.head;
+  const std::int64_t head = shares_selection(c.op) ? place.head / (c.heads / c.kv_heads) : place.head;
   return others.contains({place.sequence, place.token, head});
 }
 
@@ -34,7 +34,7 @@ RowPlace row_place(const Case& c, RowsOf rows, const Place& place) {
 OtherBlocks compare_selections(const JudgedCall& source, const NearFollowUp& follow_up, const JudgedCall& other,
                                RoundedComparison& comparison) {
   OtherBlocks differ;
-  const std::int64_t heads = has_importance(source.c.op) ? source.c.kv_heads : source.c.heads;
+  const std::int64_t heads = shares_selection(source.c.op) ? source.c.kv_heads : source.c.heads;
   for (const auto& [place, blocks] : source.selection) {
     const auto refs = follow_up.same_as("selection", {RowsOf::queries, heads, place.sequence, place.token, place.head});
     if (refs.empty()) continue;

@@ -122,10 +122,7 @@ struct Model {
       for (std::int64_t b = 0; b < means.count; ++b)
         scores[static_cast<std::size_t>(b)] = stages.score(head, q.row(i), means.row(b));
       selected.push_back(stages.select(head, scores, head.position(i)));
-      std::int32_t* row = call.selection.row(q_begin(s) + i, selection_head(h));
-      std::fill(row, row + call.selection.slots, -1);
-      std::copy_n(selected.back().begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(selected.back())),
-                  row);
+      write_row(call.selection, q_begin(s) + i, selection_head(h), selected.back());
     }
     return selected;
   }
@@ -166,9 +163,10 @@ struct Model {
     const Rows k = stages.load(call.k, k_begin(s), k_begin(s + 1), g);
     for (std::int64_t i = 0; i < head.num_queries; ++i) {
       const std::int64_t t = head.position(i), token = q_begin(s) + i;
-      std::int32_t* row = call.selection.row(token, g);
-      std::fill(row, row + call.selection.slots, -1);
-      if (t < 0) continue;
+      if (t < 0) {
+        write_row(call.selection, token, g, {});
+        continue;
+      }
       std::vector<float> importance(static_cast<std::size_t>(t / call.nsa.block + 1));
       for (std::int64_t h = g * group(); h < (g + 1) * group(); ++h) {
         const Rows q = operand_rows(stages, head, ScaledOperand::q, stages.load(call.q, token, token + 1, h));
@@ -177,8 +175,7 @@ struct Model {
           scores.push_back(score_factor(stages, head) * stages.score(head, q.row(0), k.row(j)));
         stages.add_importance(head, scores, static_cast<float>(call.lse.load(token, h, 0)), importance);
       }
-      const Blocks blocks = stages.select_important(head, importance);
-      std::copy_n(blocks.begin(), std::min<std::int64_t>(call.selection.slots, std::ssize(blocks)), row);
+      write_row(call.selection, token, g, stages.select_important(head, importance));
     }
   }
 

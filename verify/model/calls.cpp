@@ -48,6 +48,16 @@ ForwardCall attention_call(const AnyCall& call) {
           if_any(call, "lse")};
 }
 
+IndexCall index_call(const AnyCall& call) {
+  return {call.op,
+          call.problem,
+          call.nsa,
+          holding(call, &Inputs::q),
+          holding(call, &Inputs::k),
+          holding(call, &Inputs::w),
+          call.selection};
+}
+
 BackwardCall attention_backward_call(const AnyCall& call) {
   return {attention_call(call), call["d_o"], call["dq"], call["dk"], call["dv"]};
 }

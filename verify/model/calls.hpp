@@ -7,8 +7,8 @@
 
 namespace attnspec::verify::model {
 
-/// One call of an operator that attends or selects, but for `nsa`. problem.block, top_k and gate have no meaning for
-/// `dense`. The operators of NSA read `nsa`, the others `problem`.
+/// One call of an operator that attends or selects, but for `nsa` and those with an indexer. problem.block, top_k and
+/// gate have no meaning for `dense`. The operators of NSA read `nsa`, the others `problem`.
 struct ForwardCall {
   Operator op;
   const reference::MobaProblem& problem;
@@ -23,6 +23,16 @@ struct BackwardCall {
   ForwardCall forward;  // its o, lse and selection are read
   TensorView d_o;
   TensorView dq, dk, dv;  // written
+};
+
+/// One call of a selector with an indexer.
+struct IndexCall {
+  Operator op;
+  const reference::MobaProblem& problem;
+  const reference::NsaProblem& nsa;
+  TensorView q, k;          // of the indexer
+  TensorView w;             // weights of the index heads; absent where they have none
+  SelectionView selection;  // written
 };
 
 /// One call of `nsa_compress`: rows = phi(blocks of tokens), for every sequence one after the other.
@@ -75,6 +85,7 @@ struct NsaBackwardCall {
 
 /// The call as one of these structs. It must be of that kind and direction.
 ForwardCall attention_call(const AnyCall& call);
+IndexCall index_call(const AnyCall& call);
 BackwardCall attention_backward_call(const AnyCall& call);
 CompressCall compress_call(const AnyCall& call);
 CompressBackwardCall compress_backward_call(const AnyCall& call);

@@ -4,6 +4,7 @@
 #include "verify/model/calls.hpp"
 #include "verify/model/compression.hpp"
 #include "verify/model/nsa.hpp"
+#include "verify/model/selectors.hpp"
 
 namespace attnspec::verify::model {
 
@@ -24,6 +25,7 @@ Kernel make_kernel(std::string kernel_name, std::string summary, std::vector<Ope
     if (!has_queries(call.op))
       return call.is_backward ? run(stages, arithmetic, compress_backward_call(call))
                               : run(stages, arithmetic, compress_call(call));
+    if (has_indexer(call.op)) return run(stages, arithmetic, index_call(call));
     return call.is_backward ? run(stages, arithmetic, attention_backward_call(call))
                             : run(stages, arithmetic, attention_call(call));
   };

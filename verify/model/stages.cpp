@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "verify/model/compression_stages.hpp"
+#include "verify/model/index_stages.hpp"
 
 namespace attnspec::verify::model {
 
@@ -350,6 +351,12 @@ Rows add_queries(const Arithmetic& arithmetic, const PerBranch<Rows>& dq) {
 
 }  // namespace
 
+void write_row(const SelectionView& selection, std::int64_t token, std::int64_t head, const Blocks& blocks) {
+  std::int32_t* row = selection.row(token, head);
+  std::fill(row, row + selection.slots, -1);
+  std::copy_n(blocks.begin(), std::min<std::int64_t>(selection.slots, std::ssize(blocks)), row);
+}
+
 Rows operand_rows(const Stages& stages, const Work& work, ScaledOperand which, Rows rows) {
   if (work.scaled_operand() != which) return rows;
   const auto factor =
@@ -383,6 +390,11 @@ const Stages& correct_stages() {
                              .attend = attend,
                              .add_importance = add_importance,
                              .select_important = select_important,
+                             .num_index_keys = num_index_keys,
+                             .block_worth = block_worth,
+                             .add_index_heads = add_index_heads,
+                             .select_tokens = select_tokens,
+                             .select_complete = select_complete,
                              .restore = restore,
                              .merge = merge,
                              .store_output = store_output,

@@ -70,6 +70,12 @@ struct Work {
 
 using Blocks = std::vector<std::int32_t>;
 
+/// Writes the blocks of a row, and -1 behind them.
+void write_row(const SelectionView& selection, std::int64_t token, std::int64_t head, const Blocks& blocks);
+
+/// Products of one token's index queries with the index keys that it sees: [index heads][keys].
+using IndexProducts = std::vector<std::vector<float>>;
+
 /// Attention of one query over one block: what the merge combines.
 struct Partial {
   std::int64_t query;
@@ -139,6 +145,14 @@ struct Stages {
   // the blocks taken. scores [m], lse: of one head; importance [c + 1].
   void (*add_importance)(const Work&, const std::vector<float>& scores, float lse, std::vector<float>& importance);
   Blocks (*select_important)(const Work&, const std::vector<float>& importance);
+  // Selectors with an indexer, for the query at position t: how many index keys it sees; in MSA what the blocks are
+  // worth to each index head, which takes them as `select` does; in DSA and QSA the score of each index key, by the
+  // weights of the heads, and the tokens or the blocks taken.
+  std::int64_t (*num_index_keys)(const Work&, std::int64_t t);
+  IndexProducts (*block_worth)(const Work&, const IndexProducts&);
+  std::vector<float> (*add_index_heads)(const Work&, const IndexProducts&, const std::vector<float>& w);
+  Blocks (*select_tokens)(const Work&, const std::vector<float>& scores);
+  Blocks (*select_complete)(const Work&, const std::vector<float>& scores, std::int64_t t);
   // Step 4, restore the order of the queries.
   std::vector<std::vector<Partial>> (*restore)(const Work&, std::vector<Partial> partials);
   // Step 5, merge one query's partials with online softmax, and store its o and lse.

@@ -8,7 +8,7 @@ namespace attnspec::verify {
 inline OperatorPage dense_page() {
   return {.name = "dense",
           .summary = "q, k, v -> o, lse; d_o -> dq, dk, dv: full causal attention",
-          .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, {"causal"}}),
+          .keys = keys({kKeysOfAll, kKeysOfKvHeads, kKeysOfQueries, kKeysOfValues, {"causal"}}),
           .tensors = attention_tensors<AttnspecDense, AttnspecDenseBackward>(),
           .reach = reach_of_attention,
           .bit = ATTNSPEC_DENSE,

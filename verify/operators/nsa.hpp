@@ -161,19 +161,24 @@ inline std::vector<TensorInfo> nsa_gradients() {
 }
 
 inline OperatorPage nsa_page() {
-  return {
-      .name = "nsa",
-      .summary =
-          "q, three k, v, gates, phi -> o, compressed rows, selection, o and lse of each branch; d_o -> all "
-          "gradients: native sparse attention",
-      .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, kKeysOfPhi, kKeysOfImportance, {"window", "shared_kv"}}),
-      .is_nsa = true,
-      .tensors = tensors({nsa_inputs(), nsa_outputs(), nsa_gradients()}),
-      .slots = [](const Case& c) { return reference::selection_slots(nsa_problem_of(c)); },
-      .bit = ATTNSPEC_NSA,
-      .forward = c_function<&AttnspecKernel::nsa>(),
-      .backward = c_function<&AttnspecKernel::nsa_backward>(),
-      .set_sizes = set_nsa_sizes<AttnspecNsa>};
+  return {.name = "nsa",
+          .summary =
+              "q, three k, v, gates, phi -> o, compressed rows, selection, o and lse of each branch; d_o -> all "
+              "gradients: native sparse attention",
+          .keys = keys({kKeysOfAll,
+                        kKeysOfKvHeads,
+                        kKeysOfQueries,
+                        kKeysOfValues,
+                        kKeysOfPhi,
+                        kKeysOfImportance,
+                        {"window", "shared_kv"}}),
+          .is_nsa = true,
+          .tensors = tensors({nsa_inputs(), nsa_outputs(), nsa_gradients()}),
+          .slots = [](const Case& c) { return reference::selection_slots(nsa_problem_of(c)); },
+          .bit = ATTNSPEC_NSA,
+          .forward = c_function<&AttnspecKernel::nsa>(),
+          .backward = c_function<&AttnspecKernel::nsa_backward>(),
+          .set_sizes = set_nsa_sizes<AttnspecNsa>};
 }
 
 }  // namespace attnspec::verify

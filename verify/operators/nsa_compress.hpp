@@ -10,7 +10,7 @@ inline OperatorPage nsa_compress_page() {
   return {
       .name = "nsa_compress",
       .summary = "tokens, phi -> compressed rows; their gradient -> d_tokens, d_phi: one row of each block of tokens",
-      .keys = keys({kKeysOfAll, kKeysOfPhi}),
+      .keys = keys({kKeysOfAll, kKeysOfKvHeads, kKeysOfPhi}),
       .is_nsa = true,
       .tensors = tensors({{{.name = "tokens",
                             .rows = RowsOf::keys,

@@ -18,6 +18,7 @@
 #include "verify/operators/operators.hpp"
 #include "verify/operators/phi.hpp"
 #include "verify/operators/reach.hpp"
+#include "verify/operators/selection_rule.hpp"
 
 namespace attnspec::verify {
 
@@ -29,12 +30,12 @@ enum class Role { input, output, given_gradient, gradient };
 enum class Heads { query, kv, given };
 
 /// Elements of a row.
-enum class Dim { dk, dv, one, branches, slots };
+enum class Dim { dk, dv, one, branches, heads, slots };
 
 enum class Stored {
   as_input,   // in the dtype of the case
   as_output,  // in the output format of the kernel's arithmetic
-  fp32,       // statistics of rows, which a kernel may keep to itself
+  fp32,       // also where the case has less: weights, and statistics of rows, which a kernel may keep to itself
   blocks,     // a selection, int32
 };
 
@@ -84,6 +85,9 @@ struct OperatorPage {
   std::int64_t (*slots)(const Case&) = nullptr;
   /// The keys that its queries may see in any block; null for operators without one attention.
   Reach (*reach)(const reference::MobaProblem&, const reference::NsaProblem&) = nullptr;
+  /// What a selection that it writes may hold; null where it writes none, or one that follows from other outputs. The
+  /// inputs must outlive it.
+  RuleOfRow (*rule)(const Case&, const reference::Arithmetic&, const Inputs&) = nullptr;
 
   // ---- In kernel_abi.h ----
   std::uint32_t bit = 0;

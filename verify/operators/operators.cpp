@@ -11,11 +11,14 @@
 #include <vector>
 
 #include "verify/operators/dense.hpp"
+#include "verify/operators/dsa_select.hpp"
 #include "verify/operators/moba.hpp"
 #include "verify/operators/moba_select.hpp"
+#include "verify/operators/msa_select.hpp"
 #include "verify/operators/nsa.hpp"
 #include "verify/operators/nsa_compress.hpp"
 #include "verify/operators/nsa_compressed.hpp"
+#include "verify/operators/qsa_select.hpp"
 #include "verify/operators/selected.hpp"
 #include "verify/operators/window.hpp"
 
@@ -25,8 +28,8 @@ namespace {
 
 /// What follows from a page's keys and tensors.
 struct Traits {
-  bool attends, has_gradients, selects, reads_selection, compresses, has_importance, has_branches, has_queries,
-      has_slots, has_blocks, has_compression, has_window;
+  bool attends, has_gradients, selects, has_indexer, shares_selection, reads_selection, compresses, has_importance,
+      has_branches, has_queries, has_slots, has_blocks, has_compression, has_window;
   RowsOf key_rows = RowsOf::keys, gradient_rows = RowsOf::queries;
 };
 
@@ -47,6 +50,8 @@ Traits traits_of(const OperatorPage& page) {
       .attends = find(page, "o") != nullptr,
       .has_gradients = std::any_of(page.tensors.begin(), page.tensors.end(), is_gradient),
       .selects = writes_selection && has(page, "top_k"),
+      .has_indexer = find(page, "qi") != nullptr,
+      .shares_selection = writes_selection && selection->heads == Heads::kv,
       .reads_selection = selection != nullptr && selection->role == Role::input,
       .compresses = has(page, "phi"),
       .has_importance = writes_selection && has(page, "top_n"),
@@ -72,10 +77,11 @@ struct Entry {
 };
 
 const Entry& entry(Operator op) {
-  static const std::vector<Entry> all{// in the order of the enumeration
-                                      Entry(dense_page()),  Entry(selected_page()),     Entry(moba_select_page()),
-                                      Entry(moba_page()),   Entry(nsa_compress_page()), Entry(nsa_compressed_page()),
-                                      Entry(window_page()), Entry(nsa_page())};
+  static const std::vector<Entry> all{
+      // in the order of the enumeration
+      Entry(dense_page()),        Entry(selected_page()),       Entry(moba_select_page()), Entry(moba_page()),
+      Entry(nsa_compress_page()), Entry(nsa_compressed_page()), Entry(window_page()),      Entry(nsa_page()),
+      Entry(msa_select_page()),   Entry(dsa_select_page()),     Entry(qsa_select_page())};
   return all[static_cast<std::size_t>(op)];
 }
 
@@ -101,6 +107,8 @@ bool has_key(Operator op, std::string_view key) { return has(page_of(op), key); 
 bool attends(Operator op) { return traits(op).attends; }
 bool has_gradients(Operator op) { return traits(op).has_gradients; }
 bool selects(Operator op) { return traits(op).selects; }
+bool has_indexer(Operator op) { return traits(op).has_indexer; }
+bool shares_selection(Operator op) { return traits(op).shares_selection; }
 bool reads_selection(Operator op) { return traits(op).reads_selection; }
 bool is_nsa(Operator op) { return page_of(op).is_nsa; }
 bool compresses(Operator op) { return traits(op).compresses; }
@@ -127,6 +135,7 @@ std::int64_t dim_of(const Case& c, Dim dim) {
     case Dim::dv: return c.dv;
     case Dim::one: return 1;
     case Dim::branches: return 3;
+    case Dim::heads: return c.heads;
     case Dim::slots: return page_of(c.op).slots(c);
   }
   return 0;

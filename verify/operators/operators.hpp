@@ -8,9 +8,21 @@
 
 namespace attnspec::verify {
 
-enum class Operator { dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa };
+enum class Operator {
+  dense,
+  selected,
+  moba_select,
+  moba,
+  nsa_compress,
+  nsa_compressed,
+  window,
+  nsa,
+  msa_select,
+  dsa_select,
+  qsa_select,
+};
 inline constexpr auto kOperators = [] {
-  std::array<Operator, static_cast<std::size_t>(Operator::nsa) + 1> all{};  // up to the last
+  std::array<Operator, static_cast<std::size_t>(Operator::qsa_select) + 1> all{};  // up to the last
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<Operator>(i);
   return all;
 }();
@@ -25,7 +37,7 @@ const char* summary(Operator op);
 Operator parse_operator(std::string_view text);
 
 /// What the rows of a tensor belong to.
-enum class RowsOf { queries, keys, compressed_rows, parameters };
+enum class RowsOf { queries, keys, compressed_rows, complete_blocks, parameters };
 
 /// Whether cases of the operator have the key.
 bool has_key(Operator op, std::string_view key);
@@ -34,8 +46,12 @@ bool has_key(Operator op, std::string_view key);
 bool attends(Operator op);
 /// Whether it has a backward.
 bool has_gradients(Operator op);
-/// Whether the kernel selects the blocks by a gate's scores.
+/// Whether the kernel selects blocks, or tokens, by scores of queries and keys.
 bool selects(Operator op);
+/// Whether it does so by the queries and keys of an indexer, which are no query and key heads of an attention.
+bool has_indexer(Operator op);
+/// Whether all heads of a group share a selection that the kernel writes.
+bool shares_selection(Operator op);
 /// Whether it attends to blocks that it is given.
 bool reads_selection(Operator op);
 /// Whether it has an NsaProblem.

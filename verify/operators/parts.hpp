@@ -14,9 +14,9 @@ namespace attnspec::verify {
 
 // ---- Keys ----
 
-/// Keys that the cases of every operator have.
-inline const std::vector<std::string> kKeysOfAll{"lens",   "kv_heads", "dk",      "dtype", "layout",
-                                                 "regime", "seed",     "session", "law"};
+/// Keys that the cases of every operator have, but for an indexer, which has one key head.
+inline const std::vector<std::string> kKeysOfAll{"lens", "dk", "dtype", "layout", "regime", "seed", "session", "law"};
+inline const std::vector<std::string> kKeysOfKvHeads{"kv_heads"};
 /// Of operators with queries; of those that attend; of those with phi; of those with importance.
 inline const std::vector<std::string> kKeysOfQueries{"q_lens", "heads", "sample"};
 inline const std::vector<std::string> kKeysOfValues{"dv", "scale"};
@@ -49,6 +49,14 @@ TensorInfo q_tensor() {
 template <class Forward>
 TensorInfo k_tensor(RowsOf rows = RowsOf::keys) {
   return {.name = "k", .rows = rows, .heads = Heads::kv, .offset = offsetof(Forward, k), .input = &Inputs::k};
+}
+
+/// Queries and keys of an indexer: heads of qi are index heads, and ki has one head.
+template <class Forward>
+std::vector<TensorInfo> index_tensors(std::size_t keys_offset, const std::string& keys = "ki",
+                                      RowsOf rows = RowsOf::keys) {
+  return {{.name = "qi", .offset = offsetof(Forward, qi), .input = &Inputs::q},
+          {.name = keys, .rows = rows, .heads = Heads::kv, .offset = keys_offset, .input = &Inputs::k}};
 }
 
 /// A selection that the forward writes, per head.
@@ -164,6 +172,14 @@ void set_moba_sizes(const AnyCall& call, const AttnspecNsaSizes&, void* forward)
   params.gate = bit_of(call.problem.gate);
 }
 
+/// block and top_k of a selector with an indexer.
+template <class Forward>
+void set_index_sizes(const AnyCall& call, const AttnspecNsaSizes&, void* forward) {
+  auto& params = *static_cast<Forward*>(forward);
+  params.block = call.problem.block;
+  params.top_k = call.problem.top_k;
+}
+
 /// The sizes of NSA.
 template <class Forward>
 void set_nsa_sizes(const AnyCall&, const AttnspecNsaSizes& sizes, void* forward) {
@@ -176,7 +192,26 @@ void set_window_size(const AnyCall& call, const AttnspecNsaSizes&, void* forward
   static_cast<Forward*>(forward)->window_size = call.nsa.window;
 }
 
-// ---- Reach ----
+// ---- What the judge asks ----
+
+/// The lengths of the rows of index keys.
+inline reference::Vector row_norms(const reference::Tensor& keys) {
+  return keys.rows(0, keys.tokens, 0).rowwise().norm();
+}
+
+/// The rows of these blocks, one block after the other. block: rows of each.
+inline reference::Matrix rows_of_blocks(const reference::Rows& rows, const std::vector<Eigen::Index>& blocks,
+                                        std::int64_t block) {
+  reference::Matrix result(std::ssize(blocks) * block, rows.cols());
+  for (std::size_t i = 0; i < blocks.size(); ++i)
+    result.middleRows(static_cast<Eigen::Index>(i) * block, block) = rows.middleRows(blocks[i] * block, block);
+  return result;
+}
+
+/// MoBA's selection.
+inline RuleOfRow rule_of_moba(const Case& c, const reference::Arithmetic& arithmetic, const Inputs& inputs) {
+  return moba_rule(arithmetic, problem_of(c), inputs.q, inputs.k, regime_of(c).exact_scores);
+}
 
 /// Every key up to the query's own, or every key.
 inline Reach reach_of_attention(const reference::MobaProblem& problem, const reference::NsaProblem&) {

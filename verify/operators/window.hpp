@@ -8,7 +8,7 @@ namespace attnspec::verify {
 inline OperatorPage window_page() {
   return {.name = "window",
           .summary = "q, k, v -> o, lse; d_o -> dq, dk, dv: NSA's sliding window",
-          .keys = keys({kKeysOfAll, kKeysOfQueries, kKeysOfValues, {"window"}}),
+          .keys = keys({kKeysOfAll, kKeysOfKvHeads, kKeysOfQueries, kKeysOfValues, {"window"}}),
           .is_nsa = true,
           .tensors = attention_tensors<AttnspecWindow, AttnspecWindowBackward>(),
           .reach = [](const reference::MobaProblem&, const reference::NsaProblem& nsa) { return window_reach(nsa); },

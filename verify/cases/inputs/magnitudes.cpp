@@ -78,7 +78,8 @@ void fill_largest_keys(const Case& c, Inputs& in) {
   const double largest = largest_number(c) / std::max(1.0, std::numbers::log2e * sigma);  // a kernel may scale keys
   const double product = sigma == 0 ? 1 : 1 / (sigma * std::sqrt(dk));
   const bool has_biases = compresses(c.op) && c.phi != reference::Phi::mean;  // which no small key outweighs
-  const bool keys_alone = has_biases || (selects(c.op) && !attends(c.op));    // whose means are what can overflow
+  const bool keys_alone =
+      has_biases || (selects(c.op) && !attends(c.op) && !has_indexer(c.op));  // whose means can overflow
   const std::int64_t kind =
       keys_alone ? 0 : Random(shared_seed(c), "kind").below(product < kBoth ? 2 : 3, 0);  // keys, queries, both
   const double one = std::min(largest, kind == 2 ? std::sqrt(product) : largest),

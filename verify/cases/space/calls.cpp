@@ -47,7 +47,8 @@ void set_law(Draft& draft, Law law) {
   c.session.clear();  // a law has calls of its own
   if (needs_causality(law)) c.causal = true;
   if (law == Law::unselected) c.shared_kv = false;
-  if (law == Law::heads && c.kv_heads == 1 && (c.heads == 1 || is_nsa(c.op))) c.heads *= 2, c.kv_heads = 2;
+  if (law == Law::heads && c.kv_heads == 1 && (c.heads == 1 || is_nsa(c.op)))
+    c.heads *= 2, c.kv_heads = has_indexer(c.op) ? 1 : 2;
   if (law == Law::packing && c.lens.size() == 1) {
     c.lens.push_back(c.lens[0]);
     c.q_lens.push_back(c.q_lens[0]);

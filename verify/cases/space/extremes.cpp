@@ -138,10 +138,13 @@ bool any_over(const std::vector<std::int64_t>& lengths, std::int64_t limit) {
   return std::any_of(lengths.begin(), lengths.end(), [=](std::int64_t n) { return n > limit; });
 }
 
+/// Whether a selection is made of as many scores as there are queries times keys.
+bool scores_every_key(Operator op) { return has_indexer(op) && key_rows(op) == RowsOf::keys; }
+
 Value tokens_value(const char* name, std::int64_t over) {
   return {name, 1, [=](Draft& draft) { many_tokens(draft, over + draft.between(1, 40)); },
           [=](const Case& c) { return any_over(c.lens, over) && any_over(c.q_lens, over); },
-          [](Operator op) { return has_slots(op) || !has_queries(op); }};
+          [](Operator op) { return has_slots(op) ? !scores_every_key(op) : !has_queries(op); }};
 }
 
 Value queries_value(const char* name, std::int64_t over) {

@@ -59,7 +59,7 @@ Axis shared_selection_axis() { return flag_axis("selection per kv head", reads_s
 
 Axis causal_axis() {
   return flag_axis(
-      "causal", [](Operator op) { return !is_nsa(op); }, &Case::causal, 2);
+      "causal", [](Operator op) { return has_key(op, "causal"); }, &Case::causal, 2);
 }
 
 Axis scale_axis() {

@@ -11,6 +11,9 @@ namespace {
 
 std::int64_t group(const Case& c) { return has_queries(c.op) ? c.heads / c.kv_heads : 1; }
 
+bool has_kv_heads(Operator op) { return has_key(op, "kv_heads"); }
+bool has_groups(Operator op) { return has_queries(op) && has_kv_heads(op); }
+
 /// Tokens that the next sequence may have.
 std::int64_t room_left(const Draft& draft) {
   const std::int64_t used = std::accumulate(draft.c.lens.begin(), draft.c.lens.end(), std::int64_t{0});
@@ -29,7 +32,7 @@ void add_edge(Draft& draft, std::int64_t tile) {
 std::int64_t block_tokens(const Draft& draft) {
   const Case& c = draft.c;
   if (has_compression(c.op)) return draft.one_of<std::int64_t>({c.block, c.compress_block, c.compress_stride});
-  return has_slots(c.op) ? c.block : 8;
+  return has_blocks(c.op) ? c.block : 8;
 }
 
 void add_many_blocks(Draft& draft) {
@@ -93,7 +96,7 @@ Axis head_axis() {
           {{"one", 2, [](Draft& draft) { set_heads(draft, 1, 1); },
             [](const Case& c) { return c.kv_heads == 1 && group(c) == 1; }},
            {"several", 1, [](Draft& draft) { set_heads(draft, draft.between(2, 4), 1); },
-            [](const Case& c) { return c.kv_heads > 1 && group(c) == 1; }},
+            [](const Case& c) { return c.kv_heads > 1 && group(c) == 1; }, has_kv_heads},
            {"one group", 1, [](Draft& draft) { set_heads(draft, 1, draft.between(2, 5)); },
             [](const Case& c) { return c.kv_heads == 1 && group(c) > 1; }, has_queries},
            {"groups", 1,
@@ -101,7 +104,7 @@ Axis head_axis() {
               const std::int64_t kv_heads = draft.between(2, 3);
               set_heads(draft, kv_heads, draft.between(2, 3));
             },
-            [](const Case& c) { return c.kv_heads > 1 && group(c) > 1; }, has_queries},
+            [](const Case& c) { return c.kv_heads > 1 && group(c) > 1; }, has_groups},
            {"a large group", 1, [](Draft& draft) { set_heads(draft, 1, draft.between(6, 24)); },
             [](const Case& c) { return group(c) > 5; }, has_queries},
            seen(

@@ -1,5 +1,7 @@
 #include "verify/cases/space/space.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 #include <stdexcept>
@@ -69,7 +71,7 @@ std::size_t choose_by_weight(std::size_t axis, const std::vector<std::size_t>& v
 Case draw_case(Operator op, const Choose& choose, const Between& between) {
   Draft draft;
   draft.between = between;
-  draft.c.op = op;
+  draft.c = parse_case(fmt::format("{}()", name(op)));
   draft.c.lens.clear();
   draft.c.q_lens.clear();
   for (std::size_t i = 0; i < axes().size(); ++i) {

@@ -34,5 +34,7 @@ std::vector<Defect> nsa_defects();
 std::vector<Defect> tile_defects();
 std::vector<Defect> list_defects();
 std::vector<Defect> law_defects();
+/// In selectors with an indexer.
+std::vector<Defect> index_defects();
 
 }  // namespace attnspec::verify::model

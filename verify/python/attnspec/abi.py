@@ -7,7 +7,7 @@ from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_double, c_int32, c
 from ctypes import c_uint32, c_uint64, c_void_p
 from typing import Any
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 DTYPES = ["bf16", "fp16", "fp32"]
 EQUAL_BITS = ["none", "deterministic", "row-independent", "batch-invariant"]  # each with those before it
@@ -50,8 +50,8 @@ Sizes = struct("Sizes", ("row_offsets", POINTER(c_int64)), *[(size, c_int64) for
 Branch = struct("Branch", "k", "v", "o", "lse")
 BranchGradients = struct("BranchGradients", "dk", "dv")
 
-CALL, SIZES, BLOCK = ("call", Call), ("sizes", Sizes), ("block", c_int64)
-MOBA = (BLOCK, ("top_k", c_int64), ("gate", c_int32), ("reserved", c_int32))
+CALL, SIZES, BLOCK, TOP_K = ("call", Call), ("sizes", Sizes), ("block", c_int64), ("top_k", c_int64)
+MOBA = (BLOCK, TOP_K, ("gate", c_int32), ("reserved", c_int32))
 BRANCHES = ("compressed", "selected", "window")
 FORWARD: dict[str, type[Structure]] = {  # in the order of their bits
     "dense": struct("Dense", CALL, "q", "k", "v", "o", "lse"),
@@ -63,6 +63,9 @@ FORWARD: dict[str, type[Structure]] = {  # in the order of their bits
     "window": struct("Window", CALL, ("window_size", c_int64), "q", "k", "v", "o", "lse"),
     "nsa": struct("Nsa", CALL, SIZES, "q", *[(b, Branch) for b in BRANCHES], "gates", ("phi_k", Phi), ("phi_v", Phi),
                   "k_compressed", "v_compressed", "selection", "o"),
+    "msa_select": struct("MsaSelect", CALL, BLOCK, TOP_K, "qi", "ki", "selection"),
+    "dsa_select": struct("DsaSelect", CALL, TOP_K, "qi", "ki", "w", "selection"),
+    "qsa_select": struct("QsaSelect", CALL, BLOCK, TOP_K, "qi", "kbar", "selection"),
 }
 OPERATORS = list(FORWARD)
 GRADIENTS: dict[str, tuple[Any, ...]] = {

@@ -26,6 +26,8 @@ EVERYWHERE = {
     "local_blocks": "forced: the query's own block and those before it",
     "phi_kind": "how a compression block becomes a row: 'mean', 'linear' or 'mlp'",
     "activation": "of the mlp: 'relu', 'silu' or 'gelu'",
+    "qi": "[query tokens, index heads, dk] dtype: queries of the indexer",
+    "ki": "[key tokens, 1, dk] dtype: keys of the indexer",
     "q": "[query tokens, H, dk] dtype: queries",
     "k": "[key tokens, Hkv, dk] dtype: keys",
     "v": "[key tokens, Hkv, dv] dtype: values",
@@ -92,6 +94,23 @@ OF_OPERATOR: dict[str, dict[str, str]] = {
         "dv_compressed": "written: as v_compressed: its gradient",
         "d_phi_k": "namespace, written: the gradients of phi_k",
         "d_phi_v": "namespace, written: the gradients of phi_v",
+    },
+    "msa_select": {
+        "scale": "is not read",
+        "selection": "written: [query tokens, index heads, slots] int32: blocks, -1 in unused slots",
+    },
+    "dsa_select": {
+        "scale": "is not read",
+        "top_k": "tokens per query",
+        "w": "[query tokens, 1, index heads] float32: weights of the index heads, of any sign",
+        "selection": "written: [query tokens, 1, slots] int32: tokens, for all heads; -1 in unused slots",
+    },
+    "qsa_select": {
+        "scale": "is not read",
+        "block": "tokens in a block; there is a row of kbar for each complete one",
+        "top_k": "complete blocks per query; an incomplete own block is beside them",
+        "kbar": "[complete blocks, 1, dk] dtype: keys of the indexer; a sequence has tokens // block of them",
+        "selection": "written: [query tokens, 1, slots] int32: blocks, for all heads; -1 in unused slots",
     },
 }
 

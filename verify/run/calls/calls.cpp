@@ -43,7 +43,8 @@ Calls::Calls(const Kernel& kernel, const Case& c, const Inputs& inputs)
     } else if (const TensorInfo* shared = shared_with(tensor)) {
       places_.push_back(places_[static_cast<std::size_t>(shared - tensors().data())]);
     } else if (tensor.role == Role::input || tensor.role == Role::given_gradient) {
-      places_.push_back(&memory_.emplace_back(c.dtype, c.layout, *find_input(tensor, inputs), kernel.memory));
+      places_.push_back(&memory_.emplace_back(format_of(tensor, c.dtype, output), c.layout, *find_input(tensor, inputs),
+                                              kernel.memory));
     } else {
       const auto [tokens, heads, dim] = shape_of(c, tensor);
       places_.push_back(
