@@ -160,6 +160,28 @@ TEST(MsaMargin, HoldsSumsInAnyOrderAndIsAtMostFourTimesTheWorst) {
   worst.expect_at_least(0.25);
 }
 
+/// G7, under every arithmetic and for one head and several.
+TEST(ScoreBounds, AreNoLessThanMarginsAndNotFarAbove) {
+  double closest = 1e9;
+  for_each_setting(4, [&](const Setting& s, Data data, std::int64_t features, std::uint64_t seed) {
+    const MsaProblem problem{{}, features, 16, 2};
+    const Matrix q = draw(3, features, data, s.input, seed, "q"), k = draw(kKeys, features, data, s.input, seed, "k");
+    const Vector w = draw(1, 3, Data::normal, Format::fp32, seed, "w").row(0).transpose(), norms = k.rowwise().norm();
+    const Vector ties = max_ties_of_rows(view(k)), query = q.row(0).transpose();
+    for (const Arithmetic& arithmetic :
+         {s.arithmetic, make_arithmetic(Format::fp32, {"tf32"}), make_arithmetic(Format::fp32, {"tf32x3"})}) {
+      const Vector of_dsa = score_margins(arithmetic, q, w, view(k), ties),
+                   of_msa = score_margins(arithmetic, problem, query, view(k), ties),
+                   bounds = score_bounds(arithmetic, q, w, norms),
+                   bounds_of_msa = score_bounds(arithmetic, problem, query, norms);
+      EXPECT_GE((bounds - of_dsa).minCoeff(), 0);
+      EXPECT_GE((bounds_of_msa - of_msa).minCoeff(), 0);
+      if (data == Data::normal) closest = std::min(closest, (bounds_of_msa.array() / of_msa.array()).minCoeff());
+    }
+  });
+  EXPECT_LT(closest, 100);
+}
+
 /// Operands that tensor cores take as tf32, rounded or cut, on fp32 inputs.
 TEST(MsaMargin, HoldsProductsOfTf32) {
   const MsaProblem problem{{}, kFeatures, 1, 2};

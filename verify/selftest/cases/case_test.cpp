@@ -48,7 +48,8 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(rejection("window(window=0)"), "window=0: must be at least 1");
   EXPECT_EQ(
       rejection("mobba(lens=4)"),
-      "operator 'mobba': is none of dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa");
+      "operator 'mobba': is none of dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa, "
+      "msa_select, dsa_select, qsa_select");
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "verify/cases/random.hpp"
 #include "verify/judge/selections.hpp"
 
 namespace attnspec::verify {
@@ -40,6 +41,35 @@ TEST_F(SelectionOfOneRow, MayDifferWithinTheMargin) {
   EXPECT_EQ(fault({2, 4, 5}), "block 1 (score 5 +- 0.06) left out for block 4 (score 4.8 +- 0.06)");
   margins.setConstant(0.09);  // either margin twice would reach the other
   EXPECT_EQ(fault({2, 4, 5}), "block 1 (score 5 +- 0.09) left out for block 4 (score 4.8 +- 0.09)");
+}
+
+/// Margins that are asked for of some candidates alone decide as those of all.
+TEST(RuleWithBounds, DecidesEverySelectionAsTheRuleWithAllMargins) {
+  std::int64_t asked = 0, admissible = 0;
+  for (std::uint64_t seed = 0; seed < 300; ++seed) {
+    const Random random(seed, "scores");
+    Vector scores(7), margins(7), bounds(7);
+    for (Eigen::Index b = 0; b < 7; ++b) {
+      scores[b] = static_cast<double>(random.below(40, static_cast<std::uint64_t>(b)));
+      margins[b] = static_cast<double>(random.below(4, static_cast<std::uint64_t>(10 + b)));
+      bounds[b] = margins[b] + static_cast<double>(random.below(9, static_cast<std::uint64_t>(20 + b)));
+    }
+    const Blocks forced = seed % 3 == 0 ? Blocks{6} : Blocks{};
+    const SelectionRule all = rule_of(3, forced, scores, margins),
+                        some = rule_of(3, forced, scores, bounds, [&](const std::vector<Eigen::Index>&candidates) {
+                          asked += std::ssize(candidates);
+                          return Vector(margins(candidates));
+                        });
+    for (std::int32_t a = 0; a < 7; ++a)
+      for (std::int32_t b = a + 1; b < 7; ++b)
+        for (std::int32_t c = b + 1; c < 7; ++c) {
+          const Blocks row{a, b, c};
+          admissible += inadmissible(all, row).empty();
+          EXPECT_EQ(inadmissible(all, row).empty(), inadmissible(some, row).empty()) << seed;
+        }
+  }
+  EXPECT_LT(asked, 300 * 7 * 2 / 3);
+  EXPECT_GT(admissible, 300);
 }
 
 /// What a regime of exact scores promises, under any declared arithmetic.

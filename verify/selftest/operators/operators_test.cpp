@@ -129,15 +129,18 @@ TEST(Operators, AnswerQuestions) {
   };
   EXPECT_EQ(where(attends), "dense selected moba nsa_compressed window nsa");
   EXPECT_EQ(where(has_gradients), "dense selected moba nsa_compress nsa_compressed window nsa");
-  EXPECT_EQ(where(selects), "moba_select moba");
+  EXPECT_EQ(where(selects), "moba_select moba msa_select dsa_select qsa_select");
+  EXPECT_EQ(where(has_indexer), "msa_select dsa_select qsa_select");
+  EXPECT_EQ(where(shares_selection), "nsa_compressed nsa dsa_select qsa_select");
   EXPECT_EQ(where(reads_selection), "selected");
   EXPECT_EQ(where(is_nsa), "nsa_compress nsa_compressed window nsa");
   EXPECT_EQ(where(compresses), "nsa_compress nsa");
   EXPECT_EQ(where(has_importance), "nsa_compressed nsa");
   EXPECT_EQ(where(has_branches), "nsa");
-  EXPECT_EQ(where(has_queries), "dense selected moba_select moba nsa_compressed window nsa");
-  EXPECT_EQ(where(has_slots), "selected moba_select moba");
-  EXPECT_EQ(where(has_blocks), "selected moba_select moba nsa_compressed nsa");
+  EXPECT_EQ(where(has_queries),
+            "dense selected moba_select moba nsa_compressed window nsa msa_select dsa_select qsa_select");
+  EXPECT_EQ(where(has_slots), "selected moba_select moba msa_select dsa_select qsa_select");
+  EXPECT_EQ(where(has_blocks), "selected moba_select moba nsa_compressed nsa msa_select qsa_select");
   EXPECT_EQ(where(has_compression), "nsa_compress nsa_compressed nsa");
   EXPECT_EQ(where(has_window), "window nsa");
 }

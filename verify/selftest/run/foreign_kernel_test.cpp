@@ -377,7 +377,8 @@ TEST(Worker, CarriesLimits) {
 /// the model kernel: the same rows with the same errors.
 TEST(Worker, CarriesEveryOperatorThereAndBack) {
   const Kernel kernel = load_kernel(library("mirror")), model = all_of_the_model();
-  EXPECT_EQ(kernel.forward_only, std::vector{Operator::moba_select});
+  EXPECT_EQ(kernel.forward_only,
+            (std::vector{Operator::moba_select, Operator::msa_select, Operator::dsa_select, Operator::qsa_select}));
   for (const Operator op : kernel.operators) {
     const std::vector<Case> cases = level_cases(op, 1);
     for (std::size_t i = 0; i < cases.size(); i += 16) {

@@ -156,7 +156,7 @@ AttnspecKernel mirror() {
   kernel.name = "mirror";
   kernel.summary = "the model kernel";
   kernel.arithmetic = "";
-  kernel.operators = 255;
+  kernel.operators = 2047;
   kernel.promises =
       ATTNSPEC_EXPORTS_SELECTION | ATTNSPEC_DETERMINISTIC | ATTNSPEC_ROW_INDEPENDENT | ATTNSPEC_BATCH_INVARIANT;
   kernel.workspace_bytes = workspace_bytes;
@@ -165,6 +165,9 @@ AttnspecKernel mirror() {
   kernel.selected = forward<Operator::selected>;
   kernel.selected_backward = backward<Operator::selected>;
   kernel.moba_select = forward<Operator::moba_select>;
+  kernel.msa_select = forward<Operator::msa_select>;
+  kernel.dsa_select = forward<Operator::dsa_select>;
+  kernel.qsa_select = forward<Operator::qsa_select>;
   kernel.moba = forward<Operator::moba>;
   kernel.moba_backward = backward<Operator::moba>;
   kernel.nsa_compress = forward<Operator::nsa_compress>;
