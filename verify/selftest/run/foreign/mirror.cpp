@@ -94,12 +94,16 @@ struct Mirrored {
       moba.attention = attention(p.call, p.q, p.window.k, p.window.v.shape[2]);
     else if constexpr (requires { p.v; })
       moba.attention = attention(p.call, p.q, p.k, p.v.shape[2]);
+    else if constexpr (requires { p.kbar; })
+      moba.attention = attention(p.call, p.qi, p.kbar, 1);
+    else if constexpr (requires { p.ki; })
+      moba.attention = attention(p.call, p.qi, p.ki, 1);
     else
       moba.attention = attention(p.call, p.q, p.k, 1);
     nsa.attention = moba.attention;
     if constexpr (requires { p.block; }) moba.block = p.block;
-    if constexpr (requires { p.top_k; }) {
-      moba.top_k = p.top_k;
+    if constexpr (requires { p.top_k; }) moba.top_k = p.top_k;
+    if constexpr (requires { p.gate; }) {
       moba.gate = p.gate == ATTNSPEC_GATE_TOP_K    ? reference::Gate::top_k
                   : p.gate == ATTNSPEC_GATE_WINDOW ? reference::Gate::window
                                                    : reference::Gate::sink;
