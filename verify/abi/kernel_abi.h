@@ -240,8 +240,8 @@ typedef struct AttnspecDsaSelect {
 } AttnspecDsaSelect;
 
 /* The blocks that each query of QSA attends to: the best complete ones, and that which it stands in where it sees not
- * all of it. A sequence of T key tokens has T / block rows of kbar, rounded down. Its first row is the number of rows of
- * all sequences before it. */
+ * all of it. A sequence of T key tokens has T / block rows of kbar, rounded down. Its first row is the number of rows
+ * of all sequences before it. */
 typedef struct AttnspecQsaSelect {
   AttnspecCall call;
   int64_t block;      /* tokens in a block */

@@ -184,7 +184,7 @@ std::int64_t nearest_divisor(std::int64_t value, std::int64_t a, std::int64_t b)
 
 void move_blocks(const Limits& limits, Case& c) {
   if (!has_compression(c.op)) {
-    c.block = nearest(c.block, limits.block);
+    if (has_blocks(c.op)) c.block = nearest(c.block, limits.block);
     return;
   }
   const bool has_own = has_importance(c.op);  // a selection block beside the compression block

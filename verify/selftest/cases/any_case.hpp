@@ -20,13 +20,13 @@ inline rc::Gen<Case> any_case() {
     c.q_lens = c.lens;
     if (c.op != Operator::nsa_compress && *rc::gen::arbitrary<bool>())
       for (std::int64_t& length : c.q_lens) length = *rc::gen::inRange<std::int64_t>(0, 300);
-    c.kv_heads = *rc::gen::inRange(1, 5);
+    c.kv_heads = has_key(c.op, "kv_heads") ? *rc::gen::inRange(1, 5) : 1;
     c.heads = c.op == Operator::nsa_compress ? 1 : c.kv_heads * *rc::gen::inRange(1, 5);
     c.dk = *rc::gen::inRange(1, 200);
     c.scale = default_scale(c.dk);
     c.dtype = *rc::gen::element(Format::bf16, Format::fp16, Format::fp32);
     c.layout = *rc::gen::element(Layout::strided, Layout::contiguous);
-    c.causal = is_nsa(c.op) || *rc::gen::arbitrary<bool>();
+    c.causal = !has_key(c.op, "causal") || *rc::gen::arbitrary<bool>();
     c.regime = *rc::gen::element<std::string>("normal", "tie", "near_tie", "very_negative");
     c.seed = *rc::gen::arbitrary<std::uint64_t>();
     c.session = *rc::gen::container<std::vector<SessionStep>>(rc::gen::element(
@@ -55,10 +55,10 @@ inline rc::Gen<Case> any_case() {
       c.local = *rc::gen::inRange(1, 4);
       c.top_n = c.initial + c.local + *rc::gen::inRange(0, 20);
     } else if (selects(c.op) || c.op == Operator::selected) {
-      c.block = *rc::gen::inRange(1, 600);
+      c.block = has_blocks(c.op) ? *rc::gen::inRange(1, 600) : 1;
       c.top_k = *rc::gen::inRange(2, 100);
     }
-    if (selects(c.op) && c.causal)
+    if (has_key(c.op, "gate") && c.causal)
       c.gate = *rc::gen::element(reference::Gate::top_k, reference::Gate::window, reference::Gate::sink);
     if (c.op == Operator::selected) {
       c.shared_selection = *rc::gen::arbitrary<bool>();

@@ -90,9 +90,9 @@ std::string refusal_of(const Change& change) {
 
 TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
   EXPECT_EQ(make_foreign_kernel(minimal(), "x").arithmetic, (reference::ArithmeticOptions{"rounded_sum", "fp32_out"}));
-  EXPECT_EQ(refusal_of([](auto& k) { k.abi_version = 1; }), "kernel 'x': abi_version=1: this attnspec has version 3");
+  EXPECT_EQ(refusal_of([](auto& k) { k.abi_version = 1; }), "kernel 'x': abi_version=1: this attnspec has version 4");
   EXPECT_EQ(refusal_of([](auto& k) { k.struct_size = 24; }),
-            "kernel 'x': struct_size=24: in version 3 it is at least " + std::to_string(sizeof(AttnspecKernel)));
+            "kernel 'x': struct_size=24: in version 4 it is at least " + std::to_string(sizeof(AttnspecKernel)));
   EXPECT_EQ(refusal_of([](auto& k) { k.struct_size += 8; }), "");
   EXPECT_EQ(refusal_of([](auto& k) { k.device_type = kDLVulkan; }),
             "kernel 'x': device_type=7: is neither kDLCPU nor kDLCUDA");
@@ -101,7 +101,7 @@ TEST(ForeignKernel, RefusesADeclarationThatIsWrong) {
   EXPECT_EQ(refusal_of([](auto& k) { k.arithmetic = "exact"; }),
             "kernel 'x': arithmetic option 'exact': is none of " + arithmetic_names());
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = 0; }), "kernel 'x': declares no operator");
-  EXPECT_EQ(refusal_of([](auto& k) { k.operators = 256; }), "kernel 'x': operators=0x100: has bits of no operator");
+  EXPECT_EQ(refusal_of([](auto& k) { k.operators = 2048; }), "kernel 'x': operators=0x800: has bits of no operator");
   EXPECT_EQ(refusal_of([](auto& k) { k.operators = ATTNSPEC_DENSE | ATTNSPEC_WINDOW; }),
             "kernel 'x': operator window is declared without a function");
   EXPECT_EQ(refusal_of([](auto& k) {
