@@ -75,7 +75,8 @@ TEST(CommandLine, GivesOneLineForBadInput) {
   expect_one_line("replay nowhere.cases", "case file nowhere.cases: cannot be read");
   expect_one_line(
       "check --operator attention",
-      "operator 'attention': is none of dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa");
+      "operator 'attention': is none of dense, selected, moba_select, moba, nsa_compress, nsa_compressed, window, nsa, "
+      "msa_select, dsa_select, qsa_select");
   expect_one_line("check defect:delta_missing --operator dense", "no kernel given implements an operator given");
   expect_one_line("golden nowhere.safetensors", "nowhere.safetensors: cannot be read");
   expect_one_line("golden", "/nonexistent: No such file or directory", "ATTNSPEC_GOLDEN_DIR=/nonexistent");

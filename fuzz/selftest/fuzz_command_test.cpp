@@ -199,7 +199,8 @@ TEST_F(FuzzCommand, FindsDefects) {
 TEST_F(FuzzCommand, GivesOneLineForBadInput) {
   expect_one_line("fuzz", "KERNEL is required");
   expect_one_line("fuzz model:moba --operator window",
-                  "operator 'window': model:moba implements dense, selected, moba_select, moba");
+                  "operator 'window': model:moba implements dense, selected, moba_select, moba, msa_select, "
+                  "dsa_select, qsa_select");
   expect_one_line("fuzz model:moba --law future --law slow",
                   "law=slow: is none of none, repeat, future, unselected, heads, strides, packing, decode, power, "
                   "negation, reciprocal, slots, groups, prefix, all_blocks, own_block, whole_window, as_moba, one_hot, "

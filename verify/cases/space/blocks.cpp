@@ -138,7 +138,7 @@ Axis count_axis() {
 Axis gate_axis() {
   return {
       "gate",
-      selects,
+      [](Operator op) { return has_key(op, "gate"); },
       {gate_value("top_k", Gate::top_k, 3), gate_value("window", Gate::window, 1), gate_value("sink", Gate::sink, 1)}};
 }
 

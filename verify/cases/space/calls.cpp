@@ -44,7 +44,8 @@ void set_law(Draft& draft, Law law) {
   Case& c = draft.c;
   if (draft.is_extreme) return;
   c.law = law;
-  c.session.clear();  // a law has calls of its own
+  c.session.clear();                                                            // a law has calls of its own
+  if (has_queries(c.op)) c.q_lens[0] = std::max<std::int64_t>(1, c.q_lens[0]);  // and rows to compare
   if (needs_causality(law)) c.causal = true;
   if (law == Law::unselected) c.shared_kv = false;
   if (law == Law::heads && c.kv_heads == 1 && (c.heads == 1 || is_nsa(c.op)))
