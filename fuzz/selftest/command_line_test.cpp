@@ -65,7 +65,7 @@ TEST(CommandLine, GivesOneLineForBadInput) {
       "regime=nowhere: is none of normal, diffuse, spiky, tie, near_tie, large, very_negative, token_tagged, "
       "head_tagged, constant_keys, repeated_tokens, cancelling_means, descending_magnitude, levers, "
       "edge_spike, disagreeing_heads, underflow, subnormal, smallest, largest_values, largest_gradients, largest_keys, "
-      "wide_gates, captured:NAME");
+      "wide_gates, cancelling_weights, captured:NAME");
   expect_one_line("replay 'moba(heads=3,kv_heads=2)'", "heads=3: must be a multiple of kv_heads=2");
   expect_one_line("replay 'moba(top_k=0)'", "top_k=0: must be at least 1");
   expect_one_line("replay 'moba(lens=3+-1)'", "lens=3+-1: a length is negative, so that the offsets would decrease");

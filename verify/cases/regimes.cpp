@@ -226,6 +226,21 @@ void fill_disagreeing_heads(const Case& c, Inputs& in) {
   });
 }
 
+bool has_head_weights(Operator op) { return find_tensor(op, "w") != nullptr; }
+
+/// Two heads have the same query, and weights that add up to between 2^-11 and 2^-8 of either.
+void fill_cancelling_weights(const Case& c, Inputs& in) {
+  fill_scaled(c, in, 1, 1, 1, 1);
+  const Random rest(c.seed, "rest");
+  for (std::int64_t token = 0; token < in.q.tokens; ++token)
+    for (std::int64_t head = 1; head < in.q.heads; head += 2) {
+      in.q.row(token, head) = in.q.row(token, head - 1);
+      const auto bits = static_cast<int>(rest.below(4, static_cast<std::uint64_t>(token * in.q.heads + head)));
+      double* w = in.w.at(token, 0);
+      w[head] = reference::round_to(-w[head - 1] * (1 - reference::power_of_two(bits - 11)), Format::fp32);
+    }
+}
+
 /// Puts the blocks of a row in the order that the case has.
 void arrange(SelectionOrder order, std::int64_t own_block, std::span<std::int32_t> row) {
   if (order == SelectionOrder::any) return;
@@ -367,6 +382,10 @@ const std::vector<Regime>& regimes() {
        .fill = [](const Case& c, Inputs& in) { fill_scaled(c, in, 1, 1, 1, 1); },
        .has = has_branches,
        .any_gates = true},
+      {.name = "cancelling_weights",
+       .mistake = "index heads in pairs whose weights nearly cancel: weights in 16 bits, heads added in 16 bits",
+       .fill = fill_cancelling_weights,
+       .has = has_head_weights},
       {.name = kCaptured,
        .mistake = "captured:NAME, activations of a trained model: what random numbers never look like",
        .fill = fill_captured},
@@ -392,7 +411,16 @@ void validate_regime(const Case& c) {
 
 namespace {
 
-/// q, k, v and do as the regime has them.
+/// Weights of index heads, of any sign; one in eight is 0.
+Tensor make_weights(const Case& c, std::int64_t tokens) {
+  Tensor w(tokens, 1, c.heads);
+  const Random random(c.seed, "w"), kind(c.seed, "w kind");
+  for (std::size_t i = 0; i < w.values.size(); ++i)
+    w.values[i] = kind.below(8, i) == 0 ? 0 : reference::round_to(random.normal(i), Format::fp32);
+  return w;
+}
+
+/// q, k, v, do and w as the regime has them.
 Inputs make_attention_inputs(const Case& c) {
   const auto sum = [](const std::vector<std::int64_t>& rows) {
     return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
@@ -403,6 +431,7 @@ Inputs make_attention_inputs(const Case& c) {
   inputs.k = Tensor(sum(key_rows(c)), c.kv_heads, c.dk);
   inputs.v = Tensor(compresses_only ? 0 : inputs.k.tokens, c.kv_heads, c.dv);
   inputs.d_o = Tensor(sum(gradient_rows(c)), compresses_only ? c.kv_heads : c.heads, compresses_only ? c.dk : c.dv);
+  if (has_head_weights(c.op)) inputs.w = make_weights(c, inputs.q.tokens);
   regime_of(c).fill(c, inputs);
   return inputs;
 }
@@ -435,22 +464,12 @@ Tensor make_gates(const Case& c, std::int64_t tokens) {
   return gates;
 }
 
-/// Weights of index heads, of any sign; one in eight is 0.
-Tensor make_weights(const Case& c, std::int64_t tokens) {
-  Tensor w(tokens, 1, c.heads);
-  const Random random(c.seed, "w"), kind(c.seed, "w kind");
-  for (std::size_t i = 0; i < w.values.size(); ++i)
-    w.values[i] = kind.below(8, i) == 0 ? 0 : reference::round_to(random.normal(i), Format::fp32);
-  return w;
-}
-
 }  // namespace
 
 Inputs make_inputs(const Case& c) {
   Inputs inputs = make_attention_inputs(c);
   if (reads_selection(c.op)) inputs.selection = make_selection(c);
   if (compresses(c.op)) inputs.phi_k = make_phi(c, "phi_k", c.dk);
-  if (find_tensor(c.op, "w") != nullptr) inputs.w = make_weights(c, inputs.q.tokens);
   if (!has_branches(c.op)) return inputs;
   inputs.phi_v = make_phi(c, "phi_v", c.dv);
   inputs.gates = make_gates(c, inputs.q.tokens);

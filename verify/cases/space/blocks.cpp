@@ -13,7 +13,10 @@ using reference::Gate;
 /// Blocks per query: slots, top_k or n.
 std::int64_t count(const Case& c) { return is_nsa(c.op) ? c.top_n : c.top_k; }
 /// Blocks of a query that it has in any case.
-std::int64_t forced(const Case& c) { return has_importance(c.op) ? c.initial + c.local : selects(c.op) ? 1 : 0; }
+std::int64_t forced(const Case& c) {
+  if (has_importance(c.op)) return c.initial + c.local;
+  return selects(c.op) && !shares_selection(c.op) ? 1 : 0;  // the own block
+}
 bool is_power_of_two(std::int64_t n) { return (n & (n - 1)) == 0; }
 
 void set_gate(Draft& draft, Gate gate) {
@@ -122,7 +125,7 @@ Axis forced_axis() {
 Axis count_axis() {
   return {
       "blocks per query",
-      has_blocks,
+      [](Operator op) { return has_blocks(op) || has_slots(op); },
       {{"one", 2, [](Draft& draft) { set_count(draft, 1); }, [](const Case& c) { return count(c) == 1; }},
        {"some", 4,
         [](Draft& draft) { set_count(draft, draft.between(2, std::min<std::int64_t>(8, max_blocks(draft.c) - 1))); },

@@ -213,6 +213,17 @@ TEST(WideGatesRegime, HasGatesOutsideThoseOfASigmoid) {
   EXPECT_EQ(*most, 100);
 }
 
+TEST(CancellingWeightsRegime, HasPairsOfHeadsOfWhichLittleIsLeftAndOfThatNothingInBf16) {
+  const Inputs in = make_inputs(parse_case("dsa_select(lens=40,heads=4,regime=cancelling_weights)"));
+  for (std::int64_t token = 0; token < 40; ++token)
+    for (const std::int64_t head : {0, 2}) {
+      const double one = in.w.at(token, 0)[head], other = in.w.at(token, 0)[head + 1];
+      EXPECT_EQ(in.q.row(token, head), in.q.row(token, head + 1));
+      EXPECT_LE(std::abs(one + other), 0x1p-7 * std::abs(one));
+      EXPECT_TRUE(one == 0 || one + other != 0);
+    }
+}
+
 TEST(Selections, HaveEmptySlotsEmptyRowsAndTheOwnBlock) {
   const Case c = parse_case("selected(lens=300,block=16,top_k=6,seed=1)");
   const Inputs inputs = make_inputs(c);

@@ -45,8 +45,10 @@ TEST(Levels, HoldDistinctValidCasesOfTheOperator) {
 TEST(Levels, HoldEveryRegimeInEveryDtypeAndTheCapturedActivations) {
   std::set<std::string> seen;
   for (const Case& c : level_cases(Operator::moba, 1)) seen.insert(c.regime + reference::name(c.dtype));
-  for (const Case& c : level_cases(Operator::nsa, 1))
-    if (c.regime == "wide_gates") seen.insert(c.regime + reference::name(c.dtype));
+  for (const auto& [op, regime] :
+       {std::pair(Operator::nsa, "wide_gates"), std::pair(Operator::dsa_select, "cancelling_weights")})
+    for (const Case& c : level_cases(op, 1))
+      if (c.regime == regime) seen.insert(c.regime + reference::name(c.dtype));
   for (const char* dtype : {"bf16", "fp16", "fp32"}) {
     for (const Regime& regime : regimes()) {
       if (regime.name == std::string("captured")) continue;
