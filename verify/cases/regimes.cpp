@@ -228,9 +228,10 @@ void fill_disagreeing_heads(const Case& c, Inputs& in) {
 
 bool has_head_weights(Operator op) { return find_tensor(op, "w") != nullptr; }
 
-/// Two heads have the same query, and weights that add up to between 2^-11 and 2^-8 of either.
+/// Two heads have the same query, and weights that add up to between 2^-11 and 2^-8 of either. Without weights: normal.
 void fill_cancelling_weights(const Case& c, Inputs& in) {
   fill_scaled(c, in, 1, 1, 1, 1);
+  if (!has_head_weights(c.op)) return;
   const Random rest(c.seed, "rest");
   for (std::int64_t token = 0; token < in.q.tokens; ++token)
     for (std::int64_t head = 1; head < in.q.heads; head += 2) {

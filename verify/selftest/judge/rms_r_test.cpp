@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <vector>
@@ -59,9 +60,15 @@ TEST(RmsR, IsRecordedOfEveryArithmeticAndOfEveryInputPatternInEveryFormat) {
     EXPECT_TRUE(kernels.contains(arithmetic.kernel(Operator::moba) + " " + reference::name(arithmetic.dtype)) ||
                 kernels.contains(arithmetic.kernel(Operator::nsa) + " " + reference::name(arithmetic.dtype)))
         << arithmetic.name();
+  const auto has_values = [](const Regime& regime) {
+    return std::any_of(kOperators.begin(), kOperators.end(),
+                       [&](Operator op) { return has_gradients(op) && regime.has(op); });
+  };
   for (const Regime& regime : regimes())
     for (const Format dtype : {Format::bf16, Format::fp16, Format::fp32})
-      EXPECT_TRUE(regime.name == std::string("captured") || patterns.contains({regime.name, dtype})) << regime.name;
+      EXPECT_TRUE(regime.name == std::string("captured") || !has_values(regime) ||
+                  patterns.contains({regime.name, dtype}))
+          << regime.name;
 }
 
 }  // namespace
