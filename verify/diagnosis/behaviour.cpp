@@ -36,10 +36,12 @@ bool is_of_rows(Verdict verdict) {
 /// Whether two calls or runs differ where they must not.
 bool is_of_calls(Verdict verdict) { return verdict == Verdict::law_broken || verdict == Verdict::nondeterministic; }
 
-/// Whether a mistake planted in one operator can be made in another. Where importance is summed, a mask is also what
-/// says which blocks there are, so that masks of other operators have no meaning there.
+/// Whether a mistake planted in one operator can be made in another. Masks and loads of NSA's compression and importance
+/// say which blocks there are, so that only mistakes of NSA's own have a meaning there.
 bool can_be_made(const model::Defect& defect, Operator op) {
-  return defect.op == op || !has_importance(op) || defect.stages.is_visible == model::correct_stages().is_visible;
+  const model::Stages& correct = model::correct_stages();
+  return defect.op == op || is_nsa(defect.op) || !(has_importance(op) || compresses(op)) ||
+         (defect.stages.is_visible == correct.is_visible && defect.stages.load == correct.load);
 }
 
 /// The mistakes that can be made in an operator, its own first, each once.
