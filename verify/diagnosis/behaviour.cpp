@@ -21,8 +21,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMaxFailing = 5;      // cases that are explained
-constexpr std::size_t kMaxPredicted = 12;   // cases of the fixed levels that an explanation must predict
-constexpr double kMaxWork = 3e8;            // of a case that is played
+constexpr std::size_t kMaxPredicted = 16;   // cases of the fixed levels that an explanation must predict
+constexpr double kMaxWork = 3e8;            // of a failing case that is played
+constexpr double kMaxPredictedWork = 3e7;   // of another
 constexpr double kMinEvidence = 1200;       // of an explanation that is certain: three rows far off, or many a little
 constexpr std::int64_t kMinWrongCases = 2;  // failing ones, likewise
 constexpr std::size_t kMaxNames = 4;        // printed
@@ -70,15 +71,19 @@ struct TriedMistake {
   }
 };
 
-/// Small cases of level 1 with values to compare, smallest first.
-std::vector<Case> cases_to_predict(const Kernel& kernel, Operator op, Format dtype, const std::set<std::string>& without) {
+/// Cases of level 1 with values to compare, from the smallest to larger ones, spread over all of them.
+std::vector<Case> cases_to_predict(const Kernel& kernel, Operator op, Format dtype,
+                                   const std::set<std::string>& without) {
   std::vector<Case> cases;
   for (const Case& c : level_cases(op, 1, kernel.limits))
-    if (c.law == Law::none && c.session.empty() && c.sample == 0 && c.dtype == dtype && work(c) <= kMaxWork &&
+    if (c.law == Law::none && c.session.empty() && c.sample == 0 && c.dtype == dtype && work(c) <= kMaxPredictedWork &&
         !kernel.unsupported(c) && !without.contains(print(c)))
       cases.push_back(c);
   std::stable_sort(cases.begin(), cases.end(), [](const Case& a, const Case& b) { return work(a) < work(b); });
-  return cases;
+  if (cases.size() <= kMaxPredicted) return cases;
+  std::vector<Case> spread;
+  for (std::size_t i = 0; i < kMaxPredicted; ++i) spread.push_back(cases[i * cases.size() / kMaxPredicted]);
+  return spread;
 }
 
 /// Where the findings of a case lie.
@@ -161,9 +166,9 @@ Behaviour behaviour(const Kernel& kernel, const std::vector<CaseResult>& results
     found.cases = std::ssize(of_calls);
     compare_laws(kernel, of_calls, mistakes, end, found);
   } else {
-    std::size_t predicted = 0;
     for (const Case& c : cases_to_predict(kernel, op, of_rows.front()->c.dtype, known)) {
-      if (found.took_too_long || !any_alive() || predicted++ == kMaxPredicted) break;
+      found.took_too_long = found.took_too_long || Clock::now() > end;
+      if (found.took_too_long || !any_alive()) break;
       play(c, false);
     }
   }

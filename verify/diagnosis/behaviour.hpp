@@ -13,9 +13,6 @@
 
 namespace attnspec::verify {
 
-/// Of the search.
-inline constexpr std::chrono::seconds kMaxBehaviourTime{60};
-
 /// A mistake that explains what a kernel wrote.
 struct Explanation {
   std::string name;  // of the defect
@@ -41,6 +38,6 @@ struct Behaviour {
 /// results: of one kernel, findings and others. Also judges small cases of the fixed levels, which an explanation must
 /// predict.
 Behaviour behaviour(const Kernel& kernel, const std::vector<CaseResult>& results,
-                    std::chrono::seconds max_time = kMaxBehaviourTime);
+                    std::chrono::seconds max_time);
 
 }  // namespace attnspec::verify

@@ -47,8 +47,9 @@ std::string stage_of_attention(const WrongRows& wrong, const std::string& o, con
   const bool is_o = wrong.rows.contains(o), is_lse = wrong.rows.contains(lse);
   if (is_lse && !is_o) return fmt::format("lse as it is stored ({} is right)", o);
   if (!is_o) return "";
-  const std::string those = is_lse ? fmt::format("{} and {} are wrong", o, lse) : fmt::format("{} is right", lse);
-  if (has_blocks && is_of_merge(wrong.rows.at(o)))
+  const std::string those =
+      is_lse ? fmt::format("{} and {} are wrong", o, lse) : fmt::format("{} is right", lse);
+  if (has_blocks && is_of_merge(wrong.rows.at(o)) && (!is_lse || is_of_merge(wrong.rows.at(lse))))
     return fmt::format("merge of the blocks, or which blocks are visited ({}; rows that see one block are right)", those);
   return fmt::format("{} ({})", is_lse ? "scores, mask or softmax" : "product with the values, or the output", those);
 }

@@ -14,7 +14,7 @@
 namespace attnspec::verify {
 
 /// Of one diagnosis, its parts together.
-inline constexpr std::chrono::seconds kMaxDiagnosisTime{60};
+inline constexpr std::chrono::seconds kMaxDiagnosisTime{30};
 
 struct Diagnosis {
   std::string stage{};              // the earliest that is wrong, and how that is known; empty: nothing is known of it

@@ -90,6 +90,7 @@ class Watching {
       if (!call.is_backward) {
         sizes_.emplace(call);
         call_ = {};
+        seen_.clear();
       }
       kernel_.call(call);
     };
@@ -123,18 +124,33 @@ class Watching {
     facts.dim = row.expected.size();
     facts.is_wrong = row.comparison.fault != RowFault::none;
     if (facts.is_wrong) facts.wrong_features = wrong_features(row);
-    if (row.covariance != nullptr && output.rows == RowsOf::queries && row.covariance->parts.empty()) {
-      facts.seen_ranges = std::ssize(row.covariance->visible);
-      facts.seen_keys = 0;
-      for (const reference::KeyRange& range : row.covariance->visible) facts.seen_keys += range.end - range.begin;
-    }
+    if (output.rows == RowsOf::queries) add_seen(row, facts);
     call_.kinds[row.output] = row.kind;
     call_.rows[row.output].push_back(std::move(facts));
   }
 
+  /// What a query row sees. The judge says it of o, and lse follows it.
+  void add_seen(const ObservedRow& row, RowFacts& facts) {
+    const std::string branch = row.output.substr(0, row.output.rfind('.') + 1);
+    if (row.covariance != nullptr && row.covariance->parts.empty()) {
+      Seen& seen = seen_[{branch, row.place}];
+      seen = {std::ssize(row.covariance->visible), 0};
+      for (const reference::KeyRange& range : row.covariance->visible) seen.keys += range.end - range.begin;
+    }
+    if (const auto found = seen_.find({branch, row.place}); found != seen_.end()) {
+      facts.seen_ranges = found->second.ranges;
+      facts.seen_keys = found->second.keys;
+    }
+  }
+
+  struct Seen {
+    std::int64_t ranges = -1, keys = -1;
+  };
+
   const Kernel& kernel_;
   WrongRows& all_;
   std::mutex mutex_;
+  std::map<std::pair<std::string, Place>, Seen> seen_;  // by branch
   std::optional<Sizes> sizes_;
   WrongRows call_;
 };
