@@ -26,6 +26,7 @@ constexpr double kMaxWork = 3e8;            // of a failing case that is played
 constexpr double kMaxPredictedWork = 3e7;   // of another
 constexpr double kMinEvidence = 1200;       // of an explanation that is certain: three rows far off, or many a little
 constexpr std::int64_t kMinWrongCases = 2;  // failing ones, likewise
+constexpr std::int64_t kMinNearOfCase = 2, kMinNear = 10;  // at most one row of so many differs
 constexpr std::size_t kMaxNames = 4;        // printed
 
 /// Whether rows that differ are what the kernel computed: a call that wrote elsewhere or ended says nothing of them.
@@ -64,7 +65,7 @@ struct TriedMistake {
 
   void add(const Agreement& of_case, bool fails) {
     acts = acts || of_case.acts;
-    is_alive = is_alive && of_case.is_near() && (!fails || of_case.wrong_reproduced > 0);
+    is_alive = is_alive && of_case.is_near(kMinNearOfCase) && (!fails || of_case.wrong_reproduced > 0);
     is_exact = is_exact && of_case.is_exact();
     exact += fails && of_case.is_exact();
     sum += of_case;
@@ -174,7 +175,7 @@ Behaviour behaviour(const Kernel& kernel, const std::vector<CaseResult>& results
   }
   for (const TriedMistake& mistake : mistakes) {
     found.tried += mistake.acts;
-    if (mistake.is_alive && !found.took_too_long)
+    if (mistake.is_alive && mistake.sum.is_near(kMinNear) && !found.took_too_long)
       found.explanations.push_back({mistake.defect->name, mistake.defect->what, mistake.sum.wrong_reproduced,
                                     mistake.sum.wrong, mistake.exact, mistake.sum.evidence});
   }
@@ -182,7 +183,9 @@ Behaviour behaviour(const Kernel& kernel, const std::vector<CaseResult>& results
     return a.cases != b.cases ? a.cases > b.cases : a.rows > b.rows;
   });
   if (found.explanations.size() == 1) {
-    const auto& only = *std::find_if(mistakes.begin(), mistakes.end(), [](const TriedMistake& s) { return s.is_alive; });
+    const auto& only = *std::find_if(mistakes.begin(), mistakes.end(), [&](const TriedMistake& one) {
+      return one.defect->name == found.explanations.front().name;
+    });
     found.is_certain = !of_rows.empty() && only.is_exact && only.exact == found.cases &&
                        wrong_cases >= kMinWrongCases && only.sum.evidence >= kMinEvidence;
   }

@@ -25,11 +25,16 @@ TensorView add_memory(std::int64_t elements, Format format, KeptTensors& memory)
   return {bytes.data(), format, elements, 1, 1, 1, 1};
 }
 
+/// What a number is multiplied by to be off by a unit in the last place of fp32, up, down or not at all.
+double disturbance(std::int64_t element) { return 1 + static_cast<double>(element * 7919 % 13 % 3 - 1) * 0x1p-23; }
+
 /// A copy of a tensor with all that lies between its rows, in the same places.
-TensorView copy(const TensorView& view, Format format, KeptTensors& memory) {
+TensorView copy(const TensorView& view, PlayedIn numbers, KeptTensors& memory) {
+  const Format format = numbers == PlayedIn::own_format ? view.format : Format::fp32;
   const std::int64_t elements = extent(view);
   const TensorView from{view.data, view.format, elements, 1, 1, 1, 1}, to = add_memory(elements, format, memory);
-  for (std::int64_t i = 0; i < elements; ++i) to.store(i, 0, 0, from.load(i, 0, 0));
+  for (std::int64_t i = 0; i < elements; ++i)
+    to.store(i, 0, 0, from.load(i, 0, 0) * (numbers == PlayedIn::disturbed_fp32 ? disturbance(i) : 1));
   TensorView copied = view;
   copied.data = to.data;
   copied.format = format;
@@ -79,15 +84,15 @@ KeptCall::KeptCall(const AnyCall& call)
       nsa_(call.nsa),
       call_{call.op, call.is_backward, problem_, nsa_, call.tensors, call.selection, {}} {
   const std::vector<TensorInfo>& infos = page_of(call.op).tensors;
-  for (const PlayedIn numbers : {PlayedIn::fp32, PlayedIn::own_format}) {
+  for (const PlayedIn numbers : {PlayedIn::fp32, PlayedIn::disturbed_fp32, PlayedIn::own_format}) {
     KeptTensors& given = given_[static_cast<std::size_t>(numbers)];
     for (std::size_t i = 0; i < infos.size(); ++i) {
       const TensorView& view = call.tensors[i];
-      const Format format = numbers == PlayedIn::fp32 ? Format::fp32 : view.format;
+      const Format format = numbers == PlayedIn::own_format ? view.format : Format::fp32;
       given.tensors.push_back(is_written(infos[i], call.is_backward) || view.tokens == 0
                                   ? TensorView{nullptr, format, view.tokens, view.heads, view.dim, view.token_stride,
                                                view.head_stride}
-                                  : copy(view, format, given));
+                                  : copy(view, numbers, given));
     }
     given.selection = call.selection;
     if (heads_of_written_selection() == 0 && call.selection.tokens > 0) given.selection = copy(call.selection, given);
@@ -133,7 +138,7 @@ PlayedOutputs KeptCall::play(const model::Stages& stages, const reference::Arith
     written.selection = packed_selection(written.blocks.data(), shape.tokens, shape.heads, shape.slots);
     call.selection = written.selection;
   }
-  model::make_kernel("", "", {call.op}, stages, numbers == PlayedIn::fp32 ? reference::ArithmeticOptions{} : options)
+  model::make_kernel("", "", {call.op}, stages, numbers == PlayedIn::own_format ? options : reference::ArithmeticOptions{})
       .call(call);
   return {call_.op, std::move(written)};
 }

@@ -20,12 +20,22 @@ using Clock = std::chrono::steady_clock;
 
 /// Evidence that one row can give, so that a single one does not decide.
 constexpr double kMaxRowEvidence = 400;
-/// Rows that may differ, of those that are wrong or would be.
-constexpr std::int64_t kNearOneOf = 10;
+/// Of a variance that is known from one sample.
+constexpr double kSafety = 4;
 
-/// A mistake played in both kinds of numbers. The second tells what rounding does to it.
+/// A mistake played in all kinds of numbers. The others tell what rounding does to it.
 struct Play {
-  PlayedOutputs in_fp32, in_own_format;
+  PlayedOutputs in_fp32, disturbed, in_own_format;
+};
+
+/// A row of it.
+struct PlayedRow {
+  Vector in_fp32, disturbed, in_own_format;
+
+  PlayedRow(const Play& play, const std::string& output, std::int64_t token, std::int64_t head)
+      : in_fp32(play.in_fp32.row(output, token, head)),
+        disturbed(play.disturbed.row(output, token, head)),
+        in_own_format(play.in_own_format.row(output, token, head)) {}
 };
 
 /// A call of the kernel with everything that was played on it.
@@ -51,26 +61,37 @@ struct RowAgreement {
   double evidence = 0;
 };
 
-/// The noise of the row, larger where the mistake's row is longer, and the rounding of the mistake itself: what playing
-/// it in the kernel's own numbers changes.
-RowNoise noise_of_play(const ObservedRow& row, const Vector& played, const Vector& in_own_format, Format format) {
-  const double right = length(row.expected), wrong = length(played);
+/// The noise of the row, larger where the mistake's row is longer, and the rounding of the mistake itself: what other
+/// numbers change in it. Where nothing is expected, and no noise, that of weights that the mistake has.
+RowNoise noise_of_play(const ObservedRow& row, const PlayedRow& played, const reference::Arithmetic& arithmetic,
+                       Format format) {
+  const double right = length(row.expected), wrong = length(played.in_fp32);
   const double factor = right > 0 ? std::max(1.0, wrong / right) : 1;
   RowNoise noise = row.noise;
   noise.variance *= factor * factor;
   noise.worst *= factor;
   noise.floor *= factor;
-  const Vector change = played - in_own_format;
-  const double squares = length(change) * length(change) / static_cast<double>(change.size());
+  double squares = 0;
+  for (const Vector* other : {&played.disturbed, &played.in_own_format})
+    squares += kSafety * reference::square(length(played.in_fp32 - *other)) / static_cast<double>(other->size());
+  if (!(noise.variance.sum() > 0)) {
+    const bool is_statistic = row.covariance == nullptr;  // lse, which moves as its scores do
+    const double unit = std::max(is_statistic ? 0 : reference::unit_roundoff(arithmetic.weights), 0x1p-21);
+    squares += reference::square(2 * unit * (is_statistic ? std::max(1.0, wrong) : wrong));
+  }
   noise.variance.array() += squares;
   noise.worst.array() += reference::kKappa * std::sqrt(squares);
   if (factor > 1 || !(right > 0))
-    reference::add_output_rounding(played.unaryExpr([](double x) { return std::isfinite(x) ? x : 0; }), format, noise);
+    reference::add_output_rounding(played.in_fp32.unaryExpr([](double x) { return std::isfinite(x) ? x : 0; }), format,
+                                   noise);
   return noise;
 }
 
-RowAgreement compare_with_play(const ObservedRow& row, Vector played, const Vector& in_own_format, Format format) {
-  const RowNoise noise = noise_of_play(row, played, in_own_format, format);
+RowAgreement compare_with_play(const ObservedRow& row, const PlayedRow& of_play,
+                               const reference::Arithmetic& arithmetic, Format format) {
+  const RowNoise noise = noise_of_play(row, of_play, arithmetic, format);
+  const Vector& in_own_format = of_play.in_own_format;
+  Vector played = of_play.in_fp32;
   Vector observed = row.observed;
   double evidence = 0;
   for (Eigen::Index d = 0; d < played.size(); ++d) {
@@ -147,6 +168,7 @@ class Comparing {
       return call->kept.play(stages, kernel_.arithmetic, numbers);
     };
     call->correct.emplace(Play{play(model::correct_stages(), PlayedIn::fp32),
+                               play(model::correct_stages(), PlayedIn::disturbed_fp32),
                                play(model::correct_stages(), PlayedIn::own_format)});
     for (std::size_t i = 0; i < mistakes_.size(); ++i) {
       call->mistakes.emplace_back();
@@ -157,7 +179,8 @@ class Comparing {
       if (in_fp32 == call->correct->in_fp32) continue;
       agreements_[i].acts = true;
       call->mistakes.back() =
-          std::make_unique<Play>(Play{std::move(in_fp32), play(stages, PlayedIn::own_format)});
+          std::make_unique<Play>(Play{std::move(in_fp32), play(stages, PlayedIn::disturbed_fp32),
+                                      play(stages, PlayedIn::own_format)});
     }
     return call;
   }
@@ -182,23 +205,22 @@ class Comparing {
     if (call == nullptr) return;
     const std::int64_t token = call->kept.token(row.output, row.place), head = row.place.head;
     const bool is_wrong = row.comparison.fault != RowFault::none;
-    const Format format =
-        format_of(output, call->kept.call().tensors.front().format,
-                  reference::make_arithmetic(call->kept.call().tensors.front().format, kernel_.arithmetic).output);
+    const Format input = call->kept.call().tensors.front().format;
+    const reference::Arithmetic arithmetic = reference::make_arithmetic(input, kernel_.arithmetic);
+    const Format format = format_of(output, input, arithmetic.output);
     const Vector correct = call->correct->in_fp32.row(row.output, token, head);
     RowAgreement as_correct{!is_wrong};  // where the mistake does not show
     if (is_wrong)  // a correct backward of a wrong forward may overflow
       as_correct.agrees =
-          compare_with_play(row, correct, call->correct->in_own_format.row(row.output, token, head), format).agrees;
+          compare_with_play(row, PlayedRow(*call->correct, row.output, token, head), arithmetic, format).agrees;
     for (std::size_t i = 0; i < mistakes_.size(); ++i) {
       const Play* play = call->mistakes[i].get();
       if (play != nullptr && kernel_.exports_selection && selects_otherwise(*call, *play, output, token, head))
         continue;
       RowAgreement agreement = as_correct;
       if (play != nullptr)
-        if (const Vector of_play = play->in_fp32.row(row.output, token, head); !are_same(of_play, correct))
-          agreement =
-              compare_with_play(row, of_play, play->in_own_format.row(row.output, token, head), format);
+        if (!are_same(play->in_fp32.row(row.output, token, head), correct))
+          agreement = compare_with_play(row, PlayedRow(*play, row.output, token, head), arithmetic, format);
       count(i, is_wrong, agreement);
     }
   }
@@ -255,8 +277,8 @@ Agreement& Agreement::operator+=(const Agreement& other) {
   return *this;
 }
 
-bool Agreement::is_near() const {
-  return kNearOneOf * (wrong - wrong_reproduced + right_missed) <= wrong + right_missed;
+bool Agreement::is_near(std::int64_t one_of) const {
+  return one_of * (wrong - wrong_reproduced + right_missed) <= wrong + right_missed;
 }
 
 PlayedCase play_beside(const Kernel& kernel, const Case& c, const Mistakes& mistakes, Clock::time_point end) {

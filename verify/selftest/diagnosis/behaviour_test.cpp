@@ -40,16 +40,16 @@ const model::Stages& stages_of_variant(std::string_view name) {
 }
 
 /// The mistake in a kernel that does what it does rightly in another way: exp is coarse, attention goes key by key from
-/// the last, gradients are summed in double, and partial outputs are merged in two passes.
+/// the last, gradients are summed in double, and blocks are visited from the last.
 model::Stages in_another_kernel(model::Stages stages) {
   const model::Stages &correct = model::correct_stages(), &by_key = stages_of_variant("key_by_key"),
-                      &in_double = stages_of_variant("double_precision"), &splits = stages_of_variant("short_splits"),
+                      &in_double = stages_of_variant("double_precision"),
                       &coarse = stages_of_variant("coarse_exp"), &last_first = stages_of_variant("last_block_first");
   if (stages.exp == correct.exp) stages.exp = coarse.exp;
   if (stages.attend == correct.attend) stages.attend = by_key.attend;
   if (stages.attend_backward == correct.attend_backward) stages.attend_backward = in_double.attend_backward;
-  if (stages.merge == correct.merge) stages.merge = splits.merge;
-  if (stages.order == correct.order) stages.order = last_first.order;
+  if (stages.order == correct.order && stages.merge == correct.merge)  // mistakes of a merge depend on the order
+    stages.order = last_first.order;
   return stages;
 }
 
@@ -86,7 +86,7 @@ TEST(Behaviour, NamesPlantedDefects) {
   }
   EXPECT_GE(accused, model::defects().size() - 2);
   EXPECT_GE(10 * named, 9 * accused) << others;
-  EXPECT_GE(10 * certain, 7 * accused);
+  EXPECT_GE(10 * certain, 6 * accused);
 }
 
 // ---- Wrong kernels that are no planted defect ----
