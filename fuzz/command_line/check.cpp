@@ -143,6 +143,7 @@ int check(const CheckOptions& options) {
   for (const Kernel& kernel : judged) {
     if (options.cases.empty()) fmt::print("{}", limits_of(kernel, judged.size() > 1, options));
     if (results.size() == jobs.size()) {
+      print_diagnosis(kernel, results);
       print_hint(kernel, results);
       print_over_declaration(kernel, results);
     }

@@ -13,12 +13,12 @@
 
 #include "fuzz/command_line/command.hpp"
 #include "fuzz/command_line/interruptible.hpp"
+#include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
 #include "fuzz/search/findings.hpp"
 #include "fuzz/search/search.hpp"
 #include "verify/cases/levels.hpp"
-#include "verify/judge/hint.hpp"
 #include "verify/judge/report.hpp"
 #include "verify/kernels.hpp"
 #include "verify/laws/laws.hpp"
@@ -141,7 +141,10 @@ int fuzz(const FuzzOptions& given) {
   print_summary(summary, kernel.name, given.seed);
   for (const std::string& line : undecided) fmt::print("{}\n", line);
   fmt::print("{}", limits_line(options.operators.empty() ? kernel.operators : options.operators, kernel.limits));
-  if (const std::string line = is_interrupted() ? "" : hint(kernel, failing); !line.empty()) fmt::print("{}\n", line);
+  if (!is_interrupted()) {
+    print_diagnosis(kernel, failing);
+    print_hint(kernel, failing);
+  }
   fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   if (found > 0)
     fmt::print("{} case{} with findings, {} after shrinking\n", found, found == 1 ? "" : "s", distinct.size());

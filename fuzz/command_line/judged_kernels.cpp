@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "fuzz/command_line/interruptible.hpp"
+#include "verify/diagnosis/diagnosis.hpp"
 #include "verify/judge/hint.hpp"
 #include "verify/judge/report.hpp"
 #include "verify/kernels.hpp"
@@ -62,6 +63,10 @@ std::vector<CaseResult> results_of(const Kernel& kernel, const std::vector<CaseR
 
 void print_hint(const Kernel& kernel, const std::vector<CaseResult>& all) {
   print_line(hint(kernel, results_of(kernel, all)));
+}
+
+void print_diagnosis(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  for (const std::string& line : diagnose(kernel, results_of(kernel, all)).lines()) print_line(line);
 }
 
 void print_over_declaration(const Kernel& kernel, const std::vector<CaseResult>& all) {

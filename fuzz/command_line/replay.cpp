@@ -90,7 +90,10 @@ int replay(const ReplayOptions& options) {
     fmt::print(stderr, "interrupted: {} of {} cases judged\n", results.size(), jobs.size());
     return exit_code_of_part(results);
   }
-  for (const Kernel& kernel : judged) print_hint(kernel, results);
+  for (const Kernel& kernel : judged) {
+    print_diagnosis(kernel, results);
+    print_hint(kernel, results);
+  }
   return exit_code(results);
 }
 

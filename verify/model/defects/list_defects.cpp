@@ -59,6 +59,7 @@ Partial attend_to_copies(const Stages& stages, const Work& work, std::int64_t i,
 std::vector<Partial> attend_to_a_padded_window(const Stages& stages, const Work& work, const BlockQueries& list,
                                                const Rows& q, const Rows& k, const Rows& v) {
   std::vector<Partial> partials = correct_stages().attend(stages, work, list, q, k, v);
+  if (!has_window(work.op)) return partials;
   for (Partial& partial : partials) {
     const std::int64_t i = partial.query, missing = work.nsa.window - work.position(i) - 1;
     if (missing <= 0) continue;

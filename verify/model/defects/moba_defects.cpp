@@ -89,7 +89,7 @@ Rows pool_over_the_block_size(const Work& work, const Rows& k) {
 
 void store_to_the_next_head(const Rows& rows, const TensorView& to, std::int64_t begin, std::int64_t head,
                             float factor) {
-  correct_stages().store(rows, to, begin, (head + 1) % to.heads, factor);
+  if (to.heads > 0) correct_stages().store(rows, to, begin, (head + 1) % to.heads, factor);  // else it is absent
 }
 
 Rows load_as_contiguous(const TensorView& from, std::int64_t begin, std::int64_t end, std::int64_t head) {

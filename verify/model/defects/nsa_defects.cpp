@@ -9,26 +9,33 @@ namespace attnspec::verify::model {
 
 namespace {
 
+/// Mistakes in the mask of a window: of nsa's other branches the masks are right.
 bool sees_one_key_before_the_window(const Work& work, std::int64_t t, std::int64_t j) {
-  return j <= t && t - j <= work.nsa.window;
+  return correct_stages().is_visible(work, t, j) || (has_window(work.op) && j <= t && t - j == work.nsa.window);
 }
 
 bool misses_the_first_key_of_the_window(const Work& work, std::int64_t t, std::int64_t j) {
-  return j <= t && (j == t || t - j < work.nsa.window - 1);
+  return correct_stages().is_visible(work, t, j) &&
+         (!has_window(work.op) || j == t || t - j < work.nsa.window - 1);
 }
 
-bool has_no_window(const Work&, std::int64_t t, std::int64_t j) { return j <= t; }
+bool has_no_window(const Work& work, std::int64_t t, std::int64_t j) {
+  return has_window(work.op) ? j <= t : correct_stages().is_visible(work, t, j);
+}
 
+/// Mistakes in the mask of compressed rows, likewise.
 bool sees_rows_that_have_begun(const Work& work, std::int64_t t, std::int64_t j) {
-  return j * work.nsa.compress_stride <= t;
+  return has_importance(work.op) ? j * work.nsa.compress_stride <= t : correct_stages().is_visible(work, t, j);
 }
 
 bool sees_rows_whose_stride_is_over(const Work& work, std::int64_t t, std::int64_t j) {
-  return (j + 1) * work.nsa.compress_stride - 1 <= t;
+  return has_importance(work.op) ? (j + 1) * work.nsa.compress_stride - 1 <= t
+                                 : correct_stages().is_visible(work, t, j);
 }
 
 bool hides_the_row_that_ends_at_the_query(const Work& work, std::int64_t t, std::int64_t j) {
-  return j * work.nsa.compress_stride + work.nsa.compress_block - 1 < t;
+  return correct_stages().is_visible(work, t, j) &&
+         (!has_importance(work.op) || j * work.nsa.compress_stride + work.nsa.compress_block - 1 < t);
 }
 
 /// Weights of rows that are seen too early would fall into blocks that the query has not begun; they are lost.

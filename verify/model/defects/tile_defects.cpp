@@ -26,6 +26,7 @@ bool sees_keys_of_the_chunk(const Work& work, std::int64_t t, std::int64_t j) {
 
 std::vector<BlockQueries> order_rows_within_the_window(const Work& work, const std::vector<Blocks>& selected) {
   std::vector<BlockQueries> lists = correct_stages().order(work, selected);
+  if (!has_window(work.op)) return lists;
   for (BlockQueries& list : lists) std::erase_if(list.queries, [&](std::int64_t i) { return i >= work.nsa.window; });
   return lists;
 }
