@@ -47,8 +47,9 @@ int exit_code_of_part(const std::vector<CaseResult>& results) {
 
 namespace {
 
-void print_line(const std::string& line) {
+std::string printed(std::string line) {
   if (!line.empty()) fmt::print("{}\n", line);
+  return line;
 }
 
 std::vector<CaseResult> results_of(const Kernel& kernel, const std::vector<CaseResult>& all) {
@@ -60,12 +61,12 @@ std::vector<CaseResult> results_of(const Kernel& kernel, const std::vector<CaseR
 
 }  // namespace
 
-void print_hint(const Kernel& kernel, const std::vector<CaseResult>& all) {
-  print_line(hint(kernel, results_of(kernel, all)));
+std::string print_hint(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  return printed(hint(kernel, results_of(kernel, all)));
 }
 
-void print_over_declaration(const Kernel& kernel, const std::vector<CaseResult>& all) {
-  print_line(over_declaration(kernel, results_of(kernel, all)));
+std::string print_over_declaration(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  return printed(over_declaration(kernel, results_of(kernel, all)));
 }
 
 }  // namespace attnspec::fuzz

@@ -18,9 +18,9 @@ namespace attnspec::fuzz {
 struct OperatorResults {
   verify::Operator op;
   std::int64_t cases = 0;
-  std::map<verify::Verdict, std::int64_t> verdicts;
-  std::vector<verify::OutputSummary> outputs;  // of the cases without a law, in the order they were judged
-  std::set<std::string> arithmetic;            // that they were judged in, one text for each input format
+  std::map<verify::Verdict, std::int64_t> verdicts{};
+  std::vector<verify::OutputSummary> outputs{};  // of the cases without a law, in the order they were judged
+  std::set<std::string> arithmetic{};            // that they were judged in, one text for each input format
   double seconds = 0;                          // of all cases together, also where several ran at the same time
 
   std::int64_t rows() const;
@@ -103,12 +103,15 @@ class Reporter {
   void show(FailingCase failing);
   /// The rest: how it ended, and which planted defects the cases would have shown.
   Report finish(double seconds, bool is_complete);
+  /// Adds these results and shows those that failed, then the same.
+  Report finish(const std::vector<verify::CaseResult>& results, double seconds, bool is_complete);
 
   /// A line about a kernel; empty ones are left out.
   void note(const verify::Kernel& kernel, const std::string& line);
 
  private:
   KernelResults& of(const std::string& kernel);
+  const verify::Kernel& kernel(const std::string& name) const;
 
   const std::vector<verify::Kernel>& kernels_;
   Report report_;

@@ -48,7 +48,7 @@ TEST(Distribution, IsOfTheRowsOfACase) {
     } else {
       EXPECT_EQ(output.r.count(), output.rows) << output.output;
       EXPECT_NEAR(output.r.quantile(1), output.worst_r, 0.2 * output.worst_r) << output.output;
-      EXPECT_GT(output.smallest_errors.quantile(0.5), 1e-4) << output.output;
+      EXPECT_GT(output.smallest_errors.quantile(0.5), 1e-8) << output.output;
       EXPECT_LT(output.smallest_errors.quantile(0.5), 1) << output.output;
     }
   }
