@@ -85,7 +85,9 @@ RowLevel worst(const ErrorMap& map, std::int64_t begin, std::int64_t end, std::i
 }  // namespace
 
 std::string error_chart(const Distribution& r) {
-  return chart(Bars(r, -5, 4, 4), 2, false,
+  Bars bars(r, -5, 4, 4);
+  bars.counts.front() -= r.count_up_to(kSmallestDrawnR);
+  return chart(bars, 2, false,
                fmt::format("Row error ratios of {} rows, from 1/32 to 16; 95 % are below {:.3g}", r.count(),
                            r.quantile(0.95)));
 }
@@ -137,7 +139,7 @@ std::string map_chart(const ErrorMap& map) {
             s, head, first * rows_of_cell, last_token, kRowLevelNames[static_cast<std::size_t>(level)]);
       }
     const double right = left + static_cast<double>(columns) * width;
-    if (length > 0) svg += fmt::format("<text class=\"token\" x=\"{:.1f}\" y=\"{:.1f}\">0</text>\n", left, bottom + 11);
+    if (columns * width > 8) svg += fmt::format("<text class=\"token\" x=\"{:.1f}\" y=\"{:.1f}\">0</text>\n", left, bottom + 11);
     if (columns * width > 40)
       svg += fmt::format("<text class=\"token last\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", right, bottom + 11, length - 1);
     left = right + kGap;

@@ -8,10 +8,14 @@
 
 namespace attnspec::fuzz {
 
-/// Row error ratios R from 1/32 to 16; those beyond stand in the first and the last bar. A line marks R = 1.
+/// Where the chart of row error ratios begins: smaller ones are not drawn.
+inline constexpr double kSmallestDrawnR = 1.0 / 32;
+
+/// Row error ratios R up to 16; larger ones stand in the last bar. A line marks R = 1.
 std::string error_chart(const verify::Distribution& r);
 
-/// Gaps between scores in margins, from 1/8 to 2^20, a bar for each factor of 2; those below 1 stand out.
+/// Gaps between scores in margins, from 1/8 to 2^20, a bar for each factor of 2; others stand in the first and the last
+/// bar. Those below 1 stand out.
 std::string clearance_chart(const verify::Distribution& clearances);
 
 /// A map of rows, heads below each other, sequences beside each other.

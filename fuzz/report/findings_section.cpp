@@ -18,6 +18,9 @@ namespace {
 using namespace verify;
 using namespace html;
 
+/// Failing cases that the page shows without a click.
+constexpr std::size_t kMaxOpen = 5;
+
 std::string number(double x) { return fmt::format("{:.6g}", x); }
 
 std::string numbers(const std::vector<double>& row) {
@@ -37,7 +40,7 @@ std::string finding_text(const Finding& finding) {
     columns.insert(columns.end(), {"R of its row", "limit of R"});
     row.insert(row.end(), {three_digits(finding.r), three_digits(finding.limit)});
   }
-  return table(columns, {row});
+  return "<div class=\"facts\">" + table(columns, {row}) + "</div>\n";
 }
 
 std::string other_findings(const CaseResult& result) {
@@ -126,13 +129,14 @@ std::string undecided_table(const Report& report) {
 }  // namespace
 
 std::string findings_section(const Report& report) {
-  std::string html;
-  for (const FailingCase& failing : report.failing) html += article(failing);
+  std::string html, more;
+  for (std::size_t i = 0; i < report.failing.size(); ++i) (i < kMaxOpen ? html : more) += article(report.failing[i]);
+  if (!more.empty()) html += details(fmt::format("{} more", report.failing.size() - kMaxOpen), more);
   const std::int64_t shown = std::ssize(report.failing), all = report.findings();
   const std::string lead =
       all == 0 ? "No case failed."
       : shown < all
-          ? fmt::format("{} failed; {} shown here. The command repeats a case alone.", counted(all, "case"), shown)
+          ? fmt::format("{} failed; {} are shown, different kinds first. The command repeats a case alone.", counted(all, "case"), shown)
           : fmt::format("{} failed. The command repeats a case alone.", counted(all, "case"));
   return section("findings", "Findings", lead, html + undecided_table(report));
 }

@@ -104,7 +104,7 @@ std::string summary(const Report& report) {
 /// The number that so many of all rows lie below; none where that is above 1.
 std::string at_share(const Distribution& distribution, double share) {
   const double value = distribution.quantile(share);
-  return value > 1 ? "none" : three_digits(value);
+  return value > 1 ? "none" : fmt::format("{:.2g}&nbsp;%", 100 * value);
 }
 
 void add_fault(const std::string& op, const std::string& fault, const Imagined& imagined, Rows& rows) {
@@ -129,7 +129,7 @@ std::string seen_of(const KernelResults& kernel) {
   }
   if (rows.empty()) return "";
   const std::string excluded = kernel.findings() == 0 ? excluded_line(kernel.name, all) : "";
-  return table({"<operator", "<fault", "rows", "one by chance shows in", "half of the rows show", "95 % of them show"},
+  return table({"<operator", "<fault", "rows", "one by chance shows in", "half of the rows show it from", "95 % from"},
                rows) +
          (excluded.empty() ? "" : fmt::format("<p>{}</p>\n", escaped(excluded.substr(0, excluded.size() - 1))));
 }
@@ -150,10 +150,12 @@ std::string errors_of(const KernelResults& kernel) {
     for (const OutputSummary& output : results.outputs) {
       const std::int64_t rows = output.r.count();
       if (rows == 0) continue;
+      const std::int64_t below = output.r.count_up_to(kSmallestDrawnR);
       charts += fmt::format(
-          "<figure>{}<figcaption><b>{}</b>: {}, root mean square {}, worst {}</figcaption></figure>\n",
-          error_chart(output.r), escaped(output.output), counted(rows, "row"),
-          short_number(std::sqrt(output.sum_r_squared / static_cast<double>(rows))), short_number(output.worst_r));
+          "<figure>{}<figcaption><b>{}</b>: {}, root mean square {}, worst {}{}</figcaption></figure>\n",
+          below < rows ? error_chart(output.r) : "", escaped(output.output), counted(rows, "row"),
+          short_number(std::sqrt(output.sum_r_squared / static_cast<double>(rows))), short_number(output.worst_r),
+          below > 0 ? fmt::format("; {} below 1/32 are not drawn", percent(below, rows)) : "");
     }
     if (!charts.empty()) html += fmt::format("<p>{}</p>\n<div class=\"charts\">{}</div>\n", code(name(results.op)), charts);
   }

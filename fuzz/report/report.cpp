@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <ctime>
+#include <tuple>
 #include <utility>
 
+#include "fuzz/search/findings.hpp"
 #include "verify/cases/levels.hpp"
 #include "verify/judge/report.hpp"
 #include "verify/laws/laws.hpp"
@@ -174,10 +176,17 @@ void Reporter::note(const Kernel& kernel, const std::string& line) {
 }
 
 Report Reporter::finish(const std::vector<CaseResult>& results, double seconds, bool is_complete) {
+  std::vector<const CaseResult*> failing, others;
+  std::set<std::tuple<std::string, Operator, Law, Verdict, std::string>> kinds;
   for (const CaseResult& result : results) {
     add(result);
-    if (is_finding(result.verdict)) show({.result = result, .replay = {}});
+    if (!is_finding(result.verdict)) continue;
+    const bool is_new =
+        kinds.emplace(result.kernel, result.c.op, result.c.law, result.verdict, main_finding(result).output).second;
+    (is_new ? failing : others).push_back(&result);
   }
+  failing.insert(failing.end(), others.begin(), others.end());
+  for (const CaseResult* result : failing) show({.result = *result, .replay = {}});
   return finish(seconds, is_complete);
 }
 

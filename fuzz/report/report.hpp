@@ -82,8 +82,8 @@ struct Report {
   double seconds = 0;
   bool is_complete = true;  // else it was interrupted, or stopped at the first finding
   std::vector<KernelResults> kernels;
-  std::vector<FailingCase> failing;           // the first kMaxShownCases
-  std::vector<verify::CaseResult> undecided;  // likewise
+  std::vector<FailingCase> failing;           // at most kMaxShownCases, of each kind one before others
+  std::vector<verify::CaseResult> undecided;  // the first kMaxShownCases
 
   std::int64_t cases() const;
   std::int64_t findings() const;
@@ -103,7 +103,7 @@ class Reporter {
   void show(FailingCase failing);
   /// The rest: how it ended, and which planted defects the cases would have shown.
   Report finish(double seconds, bool is_complete);
-  /// Adds these results and shows those that failed, then the same.
+  /// Adds these results, shows those that failed, of each kind one before others, then does the same.
   Report finish(const std::vector<verify::CaseResult>& results, double seconds, bool is_complete);
 
   /// A line about a kernel; empty ones are left out.

@@ -141,8 +141,28 @@ ordered_json json_of(const InputTensor& tensor) {
                                     })}};
 }
 
+/// A finding in words, and its numbers where it has a place and where it has numbers.
+ordered_json json_of(const CaseResult& result, const Finding& finding) {
+  ordered_json json{{"verdict", name(finding.verdict)},
+                    {"where", where(finding)},
+                    {"failure", failure(result, finding)},
+                    {"output", finding.output}};
+  if (finding.sequence >= 0) json["sequence"] = finding.sequence;
+  if (finding.token >= 0) json["token"] = finding.token, json["head"] = finding.head;
+  if (finding.d >= 0) json["d"] = finding.d;
+  if (finding.detail.empty()) {
+    json["observed"] = number(finding.observed);
+    json["expected"] = number(finding.expected);
+    json["bound"] = number(finding.bound);
+  }
+  if (finding.limit > 0) json["r"] = number(finding.r), json["limit"] = number(finding.limit);
+  return json;
+}
+
 ordered_json json_of(const FailingCase& failing) {
   ordered_json json = verify::json_of(failing.result);
+  json["findings"] = array_of(failing.result.findings,
+                              [&](const Finding& finding) { return json_of(failing.result, finding); });
   json["seconds"] = failing.result.seconds;
   json["repeat"] = failing.replay;
   if (failing.drawn) json["drawn"] = print(*failing.drawn);
