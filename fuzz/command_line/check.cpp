@@ -154,7 +154,8 @@ int check(const CheckOptions& options) {
     fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   }
   if (!options.junit.empty()) write_junit(options.junit, results);
-  if (options.files.are_wanted()) write_report(options.files, reporter.finish(results, seconds, results.size() == jobs.size()));
+  if (options.files.are_wanted())
+    write_report(options.files, reporter.finish(results, seconds, results.size() == jobs.size()));
   if (results.size() < jobs.size()) {
     fmt::print(stderr, "{}: {} of {} cases judged\n", is_interrupted() ? "interrupted" : "stopped at the first finding",
                results.size(), jobs.size());

@@ -89,8 +89,7 @@ std::string report(const Found& found, const std::string& directory) {
   const std::string path = write_finding(directory, found), replay = replay_file_command(path, found.shrunk.kernel);
   fmt::print("{}\n", failure_line(found.shrunk, main_finding(found.shrunk)));
   fmt::print("  case {}, {:.1f} s: {}, {}\n  {}\n", found.number, found.seconds, print(found.drawn.c),
-             found.fails_alone ? fmt::format("shrunk in {} cases", found.judgements) : "not shrunk",
-             replay);
+             found.fails_alone ? fmt::format("shrunk in {} cases", found.judgements) : "not shrunk", replay);
   if (found.after)
     fmt::print("  as the kernel's first case it passes; it fails after {}, and the file holds both\n",
                print(*found.after));

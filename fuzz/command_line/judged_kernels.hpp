@@ -21,7 +21,8 @@ std::vector<verify::Case> cases_of_file(const std::string& path);
 /// The exit code where a command was stopped before it had judged everything: inconclusive, unless it found something.
 int exit_code_of_part(const std::vector<verify::CaseResult>& results);
 
-/// Prints which arithmetic would explain the findings of a kernel among these results, if one does; gives the line back.
+/// Prints which arithmetic would explain the findings of a kernel among these results, if one does; gives the line
+/// back.
 std::string print_hint(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
 /// Prints which declared options a kernel does not need, if there are any, and gives the line back. It judges many

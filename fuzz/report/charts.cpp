@@ -30,9 +30,7 @@ struct Bars {
     }
   }
 
-  double begin_of(std::size_t bar) const {
-    return std::exp2(first_octave + static_cast<double>(bar) / bars_of_octave);
-  }
+  double begin_of(std::size_t bar) const { return std::exp2(first_octave + static_cast<double>(bar) / bars_of_octave); }
 };
 
 std::string power_of_two(int octave) {
@@ -46,16 +44,18 @@ constexpr double kWidth = 260, kHeight = 84, kAxis = 18;
 /// below_one: whether bars below 1 stand out, instead of those above.
 std::string chart(const Bars& bars, int tick_octaves, bool below_one, const std::string& label) {
   const double width = kWidth / static_cast<double>(bars.counts.size());
-  const auto max = static_cast<double>(std::max<std::int64_t>(1, *std::max_element(bars.counts.begin(), bars.counts.end())));
-  std::string svg =
-      fmt::format("<svg class=\"chart\" viewBox=\"-8 -4 {} {}\" role=\"img\" aria-label=\"{}\">\n", kWidth + 16,
-                  kHeight + kAxis + 6, html::escaped(label));
+  const auto max =
+      static_cast<double>(std::max<std::int64_t>(1, *std::max_element(bars.counts.begin(), bars.counts.end())));
+  std::string svg = fmt::format("<svg class=\"chart\" viewBox=\"-8 -4 {} {}\" role=\"img\" aria-label=\"{}\">\n",
+                                kWidth + 16, kHeight + kAxis + 6, html::escaped(label));
   for (std::size_t bar = 0; bar < bars.counts.size(); ++bar) {
     if (bars.counts[bar] == 0) continue;
     const double height = std::max(1.0, kHeight * static_cast<double>(bars.counts[bar]) / max);
     const double begin = bars.begin_of(bar), end = bars.begin_of(bar + 1);
     const bool is_notable = below_one ? end <= 1.001 : begin >= 0.999;
-    const std::string from = bar == 0 ? "below" : bar + 1 == bars.counts.size() ? "from" : fmt::format("{:.3g} to", begin);
+    const std::string from = bar == 0                        ? "below"
+                             : bar + 1 == bars.counts.size() ? "from"
+                                                             : fmt::format("{:.3g} to", begin);
     svg += fmt::format(
         "<rect class=\"{}\" x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\"><title>{} {:.3g}: "
         "{}</title></rect>\n",
@@ -87,15 +87,15 @@ RowLevel worst(const ErrorMap& map, std::int64_t begin, std::int64_t end, std::i
 std::string error_chart(const Distribution& r) {
   Bars bars(r, -5, 4, 4);
   bars.counts.front() -= r.count_up_to(kSmallestDrawnR);
-  return chart(bars, 2, false,
-               fmt::format("Row error ratios of {} rows, from 1/32 to 16; 95 % are below {:.3g}", r.count(),
-                           r.quantile(0.95)));
+  return chart(
+      bars, 2, false,
+      fmt::format("Row error ratios of {} rows, from 1/32 to 16; 95 % are below {:.3g}", r.count(), r.quantile(0.95)));
 }
 
 std::string clearance_chart(const Distribution& clearances) {
-  return chart(Bars(clearances, -3, 20, 1), 4, true,
-               fmt::format("Gaps of {} selections in margins; {} are below 1", clearances.count(),
-                           clearances.count_up_to(1)));
+  return chart(
+      Bars(clearances, -3, 20, 1), 4, true,
+      fmt::format("Gaps of {} selections in margins; {} are below 1", clearances.count(), clearances.count_up_to(1)));
 }
 
 std::string map_chart(const ErrorMap& map) {
@@ -135,13 +135,15 @@ std::string map_chart(const ErrorMap& map) {
             "<rect class=\"{}\" x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\"><title>seq {}, head {}, "
             "tokens {} to {}: {}</title></rect>\n",
             kLevelClasses[static_cast<std::size_t>(level)], left + static_cast<double>(first) * width,
-            kMapTop + static_cast<double>(head) * height, static_cast<double>(column - first) * width - 0.4, height - 0.6,
-            s, head, first * rows_of_cell, last_token, kRowLevelNames[static_cast<std::size_t>(level)]);
+            kMapTop + static_cast<double>(head) * height, static_cast<double>(column - first) * width - 0.4,
+            height - 0.6, s, head, first * rows_of_cell, last_token, kRowLevelNames[static_cast<std::size_t>(level)]);
       }
     const double right = left + static_cast<double>(columns) * width;
-    if (columns * width > 8) svg += fmt::format("<text class=\"token\" x=\"{:.1f}\" y=\"{:.1f}\">0</text>\n", left, bottom + 11);
+    if (columns * width > 8)
+      svg += fmt::format("<text class=\"token\" x=\"{:.1f}\" y=\"{:.1f}\">0</text>\n", left, bottom + 11);
     if (columns * width > 40)
-      svg += fmt::format("<text class=\"token last\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", right, bottom + 11, length - 1);
+      svg += fmt::format("<text class=\"token last\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", right, bottom + 11,
+                         length - 1);
     left = right + kGap;
     begin += length;
   }

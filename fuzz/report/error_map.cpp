@@ -36,7 +36,8 @@ ErrorMap to_map(const std::string& output, const Levels& levels) {
   }
   std::vector<std::int64_t> begins(map.lengths.size() + 1);
   std::partial_sum(map.lengths.begin(), map.lengths.end(), begins.begin() + 1);
-  if (static_cast<std::size_t>(begins.back() * map.heads) > kMaxRows) return {.output = output, .lengths = {}, .levels = {}};
+  if (static_cast<std::size_t>(begins.back() * map.heads) > kMaxRows)
+    return {.output = output, .lengths = {}, .levels = {}};
   map.levels.assign(static_cast<std::size_t>(begins.back() * map.heads), RowLevel::not_judged);
   for (const auto& [place, level] : levels) {
     const std::int64_t row = begins[static_cast<std::size_t>(place.sequence)] + place.token;

@@ -48,9 +48,9 @@ std::string other_findings(const CaseResult& result) {
   std::vector<std::vector<std::string>> rows;
   for (const Finding& finding : result.findings)
     rows.push_back({name(finding.verdict), code(where(finding)),
-                    finding.detail.empty() ? fmt::format("{} where {} is expected", number(finding.observed),
-                                                         number(finding.expected))
-                                           : escaped(finding.detail)});
+                    finding.detail.empty()
+                        ? fmt::format("{} where {} is expected", number(finding.observed), number(finding.expected))
+                        : escaped(finding.detail)});
   return details(fmt::format("The first {} findings of this case", rows.size()),
                  table({"<verdict", "<where", "<what"}, rows));
 }
@@ -103,9 +103,9 @@ std::string line(const std::optional<std::string>& text) {
 std::string article(const FailingCase& failing) {
   const CaseResult& result = failing.result;
   const Finding& finding = main_finding(result);
-  std::string html = fmt::format("<article>\n<h3><span class=\"badge fail\">{}</span> {} {}</h3>\n<p>{}</p>\n",
-                                 name(result.verdict), escaped(result.kernel), code(where(finding)),
-                                 code(print(result.c)));
+  std::string html =
+      fmt::format("<article>\n<h3><span class=\"badge fail\">{}</span> {} {}</h3>\n<p>{}</p>\n", name(result.verdict),
+                  escaped(result.kernel), code(where(finding)), code(print(result.c)));
   if (failing.drawn && !(*failing.drawn == result.c))
     html += fmt::format("<p class=\"meta\">shrunk from {}</p>\n", code(print(*failing.drawn)));
   html += line(failing.pattern) + line(failing.behaves_like) + finding_text(finding);
@@ -115,14 +115,17 @@ std::string article(const FailingCase& failing) {
   for (const Directions& directions : result.directions)
     if (add_up(directions)) more += fmt::format("<p>Errors that add up, {}</p>\n", escaped(direction_line(directions)));
   if (!more.empty()) html += details("All outputs of this case", more);
-  return html + other_findings(result) + fmt::format("<h4>Repeat it</h4>\n<pre>{}</pre>\n</article>\n",
-                                                     escaped(failing.replay));
+  return html + other_findings(result) +
+         fmt::format("<h4>Repeat it</h4>\n<pre>{}</pre>\n</article>\n", escaped(failing.replay));
 }
 
 std::string undecided_table(const Report& report) {
   if (report.undecided.empty()) return "";
-  std::string html = "<h3>Undecided cases</h3>\n<p>Rows whose selection could not be established. They count as neither right nor wrong.</p>\n";
-  for (const CaseResult& result : report.undecided) html += fmt::format("<pre>{}</pre>\n", escaped(undecided_line(result)));
+  std::string html =
+      "<h3>Undecided cases</h3>\n<p>Rows whose selection could not be established. They count as neither right nor "
+      "wrong.</p>\n";
+  for (const CaseResult& result : report.undecided)
+    html += fmt::format("<pre>{}</pre>\n", escaped(undecided_line(result)));
   return html;
 }
 
@@ -134,10 +137,10 @@ std::string findings_section(const Report& report) {
   if (!more.empty()) html += details(fmt::format("{} more", report.failing.size() - kMaxOpen), more);
   const std::int64_t shown = std::ssize(report.failing), all = report.findings();
   const std::string lead =
-      all == 0 ? "No case failed."
-      : shown < all
-          ? fmt::format("{} failed; {} are shown, different kinds first. The command repeats a case alone.", counted(all, "case"), shown)
-          : fmt::format("{} failed. The command repeats a case alone.", counted(all, "case"));
+      all == 0      ? "No case failed."
+      : shown < all ? fmt::format("{} failed; {} are shown, different kinds first. The command repeats a case alone.",
+                                  counted(all, "case"), shown)
+                    : fmt::format("{} failed. The command repeats a case alone.", counted(all, "case"));
   return section("findings", "Findings", lead, html + undecided_table(report));
 }
 

@@ -37,7 +37,8 @@ std::string counted(std::int64_t number, std::string_view thing) {
 std::string three_digits(double x) { return fmt::format("{:.3g}", x); }
 
 std::string percent(std::int64_t part, std::int64_t all) {
-  return all == 0 ? "&ndash;" : fmt::format("{:.3g}&nbsp;%", 100 * static_cast<double>(part) / static_cast<double>(all));
+  return all == 0 ? "&ndash;"
+                  : fmt::format("{:.3g}&nbsp;%", 100 * static_cast<double>(part) / static_cast<double>(all));
 }
 
 std::string duration(double seconds) {

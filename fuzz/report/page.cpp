@@ -56,7 +56,7 @@ std::string subject(const Report& report) {
 std::string headline(const Report& report) {
   const std::string outcome = report.outcome();
   const std::int64_t cases = report.cases(), findings = report.findings();
-  const std::string what = outcome == "fail" ? fmt::format("{} of {} failed", count(findings), counted(cases, "case"))
+  const std::string what = outcome == "fail"   ? fmt::format("{} of {} failed", count(findings), counted(cases, "case"))
                            : outcome == "pass" ? fmt::format("{} judged, no finding", counted(cases, "case"))
                                                : fmt::format("{} judged, inconclusive", counted(cases, "case"));
   return fmt::format("<h1>{}: <span class=\"{}\">{}</span></h1>\n", subject(report), outcome, what);
@@ -93,12 +93,12 @@ std::string summary(const Report& report) {
   std::string notes;
   for (const KernelResults& kernel : report.kernels)
     for (const std::string& note : kernel.notes) notes += fmt::format("<p>{}</p>\n", escaped(note));
-  return section("summary", "Summary",
-                 "A row is one output of one token and head. The row error ratio R is the length of its error over the "
-                 "length that the rounding of a correct kernel predicts. Rows of cases that a law judges are not "
-                 "counted here.",
-                 table({"<kernel", "<operator", "cases", "rows", "worst R", "undecided", "time", "<verdicts"}, rows) +
-                     notes);
+  return section(
+      "summary", "Summary",
+      "A row is one output of one token and head. The row error ratio R is the length of its error over the "
+      "length that the rounding of a correct kernel predicts. Rows of cases that a law judges are not "
+      "counted here.",
+      table({"<kernel", "<operator", "cases", "rows", "worst R", "undecided", "time", "<verdicts"}, rows) + notes);
 }
 
 /// The number that so many of all rows lie below; none where that is above 1.
@@ -157,7 +157,8 @@ std::string errors_of(const KernelResults& kernel) {
           short_number(std::sqrt(output.sum_r_squared / static_cast<double>(rows))), short_number(output.worst_r),
           below > 0 ? fmt::format("; {} below 1/32 are not drawn", percent(below, rows)) : "");
     }
-    if (!charts.empty()) html += fmt::format("<p>{}</p>\n<div class=\"charts\">{}</div>\n", code(name(results.op)), charts);
+    if (!charts.empty())
+      html += fmt::format("<p>{}</p>\n<div class=\"charts\">{}</div>\n", code(name(results.op)), charts);
   }
   return html;
 }
@@ -196,11 +197,12 @@ std::string laws_of(const KernelResults& kernel) {
     const LawInfo& law = info(results.law);
     const std::int64_t judged = results.passed + results.failed;
     const std::string outcome =
-        results.failed > 0           ? fmt::format("<span class=\"badge fail\">broken in {} of {}</span>",
-                                                   count(results.failed), count(judged))
-        : results.passed > 0         ? fmt::format("<span class=\"badge pass\">held in {}</span>", count(judged))
-        : results.not_promised > 0   ? fmt::format("<span class=\"badge inconclusive\">needs {}</span>", name(law.promise))
-                                     : "<span class=\"badge inconclusive\">nothing to compare</span>";
+        results.failed > 0
+            ? fmt::format("<span class=\"badge fail\">broken in {} of {}</span>", count(results.failed), count(judged))
+        : results.passed > 0 ? fmt::format("<span class=\"badge pass\">held in {}</span>", count(judged))
+        : results.not_promised > 0
+            ? fmt::format("<span class=\"badge inconclusive\">needs {}</span>", name(law.promise))
+            : "<span class=\"badge inconclusive\">nothing to compare</span>";
     rows.push_back({code(name(results.law)), escaped(law.sentence),
                     law.promise == EqualBits::none ? "none" : name(law.promise), outcome});
   }
@@ -224,8 +226,7 @@ std::string defects_of(const KernelResults& kernel) {
       caught.push_back({code(defect.name), escaped(defect.what), count(defect.cases), code(defect.caught_by)});
   std::string html = fmt::format("<p><b>{} of {}</b> planted defects are caught by cases of this run.</p>\n",
                                  caught.size(), kernel.defects.size());
-  if (!missed.empty())
-    html += table({"<not caught", "<mistake", "<operator", "cases tried"}, missed);
+  if (!missed.empty()) html += table({"<not caught", "<mistake", "<operator", "cases tried"}, missed);
   if (!caught.empty())
     html += details(fmt::format("The {} that are caught", caught.size()),
                     table({"<defect", "<mistake", "after cases", "<caught by"}, caught));
@@ -254,9 +255,9 @@ std::string declared_of(const KernelResults& kernel) {
   std::vector<std::string> kept;
   if (!kernel.exports_selection) kept.push_back("its selection");
   if (!kernel.exports_lse) kept.push_back("its lse");
-  const std::string inside = fmt::format(
-      "{}<br><small>{:.3g} % of the cases of level 1 lie inside; the others were moved inside</small>",
-      escaped(kernel.limits), 100 * kernel.share_inside);
+  const std::string inside =
+      fmt::format("{}<br><small>{:.3g} % of the cases of level 1 lie inside; the others were moved inside</small>",
+                  escaped(kernel.limits), 100 * kernel.share_inside);
   return table({"<declared", "<"},
                {{"what it is", dash_unless(!kernel.summary.empty(), escaped(kernel.summary))},
                 {"limits", kernel.limits.empty() ? "none" : inside},
@@ -292,8 +293,8 @@ std::string timings(const Report& report) {
 }
 
 constexpr std::pair<const char*, const char*> kSections[] = {
-    {"summary", "Summary"},     {"findings", "Findings"}, {"detection", "What a pass would have seen"},
-    {"errors", "Errors"},       {"selection", "Margins"}, {"laws", "Laws"},
+    {"summary", "Summary"},         {"findings", "Findings"}, {"detection", "What a pass would have seen"},
+    {"errors", "Errors"},           {"selection", "Margins"}, {"laws", "Laws"},
     {"defects", "Planted defects"}, {"declared", "Declared"}, {"timings", "Timings"}};
 
 std::string navigation() {

@@ -21,7 +21,7 @@ struct OperatorResults {
   std::map<verify::Verdict, std::int64_t> verdicts{};
   std::vector<verify::OutputSummary> outputs{};  // of the cases without a law, in the order they were judged
   std::set<std::string> arithmetic{};            // that they were judged in, one text for each input format
-  double seconds = 0;                          // of all cases together, also where several ran at the same time
+  double seconds = 0;                            // of all cases together, also where several ran at the same time
 
   std::int64_t rows() const;
   std::int64_t undecided() const;

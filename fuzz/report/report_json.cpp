@@ -125,20 +125,15 @@ ordered_json json_of(const ErrorMap& map) {
 }
 
 ordered_json json_of(const WrongRow& row) {
-  return {{"output", row.output},
-          {"sequence", row.place.sequence},
-          {"token", row.place.token},
-          {"head", row.place.head},
-          {"expected", numbers(row.expected)},
-          {"observed", numbers(row.observed)}};
+  return {{"output", row.output},   {"sequence", row.place.sequence},    {"token", row.place.token},
+          {"head", row.place.head}, {"expected", numbers(row.expected)}, {"observed", numbers(row.observed)}};
 }
 
 ordered_json json_of(const InputTensor& tensor) {
-  return {{"tensor", tensor.name}, {"rows", array_of(tensor.rows, [](const InputRow& row) {
-                                      return ordered_json{{"token", row.token},
-                                                          {"head", row.head},
-                                                          {"values", numbers(row.values)}};
-                                    })}};
+  return {{"tensor", tensor.name},
+          {"rows", array_of(tensor.rows, [](const InputRow& row) {
+             return ordered_json{{"token", row.token}, {"head", row.head}, {"values", numbers(row.values)}};
+           })}};
 }
 
 /// A finding in words, and its numbers where it has a place and where it has numbers.
@@ -161,8 +156,8 @@ ordered_json json_of(const CaseResult& result, const Finding& finding) {
 
 ordered_json json_of(const FailingCase& failing) {
   ordered_json json = verify::json_of(failing.result);
-  json["findings"] = array_of(failing.result.findings,
-                              [&](const Finding& finding) { return json_of(failing.result, finding); });
+  json["findings"] =
+      array_of(failing.result.findings, [&](const Finding& finding) { return json_of(failing.result, finding); });
   json["seconds"] = failing.result.seconds;
   json["repeat"] = failing.replay;
   if (failing.drawn) json["drawn"] = print(*failing.drawn);

@@ -1,13 +1,12 @@
 // Reports: what they collect, and that nothing of it is markup.
 
-#include "fuzz/report/report.hpp"
-
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
 #include "fuzz/report/html.hpp"
 #include "fuzz/report/page.hpp"
+#include "fuzz/report/report.hpp"
 #include "fuzz/report/report_json.hpp"
 #include "verify/kernels.hpp"
 

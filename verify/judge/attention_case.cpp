@@ -41,7 +41,7 @@ class AttentionCase {
     std::vector<QueryRow> malformed;
     AttentionJudge::Candidates candidates;
     if (selects(case_.op)) {
-      const RuleOfRow rule = moba_rule(arithmetic_, problem_, inputs_.q, inputs_.k, regime_of(case_).exact_scores);
+      const RuleOfRow rule = moba_rule(arithmetic_, problem_, inputs_.q, inputs_.k, has_exact_scores(case_));
       if (kernel_.exports_selection) {
         stage.selection = calls_.exported();
         malformed =
@@ -55,7 +55,7 @@ class AttentionCase {
     if (!attends(case_.op)) return;
     AttentionJudge judge(arithmetic_, std::move(stage));
     for (const auto& [token, head] : malformed) judge.exclude(token, head);
-    judge.judge_outputs(candidates, regime_of(case_).zero_mean_values, observe_, result_);
+    judge.judge_outputs(candidates, has_zero_mean_values(case_), observe_, result_);
     if (!calls_.has_backward()) return;
     result_.reason = judge.why_no_backward();
     if (result_.reason.empty()) result_.reason = judge.why_gradients_overflow(inputs_.d_o);

@@ -13,7 +13,8 @@ namespace attnspec::verify {
 /// One fault of one row, of a block or key that is picked by chance.
 struct ImaginedFault {
   bool shows = false;
-  double smallest_weight = 0;  // of a block or key with the same values, at which the fault begins to show; above 1: none
+  double smallest_weight =
+      0;  // of a block or key with the same values, at which the fault begins to show; above 1: none
 };
 
 struct ImaginedFaults {

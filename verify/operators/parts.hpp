@@ -15,8 +15,8 @@ namespace attnspec::verify {
 // ---- Keys ----
 
 /// Keys that the cases of every operator have.
-inline const std::vector<std::string> kKeysOfAll{"lens",   "kv_heads", "dk",      "dtype", "layout",
-                                                 "regime", "seed",     "session", "law"};
+inline const std::vector<std::string> kKeysOfAll{"lens",   "kv_heads", "dk",   "dtype",   "layout",
+                                                 "regime", "numbers",  "seed", "session", "law"};
 /// Of operators with queries; of those that attend; of those with phi; of those with importance.
 inline const std::vector<std::string> kKeysOfQueries{"q_lens", "heads", "sample"};
 inline const std::vector<std::string> kKeysOfValues{"dv", "scale"};
