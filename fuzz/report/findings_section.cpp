@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "fuzz/report/charts.hpp"
@@ -82,18 +84,34 @@ std::string wrong_rows_table(const FailingCase& failing) {
   for (const WrongRow& row : failing.rows.wrong)
     rows.push_back({code(row.output), std::to_string(row.place.sequence), std::to_string(row.place.token),
                     std::to_string(row.place.head), numbers(row.observed), numbers(row.expected)});
-  return rows.empty() ? "" : table({"<output", "seq", "token", "head", "<observed", "<expected"}, rows);
+  return rows.empty() ? ""
+                      : "<div class=\"facts\">" +
+                            table({"<output", "seq", "token", "head", "<observed", "<expected"}, rows) + "</div>\n";
+}
+
+/// The number that a tensor holds everywhere.
+std::optional<double> only_number(const InputTensor& tensor) {
+  const double first = tensor.rows.front().values.front();
+  for (const InputRow& row : tensor.rows)
+    if (std::any_of(row.values.begin(), row.values.end(), [&](double x) { return x != first; })) return std::nullopt;
+  return first;
 }
 
 /// All numbers of a case that a person can compute by hand.
 std::string numbers_by_hand(const FailingCase& failing) {
   if (!failing.numbers) return "";
   std::vector<std::vector<std::string>> rows;
-  for (const InputTensor& tensor : *failing.numbers)
+  for (const InputTensor& tensor : *failing.numbers) {
+    if (const auto x = only_number(tensor)) {
+      rows.push_back({code(tensor.name), "all", "all", number(*x)});
+      continue;
+    }
     for (const InputRow& row : tensor.rows)
       rows.push_back({code(tensor.name), std::to_string(row.token), std::to_string(row.head), numbers(row.values)});
-  return "<h4>By hand</h4>\n<p>The case is this small: these are all of its inputs, and the first wrong rows.</p>\n" +
-         table({"<input", "token", "head", "<values"}, rows) + wrong_rows_table(failing);
+  }
+  return "<h4>By hand</h4>\n<p>The case is small. These are all of its inputs, and the first wrong rows.</p>\n"
+         "<div class=\"facts\">" +
+         table({"<input", "token", "head", "<values"}, rows) + "</div>\n" + wrong_rows_table(failing);
 }
 
 std::string line(const std::optional<std::string>& text) {

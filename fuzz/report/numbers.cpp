@@ -39,7 +39,7 @@ std::optional<std::vector<InputTensor>> few_numbers(const Case& c) {
           row.values.assign(input->at(token, head), input->at(token, head) + input->dim);
         }
       }
-    if (shown.rows.empty()) all.pop_back();
+    if (shape.tokens * shape.heads * shape.dim == 0) all.pop_back();
   }
   return all;
 }

@@ -278,7 +278,7 @@ TEST(Shrink, EndsWithNumbersThatAPersonCanComputeWith) {
   const Kernel kernel = find_kernel("defect:future_token_visible");
   const CaseResult failing = judge(kernel, parse_case("moba(lens=40,heads=2,dk=8,block=16,seed=3)"));
   const Case c = shrink([&](const Case& simpler) { return judge(kernel, simpler); }, failing).result.c;
-  EXPECT_EQ(print(c), "moba(lens=2,dk=1,numbers=zeros+v:positions)");
+  EXPECT_EQ(print(c), "moba(lens=2,dk=1,block=2,numbers=zeros+v:positions)");
   const Kernel values = find_kernel("defect:wrong_gqa_map");
   const CaseResult of_values = judge(values, parse_case("dense(lens=20,heads=4,kv_heads=2,dk=8)"));
   const Case simplest = shrink([&](const Case& simpler) { return judge(values, simpler); }, of_values).result.c;

@@ -109,6 +109,8 @@ Case with_numbers(Case c, const std::string& tensor, PlainNumbers numbers) {
 void validate_numbers(const Case& c) {
   if (c.numbers.empty()) return;
   if (c.law != Law::none) throw InvalidProblem("numbers", print_numbers(c.numbers), "a law has numbers of its own");
+  if (c.dtype == Format::fp16)
+    throw InvalidProblem("numbers", print_numbers(c.numbers), "fp16 does not hold sums of plain numbers");
   const std::vector<std::string> names = tensors_with_numbers(c);
   std::set<std::string> seen;
   for (const TensorNumbers& numbers : c.numbers) {

@@ -28,7 +28,8 @@ std::optional<PlainNumbers> numbers_of(const Case& c, const std::string& tensor)
 /// The case with these numbers in that tensor, written as short as they can be.
 Case with_numbers(Case c, const std::string& tensor, PlainNumbers numbers);
 
-/// Throws reference::InvalidProblem for a tensor that has none or comes twice, and beside a law.
+/// Throws reference::InvalidProblem for a tensor that has none or comes twice, beside a law, and in fp16, which does
+/// not hold the sums.
 void validate_numbers(const Case& c);
 
 /// Fills the tensors that the case names.

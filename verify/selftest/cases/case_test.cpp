@@ -122,6 +122,7 @@ TEST(Case, RejectsPlainNumbersOfNoTensor) {
   EXPECT_EQ(rejection("dense(numbers=q:ones+x:zeros)"), "numbers=q:ones+x:zeros: 'x' is none of q, k, v, d_o");
   EXPECT_EQ(rejection("dense(numbers=q:ones+q:ones)"), "numbers=q:ones+q:ones: has q twice");
   EXPECT_EQ(rejection("dense(numbers=q:ones,law=heads)"), "numbers=q:ones: a law has numbers of its own");
+  EXPECT_EQ(rejection("dense(numbers=q:ones,dtype=fp16)"), "numbers=q:ones: fp16 does not hold sums of plain numbers");
   EXPECT_NO_THROW(parse_case("nsa(numbers=selected.k:ones)"));
   EXPECT_EQ(rejection("nsa(numbers=selected.k:ones,shared_kv=1)").substr(0, 58),
             "numbers=selected.k:ones: 'selected.k' is none of q, gates,");

@@ -31,7 +31,7 @@ TEST(PlainNumbers, AccuseNoCorrectKernel) {
     std::int64_t judged = 0;
     std::uint64_t index = 0;
     for (const Case& c : level_cases(op, 1)) {
-      if (c.law != Law::none || c.lens.size() > 8 || ++index % 3 != 0) continue;
+      if (c.law != Law::none || c.dtype == Format::fp16 || c.lens.size() > 8 || ++index % 3 != 0) continue;
       const CaseResult result = judge(kernel, some_plain(c, index));
       for (const Finding& finding : result.findings) ADD_FAILURE() << failure_line(result, finding);
       ++judged;
