@@ -17,6 +17,7 @@
 #include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
+#include "fuzz/command_line/report_files.hpp"
 #include "fuzz/search/judging.hpp"
 #include "verify/cases/levels.hpp"
 #include "verify/judge/report.hpp"
@@ -41,6 +42,7 @@ struct CheckOptions {
   bool stops_at_first = false;
   int jobs = 0;       // cases judged at the same time; 0: one for each thread
   std::string junit;  // a file to write; empty: none
+  ReportFiles files;
   Seconds timeout = kTimeout;
 };
 
@@ -135,28 +137,33 @@ int check(const CheckOptions& options) {
   if (judged.empty()) judged = default_kernels();
   const std::vector<Job> jobs = make_jobs(judged, options);
   if (!options.junit.empty()) require_writable("--junit", options.junit);
+  require_report_writable(options.files);
   if (const std::string why = cuda::find_devices().why_none; options.kernels.empty() && !why.empty())
     fmt::print(stderr, "no cuda: kernels: {}\n", why);
   const auto start = std::chrono::steady_clock::now();
   const std::vector<CaseResult> results = judge_jobs(jobs, options);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   fmt::print("{}", table(results));
+  Reporter reporter("check", judged);
   for (const Kernel& kernel : judged) {
     if (options.cases.empty()) fmt::print("{}", limits_of(kernel, judged.size() > 1, options));
     if (results.size() == jobs.size()) {
-      print_diagnosis(kernel, results);
-      print_hint(kernel, results);
-      print_over_declaration(kernel, results);
+      for (const std::string& line : print_diagnosis(kernel, results)) reporter.note(kernel, line);
+      reporter.note(kernel, print_hint(kernel, results));
+      reporter.note(kernel, print_over_declaration(kernel, results));
     }
     fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   }
   if (!options.junit.empty()) write_junit(options.junit, results);
+  if (options.files.are_wanted())
+    write_report(options.files, reporter.finish(results, seconds, results.size() == jobs.size()));
   if (results.size() < jobs.size()) {
     fmt::print(stderr, "{}: {} of {} cases judged\n", is_interrupted() ? "interrupted" : "stopped at the first finding",
                results.size(), jobs.size());
     return exit_code_of_part(results);
   }
   fmt::print(stderr, "{} in {:.1f} s\n", options.cases.empty() ? fmt::format("level {}", options.level) : options.cases,
-             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+             seconds);
   return exit_code(results);
 }
 
@@ -181,6 +188,7 @@ Command add_check(CLI::App& program) {
                   "cases judged at the same time (default: one for each core; one for a kernel on a GPU)")
       ->check(positive<int>());
   app->add_option("--junit", options->junit, "also write a JUnit XML file")->type_name(kFileValue);
+  add_report_files(*app, options->files);
   add_timeout(*app, options->timeout);
   add_example(*app, "./attnspec check model:moba --operator moba_select");
   return {app, [options] { return check(*options); }};

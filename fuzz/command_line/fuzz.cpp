@@ -16,6 +16,7 @@
 #include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
+#include "fuzz/command_line/report_files.hpp"
 #include "fuzz/search/findings.hpp"
 #include "fuzz/search/search.hpp"
 #include "verify/cases/levels.hpp"
@@ -42,6 +43,7 @@ struct FuzzOptions {
   std::string findings = "findings";  // the directory for what is found
   bool keeps_going = false;           // after a finding
   bool is_verbose = false;            // tells each swarm on standard error
+  ReportFiles files;
   Seconds timeout = kTimeout;
 };
 
@@ -82,13 +84,12 @@ void print_summary(const SearchSummary& summary, const std::string& kernel, std:
   if (exit_code(summary) != 1) fmt::print("{}", excluded_line(kernel, summary.imagined()));
 }
 
-/// Writes a finding and prints its line and how to repeat it.
-void report(const Found& found, const std::string& directory) {
-  const std::string path = write_finding(directory, found);
+/// Writes a finding and prints its line and how to repeat it. Returns the command that does.
+std::string report(const Found& found, const std::string& directory) {
+  const std::string path = write_finding(directory, found), replay = replay_file_command(path, found.shrunk.kernel);
   fmt::print("{}\n", failure_line(found.shrunk, main_finding(found.shrunk)));
   fmt::print("  case {}, {:.1f} s: {}, {}\n  {}\n", found.number, found.seconds, print(found.drawn.c),
-             found.fails_alone ? fmt::format("shrunk in {} cases", found.judgements) : "not shrunk",
-             replay_file_command(path, found.shrunk.kernel));
+             found.fails_alone ? fmt::format("shrunk in {} cases", found.judgements) : "not shrunk", replay);
   if (found.after)
     fmt::print("  as the kernel's first case it passes; it fails after {}, and the file holds both\n",
                print(*found.after));
@@ -97,11 +98,13 @@ void report(const Found& found, const std::string& directory) {
         "  as the kernel's first case it passed, and neither a session nor one earlier case shows it: it failed "
         "because of several calls before it, or by chance\n");
   std::fflush(stdout);
+  return replay;
 }
 
 int fuzz(const FuzzOptions& given) {
   const Interruptible interruptible;  // from the beginning: loading a kernel can take a while
-  const Kernel kernel = find_kernel(given.kernel, given.timeout);
+  const std::vector<Kernel> judged{find_kernel(given.kernel, given.timeout)};
+  const Kernel& kernel = judged.front();
   SearchOptions options;
   for (const std::string& name : given.operators) options.operators.push_back(parse_operator(name));
   for (const std::string& name : given.laws) options.laws.push_back(parse_law(name));
@@ -112,6 +115,7 @@ int fuzz(const FuzzOptions& given) {
   if (given.seconds || !given.cases) options.seconds = given.seconds.value_or(kDefaultSeconds);
   options.is_stopped = is_interrupted;
   require_writable_directory(given.findings);
+  require_report_writable(given.files);
 
   Progress progress(static_cast<std::size_t>(given.cases.value_or(0)));
   std::set<std::string> distinct;
@@ -125,14 +129,20 @@ int fuzz(const FuzzOptions& given) {
       fmt::print(stderr, "swarm: {}\n", describe(swarm, operators));
     };
   std::vector<std::string> undecided;  // lines
+  Reporter reporter("fuzz", judged);
   observer.judged = [&](const CaseResult& result) {
+    reporter.add(result);
     progress.step(found += is_finding(result.verdict));
     if (result.verdict == Verdict::undecided && undecided.size() < kMaxUndecidedLines)
       undecided.push_back(undecided_line(result));
   };
   observer.found = [&](const Found& finding) {
     progress.clear();
-    if (distinct.insert(print(finding.shrunk.c)).second) report(finding, given.findings);
+    if (distinct.insert(print(finding.shrunk.c)).second) {
+      const std::string replay = report(finding, given.findings);
+      if (given.files.are_wanted())
+        reporter.show({.result = finding.shrunk, .drawn = finding.drawn.c, .replay = replay});
+    }
     failing.push_back(finding.drawn);
     failing.push_back(finding.shrunk);
   };
@@ -142,12 +152,13 @@ int fuzz(const FuzzOptions& given) {
   for (const std::string& line : undecided) fmt::print("{}\n", line);
   fmt::print("{}", limits_line(options.operators.empty() ? kernel.operators : options.operators, kernel.limits));
   if (!is_interrupted()) {
-    print_diagnosis(kernel, failing);
-    print_hint(kernel, failing);
+    for (const std::string& line : print_diagnosis(kernel, failing)) reporter.note(kernel, line);
+    reporter.note(kernel, print_hint(kernel, failing));
   }
   fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));
   if (found > 0)
     fmt::print("{} case{} with findings, {} after shrinking\n", found, found == 1 ? "" : "s", distinct.size());
+  if (given.files.are_wanted()) write_report(given.files, reporter.finish(summary.seconds, !is_interrupted()));
   return exit_code(summary);
 }
 
@@ -173,6 +184,7 @@ Command add_fuzz(CLI::App& program) {
       ->capture_default_str();
   app->add_flag("--keep-going", options->keeps_going, "search on after a finding");
   app->add_flag("--verbose", options->is_verbose, "tell on standard error which features each swarm has");
+  add_report_files(*app, options->files);
   add_timeout(*app, options->timeout);
   add_example(*app, "./attnspec fuzz model:moba --cases 40 --seed 1");
   return {app, [options] { return fuzz(*options); }};

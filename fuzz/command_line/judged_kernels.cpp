@@ -48,8 +48,9 @@ int exit_code_of_part(const std::vector<CaseResult>& results) {
 
 namespace {
 
-void print_line(const std::string& line) {
+std::string printed(std::string line) {
   if (!line.empty()) fmt::print("{}\n", line);
+  return line;
 }
 
 std::vector<CaseResult> results_of(const Kernel& kernel, const std::vector<CaseResult>& all) {
@@ -61,16 +62,18 @@ std::vector<CaseResult> results_of(const Kernel& kernel, const std::vector<CaseR
 
 }  // namespace
 
-void print_hint(const Kernel& kernel, const std::vector<CaseResult>& all) {
-  print_line(hint(kernel, results_of(kernel, all)));
+std::string print_hint(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  return printed(hint(kernel, results_of(kernel, all)));
 }
 
-void print_diagnosis(const Kernel& kernel, const std::vector<CaseResult>& all) {
-  for (const std::string& line : diagnose(kernel, results_of(kernel, all)).lines()) print_line(line);
+std::vector<std::string> print_diagnosis(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  std::vector<std::string> lines = diagnose(kernel, results_of(kernel, all)).lines();
+  for (const std::string& line : lines) printed(line);
+  return lines;
 }
 
-void print_over_declaration(const Kernel& kernel, const std::vector<CaseResult>& all) {
-  print_line(over_declaration(kernel, results_of(kernel, all)));
+std::string print_over_declaration(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  return printed(over_declaration(kernel, results_of(kernel, all)));
 }
 
 }  // namespace attnspec::fuzz

@@ -21,14 +21,16 @@ std::vector<verify::Case> cases_of_file(const std::string& path);
 /// The exit code where a command was stopped before it had judged everything: inconclusive, unless it found something.
 int exit_code_of_part(const std::vector<verify::CaseResult>& results);
 
-/// Prints which arithmetic would explain the findings of a kernel among these results, if one does.
-void print_hint(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
+/// Prints which arithmetic would explain the findings of a kernel among these results, if one does; gives the line
+/// back.
+std::string print_hint(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
-/// Prints what the findings of a kernel have in common: the stage and the rows that are wrong, and what the kernel behaves
-/// like. Nothing where it has none.
-void print_diagnosis(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
+/// Prints what the findings of a kernel have in common: the stage and the rows that are wrong, and what the kernel
+/// behaves like; gives the lines back. None where it has no findings.
+std::vector<std::string> print_diagnosis(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
-/// Prints which declared options a kernel does not need, if there are any. It judges many cases.
-void print_over_declaration(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
+/// Prints which declared options a kernel does not need, if there are any, and gives the line back. It judges many
+/// cases.
+std::string print_over_declaration(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
 }  // namespace attnspec::fuzz

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "fuzz/command_line/judged_kernels.hpp"
 #include "fuzz/command_line/options.hpp"
 #include "fuzz/command_line/progress.hpp"
+#include "fuzz/command_line/report_files.hpp"
 #include "fuzz/search/judging.hpp"
 #include "verify/judge/judge.hpp"
 #include "verify/judge/report.hpp"
@@ -30,6 +32,7 @@ using namespace verify;
 struct ReplayOptions {
   std::string target;  // a case, or a file of cases
   std::string kernel;  // empty: every built-in one that implements the operator
+  ReportFiles files;
   Seconds timeout = kTimeout;
 };
 
@@ -77,6 +80,8 @@ int replay(const ReplayOptions& options) {
   for (const Case& c : cases)
     for (const Kernel& kernel : judged)
       if (!options.kernel.empty() || implements(kernel, c.op)) jobs.push_back({&kernel, c});
+  require_report_writable(options.files);
+  const auto start = std::chrono::steady_clock::now();
   std::vector<CaseResult> results;
   for (const auto& [kernel, c] : jobs) {
     if (is_interrupted()) break;
@@ -85,14 +90,19 @@ int replay(const ReplayOptions& options) {
     for (const Finding& finding : result.findings) fmt::print("{}\n", failure_line(result, finding));
     std::fflush(stdout);
   }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!is_case(options.target)) fmt::print("{}", table(results));
-  if (results.size() < jobs.size()) {
+  Reporter reporter("replay", judged);
+  const bool is_complete = results.size() == jobs.size();
+  for (const Kernel& kernel : judged) {
+    if (!is_complete) break;
+    for (const std::string& line : print_diagnosis(kernel, results)) reporter.note(kernel, line);
+    reporter.note(kernel, print_hint(kernel, results));
+  }
+  if (options.files.are_wanted()) write_report(options.files, reporter.finish(results, seconds, is_complete));
+  if (!is_complete) {
     fmt::print(stderr, "interrupted: {} of {} cases judged\n", results.size(), jobs.size());
     return exit_code_of_part(results);
-  }
-  for (const Kernel& kernel : judged) {
-    print_diagnosis(kernel, results);
-    print_hint(kernel, results);
   }
   return exit_code(results);
 }
@@ -108,6 +118,7 @@ Command add_replay(CLI::App& program) {
   app->add_option("--kernel", options->kernel,
                   "the kernel to judge (default: every built-in one but those in the simulator)")
       ->type_name(kKernelValue);
+  add_report_files(*app, options->files);
   add_timeout(*app, options->timeout);
   add_example(*app, "./attnspec replay 'moba(lens=100+37,heads=4,kv_heads=2,block=32)' --kernel model:moba");
   return {app, [options] { return replay(*options); }};

@@ -30,7 +30,8 @@ inline constexpr double kMaxSeconds = 120;
 using Judge = std::function<verify::CaseResult(const verify::Case&)>;
 
 /// Follows each way as far as the kernel fails, whatever the verdict, again and again until none leads on; then leaves
-/// out the sizes that may as well be the default ones. stop: ends it early, empty: never. The operator never changes,
+/// out the sizes that may as well be the default ones, and gives tensors plain numbers as long as the same output fails
+/// with the same verdict. stop: ends it early, empty: never. The operator never changes,
 /// and a law only gives way to the specification.
 Shrunk shrink(const Judge& judge, const verify::CaseResult& failing, const std::function<bool()>& stop = {});
 

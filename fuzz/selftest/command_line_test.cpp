@@ -340,7 +340,7 @@ TEST(CommandLine, CompletesCommandsOptionsAndValues) {
   EXPECT_EQ(completions("attnspec list "), "operators kernels regimes laws arithmetic variants defects cases");
   EXPECT_EQ(completions("attnspec completion "), "bash");
   EXPECT_EQ(completions("attnspec check --"),
-            "--help --level --cases --operator --stop-at-first --jobs --junit --timeout");
+            "--help --level --cases --operator --stop-at-first --jobs --junit --report --json --timeout");
   EXPECT_EQ(completions("attnspec check model:moba --operator nsa"), "nsa_compress nsa_compressed nsa");
   EXPECT_EQ(completions("attnspec check --operator dense model:"), "moba nsa");
   EXPECT_EQ(completions("attnspec check --operator dense model:", "="), "model:moba model:nsa");

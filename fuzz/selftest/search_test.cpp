@@ -11,6 +11,7 @@
 
 #include "fuzz/search/judging.hpp"
 #include "fuzz/search/shrink.hpp"
+#include "verify/cases/inputs/plain_numbers.hpp"
 #include "verify/judge/report.hpp"
 #include "verify/kernels.hpp"
 #include "verify/model/defects/defects.hpp"
@@ -271,6 +272,18 @@ TEST(Shrink, DropsTheLawWhereTheSpecificationFailsToo) {
   const CaseResult broken = judge(only_law, parse_case("selected(lens=40,block=8,law=unselected)"));
   ASSERT_EQ(broken.verdict, Verdict::law_broken);
   EXPECT_EQ(shrink([&](const Case& c) { return judge(only_law, c); }, broken).result.c.law, Law::unselected);
+}
+
+TEST(Shrink, EndsWithNumbersThatAPersonCanComputeWith) {
+  const Kernel kernel = find_kernel("defect:future_token_visible");
+  const CaseResult failing = judge(kernel, parse_case("moba(lens=40,heads=2,dk=8,block=16,seed=3)"));
+  const Case c = shrink([&](const Case& simpler) { return judge(kernel, simpler); }, failing).result.c;
+  EXPECT_EQ(print(c), "moba(lens=2,dk=1,block=2,numbers=zeros+v:positions)");
+  const Kernel values = find_kernel("defect:wrong_gqa_map");
+  const CaseResult of_values = judge(values, parse_case("dense(lens=20,heads=4,kv_heads=2,dk=8)"));
+  const Case simplest = shrink([&](const Case& simpler) { return judge(values, simpler); }, of_values).result.c;
+  for (const std::string& tensor : filled_tensors_with_numbers(simplest))
+    EXPECT_TRUE(numbers_of(simplest, tensor)) << print(simplest);
 }
 
 TEST(Shrink, LeavesOutASample) {

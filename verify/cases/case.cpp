@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "reference/nsa/nsa_compression.hpp"
+#include "verify/cases/inputs/plain_numbers.hpp"
 #include "verify/cases/session.hpp"
 
 namespace attnspec::verify {
@@ -229,6 +230,8 @@ const std::vector<Field>& fields() {
       choice_field("layout", &Case::layout, kLayouts, Layout::strided),
       {"regime", [](Case& c, const std::string& text) { c.regime = text; }, [](const Case& c) { return c.regime; },
        [](Case& c) { c.regime = "normal"; }},
+      {"numbers", [](Case& c, const std::string& text) { c.numbers = parse_numbers(text); },
+       [](const Case& c) { return print_numbers(c.numbers); }, [](Case& c) { c.numbers.clear(); }},
       {"seed", [](Case& c, const std::string& text) { c.seed = parse_number<std::uint64_t>("seed", text); },
        [](const Case& c) { return std::to_string(c.seed); }, [](Case& c) { c.seed = 0; }},
       size_field("sample", &Case::sample, [](Case& c) { c.sample = 0; }),

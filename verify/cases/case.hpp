@@ -78,6 +78,23 @@ enum class Layout {
   contiguous,  // [tokens, heads, dim] without gaps
 };
 
+/// Numbers that a person can compute with, the plainest first.
+enum class PlainNumbers {
+  zeros,
+  ones,
+  positions,  // 1, 2, 3 ... along each sequence, the same in every head and feature
+  one_hot,    // 1 in the feature position % features, else 0
+  whole,      // those of the input pattern, rounded to whole ones
+};
+
+/// Plain numbers in a tensor, in place of those of the input pattern.
+struct TensorNumbers {
+  std::string tensor;  // named as in kernel_abi.h; empty: all that are not named
+  PlainNumbers numbers;
+
+  bool operator==(const TensorNumbers&) const = default;
+};
+
 struct Case {
   Operator op = Operator::moba;
   std::vector<std::int64_t> lens{256};    // keys of each sequence
@@ -101,6 +118,7 @@ struct Case {
   Format dtype = Format::bf16;
   Layout layout = Layout::strided;
   std::string regime = "normal";
+  std::vector<TensorNumbers> numbers;  // of some tensors; see inputs/plain_numbers.hpp
   std::uint64_t seed = 0;
   std::int64_t sample = 0;           // query rows judged of every output, at most; 0: all of them. See judge/sample.hpp
   std::vector<SessionStep> session;  // the steps of calls that follow on the same kernel; see session.hpp

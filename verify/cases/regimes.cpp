@@ -11,6 +11,7 @@
 #include "verify/cases/inputs/captured.hpp"
 #include "verify/cases/inputs/filling.hpp"
 #include "verify/cases/inputs/magnitudes.hpp"
+#include "verify/cases/inputs/plain_numbers.hpp"
 #include "verify/cases/random.hpp"
 #include "verify/operators/operator.hpp"
 
@@ -405,6 +406,9 @@ const Regime& regime_of(const Case& c) {
   throw InvalidProblem("regime", c.regime, fmt::format("is none of {}", fmt::join(names, ", ")));
 }
 
+bool has_exact_scores(const Case& c) { return regime_of(c).exact_scores && c.numbers.empty(); }
+bool has_zero_mean_values(const Case& c) { return regime_of(c).zero_mean_values && c.numbers.empty(); }
+
 void validate_regime(const Case& c) {
   if (regime_of(c).name != std::string(kCaptured)) return;
   validate_captured(c);
@@ -465,9 +469,8 @@ Tensor make_gates(const Case& c, std::int64_t tokens) {
   return gates;
 }
 
-}  // namespace
-
-Inputs make_inputs(const Case& c) {
+/// All tensors, as the regime has them.
+Inputs make_pattern_inputs(const Case& c) {
   Inputs inputs = make_attention_inputs(c);
   if (reads_selection(c.op)) inputs.selection = make_selection(c);
   if (compresses(c.op)) inputs.phi_k = make_phi(c, "phi_k", c.dk);
@@ -483,6 +486,14 @@ Inputs make_inputs(const Case& c) {
   };
   fill_branch(1, inputs.k_selected, inputs.v_selected);
   fill_branch(2, inputs.k_window, inputs.v_window);
+  return inputs;
+}
+
+}  // namespace
+
+Inputs make_inputs(const Case& c) {
+  Inputs inputs = make_pattern_inputs(c);
+  fill_plain_numbers(c, inputs);
   return inputs;
 }
 

@@ -46,6 +46,11 @@ const std::vector<Regime>& regimes();
 /// The regime of a case; captured:NAME is the regime `captured`. Throws as validate_regime does.
 const Regime& regime_of(const Case& c);
 
+/// Whether the case's selections have no margin, and whether its noise has no direction: as its regime says, unless
+/// some tensors hold plain numbers.
+bool has_exact_scores(const Case& c);
+bool has_zero_mean_values(const Case& c);
+
 /// Throws reference::InvalidProblem for a regime that is unknown, or a captured one that the case does not fit.
 void validate_regime(const Case& c);
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "verify/cases/case.hpp"
+#include "verify/cases/inputs/plain_numbers.hpp"
 #include "verify/cases/law.hpp"
 #include "verify/cases/regimes.hpp"
 
@@ -55,6 +56,7 @@ void validate(const Case& c) {
     reference::validate(problem_of(c));
   }
   validate_regime(c);
+  validate_numbers(c);
   validate_law(c);
   validate_sample(c);
   const double tokens =

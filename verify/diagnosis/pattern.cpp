@@ -36,9 +36,9 @@ class WrongValues {
     std::map<std::int64_t, std::int64_t> counts;
     for (const RowFacts& row : rows_)
       if (row.is_wrong) ++counts[value(row)];
-    return std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
-             return a.second < b.second;
-           })->first;
+    return std::max_element(counts.begin(), counts.end(),
+                            [](const auto& a, const auto& b) { return a.second < b.second; })
+        ->first;
   }
   template <class Value>
   std::int64_t min(const Value& value) const {
@@ -57,10 +57,10 @@ class WrongValues {
 };
 
 std::vector<Predicate> of_sequences_and_heads(const WrongValues& wrong) {
-  const std::int64_t sequence = wrong.most_common([](const RowFacts& row) { return row.sequence; }),
-                     kv_head = wrong.most_common([](const RowFacts& row) { return row.kv_head; }),
-                     head = wrong.most_common([](const RowFacts& row) { return row.head; }),
-                     in_group = wrong.most_common([](const RowFacts& row) { return row.head_in_group; });
+  const std::int64_t sequence = wrong.most_common([](const RowFacts&row) { return row.sequence; }),
+                     kv_head = wrong.most_common([](const RowFacts&row) { return row.kv_head; }),
+                     head = wrong.most_common([](const RowFacts&row) { return row.head; }),
+                     in_group = wrong.most_common([](const RowFacts&row) { return row.head_in_group; });
   return {
       {"every row", [](const RowFacts&) { return true; }},
       {"only the first sequence", [](const RowFacts& row) { return row.sequence == 0; }},
@@ -125,12 +125,12 @@ std::vector<Predicate> of_tiles(const WrongValues& wrong) {
   for (const std::int64_t tile : {16, 32, 64, 128}) {
     const auto in_tile = [tile](const RowFacts& row) { return row.row % tile; };
     const std::int64_t at = wrong.most_common(in_tile), first = wrong.min(in_tile), last = wrong.max(in_tile);
-    all.push_back({fmt::format("only row % {} == {}", tile, at),
-                   [=](const RowFacts& row) { return row.row % tile == at; }});
+    all.push_back(
+        {fmt::format("only row % {} == {}", tile, at), [=](const RowFacts& row) { return row.row % tile == at; }});
     all.push_back({fmt::format("only row % {} >= {}", tile, first),
                    [=](const RowFacts& row) { return row.row % tile >= first; }});
-    all.push_back({fmt::format("only row % {} <= {}", tile, last),
-                   [=](const RowFacts& row) { return row.row % tile <= last; }});
+    all.push_back(
+        {fmt::format("only row % {} <= {}", tile, last), [=](const RowFacts& row) { return row.row % tile <= last; }});
   }
   return all;
 }
@@ -170,10 +170,10 @@ std::string words_of_features(const std::vector<RowFacts>& rows) {
     fits.push_back({named > 0 ? both / named : 0, wrong > 0 ? both / wrong : 0});
   }
   // Elements whose error happens to be small are right: an edge between features is one if nothing wrong lies beyond.
-  const auto best = std::max_element(fits.begin(), fits.end(),
-                                     [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
-  const auto found = std::find_if(fits.begin(), fits.end(),
-                                  [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
+  const auto best =
+      std::max_element(fits.begin(), fits.end(), [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
+  const auto found =
+      std::find_if(fits.begin(), fits.end(), [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
   return found->recall >= 0.99 ? all[static_cast<std::size_t>(found - fits.begin())].first : "";
 }
 
@@ -189,10 +189,10 @@ Pattern find_pattern(const std::string& output, const std::vector<RowFacts>& row
     predicates.insert(predicates.end(), list.begin(), list.end());
   std::vector<Fit> fits;
   for (const Predicate& predicate : predicates) fits.push_back(fit_of(predicate, rows));
-  const auto best = std::max_element(fits.begin(), fits.end(),
-                                     [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
-  const auto found = std::find_if(fits.begin(), fits.end(),
-                                  [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
+  const auto best =
+      std::max_element(fits.begin(), fits.end(), [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
+  const auto found =
+      std::find_if(fits.begin(), fits.end(), [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
   if (found->mean() >= kMinFit) {
     pattern.words = predicates[static_cast<std::size_t>(found - fits.begin())].words;
     pattern.precision = found->precision;

@@ -58,7 +58,7 @@ class AttentionCase {
     AttentionJudge judge(arithmetic_, std::move(stage));
     if (selects(case_.op))
       for (const auto& [token, head] : malformed) judge.exclude(token, head);
-    judge.judge_outputs(candidates, regime_of(case_).zero_mean_values, observe_, result_);
+    judge.judge_outputs(candidates, has_zero_mean_values(case_), observe_, result_);
     if (!calls_.has_backward()) return;
     result_.reason = judge.why_no_backward();
     if (result_.reason.empty()) result_.reason = judge.why_gradients_overflow(inputs_.d_o);

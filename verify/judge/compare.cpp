@@ -48,6 +48,10 @@ RowComparison compare_elements(const Vector& expected, const Vector& observed, c
 
 }  // namespace
 
+double smallest_error(double trace, double floor_length) {
+  return reference::row_limit(1) * std::sqrt(trace) + floor_length;
+}
+
 RowComparison compare_number(double expected, double observed, const RowNoise& noise, Format format) {
   return compare_elements(Vector::Constant(1, expected), Vector::Constant(1, observed), noise, format);
 }

@@ -41,4 +41,7 @@ RowComparison compare_row(const Vector& expected, const Vector& observed, const 
 /// The same for a row of one number, such as lse.
 RowComparison compare_number(double expected, double observed, const RowNoise& noise, Format format);
 
+/// The length of an error above which no correct kernel may err, whichever way: row_limit(1) sqrt(trace) + |floor|.
+double smallest_error(double trace, double floor_length);
+
 }  // namespace attnspec::verify

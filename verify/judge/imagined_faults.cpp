@@ -6,24 +6,32 @@
 #include <utility>
 #include <vector>
 
+#include "verify/judge/compare.hpp"
+
 namespace attnspec::verify {
 
 using namespace reference;
 
 namespace {
 
-/// How o moves when the keys of one range are left out: (mass o - sum P v) / (1 - mass).
-Vector move_without(const RowInputs& in, const AttendedRow& row, const KeyRange& keys, std::int64_t first) {
+/// How far o moves by a fault, and the weight of the keys that it is about.
+struct Move {
+  double length, weight;
+};
+
+/// o when the keys of one range are left out moves by (mass o - sum P v) / (1 - mass).
+Move move_without(const RowInputs& in, const AttendedRow& row, const KeyRange& keys, std::int64_t first) {
   const Vector weights = row.weights.segment(first, keys.end - keys.begin);
   const double mass = weights.sum(), rest = row.weights.sum() - mass;
-  if (!(rest > 0)) return -row.o;
-  return (mass * row.o - combination(weights, in.kv.v, {&keys, 1})) / rest;
+  if (!(rest > 0)) return {row.o.norm(), 1};
+  return {((mass * row.o - combination(weights, in.kv.v, {&keys, 1})) / rest).norm(), mass};
 }
 
-/// How o moves when the keys of one range are added to those that it sees.
-Vector move_with(const RowInputs& in, const AttendedRow& row, const KeyRange& keys) {
+/// The same when the keys of one range are added to those that it sees.
+Move move_with(const RowInputs& in, const AttendedRow& row, const KeyRange& keys) {
   const AttendedRow added = attend({in.q, in.kv.k, in.kv.v}, {&keys, 1}, in.scale);
-  return (added.o - row.o) / (1 + std::exp(row.lse - added.lse));
+  const double weight = 1 / (1 + std::exp(row.lse - added.lse));
+  return {weight * (added.o - row.o).norm(), weight};
 }
 
 /// The block, or key, that is left out, and the place of its first key among those that the row sees.
@@ -61,16 +69,17 @@ std::vector<KeyRange> unseen_parts(std::span<const KeyRange> visible, std::int64
 
 ImaginedFaults imagine_faults(const RowInputs& in, const AttendedRow& row, const RowNoise& noise, std::int64_t num_keys,
                               std::int64_t block, const Random& random, std::int64_t index) {
-  const auto shows = [&](const Vector& move) {
-    return move.norm() - noise.floor.norm() > row_limit(1) * std::sqrt(noise.variance.sum());
+  const double length = smallest_error(noise.variance.sum(), noise.floor.norm());
+  const auto judged = [&](const Move& move) -> ImaginedFault {
+    return {move.length > length, move.weight * length / move.length};
   };
   ImaginedFaults faults;
   const auto [seen, first] = seen_part(in.visible, random, static_cast<std::uint64_t>(2 * index));
-  faults.left_out = shows(move_without(in, row, seen, first));
+  faults.left_out = judged(move_without(in, row, seen, first));
   const std::vector<KeyRange> unseen = unseen_parts(in.visible, num_keys, block);
   if (!unseen.empty()) {
     const std::int64_t one = random.below(std::ssize(unseen), static_cast<std::uint64_t>(2 * index + 1));
-    faults.too_many = shows(move_with(in, row, unseen[static_cast<std::size_t>(one)]));
+    faults.too_many = judged(move_with(in, row, unseen[static_cast<std::size_t>(one)]));
   }
   return faults;
 }

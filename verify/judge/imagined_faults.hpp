@@ -10,10 +10,16 @@
 
 namespace attnspec::verify {
 
-/// Two faults of one row, each of a block or key that is picked by chance.
+/// One fault of one row, of a block or key that is picked by chance.
+struct ImaginedFault {
+  bool shows = false;
+  double smallest_weight =
+      0;  // of a block or key with the same values, at which the fault begins to show; above 1: none
+};
+
 struct ImaginedFaults {
-  std::optional<bool> left_out;  // one that it sees is left out: whether that would show; nothing: it sees none
-  std::optional<bool> too_many;  // one that it must not see is attended, too; nothing: there is none
+  std::optional<ImaginedFault> left_out;  // one that it sees is left out; nothing: it sees none
+  std::optional<ImaginedFault> too_many;  // one that it must not see is attended, too; nothing: there is none
 };
 
 /// A fault shows if it moves o by more than any correct kernel may err, whichever way: |move| - |floor| above

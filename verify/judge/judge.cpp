@@ -1,5 +1,7 @@
 #include "verify/judge/judge.hpp"
 
+#include <chrono>
+
 #include "verify/judge/cases.hpp"
 #include "verify/laws/laws.hpp"
 
@@ -24,19 +26,18 @@ void judge_call(const Kernel& given, const Case& c, const Inputs& inputs, const 
   judge_attention(kernel, c, inputs, observe, result);
 }
 
-CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe) {
-  CaseResult result;
-  result.c = c;
-  result.kernel = kernel.name;
+namespace {
+
+void judge(const Kernel& kernel, const Case& c, const RowObserver& observe, CaseResult& result) {
   if (const auto why = implements(kernel, c.op) ? kernel.unsupported(c) : "does not implement the operator") {
     result.verdict = Verdict::not_supported;
     result.reason = *why;
-    return result;
+    return;
   }
   result.arithmetic = describe(c.dtype, kernel.arithmetic);
   if (!c.session.empty()) {
     judge_session(kernel, c, observe, result);
-    return result;
+    return;
   }
   try {
     if (c.law != Law::none)
@@ -46,6 +47,17 @@ CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe
   } catch (const CallFailed& failure) {
     result.add({.verdict = failure.verdict, .output = "call", .detail = failure.what()});
   }
+}
+
+}  // namespace
+
+CaseResult judge(const Kernel& kernel, const Case& c, const RowObserver& observe) {
+  const auto start = std::chrono::steady_clock::now();
+  CaseResult result;
+  result.c = c;
+  result.kernel = kernel.name;
+  judge(kernel, c, observe, result);
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 

@@ -54,8 +54,7 @@ class NsaCase {
       for (std::int64_t h = g * group; h < (g + 1) * group; ++h) judges[1].exclude(token, h);
     for (const Branch branch : kBranches) {
       // Position encodings and biases give the compressed values a mean.
-      const bool zero_mean =
-          regime_of(case_).zero_mean_values && (branch != Branch::compressed || problem_.phi == Phi::mean);
+      const bool zero_mean = has_zero_mean_values(case_) && (branch != Branch::compressed || problem_.phi == Phi::mean);
       of(judges, branch).judge_outputs({}, zero_mean, observe_, result_);
     }
     judge_from_outputs("o", calls_.view("o"), [&](const BranchRows& o, std::int64_t token, std::int64_t head) {

@@ -8,6 +8,7 @@ namespace attnspec::verify {
 Imagined& Imagined::operator+=(const Imagined& other) {
   rows += other.rows;
   shown += other.shown;
+  smallest += other.smallest;
   return *this;
 }
 
@@ -19,6 +20,31 @@ ImaginedCounts& ImaginedCounts::operator+=(const ImaginedCounts& other) {
 
 bool ImaginedCounts::show_nothing() const {
   return left_out.rows + too_many.rows > 0 && left_out.shown + too_many.shown == 0;
+}
+
+OutputSummary& OutputSummary::operator+=(const OutputSummary& other) {
+  rows += other.rows;
+  findings += other.findings;
+  undecided += other.undecided;
+  worst_r = std::max(worst_r, other.worst_r);
+  sum_r_squared += other.sum_r_squared;
+  all += other.all;
+  imagined += other.imagined;
+  r += other.r;
+  smallest_errors += other.smallest_errors;
+  clearances += other.clearances;
+  return *this;
+}
+
+void add(const std::vector<OutputSummary>& outputs, std::vector<OutputSummary>& sums) {
+  for (const OutputSummary& output : outputs) {
+    const auto found =
+        std::find_if(sums.begin(), sums.end(), [&](const OutputSummary& sum) { return sum.output == output.output; });
+    if (found == sums.end())
+      sums.push_back(output);
+    else
+      *found += output;
+  }
 }
 
 std::int64_t CaseResult::rows() const {

@@ -13,6 +13,7 @@
 #include "verify/cases/case.hpp"
 #include "verify/judge/compare.hpp"
 #include "verify/judge/direction.hpp"
+#include "verify/judge/distribution.hpp"
 #include "verify/run/calls/guarded_run.hpp"
 #include "verify/run/verdict.hpp"
 
@@ -41,6 +42,7 @@ struct Finding {
 /// In how many rows of an o a fault was imagined, and in how many of them it would show. Tag D2.
 struct Imagined {
   std::int64_t rows = 0, shown = 0;
+  Distribution smallest{};  // weights at which the fault would begin to show; above 1: at none
 
   Imagined& operator+=(const Imagined& other);
 };
@@ -64,7 +66,17 @@ struct OutputSummary {
   double sum_r_squared = 0;   // information: mean square far below 1 means more exact than declared
   std::int64_t all = 0;       // rows that it has, where a case may have a sample
   ImaginedCounts imagined{};  // of an o
+  Distribution r{};           // of every finite row that was compared with a prediction
+  /// The same rows: lengths of an error that no rounding explains, over the length of the expected row.
+  Distribution smallest_errors{};
+  Distribution clearances{};  // of a selection
+
+  /// Adds what was judged of the same output elsewhere.
+  OutputSummary& operator+=(const OutputSummary& other);
 };
+
+/// Adds each summary to that of its output, or behind the others where there is none.
+void add(const std::vector<OutputSummary>& outputs, std::vector<OutputSummary>& sums);
 
 /// Errors that all rows of one o share.
 struct Directions {
@@ -83,6 +95,7 @@ struct CaseResult {
   std::string arithmetic;              // the arithmetic judged against
   std::int64_t failing_call = 0;       // of a session: the first that has a finding, from 1; 0: none
   std::int64_t launches = 0;           // of a call that was the same every time, by the law `repeat`
+  double seconds = 0;                  // that the judgement took, calls of the kernel included
 
   std::int64_t rows() const;
   std::int64_t undecided() const;

@@ -66,6 +66,20 @@ std::string inadmissible(const SelectionRule& rule, std::span<const std::int32_t
                      weakest_block, score(weakest_block));
 }
 
+std::optional<double> clearance_of(const SelectionRule& rule, std::span<const std::int32_t> row) {
+  std::optional<std::size_t> weakest, strongest;
+  for (std::int32_t b = 0; b < rule.num_blocks; ++b) {
+    if (contains(rule.forced, b)) continue;
+    const auto at = static_cast<std::size_t>(b);
+    if (contains(row, b) && (!weakest || rule.scores[at] < rule.scores[*weakest])) weakest = at;
+    if (!contains(row, b) && (!strongest || rule.scores[at] > rule.scores[*strongest])) strongest = at;
+  }
+  if (!weakest || !strongest) return std::nullopt;
+  const double margin = rule.margins[*weakest] + rule.margins[*strongest];
+  if (!(margin > 0)) return std::nullopt;
+  return (rule.scores[*weakest] - rule.scores[*strongest]) / margin;
+}
+
 std::vector<Blocks> admissible_selections(const SelectionRule& rule, std::size_t most) {
   Blocks certain = rule.forced, open;  // in every admissible selection; in some
   const auto high = [&](std::int32_t b) {

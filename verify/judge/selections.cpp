@@ -1,6 +1,7 @@
 #include "verify/judge/selections.hpp"
 
 #include <algorithm>
+#include <optional>
 
 namespace attnspec::verify {
 
@@ -17,17 +18,20 @@ std::vector<QueryRow> judge_selection(const AttentionProblem& problem, std::int6
   for_each_query(every, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
     const Place place{sequence.index, token - sequence.q_begin, head};
     const auto row = exported.row(token, head);
+    std::optional<double> clearance;
     std::string wrong = malformed(row, num_blocks(sequence.num_keys(), block));
     if (!wrong.empty()) {
       std::fill(row.begin(), row.end(), -1);
 #pragma omp critical(attnspec_emptied)
       emptied.push_back({token, head});
     } else if (rows.contains(place)) {
-      wrong = inadmissible(rule(sequence, token, head), row);
+      const SelectionRule of_row = rule(sequence, token, head);
+      wrong = inadmissible(of_row, row);
+      if (wrong.empty()) clearance = clearance_of(of_row, row);
     } else {
       return;
     }
-    tally.add_selection(place, row, wrong);
+    tally.add_selection(place, row, wrong, clearance);
   });
   tally.finish(result);
   return emptied;

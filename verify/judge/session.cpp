@@ -39,23 +39,6 @@ class KeptWorkspace {
   std::pmr::vector<std::byte> bytes_;
 };
 
-/// Adds what was judged of one output to what was judged of it before.
-void add(const OutputSummary& output, std::vector<OutputSummary>& sums) {
-  const auto found =
-      std::find_if(sums.begin(), sums.end(), [&](const OutputSummary& sum) { return sum.output == output.output; });
-  if (found == sums.end()) {
-    sums.push_back(output);
-    return;
-  }
-  found->rows += output.rows;
-  found->findings += output.findings;
-  found->undecided += output.undecided;
-  found->worst_r = std::max(found->worst_r, output.worst_r);
-  found->sum_r_squared += output.sum_r_squared;
-  found->all += output.all;
-  found->imagined += output.imagined;
-}
-
 /// "call 3, contents" of the call after so many.
 std::string describe(std::size_t index, const Case& c) {
   return fmt::format("call {}, {}", index + 1, index == 0 ? "the first" : name(c.session[index - 1]));
@@ -74,7 +57,7 @@ void judge_session(const Kernel& kernel, const Case& c, const RowObserver& obser
     if (kernel.unsupported(calls[i].c)) continue;
     memory.visit(calls[i].place);
     CaseResult of_call = judge(placed, calls[i].c, observe);
-    for (const OutputSummary& output : of_call.outputs) add(output, result.outputs);
+    add(of_call.outputs, result.outputs);
     for (Finding& finding : of_call.findings) {
       finding.call = describe(i, c);
       result.findings.push_back(std::move(finding));

@@ -15,6 +15,7 @@ Tally::Tally(const RowObserver& observe, std::string kind, std::string output)
 void Tally::add(const Place& place, const RowComparison& row, const Vector& expected, const Vector& observed,
                 const RowNoise& noise, const reference::Covariance* covariance) {
   if (observe_.row) observe_.row({kind_, summary_.output, place, row, expected, observed, covariance, noise});
+  measure(row, expected);
   if (row.fault == RowFault::none) return pass(row.r);
   fail({.verdict = row.fault == RowFault::wrong_class ? Verdict::non_finite : Verdict::value_out_of_bound,
         .sequence = place.sequence,
@@ -36,12 +37,23 @@ void Tally::add(const Place& place, const reference::PredictedRow& row, const Ve
 
 void Tally::add(const ImaginedFaults& faults) {
   const std::lock_guard lock(mutex_);
-  if (faults.left_out) summary_.imagined.left_out += {1, *faults.left_out};
-  if (faults.too_many) summary_.imagined.too_many += {1, *faults.too_many};
+  const auto count = [](const std::optional<ImaginedFault>& fault, Imagined& sum) {
+    if (!fault) return;
+    ++sum.rows;
+    sum.shown += fault->shows;
+    sum.smallest.add(fault->smallest_weight);
+  };
+  count(faults.left_out, summary_.imagined.left_out);
+  count(faults.too_many, summary_.imagined.too_many);
 }
 
-void Tally::add_selection(const Place& place, std::span<const std::int32_t> blocks, const std::string& wrong) {
+void Tally::add_selection(const Place& place, std::span<const std::int32_t> blocks, const std::string& wrong,
+                          std::optional<double> clearance) {
   if (observe_.selection) observe_.selection({place, blocks, wrong.empty()});
+  if (clearance) {
+    const std::lock_guard lock(mutex_);
+    summary_.clearances.add(*clearance);
+  }
   if (wrong.empty()) return pass(0);
   fail({.verdict = Verdict::selection_mismatch,
         .sequence = place.sequence,
@@ -77,6 +89,15 @@ void Tally::sample(const JudgedRows& rows, const TensorView& view) {
       }
     }
   }
+}
+
+void Tally::measure(const RowComparison& row, const Vector& expected) {
+  if (row.fault == RowFault::wrong_class) return;
+  const double length = expected.norm();
+  const std::lock_guard lock(mutex_);
+  summary_.r.add(row.r);
+  if (std::isfinite(length) && length > 0)
+    summary_.smallest_errors.add(smallest_error(row.trace, std::sqrt(row.floor_squares)) / length);
 }
 
 void Tally::pass(double r) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,8 +29,9 @@ class Tally {
   void add(const Place& place, const reference::PredictedRow& row, const Vector& observed, Format format);
   /// Whether faults of a row would show.
   void add(const ImaginedFaults& faults);
-  /// A row of a selection; wrong is empty where it is right.
-  void add_selection(const Place& place, std::span<const std::int32_t> blocks, const std::string& wrong);
+  /// A row of a selection; wrong is empty where it is right. clearance: as clearance_of has it.
+  void add_selection(const Place& place, std::span<const std::int32_t> blocks, const std::string& wrong,
+                     std::optional<double> clearance);
   /// A row that could not be decided.
   void add_undecided();
   /// Says which rows are judged.
@@ -41,6 +43,8 @@ class Tally {
   void finish(CaseResult& result);
 
  private:
+  /// What a row tells of the kernel's errors and of those that would show.
+  void measure(const RowComparison& row, const Vector& expected);
   void pass(double r);
   void fail(Finding finding);
   void keep_first();

@@ -17,8 +17,8 @@ inline reference::MsaProblem msa_problem_of(const Case& c) {
 /// Y1 to Y3 with the margins of G5. exact: scores have none.
 inline RuleOfRow msa_rule(const Case& c, const reference::Arithmetic& arithmetic, const Inputs& inputs) {
   using namespace reference;
-  return [arithmetic, problem = msa_problem_of(c), exact = regime_of(c).exact_scores, &inputs,
-          norms = row_norms(inputs.k)](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+  return [arithmetic, problem = msa_problem_of(c), exact = has_exact_scores(c), &inputs, norms = row_norms(inputs.k)](
+             const Sequence& sequence, std::int64_t token, std::int64_t head) {
     const std::int64_t visible = std::max<std::int64_t>(0, sequence.position(token) + 1);
     if (visible == 0) return SelectionRule{};
     const Row qi = inputs.q.row(token, head);

@@ -15,7 +15,8 @@ namespace attnspec::verify {
 // ---- Keys ----
 
 /// Keys that the cases of every operator have, but for an indexer, which has one key head.
-inline const std::vector<std::string> kKeysOfAll{"lens", "dk", "dtype", "layout", "regime", "seed", "session", "law"};
+inline const std::vector<std::string> kKeysOfAll{"lens",    "dk",   "dtype",   "layout", "regime",
+                                                 "numbers", "seed", "session", "law"};
 inline const std::vector<std::string> kKeysOfKvHeads{"kv_heads"};
 /// Of operators with queries; of those that attend; of those with phi; of those with importance.
 inline const std::vector<std::string> kKeysOfQueries{"q_lens", "heads", "sample"};
@@ -210,7 +211,7 @@ inline reference::Matrix rows_of_blocks(const reference::Rows& rows, const std::
 
 /// MoBA's selection.
 inline RuleOfRow rule_of_moba(const Case& c, const reference::Arithmetic& arithmetic, const Inputs& inputs) {
-  return moba_rule(arithmetic, problem_of(c), inputs.q, inputs.k, regime_of(c).exact_scores);
+  return moba_rule(arithmetic, problem_of(c), inputs.q, inputs.k, has_exact_scores(c));
 }
 
 /// Every key up to the query's own, or every key.

@@ -28,6 +28,7 @@ FLOORS = (
     ("verify/calibration/", "verify/golden/", "verify/diagnosis/"),
     ("verify/abi/c_api.cpp",),
     ("fuzz/search/", "fuzz/bench/", "fuzz/power/"),
+    ("fuzz/report/",),
     ("fuzz/command_line/",),
 )
 LEVEL = {path: level for level, floor in enumerate(FLOORS) for path in floor}

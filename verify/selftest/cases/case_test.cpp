@@ -53,7 +53,7 @@ TEST(Case, RejectsBadTextNamingKeyAndValue) {
   EXPECT_EQ(
       rejection("moba(blok=4)"),
       "case key 'blok' with value '4': moba has the keys lens, q_lens, heads, kv_heads, dk, dv, block, top_k, gate, "
-      "causal, scale, dtype, layout, regime, seed, sample, session, law");
+      "causal, scale, dtype, layout, regime, numbers, seed, sample, session, law");
   EXPECT_EQ(rejection("dense(block=4)").substr(0, 34), "case key 'block' with value '4': d");
   EXPECT_EQ(rejection("moba(block=4x)"), "block=4x: is not a whole number");
   EXPECT_EQ(rejection("moba(block=)"), "block=: is not a whole number");
@@ -113,6 +113,20 @@ TEST(Case, RejectsInvalidProblems) {
             "top_k=1000000: the selection would have 1e+12 entries, more than 2^36");
   EXPECT_EQ(rejection("moba(causal=0,gate=sink)"),
             "causal=0: the window and sink gates select recent blocks and need causality");
+}
+
+TEST(Case, RejectsPlainNumbersOfNoTensor) {
+  EXPECT_EQ(rejection("dense(numbers=q)"), "numbers=q: 'q' is none of zeros, ones, positions, one_hot, whole");
+  EXPECT_EQ(rejection("dense(numbers=ones+zeros)"), "numbers=ones+zeros: has all twice");
+  EXPECT_EQ(rejection("dense(numbers=q:some)"),
+            "numbers=q:some: 'some' is none of zeros, ones, positions, one_hot, whole");
+  EXPECT_EQ(rejection("dense(numbers=q:ones+x:zeros)"), "numbers=q:ones+x:zeros: 'x' is none of q, k, v, d_o");
+  EXPECT_EQ(rejection("dense(numbers=q:ones+q:ones)"), "numbers=q:ones+q:ones: has q twice");
+  EXPECT_EQ(rejection("dense(numbers=q:ones,law=heads)"), "numbers=q:ones: a law has numbers of its own");
+  EXPECT_EQ(rejection("dense(numbers=q:ones,dtype=fp16)"), "numbers=q:ones: fp16 does not hold sums of plain numbers");
+  EXPECT_NO_THROW(parse_case("nsa(numbers=selected.k:ones)"));
+  EXPECT_EQ(rejection("nsa(numbers=selected.k:ones,shared_kv=1)").substr(0, 58),
+            "numbers=selected.k:ones: 'selected.k' is none of q, gates,");
 }
 
 TEST(Case, RejectsCapturedSlicesThatDoNotFit) {

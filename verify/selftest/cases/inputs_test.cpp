@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "reference/moba/moba.hpp"
+#include "verify/cases/inputs/plain_numbers.hpp"
 #include "verify/cases/random.hpp"
 #include "verify/cases/regimes.hpp"
 
@@ -18,6 +19,7 @@ namespace attnspec::verify {
 namespace {
 
 using reference::Tensor;
+using reference::Vector;
 
 /// Every tensor of a case.
 std::vector<const Tensor*> tensors(const Inputs& in) {
@@ -111,6 +113,37 @@ TEST(DisagreeingHeadsRegime, MakesTheHeadsOfAGroupWantOtherBlocks) {
   (pooled * in.q.row(319, 0)).maxCoeff(&first);
   (pooled * in.q.row(319, 1)).maxCoeff(&second);
   EXPECT_NE(first % 2, second % 2);
+}
+
+TEST(PlainNumbers, StandInPlaceOfThePattern) {
+  const Case c =
+      parse_case("nsa(lens=3+2,dk=4,numbers=q:zeros+gates:ones+selected.v:positions+window.k:one_hot+d_o:whole)");
+  EXPECT_EQ(print(c), "nsa(lens=3+2,dk=4,numbers=q:zeros+gates:ones+selected.v:positions+window.k:one_hot+d_o:whole)");
+  const Inputs in = make_inputs(c), pattern = make_inputs(parse_case("nsa(lens=3+2,dk=4)"));
+  EXPECT_TRUE(in.q.row(1, 0).isZero());
+  EXPECT_EQ(in.gates.row(4, 0), Vector::Ones(3));
+  EXPECT_EQ(in.v_selected.row(2, 0), Vector::Constant(4, 3));
+  EXPECT_EQ(in.v_selected.row(3, 0), Vector::Ones(4));  // the second sequence
+  EXPECT_EQ(in.k_window.row(1, 0), Vector::Unit(4, 1));
+  EXPECT_EQ(in.d_o.row(2, 0), pattern.d_o.row(2, 0).array().round().matrix());
+  EXPECT_EQ(in.k_selected.row(2, 0), pattern.k_selected.row(2, 0));
+  const Inputs most = make_inputs(parse_case("nsa(lens=3+2,dk=4,numbers=zeros+selected.v:positions)"));
+  EXPECT_TRUE(most.k_selected.row(2, 0).isZero());
+  EXPECT_EQ(most.v_selected.row(2, 0), Vector::Constant(4, 3));
+}
+
+TEST(PlainNumbers, AreWrittenShort) {
+  Case c = parse_case("dense(lens=3,numbers=v:ones)");
+  c = with_numbers(c, "q", PlainNumbers::zeros);
+  EXPECT_EQ(print(c), "dense(lens=3,numbers=q:zeros+v:ones)");
+  c = with_numbers(with_numbers(c, "d_o", PlainNumbers::zeros), "k", PlainNumbers::ones);
+  EXPECT_EQ(print(c), "dense(lens=3,numbers=zeros+k:ones+v:ones)");
+  EXPECT_EQ(numbers_of(c, "d_o"), PlainNumbers::zeros);
+  EXPECT_EQ(numbers_of(c, "k"), PlainNumbers::ones);
+  EXPECT_EQ(print(with_numbers(c, "k", PlainNumbers::zeros)), "dense(lens=3,numbers=zeros+v:ones)");
+  // Parameters that a phi does not have are not named.
+  EXPECT_EQ(filled_tensors_with_numbers(parse_case("nsa_compress(lens=64,phi=linear)")),
+            (std::vector<std::string>{"tokens", "phi.position", "phi.w", "d_rows"}));
 }
 
 TEST(Random, NormalHasMeanZeroAndVarianceOne) {

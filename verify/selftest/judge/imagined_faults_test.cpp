@@ -47,8 +47,8 @@ Shares shares(LastRow row, std::int64_t block) {
   Shares sum;
   for (int i = 0; i < kRows; ++i) {
     const ImaginedFaults faults = row.imagine(block, i);
-    sum.left_out += *faults.left_out ? 1.0 / kRows : 0;
-    sum.too_many += faults.too_many.value_or(false) ? 1.0 / kRows : 0;
+    sum.left_out += faults.left_out->shows ? 1.0 / kRows : 0;
+    sum.too_many += faults.too_many.value_or(ImaginedFault{}).shows ? 1.0 / kRows : 0;
   }
   return sum;
 }
@@ -71,7 +71,7 @@ TEST(ImaginedFaults, AreOfKeysWhereThereAreNoBlocks) {
   LastRow whole({{0, 64}});
   EXPECT_FALSE(whole.imagine(64, 0).too_many.has_value());
   LastRow one({{7, 8}});
-  EXPECT_TRUE(*one.imagine(64, 0).left_out);  // nothing is left: o is 0
+  EXPECT_TRUE(one.imagine(64, 0).left_out->shows);  // nothing is left: o is 0
 }
 
 TEST(ImaginedFaults, AreCountedOfEveryRowThatSeesKeys) {
@@ -85,6 +85,18 @@ TEST(ImaginedFaults, AreCountedOfEveryRowThatSeesKeys) {
   EXPECT_EQ(session.imagined().left_out.rows, 140);
   const CaseResult spiky = judge(find_kernel("model:moba"), parse_case("dense(lens=300,regime=spiky)"));
   EXPECT_LT(spiky.imagined().left_out.shown, 60);  // most keys weigh nothing
+}
+
+TEST(ImaginedFaults, TellTheSmallestWeightThatShows) {
+  // All weight on one of four blocks: whichever is left out, the same values would show with far less.
+  const ImaginedFault fault = *LastRow({{0, 8}, {16, 24}, {32, 40}, {56, 64}}).imagine(8, 0).left_out;
+  EXPECT_GT(fault.smallest_weight, 0);
+  const CaseResult few = judge(find_kernel("model:moba"), parse_case("dense(lens=300)"));
+  const CaseResult coarse = judge(find_kernel("model:moba"), parse_case("dense(lens=300,dtype=fp32)"));
+  const Imagined &in_bf16 = few.imagined().left_out, &in_fp32 = coarse.imagined().left_out;
+  EXPECT_EQ(in_bf16.smallest.count(), in_bf16.rows);
+  EXPECT_LT(in_fp32.smallest.quantile(0.5), 0.01 * in_bf16.smallest.quantile(0.5));
+  EXPECT_LT(in_bf16.smallest.quantile(0.5), 0.5);
 }
 
 }  // namespace
