@@ -4,6 +4,8 @@
 #include <cmath>
 #include <iterator>
 #include <set>
+#include <span>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -151,7 +153,7 @@ class RowFaults {
 void sort(std::vector<WeightFinding>& findings) {
   std::stable_sort(findings.begin(), findings.end(), [](const WeightFinding& a, const WeightFinding& b) {
     const auto order = [](const WeightFinding& f) {
-      return std::tuple(f.query.sequence, f.query.head, f.query.token, f.key);
+      return std::tuple(f.query.sequence, f.query.head, f.query.token, f.fault, f.key);
     };
     return order(a) < order(b);
   });
@@ -187,54 +189,64 @@ void find_weight_faults(const Attention& attention, const Selection& selection, 
   sort(weights.findings);
 }
 
+namespace {
+
+bool is_among(const Blocks& blocks, std::int32_t b) {
+  return std::find(blocks.begin(), blocks.end(), b) != blocks.end();
+}
+
+/// A block, or -1 for all, that a row selected wrongly or left out wrongly, and why.
+struct WrongBlock {
+  WeightFault fault;
+  std::int32_t block;
+  std::string why;
+};
+
+/// Compares a well-formed row with the nearest that a correct kernel may select. own: the query's own block.
+std::vector<WrongBlock> wrong_blocks(const SelectionRule& rule, std::span<const std::int32_t> row, std::int64_t own) {
+  const std::string why = inadmissible(rule, row);
+  if (why.empty()) return {};
+  Blocks blocks;
+  std::copy_if(row.begin(), row.end(), std::back_inserter(blocks), [](std::int32_t b) { return b >= 0; });
+  const auto nearest = nearest_admissible(rule, blocks, [](const Blocks&, std::int32_t) { return 0; });
+  if (!nearest) return {{WeightFault::unselected_block, -1, why}};
+  std::vector<WrongBlock> wrong;
+  for (const std::int32_t b : blocks)
+    if (!is_among(*nearest, b))
+      wrong.push_back({b < rule.num_blocks ? WeightFault::unselected_block : WeightFault::future_key, b, why});
+  for (const std::int32_t b : *nearest)
+    if (!is_among(blocks, b))
+      wrong.push_back({b == own ? WeightFault::missing_own_block : WeightFault::missing_block, b, why});
+  return wrong;
+}
+
+}  // namespace
+
 std::vector<WeightFinding> find_selection_faults(const Attention& attention, const std::vector<SelectionRule>& rules,
                                                  Selection& selection) {
   std::vector<WeightFinding> findings;
   AttentionProblem problem = attention.problem;
   problem.heads = selection.heads;
-  for (const Sequence& sequence : sequences(problem)) {
-    for (std::int64_t token = sequence.q_begin; token < sequence.q_end; ++token) {
-      for (std::int64_t head = 0; head < selection.heads; ++head) {
-        const auto row = selection.row(token, head);
-        const auto add = [&](WeightFault fault, std::int64_t key, const std::string& detail) {
-          const std::int64_t group = attention.problem.heads / selection.heads;
-          for (std::int64_t h = head * group; h < (head + 1) * group; ++h)
-            findings.push_back({.fault = fault,
-                                .query = {sequence.index, token - sequence.q_begin, h},
-                                .key = {sequence.index, key, kv_head(attention.problem, h)},
-                                .detail = detail});
-        };
-        if (const std::string wrong = malformed(row, num_blocks(sequence.num_keys(), attention.block));
-            !wrong.empty()) {
-          add(WeightFault::malformed_selection, -1, wrong);
-          std::fill(row.begin(), row.end(), -1);
-          continue;
-        }
-        const SelectionRule& rule = rules[static_cast<std::size_t>(token * selection.heads + head)];
-        const std::string wrong = inadmissible(rule, row);
-        if (wrong.empty()) continue;
-        Blocks blocks;
-        std::copy_if(row.begin(), row.end(), std::back_inserter(blocks), [](std::int32_t b) { return b >= 0; });
-        const auto nearest = nearest_admissible(rule, blocks, [](const Blocks&, std::int32_t) { return 0; });
-        if (!nearest) {
-          add(WeightFault::unselected_block, -1, wrong);
-          continue;
-        }
-        const auto has = [](const Blocks& all, std::int32_t b) {
-          return std::find(all.begin(), all.end(), b) != all.end();
-        };
-        for (const std::int32_t b : blocks)
-          if (!has(*nearest, b))
-            add(b < rule.num_blocks ? WeightFault::unselected_block : WeightFault::future_key, b * attention.block,
-                wrong);
-        for (const std::int32_t b : *nearest)
-          if (!has(blocks, b))
-            add(b == own_block(attention, sequence, token) ? WeightFault::missing_own_block
-                                                           : WeightFault::missing_block,
-                b * attention.block, wrong);
-      }
+  const std::int64_t group = attention.problem.heads / selection.heads;  // heads that share a row
+  for_each_query(problem, [&](const Sequence& sequence, std::int64_t token, std::int64_t head) {
+    const auto row = selection.row(token, head);
+    std::vector<WrongBlock> wrong;
+    if (const std::string why = malformed(row, num_blocks(sequence.num_keys(), attention.block)); !why.empty()) {
+      wrong.push_back({WeightFault::malformed_selection, -1, why});
+      std::fill(row.begin(), row.end(), -1);
+    } else {
+      wrong = wrong_blocks(rules[static_cast<std::size_t>(token * selection.heads + head)], row,
+                           own_block(attention, sequence, token));
     }
-  }
+#pragma omp critical(attnspec_xray)
+    for (const auto& [fault, block, why] : wrong)
+      for (std::int64_t h = head * group; h < (head + 1) * group; ++h)
+        findings.push_back(
+            {.fault = fault,
+             .query = {sequence.index, token - sequence.q_begin, h},
+             .key = {sequence.index, block < 0 ? -1 : block * attention.block, kv_head(attention.problem, h)},
+             .detail = why});
+  });
   sort(findings);
   return findings;
 }

@@ -90,6 +90,10 @@ void add_text(pugi::xml_node svg, int x, int y, const char* anchor, const std::s
   node.text().set(text.c_str());
 }
 
+bool is_from_elsewhere(const WeightFinding& finding) {
+  return finding.fault == WeightFault::other_sequence || finding.fault == WeightFault::other_kv_head;
+}
+
 /// A grid of one direction of one attention, of one sequence and head.
 class Grid {
  public:
@@ -129,6 +133,8 @@ class Grid {
     pugi::xml_node frame = add_rect(svg, {x, y, width, height}, "none");
     set(frame, "stroke", kInk);
     draw_numbers(svg, x, y);
+    if (has_reasons())
+      add_text(svg, x + width + 14, y - 5, "start", "selected blocks, and why (score of the gate, rank)", kInk, 10);
     for (std::int64_t row = 0; has_reasons() && row < rows_; ++row)
       add_text(svg, x + width + 14, y + cell_ * static_cast<int>(row) + cell_ / 2 + 4, "start", reason(row), kInk, 11);
   }
@@ -236,7 +242,7 @@ class Grid {
         boxes[kLeak].add({x - 6, top, 5, cell_});
         continue;
       }
-      if (finding->fault == WeightFault::other_sequence || finding->fault == WeightFault::other_kv_head) {
+      if (is_from_elsewhere(*finding)) {
         boxes[kLeak].add({x + cell_ * static_cast<int>(columns_) + 3, top, 8, cell_});
         continue;
       }
@@ -319,7 +325,14 @@ std::vector<Pair> grids_of(const Xray& xray) {
   return pairs;
 }
 
-void add_legend(pugi::xml_node svg, int y) {
+bool has_leaks_from_elsewhere(const Xray& xray) {
+  return std::any_of(xray.attentions.begin(), xray.attentions.end(), [](const AttentionXray& one) {
+    return std::any_of(one.forward.findings.begin(), one.forward.findings.end(), is_from_elsewhere) ||
+           std::any_of(one.backward.findings.begin(), one.backward.findings.end(), is_from_elsewhere);
+  });
+}
+
+void add_legend(pugi::xml_node svg, int y, bool with_bar) {
   int x = 12;
   const auto add = [&](const char* fill, const char* text, int width) {
     set(add_rect(svg, {x, y, 12, 12}, fill), "stroke", kGrid);
@@ -333,6 +346,7 @@ void add_legend(pugi::xml_node svg, int y) {
   add(kLeak, "leak", 54);
   add(kMissing, "missing", 74);
   add(kWrong, "weight wrong", 100);
+  if (with_bar) add(kLeak, "bar on the right: leak from another sequence or kv head", 330);
 }
 
 }  // namespace
@@ -342,7 +356,8 @@ std::string svg(const Xray& xray) {
   const std::size_t left_out = pairs.size() - std::min(pairs.size(), kMaxGrids);
   pairs.erase(pairs.begin() + static_cast<std::ptrdiff_t>(std::min(pairs.size(), kMaxGrids)), pairs.end());
   const std::string case_text = print(xray.c);
-  int width = std::max(540, 24 + 7 * static_cast<int>(case_text.size())), height = kTop;
+  const bool with_bar = has_leaks_from_elsewhere(xray);
+  int width = std::max(with_bar ? 860 : 540, 24 + 7 * static_cast<int>(case_text.size())), height = kTop;
   for (const Pair& pair : pairs) {
     int of_pair = 0, tallest = 0;
     for (const Grid& grid : pair) {
@@ -367,7 +382,7 @@ std::string svg(const Xray& xray) {
            xray.kernel.empty() ? "the specification: rows are queries, columns keys"
                                : fmt::format("{}: {}; rows are queries, columns keys", xray.kernel,
                                              xray.is_clean() ? "clean" : "wrong"));
-  add_legend(root, 48);
+  add_legend(root, 48, with_bar);
   int y = kTop;
   for (const Pair& pair : pairs) {
     int x = 0, tallest = 0;

@@ -1,11 +1,9 @@
 // X-ray: the weight that each query gives each key, recovered from any kernel. Values are inputs, so a call whose
 // values are indicator columns (v_j = 1 in one feature, 0 in all others) writes weights into o; with dO as indicator
-// columns dv holds the weights of the backward. As many calls as columns need. No equation and no export of the kernel
-// is used.
+// columns dv holds the weights of the backward. As many calls as columns need.
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -56,7 +54,7 @@ struct Weights {
   Matrix bound{};                         // how far rounding can move each; no rows without a kernel
   std::int64_t calls = 0;                 // of the kernel
   std::int64_t seen = 0, too_small = 0;   // weights above 0 that belong, and those whose loss rounding would hide
-  std::vector<WeightFinding> findings{};  // by sequence, head, token and key
+  std::vector<WeightFinding> findings{};  // by sequence, head, token, fault and key
   std::int64_t followers = 0;             // rows whose other weights are off because of a leak or loss in them
   std::string why_not{};                  // of a direction that could not be X-rayed
 

@@ -228,6 +228,11 @@ TEST(Xray, IsOfEachBranchOfNsa) {
   EXPECT_EQ(window.findings[0].key, (Place{0, 0, 0}));
 }
 
+TEST(Xray, NamesALeakOfARowBeforeWhatIsMissing) {
+  const Xray result = xray_of("defect:wrong_gqa_map", "selected(lens=12+5,heads=4,kv_heads=2,dk=8,block=4)");
+  EXPECT_EQ(result.attentions[0].forward.findings[0].fault, WeightFault::other_kv_head) << words(result);
+}
+
 TEST(Xray, RowsWithALeakAreNotAccusedOfTheWeightsThatFollow) {
   const Xray result = xray_of("defect:future_token_visible", "moba(lens=8,dk=8,block=2)");
   const Weights& weights = result.attentions[0].forward;
