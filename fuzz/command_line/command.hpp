@@ -19,6 +19,7 @@ Command add_bench(CLI::App& program);
 Command add_defects(CLI::App& program);
 Command add_power(CLI::App& program);
 Command add_replay(CLI::App& program);
+Command add_xray(CLI::App& program);
 Command add_calibrate(CLI::App& program);
 Command add_golden(CLI::App& program);
 Command add_list(CLI::App& program);

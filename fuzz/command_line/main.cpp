@@ -25,8 +25,9 @@ int run(int argc, char** argv) {
   program.set_version_flag("--version", "attnspec " ATTNSPEC_VERSION);
   program.require_subcommand(1);
   std::vector<fuzz::Command> commands;
-  for (const auto add : {fuzz::add_check, fuzz::add_fuzz, fuzz::add_bench, fuzz::add_defects, fuzz::add_power,
-                         fuzz::add_replay, fuzz::add_calibrate, fuzz::add_golden, fuzz::add_list, fuzz::add_completion})
+  for (const auto add :
+       {fuzz::add_check, fuzz::add_fuzz, fuzz::add_bench, fuzz::add_defects, fuzz::add_power, fuzz::add_replay,
+        fuzz::add_xray, fuzz::add_calibrate, fuzz::add_golden, fuzz::add_list, fuzz::add_completion})
     commands.push_back(add(program));
   try {
     program.parse(argc, argv);

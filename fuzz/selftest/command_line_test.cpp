@@ -114,6 +114,23 @@ TEST(CommandLine, ReplaysACase) {
     EXPECT_NE(result.out.find(std::string("\n  ") + output + " "), std::string::npos) << output;
 }
 
+TEST(CommandLine, XraysAKernel) {
+  const TemporaryPath picture("picture.svg");
+  const Outcome clean = run("xray 'moba(lens=8,dk=8,block=2)' --kernel model:moba --out " + picture.string());
+  EXPECT_EQ(clean.code, 0) << clean.err;
+  EXPECT_NE(clean.out.find("X-ray: clean\n"), std::string::npos) << clean.out;
+  EXPECT_EQ(read_file(picture.path()).substr(0, 5), "<svg ");
+  const Outcome wrong = run("xray 'moba(lens=8,dk=8,block=2)' --kernel defect:future_token_visible");
+  EXPECT_EQ(wrong.code, 1) << wrong.err;
+  EXPECT_NE(wrong.out.find("FAIL future-key defect:future_token_visible o[seq=0,token=0,head=0,key=1] => "),
+            std::string::npos)
+      << wrong.out;
+  EXPECT_EQ(run("xray 'moba(lens=8,dk=8,block=2)'").code, 0);
+  expect_one_line("xray 'dense(lens=5000)' --kernel model:moba",
+                  "case 'dense(lens=5000)': cannot be X-rayed: it has 25000000 pairs of a query row and a key row, the "
+                  "limit is 1048576");
+}
+
 TEST(CommandLine, JudgesADeclaredArithmetic) {
   const Outcome result = run("replay 'dense(lens=40)' --kernel model:moba+rounded_sum+fp32_out");
   EXPECT_EQ(result.code, 0) << result.out;
@@ -335,7 +352,7 @@ std::string completions(const std::string& line, const std::string& word_breaks 
 }
 
 TEST(CommandLine, CompletesCommandsOptionsAndValues) {
-  EXPECT_EQ(completions("./attnspec "), "check fuzz bench defects power replay calibrate golden list completion");
+  EXPECT_EQ(completions("./attnspec "), "check fuzz bench defects power replay xray calibrate golden list completion");
   EXPECT_EQ(completions("attnspec de"), "defects");
   EXPECT_EQ(completions("attnspec list "), "operators kernels regimes laws arithmetic variants defects cases");
   EXPECT_EQ(completions("attnspec completion "), "bash");

@@ -25,7 +25,7 @@ FLOORS = (
     ("verify/run/",),
     ("verify/model/", "verify/judge/", "verify/laws/"),
     ("verify/kernels.",),
-    ("verify/calibration/", "verify/golden/", "verify/diagnosis/"),
+    ("verify/calibration/", "verify/golden/", "verify/diagnosis/", "verify/xray/"),
     ("verify/abi/c_api.cpp",),
     ("fuzz/search/", "fuzz/bench/", "fuzz/power/"),
     ("fuzz/report/",),
