@@ -24,8 +24,8 @@ int exit_code_of_part(const std::vector<verify::CaseResult>& results);
 /// Prints which arithmetic would explain the findings of a kernel among these results, if one does.
 void print_hint(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
-/// Prints what the findings of a kernel have in common: the stage and the rows that are wrong, and what the kernel behaves
-/// like. Nothing where it has none.
+/// Prints what the findings of a kernel have in common: the stage and the rows that are wrong, and what the kernel
+/// behaves like. Nothing where it has none.
 void print_diagnosis(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
 /// Prints which declared options a kernel does not need, if there are any. It judges many cases.

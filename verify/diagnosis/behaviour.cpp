@@ -27,7 +27,7 @@ constexpr double kMaxPredictedWork = 3e7;   // of another
 constexpr double kMinEvidence = 1200;       // of an explanation that is certain: three rows far off, or many a little
 constexpr std::int64_t kMinWrongCases = 2;  // failing ones, likewise
 constexpr std::int64_t kMinNearOfCase = 2, kMinNear = 10;  // at most one row of so many differs
-constexpr std::size_t kMaxNames = 4;        // printed
+constexpr std::size_t kMaxNames = 4;                       // printed
 
 /// Whether rows that differ are what the kernel computed: a call that wrote elsewhere or ended says nothing of them.
 bool is_of_rows(Verdict verdict) {
@@ -38,8 +38,8 @@ bool is_of_rows(Verdict verdict) {
 /// Whether two calls or runs differ where they must not.
 bool is_of_calls(Verdict verdict) { return verdict == Verdict::law_broken || verdict == Verdict::nondeterministic; }
 
-/// Whether a mistake planted in one operator can be made in another. Masks and loads of NSA's compression and importance
-/// say which blocks there are, so that only mistakes of NSA's own have a meaning there.
+/// Whether a mistake planted in one operator can be made in another. Masks and loads of NSA's compression and
+/// importance say which blocks there are, so that only mistakes of NSA's own have a meaning there.
 bool can_be_made(const model::Defect& defect, Operator op) {
   const model::Stages& correct = model::correct_stages();
   return defect.op == op || is_nsa(defect.op) || !(has_importance(op) || compresses(op)) ||
@@ -52,7 +52,8 @@ Mistakes mistakes_of(Operator op) {
   std::set<std::string_view> known;
   for (const bool own : {true, false})
     for (const model::Defect& defect : model::defects())
-      if ((defect.op == op) == own && can_be_made(defect, op) && known.insert(defect.what).second) all.push_back(&defect);
+      if ((defect.op == op) == own && can_be_made(defect, op) && known.insert(defect.what).second)
+        all.push_back(&defect);
   return all;
 }
 
@@ -96,8 +97,8 @@ std::set<std::string> places(const CaseResult& result) {
 
 /// Of cases that a law judges: whether the model kernel with the mistake breaks the same law at the same places. Its
 /// bits are not the kernel's, so that this is never certain.
-void compare_laws(const Kernel& kernel, const std::vector<const CaseResult*>& failing, std::vector<TriedMistake>& mistakes,
-                  Clock::time_point end, Behaviour& found) {
+void compare_laws(const Kernel& kernel, const std::vector<const CaseResult*>& failing,
+                  std::vector<TriedMistake>& mistakes, Clock::time_point end, Behaviour& found) {
   for (const CaseResult* result : failing) {
     const std::set<std::string> expected = places(*result);
     for (TriedMistake& mistake : mistakes) {
@@ -106,8 +107,8 @@ void compare_laws(const Kernel& kernel, const std::vector<const CaseResult*>& fa
       if (!mistake.is_alive) continue;
       const Kernel playing = model::make_kernel("", "", kernel.operators, mistake.defect->stages, kernel.arithmetic);
       const CaseResult played = judge(playing, result->c);
-      Agreement agreement{1, played.verdict == result->verdict && places(played) == expected, 0, 0, 0,
-                          is_finding(played.verdict)};
+      Agreement agreement{
+          1, played.verdict == result->verdict && places(played) == expected, 0, 0, 0, is_finding(played.verdict)};
       mistake.add(agreement, true);
     }
   }
@@ -195,7 +196,8 @@ Behaviour behaviour(const Kernel& kernel, const std::vector<CaseResult>& results
 std::string Behaviour::line() const {
   if (took_too_long) return "behaves like: the search for a known mistake that explains this took too long";
   if (tried == 0) return "";
-  if (explanations.empty()) return fmt::format("behaves like: none of {} known mistakes explains these findings", tried);
+  if (explanations.empty())
+    return fmt::format("behaves like: none of {} known mistakes explains these findings", tried);
   std::vector<std::string> names;
   for (const Explanation& one : explanations) {
     if (names.size() == kMaxNames) break;

@@ -15,8 +15,8 @@ namespace attnspec::verify {
 
 /// A mistake that explains what a kernel wrote.
 struct Explanation {
-  std::string name;  // of the defect
-  std::string what;  // one sentence: the mistake
+  std::string name;           // of the defect
+  std::string what;           // one sentence: the mistake
   std::int64_t rows = 0;      // wrong ones that it reproduces
   std::int64_t all_rows = 0;  // that are wrong
   std::int64_t cases = 0;     // failing ones in which it reproduces every row, right ones included
@@ -37,7 +37,6 @@ struct Behaviour {
 
 /// results: of one kernel, findings and others. Also judges small cases of the fixed levels, which an explanation must
 /// predict.
-Behaviour behaviour(const Kernel& kernel, const std::vector<CaseResult>& results,
-                    std::chrono::seconds max_time);
+Behaviour behaviour(const Kernel& kernel, const std::vector<CaseResult>& results, std::chrono::seconds max_time);
 
 }  // namespace attnspec::verify

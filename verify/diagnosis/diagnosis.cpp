@@ -47,10 +47,10 @@ std::string stage_of_attention(const WrongRows& wrong, const std::string& o, con
   const bool is_o = wrong.rows.contains(o), is_lse = wrong.rows.contains(lse);
   if (is_lse && !is_o) return fmt::format("lse as it is stored ({} is right)", o);
   if (!is_o) return "";
-  const std::string those =
-      is_lse ? fmt::format("{} and {} are wrong", o, lse) : fmt::format("{} is right", lse);
+  const std::string those = is_lse ? fmt::format("{} and {} are wrong", o, lse) : fmt::format("{} is right", lse);
   if (has_blocks && is_of_merge(wrong.rows.at(o)) && (!is_lse || is_of_merge(wrong.rows.at(lse))))
-    return fmt::format("merge of the blocks, or which blocks are visited ({}; rows that see one block are right)", those);
+    return fmt::format("merge of the blocks, or which blocks are visited ({}; rows that see one block are right)",
+                       those);
   return fmt::format("{} ({})", is_lse ? "scores, mask or softmax" : "product with the values, or the output", those);
 }
 
@@ -132,7 +132,8 @@ Diagnosis diagnose(const Kernel& kernel, const std::vector<CaseResult>& results,
     if (const auto found = wrong.rows.find(output.name);
         found != wrong.rows.end() && diagnosis.patterns.size() < kMaxPatterns)
       diagnosis.patterns.push_back(find_pattern(output.name, found->second));
-  const auto left = max_time - std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - start);
+  const auto left =
+      max_time - std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - start);
   diagnosis.behaviour = behaviour(kernel, results, std::max(left, std::chrono::seconds(0)));
   return diagnosis;
 }

@@ -1,5 +1,5 @@
-// What the findings of a kernel have in common: the stage that is wrong, the rows that are wrong, and which known mistake
-// the kernel behaves like.
+// What the findings of a kernel have in common: the stage that is wrong, the rows that are wrong, and which known
+// mistake the kernel behaves like.
 #pragma once
 
 #include <chrono>

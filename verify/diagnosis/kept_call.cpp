@@ -42,10 +42,10 @@ TensorView copy(const TensorView& view, PlayedIn numbers, KeptTensors& memory) {
 }
 
 SelectionView copy(const SelectionView& view, KeptTensors& memory) {
-  const std::int64_t entries = view.tokens == 0 || view.heads == 0
-                                   ? 0
-                                   : (view.tokens - 1) * view.token_stride + (view.heads - 1) * view.head_stride +
-                                         view.slots;
+  const std::int64_t entries =
+      view.tokens == 0 || view.heads == 0
+          ? 0
+          : (view.tokens - 1) * view.token_stride + (view.heads - 1) * view.head_stride + view.slots;
   memory.blocks.assign(view.data, view.data + entries);
   SelectionView copied = view;
   copied.data = memory.blocks.data();
@@ -80,19 +80,18 @@ std::vector<std::int32_t> PlayedOutputs::blocks(std::int64_t token, std::int64_t
 }
 
 KeptCall::KeptCall(const AnyCall& call)
-    : problem_(call.problem),
-      nsa_(call.nsa),
-      call_{call.op, call.is_backward, problem_, nsa_, call.tensors, call.selection, {}} {
+    : problem_(call.problem), nsa_(call.nsa), call_{call.op,      call.is_backward, problem_, nsa_,
+                                                    call.tensors, call.selection,   {}} {
   const std::vector<TensorInfo>& infos = page_of(call.op).tensors;
   for (const PlayedIn numbers : {PlayedIn::fp32, PlayedIn::disturbed_fp32, PlayedIn::own_format}) {
     KeptTensors& given = given_[static_cast<std::size_t>(numbers)];
     for (std::size_t i = 0; i < infos.size(); ++i) {
       const TensorView& view = call.tensors[i];
       const Format format = numbers == PlayedIn::own_format ? view.format : Format::fp32;
-      given.tensors.push_back(is_written(infos[i], call.is_backward) || view.tokens == 0
-                                  ? TensorView{nullptr, format, view.tokens, view.heads, view.dim, view.token_stride,
-                                               view.head_stride}
-                                  : copy(view, numbers, given));
+      given.tensors.push_back(
+          is_written(infos[i], call.is_backward) || view.tokens == 0
+              ? TensorView{nullptr, format, view.tokens, view.heads, view.dim, view.token_stride, view.head_stride}
+              : copy(view, numbers, given));
     }
     given.selection = call.selection;
     if (heads_of_written_selection() == 0 && call.selection.tokens > 0) given.selection = copy(call.selection, given);
@@ -138,7 +137,8 @@ PlayedOutputs KeptCall::play(const model::Stages& stages, const reference::Arith
     written.selection = packed_selection(written.blocks.data(), shape.tokens, shape.heads, shape.slots);
     call.selection = written.selection;
   }
-  model::make_kernel("", "", {call.op}, stages, numbers == PlayedIn::own_format ? options : reference::ArithmeticOptions{})
+  model::make_kernel("", "", {call.op}, stages,
+                     numbers == PlayedIn::own_format ? options : reference::ArithmeticOptions{})
       .call(call);
   return {call_.op, std::move(written)};
 }
@@ -149,14 +149,10 @@ std::int64_t KeptCall::token(std::string_view output, const Place& place) const 
     return offsets.at(static_cast<std::size_t>(place.sequence)) + place.token;
   };
   switch (tensor.rows) {
-    case RowsOf::queries:
-      return begin(call_.attention().q_offsets);
-    case RowsOf::keys:
-      return begin(call_.attention().k_offsets);
-    case RowsOf::compressed_rows:
-      return begin(reference::compressed_offsets(nsa_));
-    case RowsOf::parameters:
-      return place.token;
+    case RowsOf::queries: return begin(call_.attention().q_offsets);
+    case RowsOf::keys: return begin(call_.attention().k_offsets);
+    case RowsOf::compressed_rows: return begin(reference::compressed_offsets(nsa_));
+    case RowsOf::parameters: return place.token;
   }
   return -1;
 }

@@ -44,8 +44,8 @@ class PlayedOutputs {
   KeptTensors memory_;
 };
 
-/// In which numbers a call is played: all tensors in fp32, so that the play adds next to no rounding of its own; in fp32
-/// with every number off by about a rounding, which shows what rounding in fp32 can do; or as the kernel had them.
+/// In which numbers a call is played: all tensors in fp32, so that the play adds next to no rounding of its own; in
+/// fp32 with every number off by about a rounding, which shows what rounding in fp32 can do; or as the kernel had them.
 enum class PlayedIn { fp32, disturbed_fp32, own_format };
 
 class KeptCall {
@@ -73,7 +73,7 @@ class KeptCall {
  private:
   reference::MobaProblem problem_;
   reference::NsaProblem nsa_;
-  AnyCall call_;  // its shapes
+  AnyCall call_;                      // its shapes
   std::array<KeptTensors, 3> given_;  // by PlayedIn
   KeptTensors written_;               // the selection alone
 };

@@ -36,9 +36,9 @@ class WrongValues {
     std::map<std::int64_t, std::int64_t> counts;
     for (const RowFacts& row : rows_)
       if (row.is_wrong) ++counts[value(row)];
-    return std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
-             return a.second < b.second;
-           })->first;
+    return std::max_element(counts.begin(), counts.end(),
+                            [](const auto& a, const auto& b) { return a.second < b.second; })
+        ->first;
   }
   template <class Value>
   std::int64_t min(const Value& value) const {
@@ -57,10 +57,10 @@ class WrongValues {
 };
 
 std::vector<Predicate> of_sequences_and_heads(const WrongValues& wrong) {
-  const std::int64_t sequence = wrong.most_common([](const RowFacts& row) { return row.sequence; }),
-                     kv_head = wrong.most_common([](const RowFacts& row) { return row.kv_head; }),
-                     head = wrong.most_common([](const RowFacts& row) { return row.head; }),
-                     in_group = wrong.most_common([](const RowFacts& row) { return row.head_in_group; });
+  const std::int64_t sequence = wrong.most_common([](const RowFacts&row) { return row.sequence; }),
+                     kv_head = wrong.most_common([](const RowFacts&row) { return row.kv_head; }),
+                     head = wrong.most_common([](const RowFacts&row) { return row.head; }),
+                     in_group = wrong.most_common([](const RowFacts&row) { return row.head_in_group; });
   return {
       {"every row", [](const RowFacts&) { return true; }},
       {"only the first sequence", [](const RowFacts& row) { return row.sequence == 0; }},
@@ -78,9 +78,7 @@ std::vector<Predicate> of_sequences_and_heads(const WrongValues& wrong) {
   };
 }
 
-std::vector<Predicate> of_tokens(const WrongValues& wrong) {
-  const auto position = [](const RowFacts& row) { return row.position; };
-  const std::int64_t first = wrong.min(position), last = wrong.max(position);
+std::vector<Predicate> of_tokens() {
   return {
       {"only the first row of each sequence", [](const RowFacts& row) { return row.row == 0; }},
       {"only the last row of each sequence", [](const RowFacts& row) { return row.row == row.rows - 1; }},
@@ -96,8 +94,6 @@ std::vector<Predicate> of_tokens(const WrongValues& wrong) {
        [](const RowFacts& row) { return row.position < row.compress_block - 1; }},
       {"only t >= l - 1, from the end of the first compression block on",
        [](const RowFacts& row) { return row.compress_block > 0 && row.position >= row.compress_block - 1; }},
-      {fmt::format("only t >= {}", first), [=](const RowFacts& row) { return row.position >= first; }},
-      {fmt::format("only t <= {}", last), [=](const RowFacts& row) { return row.position <= last; }},
   };
 }
 
@@ -119,18 +115,26 @@ std::vector<Predicate> of_blocks(const WrongValues& wrong) {
   };
 }
 
+/// Bounds that no size of the case gives.
+std::vector<Predicate> of_positions(const WrongValues& wrong) {
+  const auto position = [](const RowFacts& row) { return row.position; };
+  const std::int64_t first = wrong.min(position), last = wrong.max(position);
+  return {{fmt::format("only t >= {}", first), [=](const RowFacts& row) { return row.position >= first; }},
+          {fmt::format("only t <= {}", last), [=](const RowFacts& row) { return row.position <= last; }}};
+}
+
 /// Positions in tiles of rows, as kernels have them.
 std::vector<Predicate> of_tiles(const WrongValues& wrong) {
   std::vector<Predicate> all;
   for (const std::int64_t tile : {16, 32, 64, 128}) {
     const auto in_tile = [tile](const RowFacts& row) { return row.row % tile; };
     const std::int64_t at = wrong.most_common(in_tile), first = wrong.min(in_tile), last = wrong.max(in_tile);
-    all.push_back({fmt::format("only row % {} == {}", tile, at),
-                   [=](const RowFacts& row) { return row.row % tile == at; }});
+    all.push_back(
+        {fmt::format("only row % {} == {}", tile, at), [=](const RowFacts& row) { return row.row % tile == at; }});
     all.push_back({fmt::format("only row % {} >= {}", tile, first),
                    [=](const RowFacts& row) { return row.row % tile >= first; }});
-    all.push_back({fmt::format("only row % {} <= {}", tile, last),
-                   [=](const RowFacts& row) { return row.row % tile <= last; }});
+    all.push_back(
+        {fmt::format("only row % {} <= {}", tile, last), [=](const RowFacts& row) { return row.row % tile <= last; }});
   }
   return all;
 }
@@ -170,10 +174,10 @@ std::string words_of_features(const std::vector<RowFacts>& rows) {
     fits.push_back({named > 0 ? both / named : 0, wrong > 0 ? both / wrong : 0});
   }
   // Elements whose error happens to be small are right: an edge between features is one if nothing wrong lies beyond.
-  const auto best = std::max_element(fits.begin(), fits.end(),
-                                     [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
-  const auto found = std::find_if(fits.begin(), fits.end(),
-                                  [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
+  const auto best =
+      std::max_element(fits.begin(), fits.end(), [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
+  const auto found =
+      std::find_if(fits.begin(), fits.end(), [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
   return found->recall >= 0.99 ? all[static_cast<std::size_t>(found - fits.begin())].first : "";
 }
 
@@ -185,14 +189,15 @@ Pattern find_pattern(const std::string& output, const std::vector<RowFacts>& row
   pattern.wrong = std::count_if(rows.begin(), rows.end(), [](const RowFacts& row) { return row.is_wrong; });
   const WrongValues wrong(rows);
   std::vector<Predicate> predicates;
-  for (auto&& list : {of_sequences_and_heads(wrong), of_tokens(wrong), of_blocks(wrong), of_tiles(wrong)})
+  for (auto&& list :
+       {of_sequences_and_heads(wrong), of_tokens(), of_blocks(wrong), of_positions(wrong), of_tiles(wrong)})
     predicates.insert(predicates.end(), list.begin(), list.end());
   std::vector<Fit> fits;
   for (const Predicate& predicate : predicates) fits.push_back(fit_of(predicate, rows));
-  const auto best = std::max_element(fits.begin(), fits.end(),
-                                     [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
-  const auto found = std::find_if(fits.begin(), fits.end(),
-                                  [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
+  const auto best =
+      std::max_element(fits.begin(), fits.end(), [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
+  const auto found =
+      std::find_if(fits.begin(), fits.end(), [&](const Fit& fit) { return fit.mean() >= best->mean() - kMinGain; });
   if (found->mean() >= kMinFit) {
     pattern.words = predicates[static_cast<std::size_t>(found - fits.begin())].words;
     pattern.precision = found->precision;

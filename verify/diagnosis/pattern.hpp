@@ -13,9 +13,9 @@ namespace attnspec::verify {
 /// simplest are taken.
 struct Pattern {
   std::string output;
-  std::string words{};      // "only kv head 1"; empty: none of the list separates them
-  double precision = 0;     // the share of the rows that the words name that is wrong
-  double recall = 0;        // the share of the wrong rows that the words name
+  std::string words{};   // "only kv head 1"; empty: none of the list separates them
+  double precision = 0;  // the share of the rows that the words name that is wrong
+  double recall = 0;     // the share of the wrong rows that the words name
   std::int64_t wrong = 0, rows = 0;
   std::string features{};  // likewise of the elements of the wrong rows, "only features >= 128"; empty: none
 

@@ -178,9 +178,8 @@ class Comparing {
       PlayedOutputs in_fp32 = play(stages, PlayedIn::fp32);
       if (in_fp32 == call->correct->in_fp32) continue;
       agreements_[i].acts = true;
-      call->mistakes.back() =
-          std::make_unique<Play>(Play{std::move(in_fp32), play(stages, PlayedIn::disturbed_fp32),
-                                      play(stages, PlayedIn::own_format)});
+      call->mistakes.back() = std::make_unique<Play>(
+          Play{std::move(in_fp32), play(stages, PlayedIn::disturbed_fp32), play(stages, PlayedIn::own_format)});
     }
     return call;
   }
@@ -189,9 +188,9 @@ class Comparing {
   static bool selects_otherwise(const PlayedCall& call, const Play& play, const TensorInfo& output, std::int64_t token,
                                 std::int64_t head) {
     const std::int64_t heads = call.kept.heads_of_written_selection(), all = call.kept.call().attention().heads;
-    const bool reads_blocks = attends(call.kept.call().op) &&
-                              (selects(call.kept.call().op) || output.branch == reference::Branch::selected ||
-                               (has_branches(call.kept.call().op) && !output.branch));
+    const bool reads_blocks =
+        attends(call.kept.call().op) && (selects(call.kept.call().op) || output.branch == reference::Branch::selected ||
+                                         (has_branches(call.kept.call().op) && !output.branch));
     if (heads == 0 || !reads_blocks || output.rows != RowsOf::queries) return false;
     const std::int64_t of = heads == all ? head : head / (all / heads);
     const std::vector<std::int32_t> blocks = call.kept.blocks(token, of);
@@ -210,7 +209,7 @@ class Comparing {
     const Format format = format_of(output, input, arithmetic.output);
     const Vector correct = call->correct->in_fp32.row(row.output, token, head);
     RowAgreement as_correct{!is_wrong};  // where the mistake does not show
-    if (is_wrong)  // a correct backward of a wrong forward may overflow
+    if (is_wrong)                        // a correct backward of a wrong forward may overflow
       as_correct.agrees =
           compare_with_play(row, PlayedRow(*call->correct, row.output, token, head), arithmetic, format).agrees;
     for (std::size_t i = 0; i < mistakes_.size(); ++i) {

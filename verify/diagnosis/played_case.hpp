@@ -20,8 +20,8 @@ struct Agreement {
 
   Agreement& operator+=(const Agreement& other);
   bool is_exact() const { return wrong_reproduced == wrong && right_missed == 0; }
-  /// Whether at most one of so many rows differs, of those that are wrong or would be: some gradients of a wrong forward
-  /// are noise alone.
+  /// Whether at most one of so many rows differs, of those that are wrong or would be: some gradients of a wrong
+  /// forward are noise alone.
   bool is_near(std::int64_t one_of) const;
 };
 

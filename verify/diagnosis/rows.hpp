@@ -12,8 +12,8 @@
 
 namespace attnspec::verify {
 
-/// One row of an output. Positions and blocks are those among the tokens or compressed rows of its sequence, so that the
-/// first of fewer queries than keys is not at 0.
+/// One row of an output. Positions and blocks are those among the tokens or compressed rows of its sequence, so that
+/// the first of fewer queries than keys is not at 0.
 struct RowFacts {
   std::int64_t sequence = 0, sequences = 1;
   std::int64_t row = 0, rows = 1;  // of its output in its sequence
@@ -36,7 +36,8 @@ struct WrongRows {
   bool took_too_long = false;
 };
 
-/// Judges these cases again, and keeps the rows of their outputs. Of a session the rows of its last call that is judged.
+/// Judges these cases again, and keeps the rows of their outputs. Of a session the rows of its last call that is
+/// judged.
 WrongRows wrong_rows(const Kernel& kernel, const std::vector<Case>& cases, std::chrono::steady_clock::time_point end);
 
 }  // namespace attnspec::verify

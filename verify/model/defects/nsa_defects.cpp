@@ -15,8 +15,7 @@ bool sees_one_key_before_the_window(const Work& work, std::int64_t t, std::int64
 }
 
 bool misses_the_first_key_of_the_window(const Work& work, std::int64_t t, std::int64_t j) {
-  return correct_stages().is_visible(work, t, j) &&
-         (!has_window(work.op) || j == t || t - j < work.nsa.window - 1);
+  return correct_stages().is_visible(work, t, j) && (!has_window(work.op) || j == t || t - j < work.nsa.window - 1);
 }
 
 bool has_no_window(const Work& work, std::int64_t t, std::int64_t j) {

@@ -43,8 +43,8 @@ const model::Stages& stages_of_variant(std::string_view name) {
 /// the last, gradients are summed in double, and blocks are visited from the last.
 model::Stages in_another_kernel(model::Stages stages) {
   const model::Stages &correct = model::correct_stages(), &by_key = stages_of_variant("key_by_key"),
-                      &in_double = stages_of_variant("double_precision"),
-                      &coarse = stages_of_variant("coarse_exp"), &last_first = stages_of_variant("last_block_first");
+                      &in_double = stages_of_variant("double_precision"), &coarse = stages_of_variant("coarse_exp"),
+                      &last_first = stages_of_variant("last_block_first");
   if (stages.exp == correct.exp) stages.exp = coarse.exp;
   if (stages.attend == correct.attend) stages.attend = by_key.attend;
   if (stages.attend_backward == correct.attend_backward) stages.attend_backward = in_double.attend_backward;
@@ -64,7 +64,8 @@ std::vector<Case> failing_cases(const Kernel& kernel, Operator op, std::size_t c
   return failing;
 }
 
-/// At least nine of ten, planted in a kernel that rounds elsewhere, and searched for on cases that are none of the test's.
+/// At least nine of ten, planted in a kernel that rounds elsewhere, and searched for on cases that are none of the
+/// test's.
 TEST(Behaviour, NamesPlantedDefects) {
   std::size_t accused = 0, named = 0, certain = 0;
   std::string others;
@@ -205,8 +206,10 @@ TEST(Behaviour, IsNeverCertainOfAnotherMistake) {
 /// Two mistakes at once are neither of them.
 TEST(Behaviour, IsNotCertainOfOneOfTwoMistakes) {
   std::size_t accused = 0;
-  for (const auto& [first, second] : {std::pair("scale_off", "wrong_gqa_map"), {"window_of_one_more", "scale_off"},
-                                      {"future_token_visible", "delta_missing"}, {"lse_in_base_two", "one_key_dropped"},
+  for (const auto& [first, second] : {std::pair("scale_off", "wrong_gqa_map"),
+                                      {"window_of_one_more", "scale_off"},
+                                      {"future_token_visible", "delta_missing"},
+                                      {"lse_in_base_two", "one_key_dropped"},
                                       {"last_short_block_dropped", "scale_off"}}) {
     const auto defect = [](std::string_view name) {
       const auto& all = model::defects();
@@ -250,12 +253,12 @@ TEST(Behaviour, SaysInHowManyCases) {
 
 TEST(Behaviour, IsFoundInTheWholeOfNsa) {
   const auto& all = model::defects();
-  const auto defect = std::find_if(all.begin(), all.end(), [](const model::Defect& one) {
-    return one.name == std::string("window_of_one_more");
-  });
+  const auto defect = std::find_if(
+      all.begin(), all.end(), [](const model::Defect& one) { return one.name == std::string("window_of_one_more"); });
   const Kernel kernel = model::make_kernel("kernel", "", {Operator::nsa}, defect->stages);
   const Behaviour found = behaviour_of(
-      kernel, std::vector<std::string>{"nsa(lens=60,heads=2,kv_heads=1,dk=16,window=8)", "nsa(lens=70,dk=16,window=5)"});
+      kernel,
+      std::vector<std::string>{"nsa(lens=60,heads=2,kv_heads=1,dk=16,window=8)", "nsa(lens=70,dk=16,window=5)"});
   ASSERT_FALSE(found.explanations.empty());
   EXPECT_EQ(found.explanations.front().name, "window_of_one_more") << found.line();
 }
