@@ -106,6 +106,13 @@ TEST(CommandLine, NamesATruncatedGoldenFile) {
                   "ATTNSPEC_GOLDEN_DIR=" + directory.string());
 }
 
+TEST(CommandLine, ExplainsAFinding) {
+  const std::string output = run("replay 'window(lens=40,window=8,dk=16)' --kernel defect:window_of_one_more").out;
+  for (const char* line : {"\nstage: scores, mask or softmax (o and lse are wrong)\n", "\nwhere: o is wrong in ",
+                           "\nbehaves like: the window holds w + 1 keys ("})
+    EXPECT_NE(output.find(line), std::string::npos) << line << output;
+}
+
 TEST(CommandLine, ReplaysACase) {
   const Outcome result = run("replay 'moba(lens=40,heads=2,kv_heads=1,block=16)'");
   EXPECT_EQ(result.code, 0) << result.err;

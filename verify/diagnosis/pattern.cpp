@@ -78,9 +78,7 @@ std::vector<Predicate> of_sequences_and_heads(const WrongValues& wrong) {
   };
 }
 
-std::vector<Predicate> of_tokens(const WrongValues& wrong) {
-  const auto position = [](const RowFacts& row) { return row.position; };
-  const std::int64_t first = wrong.min(position), last = wrong.max(position);
+std::vector<Predicate> of_tokens() {
   return {
       {"only the first row of each sequence", [](const RowFacts& row) { return row.row == 0; }},
       {"only the last row of each sequence", [](const RowFacts& row) { return row.row == row.rows - 1; }},
@@ -96,8 +94,6 @@ std::vector<Predicate> of_tokens(const WrongValues& wrong) {
        [](const RowFacts& row) { return row.position < row.compress_block - 1; }},
       {"only t >= l - 1, from the end of the first compression block on",
        [](const RowFacts& row) { return row.compress_block > 0 && row.position >= row.compress_block - 1; }},
-      {fmt::format("only t >= {}", first), [=](const RowFacts& row) { return row.position >= first; }},
-      {fmt::format("only t <= {}", last), [=](const RowFacts& row) { return row.position <= last; }},
   };
 }
 
@@ -117,6 +113,14 @@ std::vector<Predicate> of_blocks(const WrongValues& wrong) {
        [=](const RowFacts& row) { return row.block_size > 0 && row.in_block == at; }},
       {"only t % B != 0, all of a block but its first token", [](const RowFacts& row) { return row.in_block > 0; }},
   };
+}
+
+/// Bounds that no size of the case gives.
+std::vector<Predicate> of_positions(const WrongValues& wrong) {
+  const auto position = [](const RowFacts& row) { return row.position; };
+  const std::int64_t first = wrong.min(position), last = wrong.max(position);
+  return {{fmt::format("only t >= {}", first), [=](const RowFacts& row) { return row.position >= first; }},
+          {fmt::format("only t <= {}", last), [=](const RowFacts& row) { return row.position <= last; }}};
 }
 
 /// Positions in tiles of rows, as kernels have them.
@@ -185,7 +189,8 @@ Pattern find_pattern(const std::string& output, const std::vector<RowFacts>& row
   pattern.wrong = std::count_if(rows.begin(), rows.end(), [](const RowFacts& row) { return row.is_wrong; });
   const WrongValues wrong(rows);
   std::vector<Predicate> predicates;
-  for (auto&& list : {of_sequences_and_heads(wrong), of_tokens(wrong), of_blocks(wrong), of_tiles(wrong)})
+  for (auto&& list :
+       {of_sequences_and_heads(wrong), of_tokens(), of_blocks(wrong), of_positions(wrong), of_tiles(wrong)})
     predicates.insert(predicates.end(), list.begin(), list.end());
   std::vector<Fit> fits;
   for (const Predicate& predicate : predicates) fits.push_back(fit_of(predicate, rows));
