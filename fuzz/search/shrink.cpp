@@ -198,6 +198,11 @@ rc::Seq<Case> plainer_numbers(const Case& c) {
   return all;
 }
 
+/// Empty where the verdict has no finding.
+std::string failing_output(const CaseResult& result) {
+  return result.findings.empty() ? "" : main_finding(result).output;
+}
+
 bool is_valid(const Case& c) {
   if (c.lens.empty()) return false;
   try {
@@ -272,8 +277,8 @@ Shrunk shrink(const Judge& judge, const CaseResult& failing, const std::function
       while (step(simpler, fails)) has_changed = true;
   }
   while (step(left_out, fails)) continue;
-  const auto fails_alike = [&, output = main_finding(shrunk.result).output](const CaseResult& result) {
-    return result.verdict == shrunk.result.verdict && main_finding(result).output == output;
+  const auto fails_alike = [&, output = failing_output(shrunk.result)](const CaseResult& result) {
+    return result.verdict == shrunk.result.verdict && failing_output(result) == output;
   };
   for (const Simpler& simpler :
        {Simpler(plainer_numbers), plain(&Case::regime, std::string("normal")), plain(&Case::seed, std::uint64_t{0})})

@@ -280,7 +280,8 @@ TEST(Shrink, EndsWithNumbersThatAPersonCanComputeWith) {
   const Case c = shrink([&](const Case& simpler) { return judge(kernel, simpler); }, failing).result.c;
   EXPECT_EQ(print(c), "moba(lens=2,dk=1,block=2,numbers=zeros+v:positions)");
   const Kernel values = find_kernel("defect:wrong_gqa_map");
-  const CaseResult of_values = judge(values, parse_case("dense(lens=20,heads=4,kv_heads=2,dk=8)"));
+  const CaseResult of_values = judge(values, parse_case("selected(lens=20,heads=4,kv_heads=2,dk=8,block=4)"));
+  ASSERT_TRUE(is_finding(of_values.verdict));
   const Case simplest = shrink([&](const Case& simpler) { return judge(values, simpler); }, of_values).result.c;
   for (const std::string& tensor : filled_tensors_with_numbers(simplest))
     EXPECT_TRUE(numbers_of(simplest, tensor)) << print(simplest);
