@@ -148,7 +148,7 @@ int check(const CheckOptions& options) {
   for (const Kernel& kernel : judged) {
     if (options.cases.empty()) fmt::print("{}", limits_of(kernel, judged.size() > 1, options));
     if (results.size() == jobs.size()) {
-      for (const std::string& line : print_diagnosis(kernel, results)) reporter.note(kernel, line);
+      reporter.explain(kernel, print_diagnosis(kernel, results));
       reporter.note(kernel, print_hint(kernel, results));
       reporter.note(kernel, print_over_declaration(kernel, results));
     }

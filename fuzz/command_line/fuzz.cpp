@@ -152,7 +152,7 @@ int fuzz(const FuzzOptions& given) {
   for (const std::string& line : undecided) fmt::print("{}\n", line);
   fmt::print("{}", limits_line(options.operators.empty() ? kernel.operators : options.operators, kernel.limits));
   if (!is_interrupted()) {
-    for (const std::string& line : print_diagnosis(kernel, failing)) reporter.note(kernel, line);
+    reporter.explain(kernel, print_diagnosis(kernel, failing));
     reporter.note(kernel, print_hint(kernel, failing));
   }
   fmt::print("{}{}", lse_not_judged(kernel), laws_not_held(kernel));

@@ -66,10 +66,10 @@ std::string print_hint(const Kernel& kernel, const std::vector<CaseResult>& all)
   return printed(hint(kernel, results_of(kernel, all)));
 }
 
-std::vector<std::string> print_diagnosis(const Kernel& kernel, const std::vector<CaseResult>& all) {
-  std::vector<std::string> lines = diagnose(kernel, results_of(kernel, all)).lines();
-  for (const std::string& line : lines) printed(line);
-  return lines;
+Diagnosis print_diagnosis(const Kernel& kernel, const std::vector<CaseResult>& all) {
+  Diagnosis diagnosis = diagnose(kernel, results_of(kernel, all));
+  for (const std::string& line : diagnosis.lines()) printed(line);
+  return diagnosis;
 }
 
 std::string print_over_declaration(const Kernel& kernel, const std::vector<CaseResult>& all) {

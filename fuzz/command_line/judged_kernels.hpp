@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "verify/diagnosis/diagnosis.hpp"
 #include "verify/judge/result.hpp"
 #include "verify/run/kernel.hpp"
 
@@ -26,8 +27,8 @@ int exit_code_of_part(const std::vector<verify::CaseResult>& results);
 std::string print_hint(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
 /// Prints what the findings of a kernel have in common: the stage and the rows that are wrong, and what the kernel
-/// behaves like; gives the lines back. None where it has no findings.
-std::vector<std::string> print_diagnosis(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
+/// behaves like; gives it back. Nothing where it has no findings.
+verify::Diagnosis print_diagnosis(const verify::Kernel& kernel, const std::vector<verify::CaseResult>& all);
 
 /// Prints which declared options a kernel does not need, if there are any, and gives the line back. It judges many
 /// cases.

@@ -96,7 +96,7 @@ int replay(const ReplayOptions& options) {
   const bool is_complete = results.size() == jobs.size();
   for (const Kernel& kernel : judged) {
     if (!is_complete) break;
-    for (const std::string& line : print_diagnosis(kernel, results)) reporter.note(kernel, line);
+    reporter.explain(kernel, print_diagnosis(kernel, results));
     reporter.note(kernel, print_hint(kernel, results));
   }
   if (options.files.are_wanted()) write_report(options.files, reporter.finish(results, seconds, is_complete));

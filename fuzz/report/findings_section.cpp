@@ -114,8 +114,10 @@ std::string numbers_by_hand(const FailingCase& failing) {
          table({"<input", "token", "head", "<values"}, rows) + "</div>\n" + wrong_rows_table(failing);
 }
 
-std::string line(const std::optional<std::string>& text) {
-  return text ? fmt::format("<p class=\"reading\">{}</p>\n", escaped(*text)) : "";
+std::string paragraphs(const std::vector<std::string>& lines) {
+  std::string html;
+  for (const std::string& line : lines) html += fmt::format("<p class=\"reading\">{}</p>\n", escaped(line));
+  return html;
 }
 
 std::string article(const FailingCase& failing) {
@@ -126,7 +128,7 @@ std::string article(const FailingCase& failing) {
                   escaped(result.kernel), code(where(finding)), code(print(result.c)));
   if (failing.drawn && !(*failing.drawn == result.c))
     html += fmt::format("<p class=\"meta\">shrunk from {}</p>\n", code(print(*failing.drawn)));
-  html += line(failing.pattern) + line(failing.behaves_like) + finding_text(finding);
+  html += paragraphs(failing.diagnosis) + finding_text(finding);
   if (failing.xray) html += fmt::format("<h4>Who attends to whom</h4>\n<figure>{}</figure>\n", *failing.xray);
   html += maps(failing) + numbers_by_hand(failing);
   std::string more = outputs_table(result);

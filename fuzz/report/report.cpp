@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <ctime>
+#include <exception>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -12,6 +14,7 @@
 #include "verify/cases/levels.hpp"
 #include "verify/judge/report.hpp"
 #include "verify/laws/laws.hpp"
+#include "verify/xray/xray.hpp"
 
 namespace attnspec::fuzz {
 
@@ -162,13 +165,36 @@ void Reporter::add(const CaseResult& result) {
     passed_.push_back(result);
 }
 
+namespace {
+
+/// Pairs of a query row and a key of which a report has an X-ray, at most.
+constexpr std::int64_t kMaxXrayPairs = std::int64_t{1} << 14;
+
+/// The picture of an X-ray; none of a case that has none, or a large one.
+std::optional<std::string> small_xray(const Kernel& kernel, const Case& c) {
+  const std::vector<std::int64_t> queries = row_counts(c, RowsOf::queries), keys = key_rows(c);
+  const std::int64_t rows = std::accumulate(queries.begin(), queries.end(), std::int64_t{0}) * c.heads,
+                     columns = std::accumulate(keys.begin(), keys.end(), std::int64_t{0}) * c.kv_heads;
+  if (!attends(c.op) || c.law != Law::none || !c.session.empty() || rows * columns > kMaxXrayPairs) return std::nullopt;
+  try {
+    return svg(xray(kernel, c));
+  } catch (const std::exception&) {  // a kernel that fails in other calls has no picture; its finding is shown
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
 void Reporter::show(FailingCase failing) {
   if (report_.failing.size() == kMaxShownCases) return;
   if (failing.replay.empty()) failing.replay = replay_command(failing.result.kernel, failing.result.c);
   failing.rows = judge_rows(kernel(failing.result.kernel), failing.result);
   failing.numbers = few_numbers(failing.result.c);
+  failing.xray = small_xray(kernel(failing.result.kernel), failing.result.c);
   report_.failing.push_back(std::move(failing));
 }
+
+void Reporter::explain(const Kernel& of, const Diagnosis& diagnosis) { diagnoses_[of.name] = diagnosis; }
 
 void Reporter::note(const Kernel& kernel, const std::string& line) {
   if (const auto end = line.find_last_not_of('\n'); end != std::string::npos)
@@ -194,6 +220,10 @@ Report Reporter::finish(double seconds, bool is_complete) {
   report_.ended = fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::time(nullptr)));
   report_.seconds = seconds;
   report_.is_complete = is_complete;
+  for (FailingCase& failing : report_.failing)
+    if (const auto found = diagnoses_.find(failing.result.kernel);
+        found != diagnoses_.end() && found->second.op == failing.result.c.op)
+      failing.diagnosis = found->second.lines();
   std::erase_if(report_.kernels, [](const KernelResults& kernel) { return kernel.cases() == 0; });
   for (KernelResults& results : report_.kernels) {
     const Kernel& judged = kernel(results.name);

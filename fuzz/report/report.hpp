@@ -11,6 +11,7 @@
 #include "fuzz/report/caught_defects.hpp"
 #include "fuzz/report/error_map.hpp"
 #include "fuzz/report/numbers.hpp"
+#include "verify/diagnosis/diagnosis.hpp"
 #include "verify/judge/judge.hpp"
 
 namespace attnspec::fuzz {
@@ -68,8 +69,8 @@ struct FailingCase {
   std::string replay;  // the command that repeats it
   JudgedAgain rows{};
   std::optional<std::vector<InputTensor>> numbers{};
-  std::optional<std::string> pattern{}, behaves_like{};  // one line each: which rows are wrong, and like what
-  std::optional<std::string> xray{};                     // SVG: who attends to whom
+  std::vector<std::string> diagnosis{};  // lines: the stage, which rows are wrong, and which known mistake it is like
+  std::optional<std::string> xray{};     // SVG: who attends to whom
 };
 
 /// Failing and undecided cases that a report shows.
@@ -106,6 +107,8 @@ class Reporter {
   /// Adds these results, shows those that failed, of each kind one before others, then does the same.
   Report finish(const std::vector<verify::CaseResult>& results, double seconds, bool is_complete);
 
+  /// What the findings of a kernel have in common, for those cases of them that are shown.
+  void explain(const verify::Kernel& kernel, const verify::Diagnosis& diagnosis);
   /// A line about a kernel; empty ones are left out.
   void note(const verify::Kernel& kernel, const std::string& line);
 
@@ -115,7 +118,8 @@ class Reporter {
 
   const std::vector<verify::Kernel>& kernels_;
   Report report_;
-  std::vector<verify::CaseResult> passed_;  // some of each kernel, for planted defects
+  std::map<std::string, verify::Diagnosis> diagnoses_;  // by kernel
+  std::vector<verify::CaseResult> passed_;              // some of each kernel, for planted defects
 };
 
 }  // namespace attnspec::fuzz

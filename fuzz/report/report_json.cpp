@@ -165,8 +165,7 @@ ordered_json json_of(const FailingCase& failing) {
   json["wrong_rows"] = array_of(failing.rows.wrong, [](const WrongRow& row) { return json_of(row); });
   if (failing.numbers)
     json["inputs"] = array_of(*failing.numbers, [](const InputTensor& tensor) { return json_of(tensor); });
-  if (failing.pattern) json["pattern"] = *failing.pattern;
-  if (failing.behaves_like) json["behaves_like"] = *failing.behaves_like;
+  if (!failing.diagnosis.empty()) json["diagnosis"] = failing.diagnosis;
   if (failing.xray) json["xray_svg"] = *failing.xray;
   return json;
 }
