@@ -56,8 +56,8 @@ bool has_wrong_rows(const CaseResult& failing) {
 
 }  // namespace
 
-std::vector<WrongRows> wrong_rows(const ErrorMap& map) {
-  std::vector<WrongRows> all;
+std::vector<WrongRun> wrong_rows(const ErrorMap& map) {
+  std::vector<WrongRun> all;
   for (std::int64_t head = 0; head < map.heads; ++head) {
     std::int64_t begin = 0;
     for (std::size_t s = 0; s < map.lengths.size(); begin += map.lengths[s++])

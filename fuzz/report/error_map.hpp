@@ -29,10 +29,10 @@ struct ErrorMap {
 };
 
 /// Rows that follow each other and are wrong.
-struct WrongRows {
+struct WrongRun {
   std::int64_t sequence, head, first_token, last_token;
 };
-std::vector<WrongRows> wrong_rows(const ErrorMap& map);
+std::vector<WrongRun> wrong_rows(const ErrorMap& map);
 
 /// One wrong row with its numbers.
 struct WrongRow {

@@ -190,7 +190,7 @@ void Reporter::show(FailingCase failing) {
   if (failing.replay.empty()) failing.replay = replay_command(failing.result.kernel, failing.result.c);
   failing.rows = judge_rows(kernel(failing.result.kernel), failing.result);
   failing.numbers = few_numbers(failing.result.c);
-  failing.xray = small_xray(kernel(failing.result.kernel), failing.result.c);
+  if (!failing.xray) failing.xray = small_xray(kernel(failing.result.kernel), failing.result.c);
   report_.failing.push_back(std::move(failing));
 }
 

@@ -116,7 +116,7 @@ ordered_json json_of(const ErrorMap& map) {
           {"heads", map.heads},
           {"lengths", map.lengths},
           {"holds_all_rows", map.holds_all_rows},
-          {"wrong", array_of(wrong_rows(map), [](const WrongRows& rows) {
+          {"wrong", array_of(wrong_rows(map), [](const WrongRun& rows) {
              return ordered_json{{"sequence", rows.sequence},
                                  {"head", rows.head},
                                  {"first_token", rows.first_token},

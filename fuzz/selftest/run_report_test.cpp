@@ -36,7 +36,7 @@ TEST(ErrorMap, HasEveryRowOfTheWrongOutputs) {
     EXPECT_LT(map.level(7, head), RowLevel::wrong);
     EXPECT_NE(map.level(7, head), RowLevel::not_judged);
   }
-  const std::vector<WrongRows> wrong = wrong_rows(map);
+  const std::vector<WrongRun> wrong = wrong_rows(map);
   ASSERT_FALSE(wrong.empty());
   EXPECT_EQ(wrong.front().sequence, 0);
   EXPECT_EQ(wrong.front().first_token, 0);
