@@ -128,8 +128,9 @@ std::string article(const FailingCase& failing) {
                   escaped(result.kernel), code(where(finding)), code(print(result.c)));
   if (failing.drawn && !(*failing.drawn == result.c))
     html += fmt::format("<p class=\"meta\">shrunk from {}</p>\n", code(print(*failing.drawn)));
-  html += paragraphs(failing.diagnosis) + finding_text(finding);
-  if (failing.xray) html += fmt::format("<h4>Who attends to whom</h4>\n<figure>{}</figure>\n", *failing.xray);
+  html += finding_text(finding);
+  if (failing.xray)
+    html += fmt::format("<h4>Who attends to whom</h4>\n<figure class=\"xray\">{}</figure>\n", *failing.xray);
   html += maps(failing) + numbers_by_hand(failing);
   std::string more = outputs_table(result);
   for (const Directions& directions : result.directions)
@@ -153,6 +154,9 @@ std::string undecided_table(const Report& report) {
 
 std::string findings_section(const Report& report) {
   std::string html, more;
+  for (const KernelResults& kernel : report.kernels)
+    if (!kernel.diagnosis.empty())
+      html += fmt::format("<h3>{}, its findings together</h3>\n{}", escaped(kernel.name), paragraphs(kernel.diagnosis));
   for (std::size_t i = 0; i < report.failing.size(); ++i) (i < kMaxOpen ? html : more) += article(report.failing[i]);
   if (!more.empty()) html += details(fmt::format("{} more", report.failing.size() - kMaxOpen), more);
   const std::int64_t shown = std::ssize(report.failing), all = report.findings();

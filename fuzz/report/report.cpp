@@ -194,7 +194,9 @@ void Reporter::show(FailingCase failing) {
   report_.failing.push_back(std::move(failing));
 }
 
-void Reporter::explain(const Kernel& of, const Diagnosis& diagnosis) { diagnoses_[of.name] = diagnosis; }
+void Reporter::explain(const Kernel& kernel, const Diagnosis& diagnosis) {
+  of(kernel.name).diagnosis = diagnosis.lines();
+}
 
 void Reporter::note(const Kernel& kernel, const std::string& line) {
   if (const auto end = line.find_last_not_of('\n'); end != std::string::npos)
@@ -220,10 +222,6 @@ Report Reporter::finish(double seconds, bool is_complete) {
   report_.ended = fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::time(nullptr)));
   report_.seconds = seconds;
   report_.is_complete = is_complete;
-  for (FailingCase& failing : report_.failing)
-    if (const auto found = diagnoses_.find(failing.result.kernel);
-        found != diagnoses_.end() && found->second.op == failing.result.c.op)
-      failing.diagnosis = found->second.lines();
   std::erase_if(report_.kernels, [](const KernelResults& kernel) { return kernel.cases() == 0; });
   for (KernelResults& results : report_.kernels) {
     const Kernel& judged = kernel(results.name);

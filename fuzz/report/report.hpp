@@ -57,9 +57,10 @@ struct KernelResults {
   std::vector<std::string> options;  // of its declared arithmetic
   std::vector<OperatorResults> operators;
   std::vector<LawResults> laws;
-  std::vector<TimedCase> slowest;     // the first few, the slowest first
-  std::vector<std::string> notes;     // one line each: hints, what was not judged
-  std::vector<CaughtDefect> defects;  // planted ones, on the cases that the kernel passed
+  std::vector<TimedCase> slowest;      // the first few, the slowest first
+  std::vector<std::string> notes;      // one line each: hints, what was not judged
+  std::vector<std::string> diagnosis;  // lines: the stage, which rows are wrong, which known mistake it is like
+  std::vector<CaughtDefect> defects;   // planted ones, on the cases that the kernel passed
 };
 
 /// A case that failed, with all that helps to understand it.
@@ -69,8 +70,7 @@ struct FailingCase {
   std::string replay;  // the command that repeats it
   JudgedAgain rows{};
   std::optional<std::vector<InputTensor>> numbers{};
-  std::vector<std::string> diagnosis{};  // lines: the stage, which rows are wrong, and which known mistake it is like
-  std::optional<std::string> xray{};     // SVG: who attends to whom
+  std::optional<std::string> xray{};  // SVG: who attends to whom
 };
 
 /// Failing and undecided cases that a report shows.
@@ -107,7 +107,7 @@ class Reporter {
   /// Adds these results, shows those that failed, of each kind one before others, then does the same.
   Report finish(const std::vector<verify::CaseResult>& results, double seconds, bool is_complete);
 
-  /// What the findings of a kernel have in common, for those cases of them that are shown.
+  /// What the findings of a kernel have in common.
   void explain(const verify::Kernel& kernel, const verify::Diagnosis& diagnosis);
   /// A line about a kernel; empty ones are left out.
   void note(const verify::Kernel& kernel, const std::string& line);
@@ -118,8 +118,7 @@ class Reporter {
 
   const std::vector<verify::Kernel>& kernels_;
   Report report_;
-  std::map<std::string, verify::Diagnosis> diagnoses_;  // by kernel
-  std::vector<verify::CaseResult> passed_;              // some of each kernel, for planted defects
+  std::vector<verify::CaseResult> passed_;  // some of each kernel, for planted defects
 };
 
 }  // namespace attnspec::fuzz

@@ -103,6 +103,7 @@ ordered_json json_of(const KernelResults& kernel) {
             {"exports_selection", kernel.exports_selection},
             {"exports_lse", kernel.exports_lse}}},
           {"notes", kernel.notes},
+          {"diagnosis", kernel.diagnosis},
           {"operators", array_of(kernel.operators, [](const OperatorResults& results) { return json_of(results); })},
           {"laws", array_of(kernel.laws, [](const LawResults& results) { return json_of(results); })},
           {"planted_defects", array_of(kernel.defects, [](const CaughtDefect& defect) { return json_of(defect); })},
@@ -165,7 +166,6 @@ ordered_json json_of(const FailingCase& failing) {
   json["wrong_rows"] = array_of(failing.rows.wrong, [](const WrongRow& row) { return json_of(row); });
   if (failing.numbers)
     json["inputs"] = array_of(*failing.numbers, [](const InputTensor& tensor) { return json_of(tensor); });
-  if (!failing.diagnosis.empty()) json["diagnosis"] = failing.diagnosis;
   if (failing.xray) json["xray_svg"] = *failing.xray;
   return json;
 }

@@ -150,12 +150,12 @@ TEST(Page, ShowsWhatWasFoundAndEscapesIt) {
   kernel.name = kernel.summary = markup;
   FailingCase shown = failing(kernel, "moba(lens=2,dk=1,block=2)");
   shown.result.findings[0].detail = shown.replay = markup;
-  shown.diagnosis = {markup};
   shown.xray = "<svg id=\"xray\"></svg>";
   const std::vector<Kernel> kernels{kernel};
   Reporter reporter("replay", kernels);
   reporter.add(shown.result);
   reporter.note(kernel, markup);
+  reporter.explain(kernel, {.stage = markup});
   reporter.show(shown);
   const Report report = reporter.finish(1, true);
   const std::string page = report_page(report);
@@ -168,7 +168,7 @@ TEST(Page, ShowsWhatWasFoundAndEscapesIt) {
   EXPECT_NE(page.find("By hand"), std::string::npos);
   const auto json = nlohmann::json::parse(report_json(report));
   EXPECT_EQ(json["version"], kReportVersion);
-  EXPECT_EQ(json["failing"][0]["diagnosis"][0], markup);
+  EXPECT_EQ(json["kernels"][0]["diagnosis"][0], "stage: " + markup);
   EXPECT_EQ(json["failing"][0]["repeat"], markup);
   EXPECT_EQ(json["failing"][0]["xray_svg"], *shown.xray);
 }

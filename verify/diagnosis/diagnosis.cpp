@@ -121,7 +121,6 @@ Diagnosis diagnose(const Kernel& kernel, const std::vector<CaseResult>& results,
   const auto start = std::chrono::steady_clock::now();
   const std::vector<const CaseResult*> failing = smallest(results);
   if (failing.empty()) return diagnosis;
-  diagnosis.op = failing.front()->c.op;
   std::vector<Case> cases;
   for (const CaseResult* result : failing)
     if (has_rows(*result) && result->c.law == Law::none) cases.push_back(result->c);

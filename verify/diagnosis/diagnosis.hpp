@@ -17,7 +17,6 @@ namespace attnspec::verify {
 inline constexpr std::chrono::seconds kMaxDiagnosisTime{30};
 
 struct Diagnosis {
-  Operator op{};                    // whose findings are explained
   std::string stage{};              // the earliest that is wrong, and how that is known; empty: nothing is known of it
   std::vector<Pattern> patterns{};  // of the outputs that are wrong, in the order in which they are computed
   Behaviour behaviour{};
