@@ -12,6 +12,9 @@ namespace attnspec::verify {
 
 namespace {
 
+/// What is said where all rows are wrong, but for a few whose error happens to be small.
+constexpr const char* kEveryRow = "every row";
+constexpr double kMinShareOfEvery = 0.95;
 /// How much better less simple words must fit, and how well any must: harmonic means of precision and recall.
 constexpr double kMinGain = 0.02, kMinFit = 0.8;
 
@@ -62,7 +65,7 @@ std::vector<Predicate> of_sequences_and_heads(const WrongValues& wrong) {
                      head = wrong.most_common([](const RowFacts&row) { return row.head; }),
                      in_group = wrong.most_common([](const RowFacts&row) { return row.head_in_group; });
   return {
-      {"every row", [](const RowFacts&) { return true; }},
+      {kEveryRow, [](const RowFacts&) { return true; }},  // the first of all
       {"only the first sequence", [](const RowFacts& row) { return row.sequence == 0; }},
       {"only the last sequence", [](const RowFacts& row) { return row.sequence == row.sequences - 1; }},
       {"only sequences after the first", [](const RowFacts& row) { return row.sequence > 0; }},
@@ -193,7 +196,13 @@ Pattern find_pattern(const std::string& output, const std::vector<RowFacts>& row
        {of_sequences_and_heads(wrong), of_tokens(), of_blocks(wrong), of_positions(wrong), of_tiles(wrong)})
     predicates.insert(predicates.end(), list.begin(), list.end());
   std::vector<Fit> fits;
-  for (const Predicate& predicate : predicates) fits.push_back(fit_of(predicate, rows));
+  const Fit every = fit_of(predicates.front(), rows);
+  for (const Predicate& predicate : predicates) {
+    Fit fit = fit_of(predicate, rows);
+    if (predicate.words != kEveryRow && fit.mean() < every.mean() + kMinGain) fit = {};  // it separates nothing
+    fits.push_back(fit);
+  }
+  if (every.precision < kMinShareOfEvery) fits.front() = {};
   const auto best =
       std::max_element(fits.begin(), fits.end(), [](const Fit& a, const Fit& b) { return a.mean() < b.mean(); });
   const auto found =
